@@ -1,0 +1,1 @@
+"""2D and 3D latent diffusion models of CT: trained, sampled, and measured."""

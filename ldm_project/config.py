@@ -1,0 +1,215 @@
+"""Every default of the project, once: what each command does when told nothing, and the presets.
+
+The text ``auto`` stands for a value that depends on others (``size`` on ``dims``) or that the
+project chooses and says so (``region``); the resolve functions turn it into a value.
+"""
+
+from dataclasses import dataclass
+
+from ldm_project.errors import InvalidInputError
+
+AUTO = "auto"
+PHANTOM = "phantom"
+
+SAMPLERS = ("ddpm", "ddim", "dpmpp", "unipc")
+BACKENDS = ("core", "generative")
+SLICE_AXES = ("axial", "coronal", "sagittal")
+
+DEFAULT_SIZE_BY_DIMS = {2: (64, 64), 3: (32, 32, 32)}
+DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training
+SYNTH_BATCH_SIZE = 4
+SYNTH_NUM_SAMPLES = 20  # five windows of four: a spread to report
+
+DEFAULT_REGION = "EU27"
+DEFAULT_INTENSITY_SET = "paper_table1"
+DEFAULT_PUE = 1.55  # paper, section 2.4
+
+HU_MIN, HU_MAX = -1000.0, 1000.0  # air to dense bone; networks see this window as [-1, 1]
+NUM_TRAIN_TIMESTEPS = 1000  # paper, section 3.4
+DOWNSAMPLING_FACTOR = 4  # image pixels per latent pixel, each axis
+
+
+@dataclass(frozen=True)
+class ModelPreset:
+    """Widths of the two networks; the paper prints no hyper-parameters, so these are ours."""
+
+    unet_channels: tuple[int, ...]
+    unet_num_res_blocks: int
+    unet_attention_levels: tuple[bool, ...]
+    unet_num_head_channels: int
+    vqgan_channels: tuple[int, ...]
+    vqgan_num_res_layers: int
+    latent_channels: int
+    num_codes: int
+    discriminator_channels: int
+    discriminator_num_layers: int
+
+
+PRESETS = {
+    "tiny": ModelPreset(
+        unet_channels=(32, 64),
+        unet_num_res_blocks=1,
+        unet_attention_levels=(False, True),
+        unet_num_head_channels=32,
+        vqgan_channels=(16, 32),
+        vqgan_num_res_layers=1,
+        latent_channels=4,
+        num_codes=256,
+        discriminator_channels=16,
+        discriminator_num_layers=2,
+    ),
+    "small": ModelPreset(
+        unet_channels=(64, 128, 256),
+        unet_num_res_blocks=1,
+        unet_attention_levels=(False, False, True),
+        unet_num_head_channels=64,
+        vqgan_channels=(64, 128),
+        vqgan_num_res_layers=2,
+        latent_channels=8,
+        num_codes=1024,
+        discriminator_channels=32,
+        discriminator_num_layers=3,
+    ),
+    "medium": ModelPreset(
+        unet_channels=(128, 256, 512),
+        unet_num_res_blocks=2,
+        unet_attention_levels=(False, False, True),
+        unet_num_head_channels=64,
+        vqgan_channels=(64, 128),
+        vqgan_num_res_layers=2,
+        latent_channels=8,
+        num_codes=1024,
+        discriminator_channels=32,
+        discriminator_num_layers=3,
+    ),
+    "large": ModelPreset(
+        unet_channels=(256, 512, 768),
+        unet_num_res_blocks=2,
+        unet_attention_levels=(False, True, True),
+        unet_num_head_channels=64,
+        vqgan_channels=(64, 128),
+        vqgan_num_res_layers=2,
+        latent_channels=8,
+        num_codes=1024,
+        discriminator_channels=32,
+        discriminator_num_layers=3,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class VqganConfig:
+    """Parameters of the ``vqgan`` entry point: train the autoencoder that the LDM lives in."""
+
+    dims: int = 2
+    size: str = AUTO
+    model_size: str = "tiny"
+    vqgan_iterations: int = 300
+    batch_size: str = AUTO
+    backend: str = "core"
+    data: str = PHANTOM
+    slice_axis: str = "axial"
+    spacing_mm: str = AUTO
+    region: str = AUTO
+    month: str = AUTO
+    pue: str = AUTO
+    seed: int = 0
+    device: str = AUTO
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Parameters of the ``train`` entry point: train the diffusion UNet on VQ-GAN latents."""
+
+    dims: int = 2
+    size: str = AUTO
+    model_size: str = "tiny"
+    iterations: int = 600
+    vqgan: str = AUTO
+    vqgan_iterations: int = 300
+    batch_size: str = AUTO
+    backend: str = "core"
+    data: str = PHANTOM
+    slice_axis: str = "axial"
+    spacing_mm: str = AUTO
+    region: str = AUTO
+    month: str = AUTO
+    pue: str = AUTO
+    seed: int = 0
+    device: str = AUTO
+
+
+@dataclass(frozen=True)
+class SynthConfig:
+    """Parameters of the ``synth`` entry point: sample CT images and measure what that costs."""
+
+    dims: int = 2
+    size: str = AUTO
+    model_size: str = "tiny"
+    steps: int = 50
+    sampler: str = "unipc"
+    num_samples: str = AUTO
+    batch_size: str = AUTO
+    model: str = AUTO
+    backend: str = "core"
+    iterations: int = 600
+    vqgan_iterations: int = 300
+    data: str = PHANTOM
+    slice_axis: str = "axial"
+    spacing_mm: str = AUTO
+    region: str = AUTO
+    month: str = AUTO
+    pue: str = AUTO
+    seed: int = 0
+    device: str = AUTO
+
+
+def resolve_preset(model_size: str) -> ModelPreset:
+    """Returns the widths that a model size names.
+
+    Raises:
+        InvalidInputError: no preset has that name.
+    """
+    if model_size not in PRESETS:
+        raise InvalidInputError(f"model_size is {model_size!r}; use one of {', '.join(PRESETS)}.")
+    return PRESETS[model_size]
+
+
+def resolve_size(size: str, dims: int, model_size: str) -> tuple[int, ...]:
+    """Returns the image size in pixels or voxels, one number per axis.
+
+    Args:
+        size: ``auto``, one number for every axis (``192``), or one per axis (``256x256x192``).
+        dims: 2 or 3.
+        model_size: the preset, whose depth decides by what an axis must be divisible.
+
+    Raises:
+        InvalidInputError: ``dims`` is neither, ``size`` is no size, has another number of axes,
+            or an axis is not divisible by what the networks halve.
+    """
+    if dims not in DEFAULT_SIZE_BY_DIMS:
+        raise InvalidInputError(f"dims is {dims}; it must be 2 (slices) or 3 (volumes).")
+    if size == AUTO:
+        return DEFAULT_SIZE_BY_DIMS[dims]
+    parts = size.lower().split("x")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InvalidInputError(
+            f"size is {size!r}; give one number (192) or one per axis (256x256x192)."
+        )
+    axes = tuple(int(part) for part in parts)
+    if len(axes) == 1:
+        axes = axes * dims
+    if len(axes) != dims:
+        raise InvalidInputError(
+            f"size {size!r} has {len(axes)} axes but dims is {dims}; give one number or {dims}."
+        )
+    # The UNet halves the latent between its levels, on top of the autoencoder's factor.
+    divisor = DOWNSAMPLING_FACTOR * 2 ** (len(resolve_preset(model_size).unet_channels) - 1)
+    for axis in axes:
+        if axis % divisor:
+            nearest = max(divisor, round(axis / divisor) * divisor)
+            raise InvalidInputError(
+                f"size {size!r}: {axis} is not divisible by {divisor}, "
+                f"which model_size {model_size} needs; use {nearest}."
+            )
+    return axes

@@ -1,0 +1,17 @@
+"""Every exception this project raises on purpose."""
+
+
+class LdmProjectError(Exception):
+    """Something the user can fix; the message says what happened, which value, and how to fix it."""
+
+
+class InvalidInputError(LdmProjectError):
+    """A parameter is outside what it may be, or two parameters contradict each other."""
+
+
+class DataError(LdmProjectError):
+    """The CT data cannot be read, or is not what the parameters ask for."""
+
+
+class CheckpointError(LdmProjectError):
+    """A checkpoint is missing, truncated, or of another size than asked for."""

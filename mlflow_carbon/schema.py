@@ -1,0 +1,142 @@
+"""Every metric key and tag key that this package writes: the contract with the tracking store.
+
+MLflow calls the value at the highest step the latest one, so a key is either a total
+(step 0 only) or a series (steps 1..N), never both.
+"""
+
+SCHEMA_VERSION = "1"
+
+# Totals of a run, step 0.
+ENERGY_KWH = "carbon/energy_kwh"
+FACILITY_ENERGY_KWH = "carbon/facility_energy_kwh"
+CO2E_G = "carbon/co2e_g"
+CO2E_KG = "carbon/co2e_kg"
+DURATION_S = "carbon/duration_s"
+POWER_W = "carbon/power_w"
+INTENSITY_G_PER_KWH = "carbon/intensity_g_per_kwh"
+PUE = "carbon/pue"
+COVERAGE_FRACTION = "carbon/coverage_fraction"
+
+# One point per window, steps 1..N.
+WINDOW_PREFIX = "carbon/window"
+WINDOW_ENERGY_KWH = f"{WINDOW_PREFIX}/energy_kwh"
+WINDOW_DURATION_S = f"{WINDOW_PREFIX}/duration_s"
+WINDOW_POWER_W = f"{WINDOW_PREFIX}/power_w"
+WINDOW_NUM_UNITS = f"{WINDOW_PREFIX}/num_units"
+
+# Run tags.
+TAG_PREFIX = "carbon."
+TAG_SCHEMA = "carbon.schema"
+TAG_SCOPE = "carbon.scope"
+TAG_REGION = "carbon.region"
+TAG_PERIOD = "carbon.period"
+TAG_INTENSITY_SET = "carbon.intensity_set"
+TAG_INTENSITY_SOURCE = "carbon.intensity_source"
+TAG_INTENSITY_BASIS = "carbon.intensity_basis"
+TAG_COMPONENTS = "carbon.components"
+TAG_CPU_TDP_SOURCE = "carbon.cpu_tdp_source"
+TAG_ATTRIBUTION = "carbon.attribution"
+TAG_HARDWARE = "carbon.hardware"
+TAG_TRACKER = "carbon.tracker"
+TAG_UNIT = "carbon.unit"
+TAG_NUM_UNITS = "carbon.num_units"
+TAG_NUM_WINDOWS = "carbon.num_windows"
+TAG_TRIGGERED_BY_RUN_ID = "carbon.triggered_by_run_id"
+TAG_ERROR = "carbon.error"
+
+SCOPE_RUN = "run"
+SCOPE_PARENT = "parent"
+
+METHOD_COUNTER = "counter"
+METHOD_SAMPLED = "sampled"
+METHOD_TDP = "tdp"
+METHOD_SIMULATED = "simulated"
+METHOD_BACKFILLED = "backfilled"
+METHOD_UNAVAILABLE = "unavailable"
+
+ATTRIBUTIONS = ("whole_node", "process_share", "gpu_only")
+UNITS = ("iteration", "epoch", "sample", "minute")
+
+# Tags of model versions and registered models.
+TAG_MODEL_CO2E_KG = "carbon.co2e_kg"
+TAG_MODEL_ENERGY_KWH = "carbon.energy_kwh"
+TAG_MODEL_BAND = "carbon.band"
+TAG_MODEL_LINEAGE_CO2E_KG = "carbon.lineage_co2e_kg"
+TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE = "carbon.inference_co2e_g_per_sample"
+
+# Upper bounds in kg CO2e of a model's own training; what is above the last is band G.
+BAND_UPPER_BOUNDS_KG = {"A": 0.1, "B": 1.0, "C": 10.0, "D": 100.0, "E": 1000.0, "F": 10000.0}
+LAST_BAND = "G"
+
+
+def energy_kwh_per_unit(unit: str) -> str:
+    """Returns the metric key of the run value of energy per unit, in kWh."""
+    return f"{ENERGY_KWH}_per_{unit}"
+
+
+def co2e_g_per_unit(unit: str) -> str:
+    """Returns the metric key of the run value of emissions per unit, in g."""
+    return f"{CO2E_G}_per_{unit}"
+
+
+def std_of(metric: str) -> str:
+    """Returns the metric key of the within-run standard deviation that goes with a per-unit metric."""
+    return f"{metric}_std"
+
+
+def component_energy_kwh(component: str, index: int | None = None) -> str:
+    """Returns the metric key of a component's total energy, or of one of its devices, in kWh."""
+    place = component if index is None else f"{component}/{index}"
+    return f"carbon/{place}/energy_kwh"
+
+
+def component_power_w(component: str, index: int | None = None) -> str:
+    """Returns the metric key of a component's mean power, or of one of its devices, in W."""
+    place = component if index is None else f"{component}/{index}"
+    return f"carbon/{place}/power_w"
+
+
+def window_component_energy_kwh(component: str) -> str:
+    """Returns the metric key of a component's energy in one window, in kWh."""
+    return f"{WINDOW_PREFIX}/{component}/energy_kwh"
+
+
+def method_tag(component: str) -> str:
+    """Returns the tag key that says how a component's energy was obtained."""
+    return f"carbon.method.{component}"
+
+
+def default_tag(setting: str) -> str:
+    """Returns the tag key that marks a setting as assumed, not chosen by the user."""
+    return f"carbon.default.{setting}"
+
+
+def under_tag(limit_kg: float) -> str:
+    """Returns the tag key that is 'true' for every model at or under a limit in kg CO2e."""
+    return f"carbon.under_{limit_kg:g}kg"
+
+
+def band(co2e_kg: float) -> str:
+    """Returns the emission band A..G of a model's own training, given in kg CO2e."""
+    for letter, upper_bound_kg in BAND_UPPER_BOUNDS_KG.items():
+        if co2e_kg < upper_bound_kg:
+            return letter
+    return LAST_BAND
+
+
+def emission_tags(co2e_kg: float, energy_kwh: float, region: str) -> dict[str, str]:
+    """Returns the tags of the contract for a model version and its registered model.
+
+    Tags never compare numerically in MLflow, so each limit that the model stays under is a
+    tag of its own: ``tags.`carbon.under_1kg` = 'true'``.
+    """
+    tags = {
+        TAG_MODEL_CO2E_KG: f"{co2e_kg:.6g}",
+        TAG_MODEL_ENERGY_KWH: f"{energy_kwh:.6g}",
+        TAG_REGION: region,
+        TAG_MODEL_BAND: band(co2e_kg),
+    }
+    for limit_kg in BAND_UPPER_BOUNDS_KG.values():
+        if co2e_kg < limit_kg:
+            tags[under_tag(limit_kg)] = "true"
+    return tags

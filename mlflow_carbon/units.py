@@ -1,0 +1,36 @@
+"""Conversions at the border; inside the package everything is kWh, W, s and g."""
+
+JOULES_PER_KWH = 3.6e6
+SECONDS_PER_HOUR = 3600.0
+WATTS_PER_KILOWATT = 1000.0
+GRAMS_PER_KILOGRAM = 1000.0
+
+
+def kwh_from_joules(energy_joules: float) -> float:
+    """Returns energy in kWh."""
+    return energy_joules / JOULES_PER_KWH
+
+
+def joules_from_kwh(energy_kwh: float) -> float:
+    """Returns energy in J."""
+    return energy_kwh * JOULES_PER_KWH
+
+
+def kwh_from_watts(power_w: float, duration_s: float) -> float:
+    """Returns the energy in kWh of a constant power over a duration."""
+    return power_w / WATTS_PER_KILOWATT * duration_s / SECONDS_PER_HOUR
+
+
+def watts_from_kwh(energy_kwh: float, duration_s: float) -> float:
+    """Returns the mean power in W of an energy spent over a duration above zero."""
+    return energy_kwh * WATTS_PER_KILOWATT * SECONDS_PER_HOUR / duration_s
+
+
+def kg_from_grams(mass_g: float) -> float:
+    """Returns mass in kg."""
+    return mass_g / GRAMS_PER_KILOGRAM
+
+
+def grams_from_kg(mass_kg: float) -> float:
+    """Returns mass in g."""
+    return mass_kg * GRAMS_PER_KILOGRAM
