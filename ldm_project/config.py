@@ -4,7 +4,8 @@ The text ``auto`` stands for a value that depends on others (``size`` on ``dims`
 project chooses and says so (``region``); the resolve functions turn it into a value.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ldm_project.errors import InvalidInputError
 
@@ -97,71 +98,64 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
+def parameter(default: int | str, help_text: str, *, choices: tuple[str, ...] = ()) -> Any:
+    """Returns a dataclass field that also carries its help text and its allowed values."""
+    return field(default=default, metadata={"help": help_text, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
 class VqganConfig:
     """Parameters of the ``vqgan`` entry point: train the autoencoder that the LDM lives in."""
 
-    dims: int = 2
-    size: str = AUTO
-    model_size: str = "tiny"
-    vqgan_iterations: int = 300
-    batch_size: str = AUTO
-    backend: str = "core"
-    data: str = PHANTOM
-    slice_axis: str = "axial"
-    spacing_mm: str = AUTO
-    region: str = AUTO
-    month: str = AUTO
-    pue: str = AUTO
-    seed: int = 0
-    device: str = AUTO
+    dims: int = parameter(2, "2 for slices, 3 for volumes.")
+    size: str = parameter(AUTO, "Image size: 192 or 256x256x192. auto: 64 (2D), 32x32x32 (3D).")
+    model_size: str = parameter("tiny", "Widths of the networks.", choices=tuple(PRESETS))
+    vqgan_iterations: int = parameter(300, "Training iterations of the VQ-GAN.")
+    batch_size: str = parameter(AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D).")
+    backend: str = parameter("core", "Networks from MONAI or monai-generative.", choices=BACKENDS)
+    data: str = parameter(PHANTOM, "Folder or glob of CT (NIfTI, DICOM). phantom: made here.")
+    slice_axis: str = parameter("axial", "Slices drawn from volumes in 2D.", choices=SLICE_AXES)
+    spacing_mm: str = parameter(AUTO, "Resample to this spacing: 1 or 1x1x2. auto: as scanned.")
+    region: str = parameter(AUTO, "Where the electricity comes from. auto: EU27.")
+    month: str = parameter(AUTO, "Month of the carbon intensity: 2022-02. auto: the year's mean.")
+    pue: str = parameter(AUTO, "Power usage effectiveness. auto: 1.55, the paper's.")
+    seed: int = parameter(0, "Seed of the data, the training and the noise.")
+    device: str = parameter(AUTO, "cpu, cuda, cuda:1. auto: a GPU where there is one.")
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(VqganConfig):
     """Parameters of the ``train`` entry point: train the diffusion UNet on VQ-GAN latents."""
 
-    dims: int = 2
-    size: str = AUTO
-    model_size: str = "tiny"
-    iterations: int = 600
-    vqgan: str = AUTO
-    vqgan_iterations: int = 300
-    batch_size: str = AUTO
-    backend: str = "core"
-    data: str = PHANTOM
-    slice_axis: str = "axial"
-    spacing_mm: str = AUTO
-    region: str = AUTO
-    month: str = AUTO
-    pue: str = AUTO
-    seed: int = 0
-    device: str = AUTO
+    iterations: int = parameter(600, "Training iterations of the diffusion UNet.")
+    vqgan: str = parameter(
+        AUTO, "VQ-GAN: a checkpoint folder or models:/name/version. auto: newest, else trained."
+    )
 
 
-@dataclass(frozen=True)
-class SynthConfig:
+@dataclass(frozen=True, kw_only=True)
+class SynthConfig(TrainConfig):
     """Parameters of the ``synth`` entry point: sample CT images and measure what that costs."""
 
-    dims: int = 2
-    size: str = AUTO
-    model_size: str = "tiny"
-    steps: int = 50
-    sampler: str = "unipc"
-    num_samples: str = AUTO
-    batch_size: str = AUTO
-    model: str = AUTO
-    backend: str = "core"
-    iterations: int = 600
-    vqgan_iterations: int = 300
-    data: str = PHANTOM
-    slice_axis: str = "axial"
-    spacing_mm: str = AUTO
-    region: str = AUTO
-    month: str = AUTO
-    pue: str = AUTO
-    seed: int = 0
-    device: str = AUTO
+    steps: int = parameter(50, "Denoising steps per image.")
+    sampler: str = parameter("unipc", "Noise scheduler.", choices=SAMPLERS)
+    num_samples: str = parameter(AUTO, "Images to make. auto: 20.")
+    batch_size: str = parameter(AUTO, "Images sampled together, one window each. auto: 4.")
+    model: str = parameter(
+        AUTO, "LDM: a checkpoint folder or models:/name/version. auto: newest, else trained."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Parameters of the ``compare`` entry point, as ``mlflow-carbon compare`` takes them."""
+
+    experiment: str = parameter("Default", "Experiment to read.")
+    group_by: str = parameter("steps", "Parameters that make a group, comma-separated.")
+    region: str = parameter(AUTO, "Regions to price in, comma-separated. auto: as recorded.")
+    month: str = parameter(AUTO, "Month of the carbon intensity: 2022-02. auto: the year's mean.")
+    pue: str = parameter(AUTO, "Power usage effectiveness. auto: as recorded.")
+    format: str = parameter("table", "Output.", choices=("table", "csv", "json"))
 
 
 def resolve_preset(model_size: str) -> ModelPreset:
