@@ -80,7 +80,7 @@ def co2e_g_per_unit(unit: str) -> str:
 
 
 def std_of(metric: str) -> str:
-    """Returns the metric key of the within-run standard deviation that goes with a per-unit metric."""
+    """Returns the metric key of the within-run standard deviation of a per-unit metric."""
     return f"{metric}_std"
 
 
