@@ -2,7 +2,7 @@
 
 
 class LdmProjectError(Exception):
-    """Something the user can fix; the message says what happened, which value, and how to fix it."""
+    """Something the user can fix: the message says what happened, which value, and the fix."""
 
 
 class InvalidInputError(LdmProjectError):
