@@ -4,7 +4,8 @@ The text ``auto`` stands for a value that depends on others (``size`` on ``dims`
 project chooses and says so (``region``); the resolve functions turn it into a value.
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ldm_project.errors import InvalidInputError
@@ -18,8 +19,10 @@ SLICE_AXES = ("axial", "coronal", "sagittal")
 
 DEFAULT_SIZE_BY_DIMS = {2: (64, 64), 3: (32, 32, 32)}
 DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training
-SYNTH_BATCH_SIZE = 4
-SYNTH_NUM_SAMPLES = 20  # five windows of four: a spread to report
+DEFAULT_SYNTH_BATCH_SIZE = 4
+DEFAULT_NUM_SAMPLES = 20  # five windows of four: a spread to report
+WINDOWS_PER_TRAINING = 10
+HELD_OUT_FRACTION = 0.2  # of the scans: never trained on, for judging
 
 DEFAULT_REGION = "EU27"
 DEFAULT_INTENSITY_SET = "paper_table1"
@@ -207,3 +210,119 @@ def resolve_size(size: str, dims: int, model_size: str) -> tuple[int, ...]:
                 f"which model_size {model_size} needs; use {nearest}."
             )
     return axes
+
+
+def given(value: str) -> str | None:
+    """Returns the text, or ``None`` where it leaves the choice open."""
+    return None if value == AUTO else value
+
+
+def resolve_count(name: str, value: str, default: int) -> int:
+    """Returns a count above zero from its text, or the default for ``auto``.
+
+    Raises:
+        InvalidInputError: the text is no such count.
+    """
+    if value == AUTO:
+        return default
+    if not value.isdecimal() or int(value) == 0:
+        raise InvalidInputError(f"{name} is {value!r}; give a whole number above zero, or auto.")
+    return int(value)
+
+
+def resolve_training_batch_size(config: VqganConfig) -> int:
+    """Returns the number of images per training iteration."""
+    return resolve_count("batch_size", config.batch_size, DEFAULT_BATCH_SIZE_BY_DIMS[config.dims])
+
+
+def resolve_synth_batch_size(config: SynthConfig) -> int:
+    """Returns the number of images sampled together."""
+    return resolve_count("batch_size", config.batch_size, DEFAULT_SYNTH_BATCH_SIZE)
+
+
+def resolve_num_samples(config: SynthConfig) -> int:
+    """Returns the number of images to make."""
+    return resolve_count("num_samples", config.num_samples, DEFAULT_NUM_SAMPLES)
+
+
+def size_text(size: tuple[int, ...]) -> str:
+    """Returns a size as the ``size`` parameter takes it: ``256x256x192``."""
+    return "x".join(str(axis) for axis in size)
+
+
+def resolve_pue(pue: str) -> float | None:
+    """Returns the power usage effectiveness asked for; ``None`` leaves the choice open.
+
+    Raises:
+        InvalidInputError: the text is no number.
+    """
+    if pue == AUTO:
+        return None
+    try:
+        return float(pue)
+    except ValueError:
+        raise InvalidInputError(f"pue is {pue!r}; give a number such as 1.2, or auto.") from None
+
+
+def resolve_spacing_mm(spacing_mm: str) -> tuple[float, ...] | None:
+    """Returns the voxel spacing to resample to, one number per axis; ``None`` keeps the scan's.
+
+    Raises:
+        InvalidInputError: the text is no spacing.
+    """
+    if spacing_mm == AUTO:
+        return None
+    try:
+        axes = tuple(float(part) for part in spacing_mm.split("x"))
+    except ValueError:
+        axes = ()
+    if len(axes) not in (1, 3) or not all(0 < axis < math.inf for axis in axes):
+        raise InvalidInputError(
+            f"spacing_mm is {spacing_mm!r}; give 1 or 1x1x2 (millimetres above zero), or auto."
+        )
+    return axes * 3 if len(axes) == 1 else axes
+
+
+def validate(config: VqganConfig) -> None:
+    """Checks what can be checked before any work starts.
+
+    Raises:
+        InvalidInputError: naming the parameter, its value, and what it may be.
+    """
+    resolve_size(config.size, config.dims, config.model_size)
+    resolve_count("batch_size", config.batch_size, 1)
+    resolve_spacing_mm(config.spacing_mm)
+    resolve_pue(config.pue)
+    for parameter_field in fields(config):
+        value = getattr(config, parameter_field.name)
+        choices = parameter_field.metadata["choices"]
+        if choices and value not in choices:
+            raise InvalidInputError(
+                f"{parameter_field.name} is {value!r}; use one of {', '.join(choices)}."
+            )
+        if parameter_field.name.endswith("iterations") and value < 1:
+            raise InvalidInputError(f"{parameter_field.name} is {value}; give 1 or more.")
+    if isinstance(config, SynthConfig):
+        resolve_num_samples(config)
+        if not 1 <= config.steps <= NUM_TRAIN_TIMESTEPS:
+            raise InvalidInputError(
+                f"steps is {config.steps}; give 1 to {NUM_TRAIN_TIMESTEPS}, "
+                f"the number the model is trained for."
+            )
+
+
+def resolved(config: VqganConfig) -> dict[str, int | str]:
+    """Returns every parameter by name, with what ``auto`` stands for where that is known."""
+    values: dict[str, int | str] = {
+        parameter_field.name: getattr(config, parameter_field.name)
+        for parameter_field in fields(config)
+    }
+    values["size"] = size_text(resolve_size(config.size, config.dims, config.model_size))
+    values["region"] = given(config.region) or DEFAULT_REGION
+    values["pue"] = given(config.pue) or str(DEFAULT_PUE)
+    if isinstance(config, SynthConfig):
+        values["num_samples"] = str(resolve_num_samples(config))
+        values["batch_size"] = str(resolve_synth_batch_size(config))
+    else:
+        values["batch_size"] = str(resolve_training_batch_size(config))
+    return values

@@ -1,0 +1,93 @@
+"""The command line of the project: ``python -m ldm_project vqgan|train|synth``."""
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from ldm_project.config import SynthConfig, TrainConfig, VqganConfig, resolved, validate
+from ldm_project.errors import LdmProjectError
+from mlflow_carbon.errors import MlflowCarbonError
+
+
+class _Group(click.Group):
+    """Turns the project's errors into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except (LdmProjectError, MlflowCarbonError) as error:
+            raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"{error}. The networks need more packages: pip install 'mlflow-carbon[ldm]'"
+            ) from error
+
+
+def parameters_of(config_class: type[VqganConfig]) -> Callable[[Any], Any]:
+    """Returns a decorator that gives a command one option per field of its configuration."""
+
+    def add_options(command: Any) -> Any:
+        command = click.option(
+            "--dry-run", is_flag=True, help="Print the resolved parameters and stop."
+        )(command)
+        for parameter in reversed(fields(config_class)):
+            choices = parameter.metadata["choices"]
+            command = click.option(
+                f"--{parameter.name.replace('_', '-')}",
+                default=parameter.default,
+                type=click.Choice(choices) if choices else type(parameter.default),
+                help=parameter.metadata["help"],
+                show_default=True,
+            )(command)
+        return command
+
+    return add_options
+
+
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+def main() -> None:
+    """Train and sample latent diffusion models of CT; MLflow shows what that costs in CO2e."""
+
+
+@main.command(epilog="Example: python -m ldm_project vqgan --dims 3 --vqgan-iterations 300")
+@parameters_of(VqganConfig)
+def vqgan(dry_run: bool, **parameters: Any) -> None:
+    """Train and register a VQ-GAN, the autoencoder that the diffusion model works in."""
+    _run(VqganConfig(**parameters), dry_run)
+
+
+@main.command(epilog="Example: python -m ldm_project train --dims 3 --iterations 600")
+@parameters_of(TrainConfig)
+def train(dry_run: bool, **parameters: Any) -> None:
+    """Train and register a latent diffusion model on a frozen VQ-GAN's latents."""
+    _run(TrainConfig(**parameters), dry_run)
+
+
+@main.command(epilog="Example: python -m ldm_project synth --dims 2 --steps 200 --region Germany")
+@parameters_of(SynthConfig)
+def synth(dry_run: bool, **parameters: Any) -> None:
+    """Sample CT images and measure what each of them costs."""
+    _run(SynthConfig(**parameters), dry_run)
+
+
+def _run(config: VqganConfig, dry_run: bool) -> None:
+    """Checks the parameters, then runs the command they belong to and prints what it cost."""
+    validate(config)
+    if dry_run:
+        click.echo(json.dumps(resolved(config), indent=2))
+        return
+    # Imported late: torch takes seconds, and bad parameters are told at once.
+    from ldm_project.commands import run_command
+
+    for line in run_command(config):
+        click.echo(line)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m ldm_project")

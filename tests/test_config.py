@@ -1,0 +1,114 @@
+"""Defaults stand once: config.py, command line and MLproject agree; bad values are named."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from ldm_project import config
+from ldm_project.__main__ import main
+from ldm_project.errors import InvalidInputError
+from mlflow_carbon.cli import main as carbon_main
+
+MLPROJECT = Path(__file__).parent.parent / "MLproject"
+CONFIG_BY_ENTRY_POINT = {
+    "vqgan": config.VqganConfig,
+    "train": config.TrainConfig,
+    "synth": config.SynthConfig,
+    "compare": config.CompareConfig,
+}
+
+
+@pytest.mark.parametrize("entry_point", CONFIG_BY_ENTRY_POINT)
+def test_mlproject_parameters_are_the_dataclass_fields(entry_point):
+    declared = yaml.safe_load(MLPROJECT.read_text())["entry_points"][entry_point]["parameters"]
+    expected = {field.name: field.default for field in fields(CONFIG_BY_ENTRY_POINT[entry_point])}
+    assert {name: parameter["default"] for name, parameter in declared.items()} == expected
+
+
+@pytest.mark.parametrize("entry_point", CONFIG_BY_ENTRY_POINT)
+def test_mlproject_passes_every_parameter_to_the_command(entry_point):
+    content = yaml.safe_load(MLPROJECT.read_text())["entry_points"][entry_point]
+    module = "mlflow_carbon" if entry_point == "compare" else "ldm_project"
+    options = " ".join(f"--{name.replace('_', '-')} {{{name}}}" for name in content["parameters"])
+    assert content["command"] == f"python -m {module} {entry_point} {options}"
+
+
+@pytest.mark.parametrize("command", ["vqgan", "train", "synth"])
+def test_command_line_defaults_are_the_dataclass_defaults(command):
+    options = {option.name: option.default for option in main.commands[command].params}
+    assert options.pop("dry_run") is False
+    config_class = CONFIG_BY_ENTRY_POINT[command]
+    assert options == {field.name: field.default for field in fields(config_class)}
+
+
+def test_compare_takes_every_parameter_of_mlproject():
+    options = {option.name for option in carbon_main.commands["compare"].params}
+    assert {field.name for field in fields(config.CompareConfig)} <= options
+
+
+def test_dry_run_prints_what_auto_becomes():
+    result = CliRunner().invoke(main, ["synth", "--dims", "3", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    resolved = json.loads(result.stdout)
+    assert resolved["size"] == "32x32x32"
+    assert resolved["num_samples"] == "20"
+    assert resolved["batch_size"] == "4"
+    assert resolved["region"] == "EU27"
+    assert resolved["pue"] == "1.55"
+
+
+@pytest.mark.parametrize(
+    ("size", "dims", "model_size", "axes"),
+    [
+        ("auto", 2, "tiny", (64, 64)),
+        ("auto", 3, "tiny", (32, 32, 32)),
+        ("192", 2, "medium", (192, 192)),
+        ("256x256x192", 3, "medium", (256, 256, 192)),
+        ("64X32", 2, "tiny", (64, 32)),
+    ],
+)
+def test_size_resolves_to_one_number_per_axis(size, dims, model_size, axes):
+    assert config.resolve_size(size, dims, model_size) == axes
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"dims": 4}, "dims is 4; it must be 2"),
+        ({"size": "large"}, "size is 'large'; give one number"),
+        ({"size": "-8"}, "size is '-8'; give one number"),
+        ({"size": "64x64x64"}, "has 3 axes but dims is 2"),
+        # tiny halves twice in the VQ-GAN and once in the UNet: divisible by 8
+        ({"size": "100"}, "100 is not divisible by 8, which model_size tiny needs; use 96"),
+        # medium halves once more: divisible by 16
+        ({"size": "72", "model_size": "medium"}, "not divisible by 16"),
+        ({"model_size": "huge"}, "model_size is 'huge'; use one of tiny, small, medium, large."),
+        ({"batch_size": "0"}, "batch_size is '0'; give a whole number above zero"),
+        ({"num_samples": "many"}, "num_samples is 'many'"),
+        ({"steps": 0}, "steps is 0; give 1 to 1000"),
+        ({"steps": 1001}, "steps is 1001"),
+        ({"sampler": "euler"}, "sampler is 'euler'; use one of ddpm, ddim, dpmpp, unipc."),
+        ({"backend": "jax"}, "backend is 'jax'"),
+        ({"slice_axis": "oblique"}, "slice_axis is 'oblique'"),
+        ({"iterations": 0}, "iterations is 0; give 1 or more."),
+        ({"spacing_mm": "0"}, "spacing_mm is '0'"),
+        ({"spacing_mm": "1x2"}, "spacing_mm is '1x2'"),
+        ({"pue": "low"}, "pue is 'low'; give a number such as 1.2"),
+    ],
+)
+def test_bad_parameter_is_named_with_its_value_and_its_fix(parameters, message):
+    with pytest.raises(InvalidInputError) as caught:
+        config.validate(config.SynthConfig(**parameters))
+    assert message in str(caught.value)
+
+
+def test_bad_parameter_ends_the_command_line_with_one_line():
+    result = CliRunner().invoke(main, ["synth", "--size", "large"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "Error: size is 'large'; give one number (192) or one per axis (256x256x192)."
+    ]
