@@ -1,0 +1,53 @@
+"""A meter whose every figure the test decides."""
+
+from collections.abc import Sequence
+
+from mlflow_carbon.meter import MeterDescription
+from mlflow_carbon.readings import DeviceEnergy, Reading
+from mlflow_carbon.units import kwh_from_joules
+
+DESCRIPTION = MeterDescription(
+    components=("cpu", "gpu"),
+    method_by_component={"cpu": "tdp", "gpu": "counter"},
+    cpu_tdp_source="user",
+    attribution="whole_node",
+    hardware="1x fake GPU, 8 CPU threads",
+    tracker="carbontracker 2.4.7",
+    problems=(),
+)
+
+
+def reading(*, cpu_joules: float = 0.0, gpu_joules: Sequence[float] = (), duration_s: float = 1.0):
+    """Returns what an interval with these energies reads; no energy at all reads nothing."""
+    devices = [
+        DeviceEnergy("gpu", index, kwh_from_joules(joules), "counter")
+        for index, joules in enumerate(gpu_joules)
+    ]
+    if cpu_joules:
+        devices.append(DeviceEnergy("cpu", 0, kwh_from_joules(cpu_joules), "tdp"))
+    return Reading(
+        start_unix_s=1_700_000_000.0,
+        duration_s=duration_s,
+        devices=tuple(devices),
+        coverage_fraction=0.5 if devices else None,
+        num_readings=2,
+    )
+
+
+class FakeMeter:
+    """Answers each closed window with the next scripted reading, in the order they close."""
+
+    def __init__(self, readings: Sequence[Reading], description: MeterDescription = DESCRIPTION):
+        self._readings = list(readings)
+        self.description = description
+        self.num_opened = 0
+
+    def open_window(self) -> int:
+        """Returns a token."""
+        self.num_opened += 1
+        return self.num_opened
+
+    def close_window(self, window: int) -> Reading:
+        """Returns the next reading."""
+        assert window <= self.num_opened
+        return self._readings.pop(0)

@@ -1,0 +1,235 @@
+"""What a metered run carries: windows as it goes on, totals at its end, tags that say how."""
+
+import math
+import os
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_carbon import schema
+from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.recorder import track
+from tests.fakes.meter import DESCRIPTION, FakeMeter, reading
+
+# Sweden in the paper's table: 7 g/kWh; with PUE 2, one kWh of IT energy is 14 g.
+SWEDEN = {"region": "Sweden", "intensity_set": "paper_table1", "pue": 2.0}
+TWO_WINDOWS = [
+    reading(cpu_joules=36, gpu_joules=[100, 224], duration_s=10),  # 360 J
+    reading(cpu_joules=72, gpu_joules=[200, 448], duration_s=20),  # 720 J
+    reading(cpu_joules=180, gpu_joules=[600, 1020], duration_s=100),  # the run: 1800 J
+]
+
+
+def tracked_run(readings=TWO_WINDOWS, *, units=(4, 4), description=DESCRIPTION, **settings):
+    """Runs windows of the given units over scripted readings; returns the finished run."""
+    meter = FakeMeter(readings, description)
+    options = {"unit": "sample", **SWEDEN, **settings}
+    with mlflow.start_run() as run, track(meter=meter, **options) as tracker:
+        for num_units in units:
+            with tracker.window(num_units=num_units):
+                pass
+    return MlflowClient().get_run(run.info.run_id)
+
+
+def test_totals_are_the_whole_interval_gaps_included(store):
+    metrics = tracked_run().data.metrics
+    # 1800 J = 0.0005 kWh; x PUE 2 = 0.001 kWh; x 7 g/kWh = 0.007 g; 1800 J / 100 s = 18 W
+    assert metrics["carbon/energy_kwh"] == pytest.approx(0.0005)
+    assert metrics["carbon/facility_energy_kwh"] == pytest.approx(0.001)
+    assert metrics["carbon/co2e_g"] == pytest.approx(0.007)
+    assert metrics["carbon/co2e_kg"] == pytest.approx(7e-6)
+    assert metrics["carbon/power_w"] == pytest.approx(18)
+    assert metrics["carbon/duration_s"] == 100
+    assert metrics["carbon/pue"] == 2
+    assert metrics["carbon/intensity_g_per_kwh"] == 7
+    assert metrics["carbon/coverage_fraction"] == 0.5
+
+
+def test_components_and_devices_add_up_to_the_total(store):
+    metrics = tracked_run().data.metrics
+    devices = [metrics[f"carbon/gpu/{index}/energy_kwh"] for index in (0, 1)]
+    assert sum(devices) == pytest.approx(metrics["carbon/gpu/energy_kwh"])
+    components = metrics["carbon/gpu/energy_kwh"] + metrics["carbon/cpu/energy_kwh"]
+    assert components == pytest.approx(metrics["carbon/energy_kwh"])
+    assert metrics["carbon/gpu/1/power_w"] == pytest.approx(10.2)  # 1020 J / 100 s
+
+
+def test_run_value_is_energy_of_the_windows_over_their_units(store):
+    metrics = tracked_run().data.metrics
+    # (360 + 720) J / 8 samples = 135 J; windows 90 and 180 J per sample: std 63.64 J
+    assert metrics["carbon/energy_kwh_per_sample"] == pytest.approx(135 / 3.6e6)
+    assert metrics["carbon/energy_kwh_per_sample_std"] == pytest.approx(90 / math.sqrt(2) / 3.6e6)
+    assert metrics["carbon/co2e_g_per_sample"] == pytest.approx(135 / 3.6e6 * 14)
+    assert metrics["carbon/co2e_g_per_sample_std"] == pytest.approx(90 / math.sqrt(2) / 3.6e6 * 14)
+
+
+def test_one_window_has_no_spread(store):
+    metrics = tracked_run(TWO_WINDOWS[1:], units=(4,)).data.metrics
+    assert "carbon/energy_kwh_per_sample" in metrics
+    assert "carbon/energy_kwh_per_sample_std" not in metrics
+
+
+def test_windows_are_a_series_from_step_one_and_totals_one_point_at_step_zero(store):
+    run_id = tracked_run().info.run_id
+    client = MlflowClient()
+    windows = client.get_metric_history(run_id, schema.WINDOW_ENERGY_KWH)
+    assert [(point.step, point.value) for point in windows] == [
+        (1, pytest.approx(360 / 3.6e6)),
+        (2, pytest.approx(720 / 3.6e6)),
+    ]
+    assert [point.step for point in client.get_metric_history(run_id, schema.ENERGY_KWH)] == [0]
+    units = client.get_metric_history(run_id, schema.WINDOW_NUM_UNITS)
+    assert [point.value for point in units] == [4, 4]
+
+
+def test_tags_say_how_it_was_measured_and_what_was_assumed(store):
+    tags = tracked_run().data.tags
+    expected = {
+        "carbon.schema": "1",
+        "carbon.scope": "run",
+        "carbon.region": "SE",
+        "carbon.period": "2022",
+        "carbon.intensity_set": "paper_table1",
+        "carbon.components": "cpu,gpu",
+        "carbon.method.cpu": "tdp",
+        "carbon.method.gpu": "counter",
+        "carbon.cpu_tdp_source": "user",
+        "carbon.attribution": "whole_node",
+        "carbon.tracker": "carbontracker 2.4.7",
+        "carbon.unit": "sample",
+        "carbon.num_units": "8",
+        "carbon.num_windows": "2",
+    }
+    assert expected.items() <= tags.items()
+    assert not [tag for tag in tags if tag.startswith("carbon.default.")]
+
+
+def test_what_the_user_left_open_is_tagged_as_default(store):
+    tags = tracked_run(region=None, intensity_set=None, pue=None).data.tags
+    assert tags["carbon.default.region"] == "WORLD"
+    assert tags["carbon.default.intensity_set"] == "ember"
+    assert tags["carbon.default.pue"] == "1"
+
+
+def test_unmarked_block_is_reported_per_minute(store):
+    run = tracked_run(TWO_WINDOWS[2:], units=())
+    # 1800 J in 100 s = 1080 J per minute
+    assert run.data.metrics["carbon/energy_kwh_per_minute"] == pytest.approx(1080 / 3.6e6)
+    assert run.data.tags["carbon.unit"] == "minute"
+
+
+def test_nothing_measured_writes_no_energy_and_says_why(store):
+    blind = DESCRIPTION.__class__(
+        components=("cpu",),
+        method_by_component={"cpu": "unavailable"},
+        cpu_tdp_source=None,
+        attribution="whole_node",
+        hardware="unknown",
+        tracker="carbontracker 2.4.7",
+        problems=("RAPL cannot be read.",),
+    )
+    run = tracked_run([reading(), reading()], units=(4,), description=blind)
+    assert {key for key in run.data.metrics if "energy" in key or "co2e" in key} == set()
+    assert run.data.tags["carbon.error"] == "RAPL cannot be read."
+    assert run.data.tags["carbon.method.cpu"] == "unavailable"
+
+
+def test_iterable_is_cut_into_windows_and_the_rest_is_a_shorter_one(store):
+    per_window = [reading(cpu_joules=10), reading(cpu_joules=10), reading(cpu_joules=4)]
+    meter = FakeMeter([*per_window, reading(cpu_joules=30)])
+    with mlflow.start_run() as run, track(meter=meter, **SWEDEN) as tracker:
+        assert list(tracker.windows(range(12), units_per_window=5)) == list(range(12))
+    points = MlflowClient().get_metric_history(run.info.run_id, schema.WINDOW_NUM_UNITS)
+    assert [point.value for point in points] == [5, 5, 2]
+
+
+def test_iterable_that_fills_its_windows_leaves_no_empty_one(store):
+    meter = FakeMeter([reading(cpu_joules=10)] * 2 + [reading()] + [reading(cpu_joules=30)])
+    with mlflow.start_run() as run, track(meter=meter, **SWEDEN) as tracker:
+        assert len(list(tracker.windows(range(10), units_per_window=5))) == 10
+    assert MlflowClient().get_run(run.info.run_id).data.tags["carbon.num_windows"] == "2"
+
+
+def test_error_in_the_block_reaches_the_user_and_the_totals_are_kept(store):
+    meter = FakeMeter(TWO_WINDOWS)
+    with pytest.raises(ZeroDivisionError), mlflow.start_run() as run, track(meter=meter) as tracker:
+        with tracker.window(num_units=4):
+            pass
+        with tracker.window(num_units=4):
+            raise ZeroDivisionError
+    finished = MlflowClient().get_run(run.info.run_id)
+    assert finished.info.status == "FAILED"
+    assert finished.data.metrics["carbon/energy_kwh"] == pytest.approx(0.0005)
+
+
+def test_without_a_run_one_is_started_and_ended(store):
+    with track(meter=FakeMeter(TWO_WINDOWS[2:]), **SWEDEN) as tracker:
+        run_id = tracker.run_id
+    assert mlflow.active_run() is None
+    assert MlflowClient().get_run(run_id).info.status == "FINISHED"
+
+
+def test_child_run_marks_its_metered_parent(store):
+    parent_meter, child_meter = FakeMeter(TWO_WINDOWS[2:]), FakeMeter(TWO_WINDOWS[2:])
+    with mlflow.start_run() as parent, track(meter=parent_meter):
+        with mlflow.start_run(nested=True) as child, track(meter=child_meter):
+            pass
+    scopes = [
+        MlflowClient().get_run(run.info.run_id).data.tags["carbon.scope"] for run in (parent, child)
+    ]
+    assert scopes == ["parent", "run"]
+
+
+def test_store_that_refuses_warns_once_and_lets_the_run_go_on(store, caplog):
+    meter = FakeMeter(TWO_WINDOWS)
+    caplog.set_level("WARNING", logger="mlflow.carbon")
+    with track(meter=meter, run_id="0" * 32, **SWEDEN) as tracker:  # no such run
+        for _ in range(2):
+            with tracker.window(num_units=4):
+                pass
+    warnings = [record for record in caplog.records if record.name == "mlflow.carbon"]
+    assert len(warnings) == 1
+    assert "could not be written" in warnings[0].getMessage()
+
+
+def test_forked_child_repeats_no_figure(store):
+    meter = FakeMeter(TWO_WINDOWS)
+    with mlflow.start_run() as run, track(meter=meter, unit="sample", **SWEDEN) as tracker:
+        child = os.fork()
+        if child == 0:
+            with tracker.window(num_units=4):
+                pass
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        for _ in range(2):
+            with tracker.window(num_units=4):
+                pass
+    points = MlflowClient().get_metric_history(run.info.run_id, schema.WINDOW_ENERGY_KWH)
+    assert [point.step for point in points] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"unit": "furlong"}, InvalidInputError, "unit is 'furlong'; use one of iteration"),
+        ({"region": "Atlantis"}, NoIntensityError, "Atlantis"),
+        ({"pue": 0.9}, InvalidInputError, "0.9"),
+        ({"region": "Poland", "month": "2022-02", "intensity_set": None}, NoIntensityError, "PL"),
+    ],
+)
+def test_bad_setting_is_told_before_the_block_starts(store, settings, error, message):
+    entered = False
+    with pytest.raises(error) as caught, track(meter=FakeMeter([]), **{**SWEDEN, **settings}):
+        entered = True
+    assert message in str(caught.value)
+    assert not entered
+
+
+@pytest.mark.parametrize("num_units", [0, -1, math.nan, math.inf])
+def test_window_of_no_units_is_refused(store, num_units):
+    meter = FakeMeter([reading(cpu_joules=1)])
+    with track(meter=meter, **SWEDEN) as tracker:
+        with pytest.raises(InvalidInputError, match="give a number above zero"):
+            with tracker.window(num_units=num_units):
+                pass
