@@ -1,0 +1,76 @@
+"""Time and CPU time as the meter sees them, so that a test can bring its own."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import psutil  # type: ignore[import-untyped]
+
+
+class Clock(Protocol):
+    """What the meter asks about time; everything in s."""
+
+    def monotonic_s(self) -> float:
+        """Returns a time that never jumps."""
+        ...
+
+    def unix_s(self) -> float:
+        """Returns the time of day."""
+        ...
+
+    def machine_cpu_s(self) -> float:
+        """Returns the CPU time that all processes have used, added over hardware threads."""
+        ...
+
+    def process_tree_cpu_s(self) -> float:
+        """Returns the CPU time that this process and its descendants have used."""
+        ...
+
+    def wait_for(
+        self, condition: threading.Condition, predicate: Callable[[], bool], timeout_s: float
+    ) -> bool:
+        """Waits, holding ``condition``, until ``predicate`` holds or the time is up."""
+        ...
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def monotonic_s(self) -> float:
+        """Returns a time that never jumps."""
+        return time.monotonic()
+
+    def unix_s(self) -> float:
+        """Returns the time of day."""
+        return time.time()
+
+    def machine_cpu_s(self) -> float:
+        """Returns the CPU time that all processes have used, added over hardware threads."""
+        times = psutil.cpu_times()
+        # guest is part of user; steal is time that other machines had; iowait is idle
+        return sum(
+            getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq")
+        )
+
+    def process_tree_cpu_s(self) -> float:
+        """Returns the CPU time that this process and its descendants have used.
+
+        A process counts for its parent once it has been waited for, so the sum never falls.
+        """
+        this = psutil.Process()
+        return sum(_cpu_s(process) for process in [this, *this.children(recursive=True)])
+
+    def wait_for(
+        self, condition: threading.Condition, predicate: Callable[[], bool], timeout_s: float
+    ) -> bool:
+        """Waits, holding ``condition``, until ``predicate`` holds or the time is up."""
+        return condition.wait_for(predicate, timeout_s)
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:  # it ended, or is not ours to see
+        return 0.0
+    return float(times.user + times.system + times.children_user + times.children_system)

@@ -1,0 +1,71 @@
+"""What a meter is told to measure, and how to attribute it."""
+
+from dataclasses import dataclass
+
+from mlflow_carbon import schema
+from mlflow_carbon.errors import InvalidInputError
+
+COMPONENTS = ("gpu", "cpu")
+ALL_COMPONENTS = "all"
+
+
+@dataclass(frozen=True)
+class MeterSettings:
+    """What is measured, and how.
+
+    Attributes:
+        components: ``all``, or ``gpu`` and ``cpu``, comma-separated; DRAM belongs to the CPU.
+        attribution: ``whole_node`` counts all that the CPUs use, ``process_share`` this process
+            tree's share of it by CPU time, ``gpu_only`` leaves the CPUs out. GPUs are always
+            counted whole.
+        interval_s: time between two readings; the ends of windows are read besides.
+        cpu_tdp_w: TDP of one CPU package, in place of the table's.
+        sim_cpu_tdp_w: TDP of a simulated CPU, used instead of the real one.
+        sim_cpu_util_fraction: its utilisation.
+        sim_gpu_w: full power of a simulated GPU, used instead of the real ones.
+        sim_gpu_util_fraction: its utilisation.
+
+    Raises:
+        InvalidInputError: a value is outside what it may be.
+    """
+
+    components: str = ALL_COMPONENTS
+    attribution: str = "whole_node"
+    interval_s: float = 1.0
+    cpu_tdp_w: float | None = None
+    sim_cpu_tdp_w: float | None = None
+    sim_cpu_util_fraction: float = 0.5
+    sim_gpu_w: float | None = None
+    sim_gpu_util_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.component_names) - set(COMPONENTS):
+            raise InvalidInputError(
+                f"components is {self.components!r}: {', '.join(sorted(unknown))!r} is unknown; "
+                "use all, gpu, cpu or gpu,cpu."
+            )
+        if self.attribution not in schema.ATTRIBUTIONS:
+            raise InvalidInputError(
+                f"attribution is {self.attribution!r}; use one of {', '.join(schema.ATTRIBUTIONS)}."
+            )
+        for name in ("interval_s", "cpu_tdp_w", "sim_cpu_tdp_w", "sim_gpu_w"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InvalidInputError(f"{name} is {value}; give a number above zero.")
+        for name in ("sim_cpu_util_fraction", "sim_gpu_util_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidInputError(f"{name} is {getattr(self, name)}; give 0 to 1.")
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """The components asked for."""
+        if self.components == ALL_COMPONENTS:
+            return COMPONENTS
+        return tuple(name.strip() for name in self.components.split(","))
+
+    @property
+    def measured_components(self) -> tuple[str, ...]:
+        """The components whose energy is counted."""
+        if self.attribution == "gpu_only":
+            return tuple(name for name in self.component_names if name == "gpu")
+        return self.component_names
