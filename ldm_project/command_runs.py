@@ -22,7 +22,7 @@ from ldm_project.config import (
 )
 from mlflow_carbon import schema
 from mlflow_carbon.assumptions import Assumptions, Defaults, resolve_assumptions
-from mlflow_carbon.recorder import Tracker, track
+from mlflow_carbon.tracking import Tracker, track
 
 PROJECT_DEFAULTS = Defaults(
     region=DEFAULT_REGION, intensity_set=DEFAULT_INTENSITY_SET, pue=DEFAULT_PUE

@@ -30,7 +30,7 @@ from ldm_project.images import hu_from_network, write_nifti, write_png, write_pr
 from ldm_project.references import ModelReference, check_size, find_model, registered_name
 from ldm_project.sampling import decode_samples, denoise, initial_noise
 from ldm_project.training_runs import data_spec, run_train
-from mlflow_carbon.recorder import Tracker
+from mlflow_carbon.tracking import Tracker
 
 MAX_PREVIEW_IMAGES = 12
 TINY = next(iter(PRESETS))

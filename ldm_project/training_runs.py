@@ -40,7 +40,7 @@ from ldm_project.training import (
     train_diffusion,
     train_vqgan,
 )
-from mlflow_carbon.recorder import Tracker
+from mlflow_carbon.tracking import Tracker
 
 
 def run_vqgan(config: VqganConfig, *, triggered_by_run_id: str | None = None) -> str:
