@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
@@ -111,7 +111,7 @@ class Delivery:
                 self._changed.wait_for(lambda: self._pending or self._is_closing)
                 if not self._pending:
                     return
-                first, batches = self._num_delivered, _sendable(self._pending)
+                first, batches = self._num_delivered, sendable(self._pending)
             error = self._try(merged(batches))
             with self._changed:
                 if error is not None:
@@ -156,7 +156,7 @@ def merged(batches: list[Batch]) -> Batch:
     return Batch(points, tags)
 
 
-def _sendable(pending: deque[Batch]) -> list[Batch]:
+def sendable(pending: Iterable[Batch]) -> list[Batch]:
     """Returns the first batches that fit into one call; at least one."""
     chosen: list[Batch] = []
     for batch in pending:
