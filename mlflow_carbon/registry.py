@@ -1,0 +1,236 @@
+"""Emissions on LoggedModels, model versions and registered models, and models found by them."""
+
+import logging
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+import pandas as pd  # type: ignore[import-untyped]
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run
+from mlflow.entities.model_registry import ModelVersion
+
+from mlflow_carbon import schema
+from mlflow_carbon.emissions import co2e_g
+from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.intensity import CarbonIntensity
+from mlflow_carbon.store import Cell, number, reading, redact
+from mlflow_carbon.units import kg_from_grams
+
+_logger = logging.getLogger("mlflow.carbon")
+
+TAG_MODEL_PUE = f"{schema.TAG_PREFIX}pue"
+
+_TAG_BY_NUMBER_COLUMN = {
+    "co2e_kg": schema.TAG_MODEL_CO2E_KG,
+    "energy_kwh": schema.TAG_MODEL_ENERGY_KWH,
+    "pue": TAG_MODEL_PUE,
+    "lineage_co2e_kg": schema.TAG_MODEL_LINEAGE_CO2E_KG,
+}
+MODEL_COLUMNS = ("name", "version", "region", "band", *_TAG_BY_NUMBER_COLUMN, "run_id")
+
+# What this file writes on models; other carbon.* tags there are left alone.
+_OWN_TAGS = {
+    *_TAG_BY_NUMBER_COLUMN.values(),
+    schema.TAG_REGION,
+    schema.TAG_MODEL_BAND,
+    *(schema.under_tag(limit_kg) for limit_kg in schema.BAND_UPPER_BOUNDS_KG.values()),
+}
+_PAGE_SIZE = 1000
+
+
+def record_model_emissions(
+    client: MlflowClient,
+    *,
+    run_id: str,
+    model_id: str | None = None,
+    name: str | None = None,
+    version: str | None = None,
+    lineage_run_ids: Collection[str] = (),
+) -> bool:
+    """Puts a metered run's energy and CO2e on the model that it trained.
+
+    The LoggedModel gets the run's totals as metrics, the version the tags of the contract; the
+    registered model shows those of its newest version. What the store refuses (a user who may
+    only read) is logged once and never raised.
+
+    Args:
+        client: of the store that holds the run and the model.
+        run_id: the metered run that trained the model; its totals must be written.
+        model_id: the LoggedModel; ``None`` takes the one behind the version.
+        name: the registered model; ``None`` for a model that is not registered.
+        version: its version; needed with ``name``.
+        lineage_run_ids: the runs that trained what this model was built from. Each counts once;
+            the lineage is left out when one of them has no figure.
+
+    Returns:
+        Whether the emissions are on all that was named; False too when nothing was measured.
+
+    Raises:
+        InvalidInputError: ``name`` without ``version``, or the other way round.
+    """
+    if (name is None) != (version is None):
+        raise InvalidInputError(
+            f"Model name is {name!r} and version {version!r}; give both, or neither."
+        )
+    is_measured = False
+    problems: list[str] = []
+    with _noting(problems, f"run {run_id}"):
+        run = client.get_run(run_id)
+        tags = _model_tags(client, run, lineage_run_ids)
+        is_measured = bool(tags)
+        if name is not None and version is not None:
+            with _noting(problems, f"version {version} of {name!r}"):
+                model_version = client.get_model_version(name, version)
+                model_id = model_id or model_version.model_id
+                _replace_version_tags(client, model_version, tags)
+            with _noting(problems, f"registered model {name!r}"):
+                show_newest_version(client, name)
+        if model_id and is_measured:
+            with _noting(problems, f"logged model {model_id}"):
+                _log_model_metrics(client, run, model_id)
+    if problems:
+        _logger.warning("Emissions could not be put on %s.", "; ".join(problems))
+    return is_measured and not problems
+
+
+def show_newest_version(client: MlflowClient, name: str) -> None:
+    """Gives a registered model the emission tags of its newest version, and no older ones."""
+    quote = '"' if "'" in name else "'"
+    newest = client.search_model_versions(
+        f"name = {quote}{name}{quote}", max_results=1, order_by=["version_number DESC"]
+    )
+    wanted = _own_tags(newest[0].tags) if newest else {}
+    current = _own_tags(client.get_registered_model(name).tags)
+    for key in current.keys() - wanted.keys():
+        client.delete_registered_model_tag(name, key)
+    for key, value in wanted.items():
+        if current.get(key) != value:
+            client.set_registered_model_tag(name, key, value)
+
+
+def list_models(
+    client: MlflowClient,
+    *,
+    max_co2e_kg: float | None = None,
+    intensity: CarbonIntensity | None = None,
+    pue: float | None = None,
+) -> pd.DataFrame:
+    """Returns one row a model version, with the emissions of its own training.
+
+    Columns: ``MODEL_COLUMNS``; a version without emissions has none in them.
+
+    Args:
+        client: of the registry.
+        max_co2e_kg: only versions at or under this limit, and so only those with emissions.
+        intensity: re-prices the recorded energy by Eq. 1; the lineage, of which no energy is
+            recorded, is then left out. ``None`` keeps each version's own CO2e.
+        pue: re-prices with this PUE instead of the recorded one.
+
+    Raises:
+        TrackingStoreError: the registry cannot be read.
+    """
+    with reading(client.tracking_uri):
+        rows = [_model_row(version) for version in _model_versions(client)]
+    models = pd.DataFrame(rows, columns=list(MODEL_COLUMNS))
+    models = models.astype(dict.fromkeys(_TAG_BY_NUMBER_COLUMN, "float64"))
+    if intensity is not None or pue is not None:
+        models = _repriced(models, intensity, pue)
+    models["band"] = [None if pd.isna(kg) else schema.band(kg) for kg in models["co2e_kg"]]
+    if max_co2e_kg is not None:
+        models = models[models["co2e_kg"] <= max_co2e_kg]
+    return models.reset_index(drop=True)
+
+
+@contextmanager
+def _noting(problems: list[str], what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the store is the user's: whatever it raises, the run goes on
+        problems.append(f"{what} ({redact(str(error)).splitlines()[0]})")
+
+
+def _model_tags(client: MlflowClient, run: Run, lineage_run_ids: Collection[str]) -> dict[str, str]:
+    """Returns the tags of the contract; none when the run was not measured."""
+    metrics, region = run.data.metrics, run.data.tags.get(schema.TAG_REGION)
+    if schema.ENERGY_KWH not in metrics or schema.CO2E_KG not in metrics or region is None:
+        return {}
+    tags = schema.emission_tags(metrics[schema.CO2E_KG], metrics[schema.ENERGY_KWH], region)
+    tags[TAG_MODEL_PUE] = f"{metrics[schema.PUE]:.6g}"
+    ancestors = [client.get_run(run_id) for run_id in set(lineage_run_ids) - {run.info.run_id}]
+    masses_kg = [ancestor.data.metrics.get(schema.CO2E_KG) for ancestor in ancestors]
+    if masses_kg and None not in masses_kg:
+        tags[schema.TAG_MODEL_LINEAGE_CO2E_KG] = f"{metrics[schema.CO2E_KG] + sum(masses_kg):.6g}"
+    return tags
+
+
+def _own_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in tags.items() if key in _OWN_TAGS}
+
+
+def _replace_version_tags(
+    client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]
+) -> None:
+    for key in _own_tags(version.tags).keys() - tags.keys():
+        client.delete_model_version_tag(version.name, version.version, key)
+    for key, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def _log_model_metrics(client: MlflowClient, run: Run, model_id: str) -> None:
+    """Copies the run's totals; with the run's own timestamp MLflow stores no second point."""
+    run_id = run.info.run_id
+    timestamp_ms = client.get_metric_history(run_id, schema.ENERGY_KWH)[-1].timestamp
+    metrics = [
+        Metric(key, value, timestamp_ms, 0, model_id=model_id)
+        for key, value in run.data.metrics.items()
+        if key.startswith("carbon/") and not key.startswith(f"{schema.WINDOW_PREFIX}/")
+    ]
+    client.log_batch(run_id, metrics=metrics)
+
+
+def _model_versions(client: MlflowClient) -> Iterator[ModelVersion]:
+    page_token = None
+    while True:
+        page = client.search_model_versions(
+            max_results=_PAGE_SIZE,
+            order_by=["name ASC", "version_number ASC"],
+            page_token=page_token,
+        )
+        yield from page
+        page_token = page.token
+        if not page_token:
+            return
+
+
+def _model_row(version: ModelVersion) -> dict[str, Cell]:
+    place = f"version {version.version} of model {version.name!r}"
+    row: dict[str, Cell] = {
+        column: number(version.tags, tag, place) for column, tag in _TAG_BY_NUMBER_COLUMN.items()
+    }
+    return row | {
+        "name": version.name,
+        "version": version.version,
+        "region": version.tags.get(schema.TAG_REGION),
+        "run_id": version.run_id,
+    }
+
+
+def _repriced(
+    models: pd.DataFrame, intensity: CarbonIntensity | None, pue: float | None
+) -> pd.DataFrame:
+    """Returns the models with CO2e = recorded energy x PUE x intensity (Eq. 1)."""
+    models = models.copy()
+    if pue is not None:
+        models["co2e_kg"] *= pue / models["pue"]
+        models["pue"] = pue
+    if intensity is not None:
+        models["co2e_kg"] = [
+            kg_from_grams(
+                co2e_g(row.energy_kwh, pue=row.pue, intensity_g_per_kwh=intensity.g_per_kwh)
+            )
+            for row in models.itertuples()
+        ]
+        models["region"] = intensity.region
+    models["lineage_co2e_kg"] = math.nan
+    return models
