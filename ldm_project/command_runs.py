@@ -24,6 +24,7 @@ from mlflow_carbon import schema
 from mlflow_carbon.assumptions import Assumptions, Defaults, resolve_assumptions
 from mlflow_carbon.tracking import Tracker, track
 
+DEFAULT_EXPERIMENT_ID = "0"  # MLflow's own
 PROJECT_DEFAULTS = Defaults(
     region=DEFAULT_REGION, intensity_set=DEFAULT_INTENSITY_SET, pue=DEFAULT_PUE
 )
@@ -78,7 +79,8 @@ def _create_run(name: str, config: VqganConfig, triggered_by_run_id: str | None)
     if triggered_by_run_id is not None:
         tags[schema.TAG_TRIGGERED_BY_RUN_ID] = triggered_by_run_id
     client = MlflowClient()
-    run_id: str = client.create_run(_get_experiment_id(), tags=resolve_tags(tags)).info.run_id
+    experiment_id = _get_experiment_id() or DEFAULT_EXPERIMENT_ID
+    run_id: str = client.create_run(experiment_id, tags=resolve_tags(tags)).info.run_id
     params = [Param(key, str(value)) for key, value in asdict(config).items()]
     client.log_batch(run_id, params=params)
     return run_id

@@ -15,7 +15,7 @@ from ldm_project.sampling import decode_samples, denoise, initial_noise
 CHECKPOINT_ARTIFACT = "checkpoint"
 
 
-class LatentDiffusionModel(PythonModel):  # type: ignore[misc]  # mlflow is untyped here
+class LatentDiffusionModel(PythonModel):
     """Samples CT images in Hounsfield units."""
 
     def load_context(self, context: PythonModelContext) -> None:

@@ -15,7 +15,7 @@ from ldm_project.models import decode, encode
 CHECKPOINT_ARTIFACT = "checkpoint"
 
 
-class VectorQuantisedAutoencoder(PythonModel):  # type: ignore[misc]  # mlflow is untyped here
+class VectorQuantisedAutoencoder(PythonModel):
     """Passes CT images through the latent space that the LDM lives in."""
 
     def load_context(self, context: PythonModelContext) -> None:

@@ -10,7 +10,7 @@ from mlflow.tracking.context.abstract_context import RunContextProvider
 from mlflow.utils.import_hooks import register_post_import_hook
 
 
-class CarbonContextProvider(RunContextProvider):  # type: ignore[misc]  # mlflow is untyped here
+class CarbonContextProvider(RunContextProvider):
     """Adds no tag to a run; it exists so that MLflow imports this file."""
 
     def in_context(self) -> bool:

@@ -12,7 +12,7 @@ failing and leaving a run in RUNNING. Every other project gets MLflow's own beha
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ OPT_IN_SETTING = "without_conda"
 OPT_IN_VALUE = "current_environment"
 
 
-class CurrentEnvironmentBackend(LocalBackend):  # type: ignore[misc]  # mlflow is untyped here
+class CurrentEnvironmentBackend(LocalBackend):
     """Runs a project as MLflow does, in the current environment where it opted in."""
 
     def run(
@@ -45,7 +45,7 @@ class CurrentEnvironmentBackend(LocalBackend):  # type: ignore[misc]  # mlflow i
         experiment_id: str,
     ) -> SubmittedRun:
         """Runs one entry point; see ``LocalBackend.run`` for the arguments."""
-        run_as_mlflow_does = super().run
+        run_as_mlflow_does: Callable[..., SubmittedRun] = super().run
         arguments = (entry_point, params, version, backend_config, tracking_uri, experiment_id)
         asked_for = backend_config.get(PROJECT_ENV_MANAGER)
         if asked_for not in (None, env_manager.LOCAL) or (asked_for is None and _has_conda()):
