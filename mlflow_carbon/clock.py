@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 
 class Clock(Protocol):

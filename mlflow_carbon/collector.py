@@ -1,5 +1,6 @@
 """Reads every energy source in Carbontracker's thread, at an interval and whenever it is asked."""
 
+import sys
 import threading
 from collections.abc import Callable
 
@@ -111,6 +112,8 @@ class Collector:
 
     def shutdown(self) -> None:
         """Lets go of the devices; nobody is kept waiting any more."""
+        if not self._has_ended:
+            self.add_problem(f"The sampling thread ended: {sys.exception()!r}.")
         self.end()
         releases = () if self.machine is None or self._is_released else self.machine.releases
         self._is_released = True

@@ -18,12 +18,18 @@ MILLIJOULES_PER_JOULE = 1e3
 _ZONE = re.compile(r"intel-rapl:(\d+)(?::(\d+))?")
 
 
+# Two counters of one package that agree to this are the same counter, read moments apart.
+# Source: https://github.com/mlco2/codecarbon/issues/1274
+SAME_COUNTER_JOULES = 1.0
+
+
 @dataclass(frozen=True)
 class Zone:
     """A RAPL zone that is not part of another one we count."""
 
     component: str  # cpu (a whole package) or dram
     index: int  # socket
+    name: str  # package-0, package-0-die-1, dram
     path: Path
 
 
@@ -43,15 +49,27 @@ def find_rapl(powercap_dir: Path, *, is_shared: bool) -> FoundSources:
         is_shared: whether only this process tree's share is to be counted.
     """
     zones, problems = find_zones(powercap_dir)
-    sources = []
-    unreadable = []
+    sources: list[EnergySource] = []
+    unreadable: list[Path] = []
+    first_joules: dict[str, list[float]] = {}  # by package
     for zone in zones:
+        source = _rapl_source(zone, is_shared=is_shared)
         try:
-            sources.append(_rapl_source(zone, is_shared=is_shared))
+            joules = source.read()
         except PermissionError:
             unreadable.append(zone.path / "energy_uj")
+            continue
         except (OSError, ValueError) as error:
             problems.append(f"RAPL zone {zone.path} cannot be read: {error}.")
+            continue
+        seen_joules = first_joules.setdefault(zone.name.split("-die-")[0], [])
+        if zone.component == "cpu" and _is_among(joules, seen_joules):
+            problems.append(
+                f"RAPL zone {zone.path} is the same counter as another die's: left out."
+            )
+            continue
+        seen_joules.append(joules)
+        sources.append(source)
     if unreadable:
         problems.append(
             f"RAPL may not be read by this user ({len(unreadable)} counters): "
@@ -62,13 +80,16 @@ def find_rapl(powercap_dir: Path, *, is_shared: bool) -> FoundSources:
     return FoundSources(tuple(sources), tuple(problems))
 
 
+def _is_among(joules: float, others_joules: list[float]) -> bool:
+    return any(joules > 0 and abs(joules - other) < SAME_COUNTER_JOULES for other in others_joules)
+
+
 def find_zones(powercap_dir: Path) -> tuple[list[Zone], list[str]]:
     """Returns package and DRAM zones by socket, and a sentence for each broken one.
 
     Left out are core and uncore, which are parts of the package, and psys, which contains it.
     """
-    packages: list[tuple[int, Path]] = []
-    drams: list[tuple[int, Path]] = []
+    names: dict[tuple[int, int], tuple[str, Path]] = {}  # by number of the package and the part
     problems = []
     for path in sorted(powercap_dir.iterdir()):
         match = _ZONE.fullmatch(path.name)
@@ -79,41 +100,38 @@ def find_zones(powercap_dir: Path) -> tuple[list[Zone], list[str]]:
         except OSError as error:  # a dangling link, as containers have them
             problems.append(f"RAPL zone {path} cannot be read: {error.strerror}.")
             continue
-        if name.startswith("package"):
-            packages.append((int(match[1]), path))
-        elif name == "dram":
-            drams.append((int(match[1]), path))
-    socket_by_number = {number: socket for socket, (number, _) in enumerate(sorted(packages))}
-    zones = [Zone("cpu", socket_by_number[number], path) for number, path in sorted(packages)]
-    zones += [
-        Zone("dram", socket_by_number[number], path)
-        for number, path in sorted(drams)
-        if number in socket_by_number
+        names[int(match[1]), int(match[2] or -1)] = name, path
+    packages = [number for (number, _), (name, _) in sorted(names.items()) if _is_package(name)]
+    zones = [
+        Zone("cpu" if _is_package(name) else "dram", packages.index(number), name, path)
+        for (number, _), (name, path) in sorted(names.items())
+        if number in packages and (_is_package(name) or name == "dram")
     ]
     return zones, problems
 
 
+def _is_package(name: str) -> bool:
+    return name.startswith("package")
+
+
 def _rapl_source(zone: Zone, *, is_shared: bool) -> EnergySource:
-    """Returns the zone's counter, read once to see that it can be."""
     energy_path = zone.path / "energy_uj"
-    wrap_joules = _read_int(zone.path / "max_energy_range_uj") / MICROJOULES_PER_JOULE
-
-    def read_joules() -> float:
-        return _read_int(energy_path) / MICROJOULES_PER_JOULE
-
-    read_joules()
+    try:
+        wrap_joules = _read_joules(zone.path / "max_energy_range_uj")
+    except (OSError, ValueError):  # then a counter that falls back is a gap
+        wrap_joules = None
     return EnergySource(
         component=zone.component,
         index=zone.index,
         method=schema.METHOD_COUNTER,
-        read=read_joules,
+        read=lambda: _read_joules(energy_path),
         wrap_joules=wrap_joules,
         is_shared=is_shared,
     )
 
 
-def _read_int(path: Path) -> int:
-    return int(path.read_text())
+def _read_joules(path: Path) -> float:
+    return int(path.read_text()) / MICROJOULES_PER_JOULE
 
 
 def gpu_source(nvml: Any, gpu: Gpu, *, sampled_power_w: Callable[[], float]) -> EnergySource:

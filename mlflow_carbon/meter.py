@@ -115,6 +115,10 @@ class Meter:
         self._open_windows.remove(window)
         return self._reading(window, self._synchronized_snapshot())
 
+    def sample(self) -> None:
+        """Reads every device now, besides the readings at the interval and at ends of windows."""
+        self._snapshot()
+
     def stop(self) -> Reading:
         """Returns the energy since ``start``, gaps between windows included, and ends the thread.
 
@@ -187,11 +191,8 @@ def synchronize_gpu(torch: Any) -> None:
 # Carbontracker. It is imported when the first meter starts, for that takes 0.1 to 0.5 s.
 
 
-class _CarbontrackerLog:
-    """Stands for Carbontracker's logger: prints nothing, keeps what ended the thread."""
-
-    def __init__(self, collector: Collector) -> None:
-        self._collector = collector
+class _SilentLog:
+    """Stands for Carbontracker's logger, which prints to stdout."""
 
     def info(self, message: str) -> None:
         """Ignores the message."""
@@ -199,19 +200,18 @@ class _CarbontrackerLog:
     def output(self, message: str, verbose_level: int = 0) -> None:
         """Ignores the message."""
 
-    def err_critical(self, message: str) -> None:  # noqa: ARG002  # the traceback
-        """Keeps the exception that is being handled."""
-        self._collector.add_problem(f"The sampling thread ended: {sys.exception()!r}.")
+    def err_critical(self, message: str) -> None:
+        """Ignores the message: the collector keeps the exception."""
 
 
 def _start_carbontracker_thread(collector: Collector) -> Any:
-    from carbontracker.tracker import CarbonTrackerThread  # type: ignore[import-untyped]
+    from carbontracker.tracker import CarbonTrackerThread
 
     thread = CarbonTrackerThread(
         components=[collector],
-        logger=_CarbontrackerLog(collector),
+        logger=_SilentLog(),
         ignore_errors=True,  # otherwise an error ends the process: os._exit(70)
-        delete=collector.end,
+        delete=collector.shutdown,
         update_interval=0,  # the collector waits
     )
     thread.epoch_start()
@@ -228,11 +228,11 @@ def _end_carbontracker_thread(thread: Any, collector: Collector) -> None:
 
 
 def _carbontracker_parts() -> CarbontrackerParts:
-    from carbontracker.components.apple_silicon import powermetrics  # type: ignore[import-untyped]
-    from carbontracker.components.cpu import intel  # type: ignore[import-untyped]
-    from carbontracker.components.cpu.sim_cpu import SimulatedCPUHandler  # type: ignore[import-untyped]
-    from carbontracker.components.gpu import nvidia  # type: ignore[import-untyped]
-    from carbontracker.components.gpu.sim_gpu import SimulatedGPUHandler  # type: ignore[import-untyped]
+    from carbontracker.components.apple_silicon import powermetrics
+    from carbontracker.components.cpu import intel
+    from carbontracker.components.cpu.sim_cpu import SimulatedCPUHandler
+    from carbontracker.components.gpu import nvidia
+    from carbontracker.components.gpu.sim_gpu import SimulatedGPUHandler
 
     return CarbontrackerParts(
         nvidia=nvidia,
