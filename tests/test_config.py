@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from ldm_project import config
 from ldm_project.__main__ import main
 from ldm_project.errors import InvalidInputError
-from mlflow_carbon.cli import main as carbon_main
+from mlflow_carbon.cli import cli as carbon_main
 
 MLPROJECT = Path(__file__).parent.parent / "MLproject"
 CONFIG_BY_ENTRY_POINT = {

@@ -1,0 +1,214 @@
+"""Carbon intensity of electricity by region and period, each value with its set and its source."""
+
+import csv
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+
+YEARLY_FILE = "carbon_intensity_yearly.csv"
+MONTHLY_FILE = "electricity_maps_monthly.csv"
+REGIONS_FILE = "regions.csv"
+
+DEFAULT_SET = "ember"
+# Monthly figures come in two bases; the direct one is what the paper's Fig. 3b implies.
+MONTHLY_SET_BY_BASIS = {
+    "direct": "electricity_maps",
+    "lifecycle": "electricity_maps_lifecycle",
+}
+MONTHLY_SETS = tuple(MONTHLY_SET_BY_BASIS.values())
+FALLBACK_YEARLY_SETS = (DEFAULT_SET, "eea")
+
+
+@dataclass(frozen=True)
+class CarbonIntensity:
+    """One carbon intensity and where it is from.
+
+    Attributes:
+        g_per_kwh: CO2e per kWh of electricity.
+        region: ISO 3166-1 alpha-2, ``EU27`` or ``WORLD``.
+        period: ``2022`` or ``2022-02``.
+        intensity_set: figures of one set are comparable; those of two need not be.
+        basis: direct or life-cycle, production or consumption.
+        source: who published it.
+        source_url: where.
+        licence: under what licence it is passed on here.
+    """
+
+    g_per_kwh: float
+    region: str
+    period: str
+    intensity_set: str
+    basis: str
+    source: str
+    source_url: str
+    licence: str
+
+
+def resolve_region(name: str) -> str:
+    """Returns the ISO 3166-1 alpha-2 code of a region, ``EU27`` or ``WORLD``.
+
+    Args:
+        name: country name, ISO code of two or three letters, or a common alias; any case.
+
+    Raises:
+        NoIntensityError: no region is called that; offers the nearest spellings.
+    """
+    codes = _code_by_name()
+    code = codes.get(_folded(name))
+    if code is None:
+        near = difflib.get_close_matches(_folded(name), codes, n=6, cutoff=0.6)
+        nearest = list(dict.fromkeys(codes[spelling] for spelling in near))[:3]
+        offer = f" Nearest: {', '.join(nearest)}." if nearest else ""
+        raise NoIntensityError(
+            f"No carbon intensity for region {name!r}.{offer} "
+            f"Give a country name or ISO code, or pass --carbon-intensity-g-per-kwh."
+        )
+    return code
+
+
+def lookup_intensity(
+    region: str,
+    *,
+    month: str | None = None,
+    year: int | None = None,
+    intensity_set: str | None = None,
+    preferred_set: str = DEFAULT_SET,
+) -> CarbonIntensity:
+    """Returns the carbon intensity of a region in a year or month.
+
+    Args:
+        region: anything ``resolve_region`` takes.
+        month: ``2022-02``; only the monthly sets have months.
+        year: ``None`` takes the latest year of the set.
+        intensity_set: look in this set only.
+        preferred_set: look here first, then in the worldwide yearly sets.
+
+    Raises:
+        NoIntensityError: no set that may be used has the region and period.
+        InvalidInputError: the month is none, or there is no such set.
+    """
+    code = resolve_region(region)
+    _check_set(intensity_set)
+    if month is not None:
+        return _monthly(code, _checked_month(month), intensity_set)
+    if intensity_set in MONTHLY_SETS:
+        raise NoIntensityError(
+            f"The set {intensity_set!r} has months only. Give a month ({_known_months(code)}), "
+            f"or another set."
+        )
+    sets = (intensity_set,) if intensity_set else (preferred_set, *FALLBACK_YEARLY_SETS)
+    for name in sets:
+        found = [
+            value
+            for value in _yearly()
+            if value.intensity_set == name
+            and value.region == code
+            and (year is None or value.period == str(year))
+        ]
+        if found:
+            return max(found, key=lambda value: value.period)
+    when = f" in {year}" if year else ""
+    raise NoIntensityError(
+        f"No carbon intensity for {code}{when} in {' or '.join(dict.fromkeys(sets))}. "
+        f"Known: {_known_years(code)}. Or pass --carbon-intensity-g-per-kwh."
+    )
+
+
+def _monthly(code: str, month: str, intensity_set: str | None) -> CarbonIntensity:
+    name = intensity_set or MONTHLY_SETS[0]
+    for value in _months():
+        if (value.intensity_set, value.region, value.period) == (name, code, month):
+            return value
+    if name not in MONTHLY_SETS:
+        raise NoIntensityError(
+            f"The set {name!r} has no months. Leave the month out, or use {MONTHLY_SETS[0]!r}."
+        )
+    raise NoIntensityError(
+        f"No carbon intensity for {code} in {month}. Known months: {_known_months(code)}. "
+        f"Leave the month out for the year's mean, or pass --carbon-intensity-g-per-kwh."
+    )
+
+
+def _known_months(code: str) -> str:
+    by_region: dict[str, list[str]] = {}
+    for value in _months():
+        by_region.setdefault(value.region, []).append(value.period)
+    chosen = {code: by_region[code]} if code in by_region else by_region
+    return ", ".join(f"{region} {min(all_)} to {max(all_)}" for region, all_ in chosen.items())
+
+
+def _known_years(code: str) -> str:
+    known = [f"{value.intensity_set} {value.period}" for value in _yearly() if value.region == code]
+    return ", ".join(known) or "none"
+
+
+def _checked_month(month: str) -> str:
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
+        raise InvalidInputError(f"month is {month!r}; give year and month as 2022-02.")
+    return month
+
+
+def _check_set(intensity_set: str | None) -> None:
+    known = sorted({value.intensity_set for value in (*_yearly(), *_months())})
+    if intensity_set is not None and intensity_set not in known:
+        raise InvalidInputError(
+            f"intensity_set is {intensity_set!r}; use one of {', '.join(known)}."
+        )
+
+
+@cache
+def _yearly() -> tuple[CarbonIntensity, ...]:
+    return tuple(
+        CarbonIntensity(
+            g_per_kwh=float(row["g_per_kwh"]),
+            region=resolve_region(row["iso"]),
+            period=row["year"],
+            intensity_set=row["set"],
+            basis=row["basis"],
+            source=row["source"],
+            source_url=row["source_url"],
+            licence=row["licence"],
+        )
+        for row in _rows(YEARLY_FILE)
+    )
+
+
+@cache
+def _months() -> tuple[CarbonIntensity, ...]:
+    return tuple(
+        CarbonIntensity(
+            g_per_kwh=float(row["g_per_kwh"]),
+            region=resolve_region(row["iso"]),
+            period=f"{row['year']}-{int(row['month']):02d}",
+            intensity_set=MONTHLY_SET_BY_BASIS[row["basis"]],
+            basis=f"consumption; {row['basis']}",
+            source=row["source"],
+            source_url=row["source_url"],
+            licence=row["licence"],
+        )
+        for row in _rows(MONTHLY_FILE)
+    )
+
+
+@cache
+def _code_by_name() -> dict[str, str]:
+    codes: dict[str, str] = {}
+    for row in _rows(REGIONS_FILE):
+        for name in (row["iso2"], row["iso3"], row["name"], *row["aliases"].split(";")):
+            if name:
+                codes.setdefault(_folded(name), row["iso2"])
+    return codes
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.split()).casefold()
+
+
+def _rows(file: str) -> Iterator[dict[str, str]]:
+    path = files("mlflow_carbon") / "data" / file
+    yield from csv.DictReader(path.read_text(encoding="utf-8").splitlines())
