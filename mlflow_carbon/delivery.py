@@ -146,7 +146,7 @@ class Delivery:
         if not self._has_warned:
             self._has_warned = True
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            _logger.warning("Energy figures cannot be written yet: %s", first_line)
+            _logger.warning("Energy figures cannot be written: %s", first_line)
 
 
 def merged(batches: list[Batch]) -> Batch:

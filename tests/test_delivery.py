@@ -81,7 +81,7 @@ def test_store_that_refuses_leaves_the_batches_in_the_journal(journal, tmp_path,
     delivery.put(batch(1))
     delivery.put(batch(2))
     assert not delivery.close(timeout_s=0.1)
-    assert len([r for r in caplog.records if "cannot be written yet: 403" in r.message]) == 1
+    assert len([r for r in caplog.records if "cannot be written: 403" in r.message]) == 1
     assert "2 sets of energy figures were not delivered: kept" in caplog.text
     (path,) = tmp_path.iterdir()
     assert len(path.read_text().splitlines()) == 3  # a header and two batches

@@ -190,7 +190,7 @@ def test_store_that_refuses_warns_once_and_lets_the_run_go_on(store, caplog):
                 pass
     warnings = [record for record in caplog.records if record.name == "mlflow.carbon"]
     assert len(warnings) == 1
-    assert "could not be written" in warnings[0].getMessage()
+    assert "cannot be written" in warnings[0].getMessage()
 
 
 def test_forked_child_repeats_no_figure(store):
