@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 AUTO = "auto"
 NONE = "none"
 DEFAULT_EXPERIMENT = "Default"  # MLflow's own
-DEFAULT_INTENSITY_SET = "ember"
 
 _SORT_COLUMN = {"name": "name", "co2e": "co2e_kg", "energy": "energy_kwh"}
 
@@ -32,26 +31,27 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-class _NumberOrAuto(click.ParamType):
-    """A number; ``auto`` is the same as not given: MLproject passes every parameter."""
-
-    name = "float"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | None:
-        return None if value == AUTO else click.FLOAT.convert(value, param, ctx)
-
-
 def _given(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
-    """Returns an option's text; ``auto`` is the same as not given."""
+    """Returns an option's text; ``auto`` is none, because MLproject passes every parameter."""
     return None if text == AUTO else text
+
+
+def _given_number(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> float | None:
+    """Returns an option's number; ``auto`` is none."""
+    return None if text in (None, AUTO) else float(click.FLOAT(text, option, context))
 
 
 def _split(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
     """Returns the items of a repeatable, comma-separated option."""
     items = (item.strip() for value in values for item in value.split(","))
     return tuple(dict.fromkeys(item for item in items if item and item not in (AUTO, NONE)))
+
+
+def _example(command: str) -> str:
+    """Returns the end of a help text: a command to copy, on a line of its own."""
+    return f"\b\nExample:\n  {command}"
 
 
 tracking_uri_option = click.option(
@@ -61,7 +61,10 @@ month_option = click.option(
     "--month", callback=_given, help="Month of the intensity: 2022-02. Default: the year's mean."
 )
 pue_option = click.option(
-    "--pue", type=_NumberOrAuto(), help="Power usage effectiveness. Default: as recorded."
+    "--pue",
+    metavar="FLOAT",
+    callback=_given_number,
+    help="Power usage effectiveness. Default: as recorded.",
 )
 intensity_set_option = click.option(
     "--intensity-set",
@@ -70,12 +73,12 @@ intensity_set_option = click.option(
 )
 carbon_intensity_option = click.option(
     "--carbon-intensity-g-per-kwh",
-    type=_NumberOrAuto(),
+    metavar="FLOAT",
+    callback=_given_number,
     help="Prices with this figure instead of a known one; --region then only names it.",
 )
 format_option = click.option(
     "--format",
-    "output_format",
     type=click.Choice(("table", "csv", "json")),
     default="table",
     show_default=True,
@@ -83,19 +86,19 @@ format_option = click.option(
 )
 
 
-@click.group(cls=_Group, epilog="Example:  mlflow-carbon compare --help")
+@click.group(cls=_Group, epilog=_example("mlflow-carbon compare --help"))
 @click.version_option(package_name="mlflow-carbon")
 def cli() -> None:
     """Energy and CO2e of MLflow runs and registered models."""
 
 
 @cli.command(
-    epilog="Example:  mlflow-carbon compare --experiment Default --group-by steps "
-    "--region EU27 --region Sweden"
+    epilog=_example(
+        "mlflow-carbon compare --experiment Default --group-by steps --region EU27,Sweden"
+    )
 )
 @click.option(
     "--experiment",
-    "experiments",
     multiple=True,
     help="Experiment to read; repeatable. Default: MLFLOW_EXPERIMENT_NAME, else Default.",
 )
@@ -107,7 +110,6 @@ def cli() -> None:
 )
 @click.option(
     "--region",
-    "regions",
     multiple=True,
     callback=_split,
     help="Prices all runs in these regions, comma-separated or repeated. Default: as recorded.",
@@ -119,32 +121,32 @@ def cli() -> None:
 @format_option
 @tracking_uri_option
 def compare(
-    experiments: tuple[str, ...],
+    experiment: tuple[str, ...],
     group_by: tuple[str, ...],
-    regions: tuple[str, ...],
+    region: tuple[str, ...],
     month: str | None,
     pue: float | None,
     intensity_set: str | None,
     carbon_intensity_g_per_kwh: float | None,
-    output_format: str,
+    format: str,
     tracking_uri: str | None,
 ) -> None:
-    """Compares the energy and CO2e of finished runs, by group and region.
+    """Compares finished runs by group and region.
 
-    Prints how many runs and windows, the mean, the std between runs and the std within runs,
-    per unit of work (sample, iteration, ...) and for the whole run.
+    Prints the number of runs and windows, and the mean, the std between runs and the std within
+    runs, of energy and CO2e per unit of work (sample, iteration, ...) and of the whole run.
     """
     from mlflow_carbon import tables
     from mlflow_carbon.compare import compare_runs
     from mlflow_carbon.store import open_client, read_runs
 
-    names = experiments or (os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT),)
+    names = experiment or (os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT),)
     runs = read_runs(open_client(tracking_uri), experiment_names=names)
     comparison = compare_runs(
         runs,
         group_by=group_by,
         intensities=_intensities(
-            regions,
+            region,
             month=month,
             intensity_set=intensity_set,
             carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
@@ -153,10 +155,10 @@ def compare(
         pue=pue,
     )
     _note(comparison.notices)
-    _print(comparison.table, tables.comparison_text(comparison), output_format)
+    _print(comparison.table, tables.comparison_text(comparison), format)
 
 
-@cli.command(epilog="Example:  mlflow-carbon models --max-co2e-kg 0.5 --region Sweden --sort co2e")
+@cli.command(epilog=_example("mlflow-carbon models --max-co2e-kg 0.5 --region Sweden --sort co2e"))
 @click.option("--max-co2e-kg", type=float, help="Only versions at or under this limit.")
 @click.option("--region", callback=_given, help="Prices in this region. Default: as recorded.")
 @month_option
@@ -180,11 +182,12 @@ def models(
     intensity_set: str | None,
     carbon_intensity_g_per_kwh: float | None,
     sort: str,
-    output_format: str,
+    format: str,
     tracking_uri: str | None,
 ) -> None:
-    """Lists the registered model versions by the CO2e of their own training."""
+    """Lists model versions with the CO2e of their own training."""
     from mlflow_carbon import tables
+    from mlflow_carbon.intensity import DEFAULT_SET
     from mlflow_carbon.registry import list_models
     from mlflow_carbon.store import open_client
 
@@ -193,7 +196,11 @@ def models(
         month=month,
         intensity_set=intensity_set,
         carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
-        preferred_set=DEFAULT_INTENSITY_SET,
+        preferred_set=DEFAULT_SET,
+    )
+    _note(
+        f"CO2e by {price.g_per_kwh:g} g/kWh ({price.region} {price.period}, {price.intensity_set})."
+        for price in prices
     )
     listed = list_models(
         open_client(tracking_uri),
@@ -204,8 +211,11 @@ def models(
     measured = listed.dropna(subset="co2e_kg").sort_values(_SORT_COLUMN[sort], kind="stable")
     num_unmeasured = len(listed) - len(measured)
     if num_unmeasured:
-        _note([f"Left out {num_unmeasured} versions that carry no emissions."])
-    _print(measured, tables.models_text(measured), output_format)
+        versions = "version" if num_unmeasured == 1 else "versions"
+        _note([f"Left out {num_unmeasured} {versions} without emissions."])
+    if measured.empty:
+        _note(["No model version to list."])
+    _print(measured, tables.models_text(measured), format)
 
 
 def _intensities(
@@ -217,7 +227,7 @@ def _intensities(
     preferred_set: str,
 ) -> list["CarbonIntensity"]:
     """Returns the intensities to price with; none when the recorded ones are to be kept."""
-    from mlflow_carbon.intensity import CarbonIntensity, lookup_intensity
+    from mlflow_carbon.intensity import lookup_intensity
 
     if carbon_intensity_g_per_kwh is not None:
         if len(regions) > 1 or month or intensity_set:
@@ -225,9 +235,7 @@ def _intensities(
                 "--carbon-intensity-g-per-kwh is one figure: it goes with one --region at most, "
                 "and with neither --month nor --intensity-set."
             )
-        return [
-            given_intensity(carbon_intensity_g_per_kwh, region=regions[0] if regions else "given")
-        ]
+        return [_given_intensity(carbon_intensity_g_per_kwh, *regions)]
     if not regions and (month or intensity_set):
         raise click.UsageError("--month and --intensity-set need --region.")
     found = (
@@ -239,10 +247,28 @@ def _intensities(
     return list(dict.fromkeys(found))  # EU27 and European Union are one
 
 
+def _given_intensity(g_per_kwh: float, region: str = "given") -> "CarbonIntensity":
+    """Returns the user's own figure, for a region that need not be a known one."""
+    from mlflow_carbon.intensity import CarbonIntensity
+
+    return CarbonIntensity(
+        g_per_kwh=g_per_kwh,
+        region=region,
+        period="given",
+        intensity_set="given",
+        basis="given",
+        source="--carbon-intensity-g-per-kwh",
+        source_url="",
+        licence="",
+    )
+
+
 def _recorded_set(runs: "pd.DataFrame") -> str:
     """Returns the set that the runs were priced from, so that new prices stay comparable."""
+    from mlflow_carbon.intensity import DEFAULT_SET
+
     recorded = runs["intensity_set"].dropna().unique()
-    return str(recorded[0]) if len(recorded) == 1 else DEFAULT_INTENSITY_SET
+    return str(recorded[0]) if len(recorded) == 1 else DEFAULT_SET
 
 
 def _note(sentences: Iterable[str]) -> None:
@@ -250,8 +276,8 @@ def _note(sentences: Iterable[str]) -> None:
         click.echo(sentence, err=True)
 
 
-def _print(frame: "pd.DataFrame", table_text: str, output_format: str) -> None:
+def _print(frame: "pd.DataFrame", table_text: str, format: str) -> None:
     from mlflow_carbon import tables
 
     texts = {"table": table_text, "csv": tables.to_csv(frame), "json": tables.to_json(frame)}
-    click.echo(texts[output_format], nl=False)
+    click.echo(texts[format], nl=False)

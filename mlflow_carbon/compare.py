@@ -4,10 +4,10 @@ import difflib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 
 from mlflow_carbon import schema
-from mlflow_carbon.emissions import co2e_g, mean_std, pooled_std
+from mlflow_carbon.emissions import co2e_g, mean_std, pooled_std, validate_pue
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.intensity import CarbonIntensity
 from mlflow_carbon.store import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX, Cell
@@ -72,7 +72,7 @@ def compare_runs(
         pue: prices with this PUE; ``None`` keeps what each run recorded.
 
     Raises:
-        InvalidInputError: no run has a parameter or tag of that name.
+        InvalidInputError: no run has a parameter or tag of that name, or the PUE is none.
         NoRunsError: no run is left to compare.
     """
     columns = {name: _column_of(runs, name) for name in group_by if name not in ALWAYS_GROUPED_BY}
@@ -80,7 +80,7 @@ def compare_runs(
     usable, notices = _usable(runs, columns, assumed if pue is not None else [*assumed, "pue"])
     if usable.empty:
         raise NoRunsError(f"None of {len(runs)} metered runs can be compared. {' '.join(notices)}")
-    priced = usable if pue is None else usable.assign(pue=pue)
+    priced = usable if pue is None else usable.assign(pue=validate_pue(pue))
     if intensities:
         priced = pd.concat([_in_region(priced, intensity) for intensity in intensities])
     keys = [*columns.values(), *ALWAYS_GROUPED_BY]
@@ -196,6 +196,12 @@ def _mixtures(priced: pd.DataFrame, keys: list[str]) -> Iterator[str]:
         if mixed:
             listed = ", ".join(sorted({str(value) for values in mixed for value in values}))
             yield f"{len(mixed)} of {len(distinct_in_group)} rows mix {column} {listed}: {fix}"
+    regions_by_set = priced.dropna(subset="intensity_set").groupby("intensity_set")["region"]
+    if len(regions_by_set) > 1:
+        listed = ", ".join(
+            f"{name} ({', '.join(sorted(set(regions)))})" for name, regions in regions_by_set
+        )
+        yield f"Intensities come from different sets: {listed}; pass --intensity-set for one."
 
 
 def _sorted(table: pd.DataFrame, keys: list[str], regions: list[str]) -> pd.DataFrame:

@@ -5,13 +5,13 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 
 from mlflow_carbon import schema
-from mlflow_carbon.emissions import co2e_g
+from mlflow_carbon.emissions import co2e_g, validate_pue
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.intensity import CarbonIntensity
 from mlflow_carbon.store import Cell, number, reading, redact
@@ -57,7 +57,7 @@ def record_model_emissions(
     Args:
         client: of the store that holds the run and the model.
         run_id: the metered run that trained the model; its totals must be written.
-        model_id: the LoggedModel; ``None`` takes the one behind the version.
+        model_id: the LoggedModel, if there is one.
         name: the registered model; ``None`` for a model that is not registered.
         version: its version; needed with ``name``.
         lineage_run_ids: the runs that trained what this model was built from. Each counts once;
@@ -81,9 +81,7 @@ def record_model_emissions(
         is_measured = bool(tags)
         if name is not None and version is not None:
             with _noting(problems, f"version {version} of {name!r}"):
-                model_version = client.get_model_version(name, version)
-                model_id = model_id or model_version.model_id
-                _replace_version_tags(client, model_version, tags)
+                _replace_version_tags(client, client.get_model_version(name, version), tags)
             with _noting(problems, f"registered model {name!r}"):
                 show_newest_version(client, name)
         if model_id and is_measured:
@@ -128,6 +126,7 @@ def list_models(
         pue: re-prices with this PUE instead of the recorded one.
 
     Raises:
+        InvalidInputError: the PUE is none.
         TrackingStoreError: the registry cannot be read.
     """
     with reading(client.tracking_uri):
@@ -158,9 +157,9 @@ def _model_tags(client: MlflowClient, run: Run, lineage_run_ids: Collection[str]
     tags = schema.emission_tags(metrics[schema.CO2E_KG], metrics[schema.ENERGY_KWH], region)
     tags[TAG_MODEL_PUE] = f"{metrics[schema.PUE]:.6g}"
     ancestors = [client.get_run(run_id) for run_id in set(lineage_run_ids) - {run.info.run_id}]
-    masses_kg = [ancestor.data.metrics.get(schema.CO2E_KG) for ancestor in ancestors]
-    if masses_kg and None not in masses_kg:
-        tags[schema.TAG_MODEL_LINEAGE_CO2E_KG] = f"{metrics[schema.CO2E_KG] + sum(masses_kg):.6g}"
+    if ancestors and all(schema.CO2E_KG in ancestor.data.metrics for ancestor in ancestors):
+        lineage_kg = sum(item.data.metrics[schema.CO2E_KG] for item in [run, *ancestors])
+        tags[schema.TAG_MODEL_LINEAGE_CO2E_KG] = f"{lineage_kg:.6g}"
     return tags
 
 
@@ -210,7 +209,7 @@ def _model_row(version: ModelVersion) -> dict[str, Cell]:
     }
     return row | {
         "name": version.name,
-        "version": version.version,
+        "version": int(version.version),  # text over HTTP, a number from sqlite
         "region": version.tags.get(schema.TAG_REGION),
         "run_id": version.run_id,
     }
@@ -220,17 +219,21 @@ def _repriced(
     models: pd.DataFrame, intensity: CarbonIntensity | None, pue: float | None
 ) -> pd.DataFrame:
     """Returns the models with CO2e = recorded energy x PUE x intensity (Eq. 1)."""
-    models = models.copy()
+    models = models.assign(lineage_co2e_kg=math.nan)
     if pue is not None:
-        models["co2e_kg"] *= pue / models["pue"]
+        models["co2e_kg"] *= validate_pue(pue) / models["pue"]
         models["pue"] = pue
     if intensity is not None:
-        models["co2e_kg"] = [
-            kg_from_grams(
-                co2e_g(row.energy_kwh, pue=row.pue, intensity_g_per_kwh=intensity.g_per_kwh)
-            )
-            for row in models.itertuples()
-        ]
         models["region"] = intensity.region
-    models["lineage_co2e_kg"] = math.nan
+        models["co2e_kg"] = [
+            _co2e_kg(energy_kwh, pue, intensity.g_per_kwh)
+            for energy_kwh, pue in zip(models["energy_kwh"], models["pue"], strict=True)
+        ]
     return models
+
+
+def _co2e_kg(energy_kwh: float, pue: float, g_per_kwh: float) -> float:
+    """Returns emissions in kg; NaN where nothing was measured."""
+    if math.isnan(energy_kwh) or math.isnan(pue):
+        return math.nan
+    return kg_from_grams(co2e_g(energy_kwh, pue=pue, intensity_g_per_kwh=g_per_kwh))

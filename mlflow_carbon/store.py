@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import mlflow
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, SourceType
 from mlflow.exceptions import MlflowException

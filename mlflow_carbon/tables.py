@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 
 from mlflow_carbon.compare import Comparison
 from mlflow_carbon.units import (
@@ -20,9 +20,11 @@ MIXED = "mixed"
 _NUM_DIGITS = 4  # significant, where no std says how many are meant
 _NUM_STD_DIGITS = 2
 _MAX_DECIMALS = 9
+_PRINTS_AS_ONE = 1 - 0.5 * 10**-_NUM_DIGITS  # 0.99999 J is 1 J and not 1000 mJ
 
 _LEGEND = """\
-between: sample std over the runs; within: pooled std over the windows inside each run.
+between (std_between): sample std over the runs, each run counting once.
+within (std_within): pooled std over the windows inside each run.
 The ± is between for two runs or more, within for one.
 """
 
@@ -41,7 +43,8 @@ class Scale:
         if value == 0:
             return "0"
         scaled = value * self.factor
-        num_decimals = num_digits - 1 - math.floor(math.log10(abs(scaled)))
+        exponent = int(f"{scaled:.{num_digits - 1}e}".partition("e")[2])  # after rounding
+        num_decimals = num_digits - 1 - exponent
         return f"{scaled:.{min(max(num_decimals, 0), _MAX_DECIMALS)}f}"
 
     def text_with_std(self, value: float, std: float) -> str:
@@ -104,12 +107,12 @@ def comparison_text(comparison: Comparison) -> str:
 def models_text(models: pd.DataFrame) -> str:
     """Returns one line a model version, its emissions in a printed unit chosen for all."""
     energy = choose_scale(models["energy_kwh"], _ENERGY_SCALES)
-    masses_g = grams_from_kg(models["co2e_kg"])
-    lineages_g = grams_from_kg(models["lineage_co2e_kg"])
+    masses_g = [grams_from_kg(kg) for kg in models["co2e_kg"]]
+    lineages_g = [grams_from_kg(kg) for kg in models["lineage_co2e_kg"]]
     mass = choose_scale(masses_g, _MASS_SCALES)
     columns = [
         Column("model", list(models["name"]), is_text=True),
-        Column("version", list(models["version"])),
+        Column("version", list(map(str, models["version"]))),
         Column("band", list(models["band"]), is_text=True),
         Column(f"CO2e ({mass.symbol})", list(map(mass.text, masses_g))),
         Column(f"with lineage ({mass.symbol})", list(map(mass.text, lineages_g))),
@@ -135,7 +138,7 @@ def text_table(columns: Sequence[Column]) -> str:
 def choose_scale(values: Iterable[float], scales: Sequence[Scale]) -> Scale:
     """Returns the largest printed unit in which the largest value is at least 1."""
     largest = max((value for value in values if not math.isnan(value)), default=0.0)
-    fitting = [scale for scale in scales if largest * scale.factor >= 1]
+    fitting = [scale for scale in scales if largest * scale.factor >= _PRINTS_AS_ONE]
     return fitting[-1] if fitting else scales[0]
 
 

@@ -1,0 +1,297 @@
+"""The command line: exact output, exit codes, and nothing but results on stdout."""
+
+import csv
+import io
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+
+from mlflow_carbon.cli import cli
+from mlflow_carbon.registry import record_model_emissions
+from tests.fakes.metered_runs import write_run
+
+JOULE = 1 / 3.6e6  # kWh
+
+# 50 steps: 2 J = 2 / 3.6e6 kWh, x 1.5 x 251 g/kWh = 0.209 mg; std of 1 and 3 J: 1.414 J.
+# Whole runs: 4 x (0.5 + 1.5) = 8 J and 24 J; 200 steps: 4 x (10 + 12) = 88 J.
+COMPARISON = """\
+Per sample
+steps  region  runs  windows  energy (J)  between  within        CO2e (mg)  between  within  ± is
+   50  EU27       2        4   2.0 ± 1.4      1.4    0.71      0.21 ± 0.15     0.15   0.074  between
+   50  SE         2        4   2.0 ± 1.4      1.4    0.71  0.0058 ± 0.0041   0.0041  0.0021  between
+  200  EU27       1        2  11.0 ± 1.4        -     1.4      1.15 ± 0.15        -    0.15  within
+  200  SE         1        2  11.0 ± 1.4        -     1.4  0.0321 ± 0.0041        -  0.0041  within
+
+Per run
+steps  region  runs  energy (J)      CO2e (mg)  PUE  g/kWh  methods
+   50  EU27       2     16 ± 11      1.7 ± 1.2  1.5    251  cpu=counter
+   50  SE         2     16 ± 11  0.047 ± 0.033  1.5      7  cpu=counter
+  200  EU27       1       88.00          9.203  1.5    251  cpu=counter
+  200  SE         1       88.00         0.2567  1.5      7  cpu=counter
+
+between (std_between): sample std over the runs, each run counting once.
+within (std_within): pooled std over the windows inside each run.
+The ± is between for two runs or more, within for one.
+"""
+
+MODELS = """\
+model  version  band  CO2e (kg)  with lineage (kg)  energy (kWh)  PUE  region
+small        1  A       0.07500                  -        0.2000  1.5  EU27
+big          1  C         3.000                  -         8.000  1.5  EU27
+"""
+
+
+@pytest.fixture
+def client(store):
+    return MlflowClient(tracking_uri=store)
+
+
+@pytest.fixture
+def synthesis(client):
+    """Two runs of 50 steps and one of 200, in EU27 at PUE 1.5 and 250 g/kWh."""
+    # J per sample: windows 0.5 and 1.5, so run value 1 and std 0.7071; then 2.5 and 3.5: 3.
+    for steps, joules in (("50", (0.5, 1.5)), ("50", (2.5, 3.5)), ("200", (10.0, 12.0))):
+        windows = [(4 * joule * JOULE, 4.0) for joule in joules]
+        write_run(client, "synthesis", windows=windows, params={"steps": steps})
+
+
+@pytest.fixture
+def registered(client):
+    """A model of 0.2 kWh (75 g), one of 8 kWh (3 kg) and one that was not measured."""
+    for name, energy_kwh in (("small", 0.2), ("big", 8.0), ("unknown", None)):
+        windows = [] if energy_kwh is None else [(energy_kwh, 100.0)]
+        run_id = write_run(client, "train", windows=windows, unit="iteration")
+        client.create_registered_model(name)
+        version = client.create_model_version(name, "s3://bucket/model", run_id).version
+        record_model_emissions(client, run_id=run_id, name=name, version=version)
+
+
+def invoke(*args):
+    return CliRunner().invoke(cli, list(args))
+
+
+def compare(*args):
+    result = invoke("compare", "--experiment", "synthesis", *args)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def compare_json(*args):
+    return json.loads(compare("--format", "json", *args).stdout)
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_prints_the_table():
+    result = compare("--group-by", "steps", "--region", "EU27", "--region", "Sweden")
+    assert result.stdout == COMPARISON
+    assert result.stderr == ""
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_reads_regions_and_keys_separated_by_commas():
+    assert compare("--group-by", "steps,", "--region", "EU27, Sweden").stdout == COMPARISON
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_names_a_region_once():
+    assert len(compare_json("--region", "Sweden,SE,SWE")) == 1
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_holds_full_precision_in_json():
+    row = compare_json("--group-by", "steps")[0]
+    # (1 + 3) / 2 J in kWh; x 1.5 x 250 g/kWh
+    assert row["energy_kwh_per_unit_mean"] == pytest.approx(2 * JOULE, rel=1e-14)
+    assert row["co2e_g_per_unit_mean"] == pytest.approx(2 * JOULE * 375, rel=1e-14)
+    assert (row["steps"], row["unit"], row["region"], row["num_runs"]) == (
+        "50",
+        "sample",
+        "EU27",
+        2,
+    )
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_writes_the_same_in_csv_as_in_json():
+    from_csv = list(csv.DictReader(io.StringIO(compare("--format", "csv").stdout)))
+    from_json = compare_json()
+    assert len(from_csv) == len(from_json) == 1
+    for name, value in from_json[0].items():
+        cell = from_csv[0][name]
+        assert cell == "" if value is None else type(value)(cell) == value
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_has_null_where_nothing_is_known():
+    row = compare_json("--group-by", "steps")[1]
+    assert row["num_runs"] == 1
+    assert row["energy_kwh_per_unit_std_between"] is None
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_takes_auto_and_none_as_not_given():
+    options = ("region", "month", "pue", "intensity-set", "carbon-intensity-g-per-kwh")
+    args = [word for option in options for word in (f"--{option}", "auto")]
+    assert compare_json(*args, "--group-by", "none") == compare_json()
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_prices_with_a_given_intensity():
+    row = compare_json("--carbon-intensity-g-per-kwh", "100", "--pue", "1", "--region", "my lab")[0]
+    # 1, 3 and 11 J per sample: mean 5 J
+    assert row["co2e_g_per_unit_mean"] == pytest.approx(5 * JOULE * 100)
+    assert (row["region"], row["intensity_g_per_kwh"], row["pue"]) == ("my lab", 100.0, 1.0)
+
+
+@pytest.mark.usefixtures("synthesis")
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--format", "xml"), "'xml' is not one of 'table', 'csv', 'json'"),
+        (("--pue", "high"), "'high' is not a valid float"),
+        (("--month", "2022-02"), "--month and --intensity-set need --region"),
+        (
+            ("--carbon-intensity-g-per-kwh", "9", "--region", "DE,SE"),
+            "it goes with one --region at most",
+        ),
+    ],
+)
+def test_compare_exits_with_2_on_wrong_usage(args, message):
+    result = invoke("compare", "--experiment", "synthesis", *args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+
+
+@pytest.mark.usefixtures("synthesis")
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--experiment", "sinthesis"), "Nearest: 'synthesis'"),
+        (("--experiment", "Default"), "No finished metered run in experiment 'Default'"),
+        (("--experiment", "synthesis", "--group-by", "stepz"), "Nearest: steps"),
+        (("--experiment", "synthesis", "--region", "Atlantis"), "Atlantis"),
+        (("--experiment", "synthesis", "--region", "Poland", "--month", "2022-02"), "2022-02"),
+        (("--experiment", "synthesis", "--pue", "0.5"), "0.5"),
+        (("--experiment", "synthesis", "--carbon-intensity-g-per-kwh", "-1"), "-1"),
+        (("--experiment", "synthesis", "--carbon-intensity-g-per-kwh", "nan"), "nan"),
+    ],
+)
+def test_compare_exits_with_1_and_one_message_on_what_the_user_can_fix(args, message):
+    result = invoke("compare", *args)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+def test_compare_creates_no_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke("compare", "--tracking-uri", "sqlite:///mlflow.db")
+    assert result.exit_code == 1
+    assert "No tracking store at sqlite:///mlflow.db" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_reads_the_experiment_that_mlflow_is_set_to(monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "synthesis")
+    result = invoke("compare", "--format", "json")
+    assert json.loads(result.stdout) == compare_json()
+
+
+def test_compare_reads_the_default_experiment_without_any_setting(client, monkeypatch):
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    write_run(client, "Default", windows=[(1e-6, 4.0)])
+    assert json.loads(invoke("compare", "--format", "json").stdout)[0]["num_runs"] == 1
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_says_on_stderr_what_it_left_out(client):
+    write_run(client, "synthesis", windows=[(1e-6, 4.0)])
+    result = compare("--group-by", "steps", "--format", "json")
+    assert "Left out 1 run without steps." in result.stderr
+    assert len(json.loads(result.stdout)) == 2
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_prints_each_unit_on_its_own(client):
+    write_run(client, "synthesis", unit="iteration", windows=[(1e-3, 50.0)])
+    lines = compare().stdout.splitlines()
+    assert [line for line in lines if line.startswith("Per ")] == [
+        "Per iteration",
+        "Per sample",
+        "Per run",
+    ]
+    assert "unit" in lines[lines.index("Per run") + 1].split()
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_module_prints_only_results_on_stdout(store):
+    command = [sys.executable, "-m", "mlflow_carbon", "compare", "--experiment", "synthesis"]
+    done = subprocess.run(
+        [*command, "--format", "json", "--tracking-uri", store],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(json.loads(done.stdout)) == 1
+
+
+@pytest.mark.usefixtures("registered")
+def test_models_prints_the_table():
+    result = invoke("models", "--sort", "co2e")
+    assert result.stdout == MODELS
+    assert result.stderr == "Left out 1 version without emissions.\n"
+
+
+@pytest.mark.usefixtures("registered")
+def test_models_lists_what_is_under_a_limit_in_another_region():
+    args = ("--max-co2e-kg", "0.05", "--region", "Sweden", "--intensity-set", "paper_table1")
+    result = invoke("models", *args, "--format", "json")
+    rows = json.loads(result.stdout)
+    # 0.2 kWh x 1.5 x 7 g/kWh = 2.1 g; the big one has 84 g.
+    assert [(row["name"], row["co2e_kg"]) for row in rows] == [("small", pytest.approx(0.0021))]
+    assert result.stderr == "CO2e by 7 g/kWh (SE 2022, paper_table1).\n"
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("sort", "names"), [("name", ["big", "small"]), ("energy", ["small", "big"])]
+)
+def test_models_sorts(sort, names):
+    rows = json.loads(invoke("models", "--sort", sort, "--format", "json").stdout)
+    assert [row["name"] for row in rows] == names
+
+
+@pytest.mark.usefixtures("store")
+def test_models_of_an_empty_registry_says_so():
+    result = invoke("models", "--format", "json")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, [])
+    assert result.stderr == "No model version to list.\n"
+
+
+def test_help_loads_neither_pandas_nor_mlflow():
+    code = (
+        "import sys; from mlflow_carbon.cli import cli\n"
+        "cli(['compare', '--help'], standalone_mode=False)\n"
+        "sys.exit(bool({'pandas', 'mlflow'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_help_ends_with_an_example_that_runs(command, client, registered):
+    del registered
+    write_run(client, "Default", windows=[(1e-6, 4.0)], params={"steps": "50"})
+    *_, head, example = invoke(command, "--help").stdout.splitlines()
+    program, *args = shlex.split(example)
+    assert (head.strip(), program) == ("Example:", "mlflow-carbon")
+    result = invoke(*args)
+    assert result.exit_code == 0, result.output

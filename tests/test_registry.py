@@ -1,0 +1,270 @@
+"""Emissions on LoggedModels, versions and registered models, and models found by them."""
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from mlflow_carbon import schema
+from mlflow_carbon.errors import InvalidInputError, TrackingStoreError
+from mlflow_carbon.intensity import lookup_intensity
+from mlflow_carbon.registry import TAG_MODEL_PUE, list_models, record_model_emissions
+from tests.fakes.metered_runs import experiment_id, write_run
+
+SOURCE = "s3://bucket/model"  # never opened
+
+
+class ReadOnlyRegistry(MlflowClient):
+    """A client whose user may only read registered models, as a server with basic-auth says it."""
+
+    def set_model_version_tag(self, *_):
+        raise MlflowException("Permission denied")
+
+    def set_registered_model_tag(self, *_):
+        raise MlflowException("Permission denied")
+
+
+@pytest.fixture
+def client(store):
+    return MlflowClient(tracking_uri=store)
+
+
+def train(client, energy_kwh, **figures):
+    """Returns the run of a training that cost this energy, at PUE 1.5 and 250 g/kWh."""
+    return write_run(client, "exp", windows=[(energy_kwh, 100.0)], unit="iteration", **figures)
+
+
+def log_model(client, run_id):
+    model = client.create_logged_model(experiment_id(client, "exp"), "m", source_run_id=run_id)
+    return model.model_id
+
+
+def register(client, run_id, name="m"):
+    """Returns the number of the new version."""
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    version = client.create_model_version(name, SOURCE, run_id)
+    return version.version
+
+
+def trained_model(client, energy_kwh, name="m"):
+    """Returns the version of a model that was trained, registered and recorded."""
+    run_id = train(client, energy_kwh)
+    version = register(client, run_id, name)
+    assert record_model_emissions(client, run_id=run_id, name=name, version=version)
+    return version
+
+
+def carbon_tags(entity):
+    return {key: value for key, value in entity.tags.items() if key.startswith("carbon.")}
+
+
+def test_version_carries_the_tags_of_the_contract(client):
+    version = trained_model(client, 8.0)
+    # 8 kWh x 1.5 x 250 g/kWh = 3 kg: band C, under 10 kg and all higher limits.
+    assert carbon_tags(client.get_model_version("m", version)) == {
+        "carbon.co2e_kg": "3",
+        "carbon.energy_kwh": "8",
+        "carbon.pue": "1.5",
+        "carbon.region": "EU27",
+        "carbon.band": "C",
+        "carbon.under_10kg": "true",
+        "carbon.under_100kg": "true",
+        "carbon.under_1000kg": "true",
+        "carbon.under_10000kg": "true",
+    }
+
+
+def test_registered_model_is_found_by_the_filter_of_its_band(client):
+    trained_model(client, 0.2, name="small")  # 0.2 kWh x 1.5 x 250 g/kWh = 75 g: band A
+    trained_model(client, 8.0, name="big")
+    found = client.search_registered_models("tags.`carbon.band` = 'A'")
+    assert [model.name for model in found] == ["small"]
+    found = client.search_registered_models("tags.`carbon.under_10kg` = 'true'")
+    assert [model.name for model in found] == ["big", "small"]
+
+
+def test_registered_model_shows_its_newest_version_only(client):
+    trained_model(client, 0.2)
+    newest = trained_model(client, 8.0)
+    shown = carbon_tags(client.get_registered_model("m"))
+    # 75 g was under every limit; 3 kg is no longer under 0.1 and 1 kg.
+    assert shown == carbon_tags(client.get_model_version("m", newest))
+    assert "carbon.under_1kg" not in shown
+
+
+def test_registered_model_keeps_its_newest_version_when_an_older_one_is_recorded(client):
+    old_run_id = train(client, 8.0)
+    old_version = register(client, old_run_id)
+    trained_model(client, 0.2)
+    assert record_model_emissions(client, run_id=old_run_id, name="m", version=old_version)
+    assert client.get_registered_model("m").tags["carbon.band"] == "A"
+
+
+def test_registered_model_compares_versions_as_numbers(client):
+    for _ in range(9):
+        register(client, train(client, 0.2))
+    trained_model(client, 8.0)  # version 10, after 9 in number and before it as text
+    assert client.get_registered_model("m").tags["carbon.band"] == "C"
+
+
+def test_registered_model_shows_nothing_when_its_newest_version_was_not_measured(client):
+    trained_model(client, 0.2)
+    run_id = write_run(client, "exp", windows=[])
+    version = register(client, run_id)
+    assert not record_model_emissions(client, run_id=run_id, name="m", version=version)
+    assert carbon_tags(client.get_model_version("m", version)) == {}
+    assert carbon_tags(client.get_registered_model("m")) == {}
+
+
+def test_registered_model_keeps_the_tags_of_others(client):
+    trained_model(client, 0.2)
+    client.set_registered_model_tag("m", "owner", "lab")
+    client.set_registered_model_tag("m", schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE, "0.5")
+    trained_model(client, 8.0)
+    tags = client.get_registered_model("m").tags
+    assert tags["owner"] == "lab"
+    assert tags[schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE] == "0.5"
+
+
+def test_registered_model_may_have_an_apostrophe_in_its_name(client):
+    run_id = train(client, 8.0)
+    client.create_registered_model("Anna's")
+    version = client.create_model_version("Anna's", SOURCE, run_id).version
+    assert record_model_emissions(client, run_id=run_id, name="Anna's", version=version)
+    assert client.get_registered_model("Anna's").tags["carbon.band"] == "C"
+
+
+def test_logged_model_is_found_by_a_number(client):
+    run_id = train(client, 8.0)
+    model_id = log_model(client, run_id)
+    assert record_model_emissions(client, run_id=run_id, model_id=model_id)
+    experiment_ids = [experiment_id(client, "exp")]
+    found = client.search_logged_models(experiment_ids, "metrics.`carbon/co2e_kg` < 5")
+    assert [model.model_id for model in found] == [model_id]
+    assert not client.search_logged_models(experiment_ids, "metrics.`carbon/co2e_kg` < 2.9")
+
+
+def test_logged_model_gets_the_totals_and_no_series(client):
+    run_id = train(client, 8.0)
+    model_id = log_model(client, run_id)
+    record_model_emissions(client, run_id=run_id, model_id=model_id)
+    metrics = {m.key: m.value for m in client.get_logged_model(model_id).metrics}
+    totals = client.get_run(run_id).data.metrics
+    assert metrics == {
+        key: value for key, value in totals.items() if not key.startswith("carbon/window/")
+    }
+    assert metrics[schema.ENERGY_KWH] == 8.0
+
+
+def test_recording_twice_changes_nothing(client):
+    run_id = train(client, 8.0)
+    model_id = log_model(client, run_id)
+    version = register(client, run_id)
+    for _ in range(2):
+        assert record_model_emissions(
+            client, run_id=run_id, model_id=model_id, name="m", version=version
+        )
+    assert len(client.get_metric_history(run_id, schema.CO2E_KG)) == 1
+    keys = [metric.key for metric in client.get_logged_model(model_id).metrics]
+    assert len(keys) == len(set(keys))
+
+
+def test_lineage_counts_each_ancestor_once(client):
+    vqgan, ldm = train(client, 2.0), train(client, 8.0)
+    version = register(client, ldm)
+    record_model_emissions(
+        client, run_id=ldm, name="m", version=version, lineage_run_ids=[vqgan, vqgan, ldm]
+    )
+    # (8 + 2) kWh x 1.5 x 250 g/kWh = 3.75 kg
+    tags = client.get_model_version("m", version).tags
+    assert tags[schema.TAG_MODEL_LINEAGE_CO2E_KG] == "3.75"
+
+
+def test_lineage_is_absent_when_an_ancestor_was_not_measured(client):
+    unmeasured, ldm = write_run(client, "exp", windows=[]), train(client, 8.0)
+    version = register(client, ldm)
+    record_model_emissions(
+        client, run_id=ldm, name="m", version=version, lineage_run_ids=[unmeasured]
+    )
+    tags = client.get_model_version("m", version).tags
+    assert schema.TAG_MODEL_LINEAGE_CO2E_KG not in tags
+    assert tags["carbon.co2e_kg"] == "3"
+
+
+def test_read_only_user_gets_one_warning_and_no_error(store, client, caplog):
+    run_id = train(client, 8.0)
+    model_id = log_model(client, run_id)
+    version = register(client, run_id)
+    read_only = ReadOnlyRegistry(tracking_uri=store)
+    assert not record_model_emissions(
+        read_only, run_id=run_id, model_id=model_id, name="m", version=version
+    )
+    assert len(caplog.records) == 1
+    assert "version 1 of 'm' (Permission denied)" in caplog.text
+    assert carbon_tags(client.get_registered_model("m")) == {}
+    # The experiment is the user's own: the LoggedModel is found all the same.
+    assert schema.CO2E_KG in {m.key for m in client.get_logged_model(model_id).metrics}
+
+
+def test_missing_run_is_no_error(client):
+    assert not record_model_emissions(client, run_id="0" * 32, model_id="m-1")
+
+
+def test_name_without_version_is_refused(client):
+    with pytest.raises(InvalidInputError, match="name is 'm' and version None; give both"):
+        record_model_emissions(client, run_id="0" * 32, name="m")
+
+
+def test_list_models_gives_numbers(client):
+    trained_model(client, 8.0)
+    row = list_models(client).iloc[0]
+    assert (row["name"], row["version"], row["band"], row["region"]) == ("m", 1, "C", "EU27")
+    assert (row["co2e_kg"], row["energy_kwh"], row["pue"]) == (3.0, 8.0, 1.5)
+
+
+def test_list_models_takes_versions_at_or_under_the_limit(client):
+    for energy_kwh in (0.2, 8.0, 9.0):  # 0.075, 3 and 3.375 kg
+        trained_model(client, energy_kwh)
+    assert list(list_models(client, max_co2e_kg=3.0)["co2e_kg"]) == [0.075, 3.0]
+
+
+def test_list_models_leaves_versions_without_emissions_empty(client):
+    register(client, train(client, 8.0))
+    assert list(list_models(client)["co2e_kg"].isna()) == [True]
+    assert list_models(client, max_co2e_kg=1e9).empty
+
+
+def test_list_models_prices_in_another_region(client):
+    trained_model(client, 8.0)
+    sweden = lookup_intensity("Sweden", intensity_set="paper_table1")
+    row = list_models(client, intensity=sweden).iloc[0]
+    # 8 kWh x 1.5 x 7 g/kWh = 84 g: band A
+    assert row["co2e_kg"] == pytest.approx(0.084)
+    assert (row["region"], row["band"]) == (sweden.region, "A")
+
+
+def test_list_models_prices_with_another_pue(client):
+    trained_model(client, 8.0)
+    # 8 kWh x 1.0 x 250 g/kWh = 2 kg
+    assert list_models(client, pue=1.0).iloc[0]["co2e_kg"] == pytest.approx(2.0)
+
+
+def test_list_models_limits_after_pricing(client):
+    trained_model(client, 8.0)
+    register(client, train(client, 8.0))  # a version without emissions is no obstacle
+    sweden = lookup_intensity("Sweden", intensity_set="paper_table1")
+    assert len(list_models(client, intensity=sweden, max_co2e_kg=0.1)) == 1
+    assert len(list_models(client, max_co2e_kg=0.1)) == 0
+
+
+def test_list_models_of_an_empty_registry_is_empty(client):
+    assert list_models(client).empty
+
+
+def test_list_models_refuses_a_tag_that_holds_no_number(client):
+    version = trained_model(client, 8.0)
+    client.set_model_version_tag("m", version, TAG_MODEL_PUE, "high")
+    with pytest.raises(
+        TrackingStoreError, match=r"carbon\.pue of version 1 of model 'm' is 'high'"
+    ):
+        list_models(client)
