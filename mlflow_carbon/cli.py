@@ -106,7 +106,7 @@ def cli() -> None:
     "--group-by",
     multiple=True,
     callback=_split,
-    help="Parameters or tags that make a group, comma-separated or repeated. Default: none.",
+    help="Parameters, tags or experiment that make a group, comma-separated. Default: none.",
 )
 @click.option(
     "--region",

@@ -72,9 +72,13 @@ def compare_runs(
         pue: prices with this PUE; ``None`` keeps what each run recorded.
 
     Raises:
-        InvalidInputError: no run has a parameter or tag of that name, or the PUE is none.
+        InvalidInputError: no run has a parameter or tag of that name, a region repeats, or the
+            PUE is none.
         NoRunsError: no run is left to compare.
     """
+    regions = [intensity.region for intensity in intensities]
+    if len(set(regions)) < len(regions):
+        raise InvalidInputError(f"Regions {', '.join(regions)} repeat; give each region once.")
     columns = {name: _column_of(runs, name) for name in group_by if name not in ALWAYS_GROUPED_BY}
     assumed = [] if intensities else ["region", "intensity_g_per_kwh"]
     usable, notices = _usable(runs, columns, assumed if pue is not None else [*assumed, "pue"])
@@ -89,7 +93,7 @@ def compare_runs(
         for values, group in priced.groupby(keys, sort=False)
     ]
     table = pd.DataFrame(rows).astype(dict.fromkeys(_NUMBER_COLUMNS, "float64"))
-    table = _sorted(table, [*columns, "unit"], [intensity.region for intensity in intensities])
+    table = _sorted(table, [*columns, "unit"], regions)
     return Comparison(table, tuple(columns), (*notices, *_mixtures(priced, keys)))
 
 
@@ -122,20 +126,17 @@ def _usable(
 
 
 def _column_of(runs: pd.DataFrame, name: str) -> str:
-    """Returns the column of the parameter or else the tag of that name."""
+    """Returns the column of the parameter or else the tag of that name, or of the experiment."""
     if name in STATISTIC_COLUMNS + ASSUMPTION_COLUMNS:
         raise InvalidInputError(
             f"Cannot group by {name!r}: the comparison has a column of that name. "
             f"Use {PARAM_COLUMN_PREFIX}{name} or {TAG_COLUMN_PREFIX}{name}."
         )
+    prefixes = (PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX)
     for column in (PARAM_COLUMN_PREFIX + name, TAG_COLUMN_PREFIX + name, name):
-        if column in runs and column.startswith((PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX)):
+        if column in runs and (column == "experiment" or column.startswith(prefixes)):
             return column
-    known = [
-        column.split(".", 1)[1]
-        for column in runs
-        if column.startswith((PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX))
-    ]
+    known = [column.split(".", 1)[1] for column in runs if column.startswith(prefixes)]
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:3]
     raise InvalidInputError(
         f"No run has a parameter or tag {name!r}. Nearest: {', '.join(nearest)}. Pass --group-by."
@@ -176,9 +177,7 @@ def _in(quantity: str, group: pd.DataFrame, column: str) -> list[float]:
 
 
 def _std_within(quantity: str, group: pd.DataFrame) -> float | None:
-    with_spread = group[(group["num_windows"] > 1) & group[_WITHIN].notna()]
-    if with_spread.empty:
-        return None
+    with_spread = group.dropna(subset=[_WITHIN, "num_windows"])
     return pooled_std(_in(quantity, with_spread, _WITHIN), list(with_spread["num_windows"]))
 
 

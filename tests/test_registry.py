@@ -74,6 +74,14 @@ def test_version_carries_the_tags_of_the_contract(client):
     }
 
 
+def test_version_loses_the_tags_of_an_earlier_record(client):
+    version = trained_model(client, 0.2)
+    record_model_emissions(client, run_id=train(client, 8.0), name="m", version=version)
+    tags = client.get_model_version("m", version).tags
+    assert tags["carbon.band"] == "C"
+    assert "carbon.under_1kg" not in tags
+
+
 def test_registered_model_is_found_by_the_filter_of_its_band(client):
     trained_model(client, 0.2, name="small")  # 0.2 kWh x 1.5 x 250 g/kWh = 75 g: band A
     trained_model(client, 8.0, name="big")
