@@ -105,9 +105,8 @@ def _threads_per_package(cpu: Cpu, model: CpuModel | None) -> float:
     """Returns how many of the threads that the machine sees make a package."""
     if model is None or model.num_threads is None or model.num_cores is None:
         return cpu.num_threads / cpu.num_sockets
-    is_smt_off = (
-        not cpu.is_virtual and not cpu.has_smt
-    )  # a guest's threads are threads all the same
+    # A guest's threads are threads, whatever its host tells it of cores.
+    is_smt_off = not cpu.is_virtual and not cpu.has_smt
     return model.num_cores if is_smt_off else model.num_threads
 
 

@@ -80,7 +80,8 @@ class Meter:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._process_id = os.getpid()
+        self._process_id: int | None = None
+        self._tracker = "carbontracker"
         self._collector = Collector(self._find_machine, clock=clock, interval_s=settings.interval_s)
         self._thread: Any = None
         self._whole: Window | None = None
@@ -91,7 +92,9 @@ class Meter:
         """Finds the devices and starts to read them; what fails ends in ``description``."""
         if self._whole is not None:
             return
+        self._process_id = os.getpid()
         try:
+            self._tracker = f"carbontracker {version('carbontracker')}"
             self._thread = _start_carbontracker_thread(self._collector)
         except Exception as error:  # whatever it or its dependencies raise, the run goes on
             self._collector.add_problem(f"Carbontracker does not start: {error!r}.")
@@ -141,7 +144,7 @@ class Meter:
             cpu_tdp_source=machine.cpu_tdp_source,
             attribution=self._settings.attribution,
             hardware=", ".join(machine.hardware),
-            tracker=f"carbontracker {version('carbontracker')}",
+            tracker=self._tracker,
             problems=self._collector.problems,
         )
 

@@ -114,6 +114,28 @@ def test_sample_at_each_end_measures_a_window_shorter_than_the_interval(tmp_path
     assert reading.num_readings == 2
 
 
+def test_sensor_silent_for_long_did_not_observe_the_time(tmp_path: Path) -> None:
+    with gpu_node(tmp_path, Constant(300.0), has_counter=False) as node:
+        meter = node.started_meter(GPU)
+        window = meter.open_window()
+        node.run(meter, 10.0, interval_s=2.0)
+        node.clock.advance(10.0)  # of 1 s each, ten intervals without a sample
+        reading = meter.close_window(window)
+        meter.stop()
+    assert joules(reading) == EXACT(6_000.0)  # a straight line between the samples
+    assert reading.coverage_fraction == pytest.approx(0.5)
+
+
+def test_method_is_the_weaker_one_where_gpus_differ(tmp_path: Path) -> None:
+    with gpu_node(tmp_path, *[Constant(300.0)] * 3) as node:
+        node.nvml.gpus[1].has_counter = False
+        meter = node.started_meter(GPU)
+        reading = window_of(node, meter, 1.0)
+        meter.stop()
+    assert [device.method for device in reading.devices] == ["counter", "sampled", "counter"]
+    assert meter.description.method_by_component == {"gpu": "sampled"}
+
+
 # RAPL
 
 

@@ -73,6 +73,12 @@ def test_slurm_variables_choose_gpus(environment: dict[str, str], expected: list
     assert indices(select_gpus(four_gpus(), environment)) == expected
 
 
+def test_slurm_that_hides_other_gpus_leaves_all_that_nvml_shows() -> None:
+    nvml = FakeNvml(FakeClock(), [FakeGpu(Constant(100.0)), FakeGpu(Constant(100.0))])
+    selection = select_gpus(nvml, {"SLURM_JOB_GPUS": "1,2"})  # their places on the node
+    assert indices(selection) == [0, 1]
+
+
 def test_unknown_identifier_is_named_as_a_problem() -> None:
     selection = select_gpus(four_gpus(), {"CUDA_VISIBLE_DEVICES": "0,GPU-ffff"})
     assert selection.problems == (

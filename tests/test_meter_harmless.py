@@ -22,6 +22,7 @@ from tests.fakes.nvml import no_gpu
 from tests.fakes.power import Constant
 from tests.fakes.powercap import FakePowercap
 
+ROOT = Path(__file__).parent.parent
 GPU = MeterSettings(components="gpu")
 CPU = MeterSettings(components="cpu")
 
@@ -161,6 +162,21 @@ def raise_gpu_is_lost() -> None:
     raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
 
 
+def test_energy_of_a_missed_edge_is_spread_over_the_time_between_readings(tmp_path: Path) -> None:
+    with gpu_node(tmp_path, Constant(300.0)) as node:
+        meter = node.started_meter(GPU)
+        node.run(meter, 2.0)
+        node.nvml.fails = raise_gpu_is_lost
+        node.clock.advance(2.0)
+        window = meter.open_window()  # last read 2 s ago
+        node.nvml.fails = lambda: None
+        node.run(meter, 6.0)
+        reading = meter.close_window(window)
+        meter.stop()
+    assert reading.energy_kwh == pytest.approx(1_800.0 / 3.6e6)  # 300 W × 6 s, not 8 s
+    assert reading.coverage_fraction == pytest.approx(1.0)
+
+
 def test_gpu_counter_that_starts_anew_is_a_gap(tmp_path: Path) -> None:
     with gpu_node(tmp_path, Constant(300.0)) as node:
         meter = node.started_meter(GPU)
@@ -172,6 +188,20 @@ def test_gpu_counter_that_starts_anew_is_a_gap(tmp_path: Path) -> None:
         total = meter.stop()
     assert total.energy_kwh == pytest.approx(1_540.0 / 3.6e6)  # 300 W × 5 s, 10 W × 4 s
     assert total.coverage_fraction == pytest.approx(0.9)
+
+
+def test_carbontracker_that_cannot_be_imported_is_a_reason() -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['carbontracker.tracker'] = None\n"
+        "from mlflow_carbon.meter import Meter\n"
+        "meter = Meter()\n"
+        "meter.start()\n"
+        "print(meter.close_window(meter.open_window()).energy_kwh, meter.stop().energy_kwh)\n"
+        "print(meter.description.problems[0][:30])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "None None\nCarbontracker does not start: \n"
 
 
 # Threads that raise, end or hang

@@ -130,8 +130,8 @@ def test_exception_of_the_user_comes_through() -> None:
 def test_ctrl_c_ends_the_run_as_ever() -> None:
     script = STARTED_METER + (
         "import time\n"
-        "print('ready', flush=True)\n"
         "try:\n"
+        "    print('ready', flush=True)\n"
         "    time.sleep(30)\n"
         "except KeyboardInterrupt:\n"
         "    print(meter.stop().energy_kwh is not None)\n"

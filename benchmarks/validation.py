@@ -1,0 +1,335 @@
+"""Writes docs/validation.md: known joules, and what Carbontracker and our meter say of them.
+
+Run it as ``python -m benchmarks.validation``. Devices, counters and time are those of the test
+suite's fakes under Carbontracker's own code; nothing waits and every run gives the same page.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+from carbontracker import constants, tracker
+from carbontracker.components.component import create_components
+from carbontracker.components.cpu import intel
+from codecarbon.core.rapl import RAPLFile
+from codecarbon.core.units import Time
+
+from mlflow_carbon.meter import Meter, MeterSettings
+from mlflow_carbon.units import joules_from_kwh
+from tests.fakes.node import FakeNode, cpu_node, gpu_node
+from tests.fakes.power import Constant, Power, Ramp, SquareWave
+from tests.fakes.powercap import WRAP_MICROJOULES, two_sockets
+
+PAGE = Path(__file__).parent.parent / "docs" / "validation.md"
+INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A machine, its work as window lengths (negative: an idle gap), and its energy."""
+
+    name: str
+    components: str
+    make_node: Callable[[Path], FakeNode]
+    true_power_w: tuple[Power, ...]  # of all that draws power and is ours
+    windows_s: tuple[float, ...] = (60.0,)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What each tool says of one case, in J."""
+
+    name: str
+    true_joules: float
+    carbontracker_joules: float
+    codecarbon_joules: float | None  # its RAPL reader; None where there is no RAPL
+    our_joules: float
+    methods: str
+    coverage_fraction: float
+
+
+def gpus(*powers: Power, has_counter: bool = True) -> Callable[[Path], FakeNode]:
+    """Returns a maker of a machine with these GPUs."""
+    return lambda folder: gpu_node(folder, *powers, has_counter=has_counter)
+
+
+def one_package(
+    power: Power, *, start_microjoules: int = 0, wrap_microjoules: int = WRAP_MICROJOULES
+) -> Callable[[Path], FakeNode]:
+    """Returns a maker of a machine with one CPU package that has a RAPL counter."""
+
+    def make(folder: Path) -> FakeNode:
+        node = cpu_node(folder)
+        node.powercap.add_zone(
+            "0",
+            "package-0",
+            power,
+            start_microjoules=start_microjoules,
+            wrap_microjoules=wrap_microjoules,
+        )
+        node.powercap.add_zone("0:0", "core", power)
+        return node
+
+    return make
+
+
+def server(package: Power, dram: Power) -> Callable[[Path], FakeNode]:
+    """Returns a maker of a machine with two packages, their DRAM, core zones and psys."""
+
+    def make(folder: Path) -> FakeNode:
+        node = cpu_node(folder)
+        node.powercap = two_sockets(folder / "two", node.clock, package, dram)
+        return node
+
+    return make
+
+
+def cases() -> Iterator[Case]:
+    """Yields every case of the page."""
+    ramp, square = Ramp(50.0, 400.0, 40.0), SquareWave(300.0, 60.0, 14.6)
+    for num_gpus in (1, 4, 8):
+        for name, power in (("constant", Constant(300.0)), ("ramp", ramp), ("square", square)):
+            powers = (power,) * num_gpus
+            yield Case(f"{num_gpus} GPU, counter, {name}", "gpu", gpus(*powers), powers)
+    for name, power in (("constant", Constant(300.0)), ("ramp", ramp), ("square", square)):
+        powers = (power,) * 4
+        make = gpus(*powers, has_counter=False)
+        yield Case(f"4 GPU, sampled, {name}", "gpu", make, powers)
+    package, dram = Constant(100.0), Constant(10.0)
+    yield Case("1 package (and its core zone)", "cpu", one_package(package), (package,))
+    yield Case(
+        "2 packages + 2 DRAM (and core, psys, mmio)",
+        "cpu",
+        server(package, dram),
+        (package, dram) * 2,
+    )
+    # Wraps fall into the seconds in which Carbontracker looks; in the others it misses none.
+    near_end = WRAP_MICROJOULES - 1_050_000_000  # wraps after 10.5 s at 100 W
+    make = one_package(package, start_microjoules=near_end)
+    yield Case("1 package, counter wraps once", "cpu", make, (package,))
+    make = one_package(package, wrap_microjoules=2_030_000_000)  # every 20.3 s
+    yield Case("1 package, counter wraps 29 times", "cpu", make, (package,), (600.0,))
+    four = (Constant(300.0),) * 4
+    for label, duration_s in (("1 ms", 0.001), ("50 ms", 0.05), ("1 s", 1.0), ("1 h", 3600.0)):
+        yield Case(f"4 GPU, one window of {label}", "gpu", gpus(*four), four, (duration_s,))
+    yield Case("4 GPU, 1000 windows of 50 ms", "gpu", gpus(*four), four, (0.05,) * 1000)
+    yield Case("4 GPU, two windows of 10 s, 30 s idle", "gpu", gpus(*four), four, (10, -30, 10))
+
+
+def row_of(case: Case) -> Row:
+    """Returns what each tool says of a case, each on a machine of its own."""
+    methods, coverage_fraction, our_joules = measured_by_us(case)
+    return Row(
+        name=case.name,
+        true_joules=true_joules(case),
+        carbontracker_joules=measured_by_carbontracker(case),
+        codecarbon_joules=measured_by_codecarbon(case) if case.components == "cpu" else None,
+        our_joules=our_joules,
+        methods=methods,
+        coverage_fraction=coverage_fraction,
+    )
+
+
+def true_joules(case: Case) -> float:
+    """Returns the energy inside the windows, by integration on paper."""
+    total_joules = now_s = 0.0
+    for window_s in case.windows_s:
+        end_s = now_s + abs(window_s)
+        if window_s > 0:
+            total_joules += sum(
+                power.energy_joules(end_s) - power.energy_joules(now_s)
+                for power in case.true_power_w
+            )
+        now_s = end_s
+    return total_joules
+
+
+@contextmanager
+def machine_of(case: Case) -> Iterator[FakeNode]:
+    """Gives the case's machine, on its own clock."""
+    with tempfile.TemporaryDirectory() as folder, case.make_node(Path(folder)) as node:
+        yield node
+
+
+def measured_by_us(case: Case) -> tuple[str, float, float]:
+    """Returns methods, mean coverage and the sum of the windows in J, by our meter."""
+    readings = []
+    with machine_of(case) as node:
+        meter = Meter(MeterSettings(components=case.components), clock=node.clock)
+        meter.start()
+        for window_s in case.windows_s:
+            if window_s < 0:
+                node.run(meter, -window_s, interval_s=INTERVAL_S)
+                continue
+            window = meter.open_window()
+            node.run(meter, window_s, interval_s=INTERVAL_S)
+            readings.append(meter.close_window(window))
+        meter.stop()
+    methods = sorted({device.method for reading in readings for device in reading.devices})
+    coverages = [reading.coverage_fraction or 0.0 for reading in readings]
+    energy_kwh = sum(reading.energy_kwh or 0.0 for reading in readings)
+    return ", ".join(methods), sum(coverages) / len(coverages), joules_from_kwh(energy_kwh)
+
+
+class SteppedThread(tracker.CarbonTrackerThread):
+    """Carbontracker's thread, run by hand instead of as a thread."""
+
+    def start(self) -> None:
+        """Does what the thread does first."""
+        self.begin()
+
+
+class SilentLog:
+    """Stands for Carbontracker's logger."""
+
+    def info(self, message: str) -> None:
+        """Ignores the message."""
+
+    def output(self, message: str, verbose_level: int = 0) -> None:
+        """Ignores the message."""
+
+    def err_warn(self, message: str) -> None:
+        """Ignores the message."""
+
+    def err_critical(self, message: str) -> None:
+        """Ignores the message."""
+
+
+@contextmanager
+def carbontrackers_time(node: FakeNode) -> Iterator[None]:
+    """Puts the machine's clock under Carbontracker."""
+    real = tracker.time, intel.time
+    tracker.time = SimpleNamespace(time=node.clock.monotonic_s)
+    intel.time = SimpleNamespace(sleep=node.clock.advance)
+    try:
+        yield
+    finally:
+        tracker.time, intel.time = real
+
+
+def measured_by_carbontracker(case: Case) -> float:
+    """Returns Carbontracker's own total in J without its PUE; a window is an epoch."""
+    with machine_of(case) as node, carbontrackers_time(node):
+        components = create_components(
+            case.components, pids=[], devices_by_pid=False, logger=SilentLog()
+        )
+        thread = SteppedThread(components, SilentLog(), ignore_errors=True, delete=lambda: None)
+        next_sample_s = 0.0
+        for window_s in case.windows_s:
+            end_s = node.clock.now_s + abs(window_s)
+            if window_s > 0:
+                thread.epoch_start()
+            while window_s > 0 and next_sample_s < end_s:
+                node.clock.advance(max(next_sample_s - node.clock.now_s, 0.0))
+                thread._collect_measurements()  # takes 1 s for RAPL
+                next_sample_s = node.clock.now_s + INTERVAL_S
+            node.clock.advance(max(end_s - node.clock.now_s, 0.0))
+            if window_s > 0:
+                thread.epoch_end()
+        total_kwh = thread.total_energy_per_epoch().sum() / constants.PUE_2023
+    return float(joules_from_kwh(total_kwh))
+
+
+def measured_by_codecarbon(case: Case) -> float:
+    """Returns the sum of package and DRAM counters in J, by CodeCarbon's reader."""
+    with machine_of(case) as node:
+        names = sorted(node.powercap.root.glob("intel-rapl:*"))
+        folders = [path for path in names if is_counted((path / "name").read_text().strip())]
+        files = [
+            RAPLFile(path.name, str(path / "energy_uj"), str(path / "max_energy_range_uj"))
+            for path in folders
+        ]
+        total_kwh = 0.0
+        for _ in range(round(sum(case.windows_s))):
+            node.clock.advance(1.0)
+            for file in files:
+                file.delta(Time.from_seconds(1.0))
+                total_kwh += file.energy_delta.kWh
+    return joules_from_kwh(total_kwh)
+
+
+def is_counted(name: str) -> bool:
+    """Returns whether a zone is a package or DRAM."""
+    return name.startswith("package") or name == "dram"
+
+
+def page(rows: list[Row]) -> str:
+    """Returns the page."""
+    return HEAD.format(
+        carbontracker=version("carbontracker"),
+        codecarbon=version("codecarbon"),
+        table="\n".join(table(rows)),
+    )
+
+
+def table(rows: list[Row]) -> Iterator[str]:
+    """Yields the lines of the table."""
+    yield (
+        "| case | truth, J | Carbontracker, J | CodeCarbon, J | ours, J | our error | method "
+        "| coverage |"
+    )
+    yield "|---|--:|--:|--:|--:|--:|---|--:|"
+    for row in rows:
+        codecarbon = "" if row.codecarbon_joules is None else f"{row.codecarbon_joules:,.1f}"
+        yield (
+            f"| {row.name} | {row.true_joules:,.1f} | {row.carbontracker_joules:,.1f} "
+            f"| {codecarbon} | {row.our_joules:,.1f} | {error_fraction(row):.2%} "
+            f"| {row.methods} | {row.coverage_fraction:.0%} |"
+        )
+
+
+def error_fraction(row: Row) -> float:
+    """Returns our error over the truth, without its sign."""
+    return abs(row.our_joules - row.true_joules) / row.true_joules
+
+
+HEAD = """\
+# How right the meter is
+
+Written by `python -m benchmarks.validation`; a test compares this page with what it writes.
+
+## Against known joules
+
+The devices are fakes whose power over time is known, so that their energy is known by \
+integration on paper. They lie under the code of Carbontracker {carbontracker} (a powercap tree \
+under `intel.RAPL_DIR`, a `pynvml` under `nvidia.pynvml`) and move with a clock that the program \
+steps; devices are read once a second and at both ends of each window. Each tool gets the same \
+machine from its start. Carbontracker's figure is its own total over epochs, one for each \
+window, with its PUE of 1.58 taken out again. The RAPL reader of CodeCarbon {codecarbon} \
+reads the package and DRAM counters as an independent check.
+
+{table}
+
+Why the figures differ:
+
+- Carbontracker averages over the devices of a component: four GPUs count as one, package and \
+DRAM as their mean. Ours adds them.
+- Carbontracker takes a counter that wraps as 0 W. Ours and CodeCarbon count on.
+- An epoch that no sample fell into repeats the one before in Carbontracker. Ours reads every \
+device at both ends of every window.
+- Where a GPU has no counter, its power is sampled and integrated over straight lines. That is \
+exact where power is constant or changes steadily. Where it jumps between two samples, the error \
+is at most half an interval times the jump, for each jump. In the row *4 GPU, sampled, square* \
+every wave jumps 8 times by 240 W in 60 s: at most 8 × 0.5 s × 240 W = 960 J a GPU, 3,840 J in \
+all; jumps up and down make errors of both signs, which partly cancel.
+
+## On real hardware
+
+**Not measured yet.** The comparison of the NVML counter, sampled power and Carbontracker's own \
+figure over a training loop of 60 s needs a machine with an NVIDIA GPU. Nothing on this page says \
+how well NVML's or RAPL's own counters agree with a wall meter.
+"""
+
+
+def main() -> None:
+    """Writes the page."""
+    PAGE.write_text(page([row_of(case) for case in cases()]), encoding="utf-8")
+    print(f"Wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
