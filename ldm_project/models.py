@@ -1,0 +1,278 @@
+"""The networks of a latent diffusion model, from MONAI core or monai-generative, by one name."""
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
+from monai.networks.nets.vqvae import VQVAE
+from torch import Tensor, nn
+
+from ldm_project.config import (
+    BACKENDS,
+    DOWNSAMPLING_FACTOR,
+    ModelPreset,
+    resolve_preset,
+    resolve_size,
+    size_text,
+)
+from ldm_project.errors import InvalidInputError
+
+IMAGE_CHANNELS = 1
+# (stride, kernel, dilation, padding[, output padding]) of each halving and doubling.
+HALVE = (2, 4, 1, 1)
+DOUBLE = (2, 4, 1, 1, 0)
+# Group normalisation over single channels would erase how bright a latent is.
+MIN_CHANNELS_PER_GROUP = 4
+MAX_NORM_GROUPS = 32
+NUM_KMEANS_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything needed to rebuild both networks of an LDM.
+
+    ``preset`` holds the widths that ``model_size`` names, the present ones if none are given; a
+    checkpoint keeps them, so that it can still be loaded after a preset has changed.
+    """
+
+    dims: int
+    size: tuple[int, ...]
+    model_size: str
+    preset: ModelPreset | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the size and fills in the preset.
+
+        Raises:
+            InvalidInputError: no such preset, or a size that the networks cannot halve.
+        """
+        resolve_size(size_text(self.size), self.dims, self.model_size)
+        if self.preset is None:
+            object.__setattr__(self, "preset", resolve_preset(self.model_size))
+
+    @property
+    def widths(self) -> ModelPreset:
+        """Returns the widths of the networks."""
+        assert self.preset is not None  # filled in above
+        return self.preset
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Channels and spatial axes of one latent, ``(C, *S)``."""
+        return (self.widths.latent_channels, *(axis // DOWNSAMPLING_FACTOR for axis in self.size))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the spec as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":
+        """Returns the spec that ``to_dict`` described.
+
+        Raises:
+            KeyError, TypeError, ValueError: the values describe no spec.
+            InvalidInputError: they describe one that cannot be built.
+        """
+        widths: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values["preset"].items()
+        }
+        return cls(
+            dims=int(values["dims"]),
+            size=tuple(int(axis) for axis in values["size"]),
+            model_size=str(values["model_size"]),
+            preset=ModelPreset(**widths),
+        )
+
+
+def build_vqgan(spec: ModelSpec, *, backend: str = "core") -> VQVAE:
+    """Returns an untrained VQ-GAN: encoder, vector quantiser and decoder."""
+    check_backend(backend)
+    widths = spec.widths
+    num_levels = len(widths.vqgan_channels)
+    arguments: dict[str, Any] = {
+        "spatial_dims": spec.dims,
+        "in_channels": IMAGE_CHANNELS,
+        "out_channels": IMAGE_CHANNELS,
+        "num_res_layers": widths.vqgan_num_res_layers,
+        "num_res_channels": widths.vqgan_channels,
+        "downsample_parameters": (HALVE,) * num_levels,
+        "upsample_parameters": (DOUBLE,) * num_levels,
+        "num_embeddings": widths.num_codes,
+        "embedding_dim": widths.latent_channels,
+        "decay": 0.99,  # of the codebook's moving average; MONAI's 0.5 forgets within a batch
+    }
+    if backend == "core":
+        return VQVAE(channels=widths.vqgan_channels, **arguments)
+    from generative.networks.nets.vqvae import VQVAE as GenerativeVQVAE  # noqa: N811
+
+    # The same methods and weights as core's, so one type stands for both.
+    return cast(VQVAE, GenerativeVQVAE(num_channels=widths.vqgan_channels, **arguments))
+
+
+def build_discriminator(spec: ModelSpec) -> nn.Module:
+    """Returns an untrained patch discriminator, used in training only and never stored."""
+    return PatchDiscriminator(
+        spatial_dims=spec.dims,
+        channels=spec.widths.discriminator_channels,
+        in_channels=IMAGE_CHANNELS,
+        num_layers_d=spec.widths.discriminator_num_layers,
+        norm="INSTANCE",  # batches are small
+    )
+
+
+def build_unet(spec: ModelSpec, *, backend: str = "core") -> nn.Module:
+    """Returns an untrained diffusion UNet: latents and timesteps in, predicted noise out."""
+    check_backend(backend)
+    widths = spec.widths
+    arguments: dict[str, Any] = {
+        "spatial_dims": spec.dims,
+        "in_channels": widths.latent_channels,
+        "out_channels": widths.latent_channels,
+        "num_res_blocks": widths.unet_num_res_blocks,
+        "attention_levels": widths.unet_attention_levels,
+        "num_head_channels": widths.unet_num_head_channels,
+        "norm_num_groups": min(MAX_NORM_GROUPS, widths.unet_channels[0] // MIN_CHANNELS_PER_GROUP),
+    }
+    if backend == "core":
+        # monai-generative's attention has no output projection (it builds one and skips it).
+        return DiffusionModelUNet(
+            channels=widths.unet_channels,
+            include_fc=False,
+            use_flash_attention=True,
+            **arguments,
+        )
+    from generative.networks.nets.diffusion_model_unet import (
+        DiffusionModelUNet as GenerativeDiffusionModelUNet,
+    )
+
+    network: nn.Module = GenerativeDiffusionModelUNet(
+        num_channels=widths.unet_channels, **arguments
+    )
+    return network
+
+
+def encode(vqgan: VQVAE, images: Tensor) -> Tensor:
+    """Returns continuous latents ``(B, C, *S / 4)``, before quantisation, of ``(B, 1, *S)``."""
+    return vqgan.encode(images.to(device_of(vqgan)))
+
+
+def decode(vqgan: VQVAE, latents: Tensor) -> Tensor:
+    """Returns images ``(B, 1, *S)`` in [-1, 1]; each latent is moved to its nearest code first."""
+    return vqgan.decode(quantise(vqgan, latents)).clamp(-1.0, 1.0)
+
+
+def quantise(vqgan: VQVAE, latents: Tensor) -> Tensor:
+    """Returns the nearest code to each latent vector; never updates the codebook."""
+    quantiser = vqgan.quantizer.quantizer
+    _, _, indices = quantiser.quantize(latents)
+    return quantiser.embed(indices)
+
+
+@torch.no_grad()
+def start_codebook(vqgan: VQVAE, latents: Tensor) -> None:
+    """Places the codes where latents ``(B, C, *S)`` lie, by k-means.
+
+    A codebook that starts anywhere else stays dead: hardly a code is ever the nearest.
+    """
+    quantiser = vqgan.quantizer.quantizer
+    vectors = latents.movedim(1, -1).flatten(end_dim=-2)
+    # Evenly spaced vectors; repeated when there are fewer than codes.
+    spread = torch.linspace(0, len(vectors) - 1, quantiser.num_embeddings, device=vectors.device)
+    codes = vectors[spread.round().long()]
+    for _ in range(NUM_KMEANS_ROUNDS):
+        nearest = torch.cdist(vectors, codes).argmin(dim=1)
+        counts = torch.bincount(nearest, minlength=len(codes))
+        sums = torch.zeros_like(codes).index_add_(0, nearest, vectors)
+        codes = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), codes)
+    quantiser.embedding.weight.copy_(codes)
+    quantiser.ema_w.copy_(codes)
+    quantiser.ema_cluster_size.fill_(1.0)
+
+
+def canonical_state(network: nn.Module) -> dict[str, Tensor]:
+    """Returns a network's weights under MONAI core's names, whichever backend built it."""
+    state = {}
+    for name, tensor in network.state_dict().items():
+        canonical = canonical_name(name)
+        if canonical is not None:
+            state[canonical] = tensor
+    return state
+
+
+def load_canonical_state(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Copies weights under MONAI core's names into a network of either backend.
+
+    Raises:
+        ValueError: a weight is missing, unknown, or of another shape.
+    """
+    own = network.state_dict()
+    used = {name: canonical_name(name) for name in own}
+    expected = {canonical for canonical in used.values() if canonical is not None}
+    if expected != state.keys():
+        different = sorted(expected ^ state.keys())
+        raise ValueError(f"{len(different)} weights are missing or unknown, {different[0]} first")
+    for name, canonical in used.items():
+        if canonical is None:
+            continue
+        if own[name].shape != state[canonical].shape:
+            raise ValueError(
+                f"weight {canonical} has shape {tuple(state[canonical].shape)}, "
+                f"not {tuple(own[name].shape)}"
+            )
+        own[name] = state[canonical]
+    network.load_state_dict(own)
+
+
+def canonical_name(name: str) -> str | None:
+    """Returns MONAI core's name of a weight; ``None`` for one that the network never uses.
+
+    Core's own names come back unchanged, so one rule serves both backends and both directions.
+    """
+    if ".proj_attn." in name:  # built by monai-generative, left out of its forward pass
+        return None
+    name = re.sub(r"(?<!\.attn)\.(to_[qkv])\.", r".attn.\1.", name)
+    return name.replace(".upsampler.conv.", ".upsampler.postconv.")
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Returns the number of trainable weights."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Returns the device that a network's weights are on."""
+    return next(module.parameters()).device
+
+
+def resolve_device(device: str) -> torch.device:
+    """Returns the device that a ``device`` parameter means; ``auto`` is a GPU if there is one.
+
+    Raises:
+        InvalidInputError: torch knows no such device, or this machine has none.
+    """
+    num_gpus = torch.cuda.device_count()
+    if device == "auto":
+        return torch.device("cuda" if num_gpus else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise InvalidInputError(f"device is {device!r}; use auto, cpu, cuda or cuda:1.") from None
+    if resolved.type == "cuda" and (resolved.index or 0) >= num_gpus:
+        raise InvalidInputError(
+            f"device is {device!r} but torch sees {num_gpus} GPUs; use device=cpu or device=auto."
+        )
+    return resolved
+
+
+def check_backend(backend: str) -> None:
+    """Checks that a backend's name is known.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if backend not in BACKENDS:
+        raise InvalidInputError(f"backend is {backend!r}; use one of {', '.join(BACKENDS)}.")

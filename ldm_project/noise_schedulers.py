@@ -1,0 +1,69 @@
+"""How much noise a latent holds at each timestep, and the four schedulers that take it out."""
+
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from torch import Tensor
+
+from ldm_project.config import NUM_TRAIN_TIMESTEPS, SAMPLERS
+from ldm_project.errors import InvalidInputError
+
+NoiseScheduler = DDPMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
+
+# Cosine: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 17. The UNet predicts the velocity
+# (Salimans & Ho 2022, arXiv:2202.00512, eq. D.1), which stays bounded where nothing but noise is
+# left. Trailing spacing starts there: Lin et al. 2023 (arXiv:2305.08891), Table 2.
+NOISE_SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+}
+
+
+def build_noise_scheduler(sampler: str) -> NoiseScheduler:
+    """Returns a new scheduler; MONAI's own are wrong below the trained number of steps.
+
+    Raises:
+        InvalidInputError: no such sampler.
+    """
+    if sampler == "ddpm":
+        return DDPMScheduler(clip_sample=False, **NOISE_SCHEDULE)
+    if sampler == "ddim":
+        # DDIM is DPM-Solver++ of order one (Lu et al. 2022, arXiv:2211.01095, section 4);
+        # diffusers' DDIMScheduler rounds its stride, wrong where steps do not divide 1000.
+        return DPMSolverMultistepScheduler(solver_order=1, **NOISE_SCHEDULE)
+    if sampler == "dpmpp":
+        return DPMSolverMultistepScheduler(solver_order=2, **NOISE_SCHEDULE)
+    if sampler == "unipc":
+        return UniPCMultistepScheduler(solver_order=2, **NOISE_SCHEDULE)
+    raise InvalidInputError(f"sampler is {sampler!r}; use one of {', '.join(SAMPLERS)}.")
+
+
+def set_denoising_steps(scheduler: NoiseScheduler, steps: int, device: torch.device) -> None:
+    """Spreads a number of denoising steps over the trained timesteps, noisiest first.
+
+    For 62 of the counts from 1 to 1000 (61 and 201 among them) diffusers' arithmetic rounds one
+    step too many into the list, at timestep -1; that one is taken off again.
+    """
+    scheduler.set_timesteps(steps, device=device)
+    if len(scheduler.timesteps) == steps:
+        return
+    scheduler.timesteps = scheduler.timesteps[:steps]
+    if isinstance(scheduler, DPMSolverMultistepScheduler | UniPCMultistepScheduler):
+        # One noise level per step, then none.
+        scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])
+
+
+def noised(clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns latents with noise added, and their velocity, which the UNet learns.
+
+    ``clean`` and ``noise`` are ``(B, C, *S)``, ``timesteps`` ``(B,)`` from 0 to 999.
+    """
+    alphas_cumprod = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod.to(clean.device)
+    kept = alphas_cumprod[timesteps].view(-1, *[1] * (clean.ndim - 1))
+    signal, spread = kept.sqrt(), (1.0 - kept).sqrt()
+    return signal * clean + spread * noise, signal * noise - spread * clean
