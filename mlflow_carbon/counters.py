@@ -50,38 +50,38 @@ def find_rapl(powercap_dir: Path, *, is_shared: bool) -> FoundSources:
     """
     zones, problems = find_zones(powercap_dir)
     sources: list[EnergySource] = []
-    unreadable: list[Path] = []
-    first_joules: dict[str, list[float]] = {}  # by package
+    refused: list[Path] = []
+    seen: list[tuple[Zone, float]] = []
     for zone in zones:
         source = _rapl_source(zone, is_shared=is_shared)
         try:
             joules = source.read()
         except PermissionError:
-            unreadable.append(zone.path / "energy_uj")
+            refused.append(zone.path / "energy_uj")
             continue
         except (OSError, ValueError) as error:
             problems.append(f"RAPL zone {zone.path} cannot be read: {error}.")
             continue
-        seen_joules = first_joules.setdefault(zone.name.split("-die-")[0], [])
-        if zone.component == "cpu" and _is_among(joules, seen_joules):
-            problems.append(
-                f"RAPL zone {zone.path} is the same counter as another die's: left out."
-            )
+        if any(_is_mirror(zone, joules, *other) for other in seen):
+            problems.append(f"RAPL zone {zone.path} is another die's counter again: left out.")
             continue
-        seen_joules.append(joules)
+        seen.append((zone, joules))
         sources.append(source)
-    if unreadable:
+    if refused:
         problems.append(
-            f"RAPL may not be read by this user ({len(unreadable)} counters): "
-            f"sudo chmod a+r {' '.join(str(path) for path in unreadable)}"
+            f"RAPL may not be read by this user ({len(refused)} counters): "
+            f"sudo chmod a+r {' '.join(str(path) for path in refused)}"
         )
     if not any(source.component == "cpu" for source in sources):
-        return FoundSources((), tuple(problems))
+        sources = []  # DRAM alone; the CPU is estimated instead
     return FoundSources(tuple(sources), tuple(problems))
 
 
-def _is_among(joules: float, others_joules: list[float]) -> bool:
-    return any(joules > 0 and abs(joules - other) < SAME_COUNTER_JOULES for other in others_joules)
+def _is_mirror(zone: Zone, joules: float, other_zone: Zone, other_joules: float) -> bool:
+    """Returns whether two dies of one package show one counter."""
+    packages = {zone.name.split("-die-")[0], other_zone.name.split("-die-")[0]}
+    is_one_package = len(packages) == 1 and _is_package(zone.name)
+    return is_one_package and joules > 0 and abs(joules - other_joules) < SAME_COUNTER_JOULES
 
 
 def find_zones(powercap_dir: Path) -> tuple[list[Zone], list[str]]:

@@ -177,7 +177,7 @@ def test_package_domains_that_mirror_each_other_are_counted_once(tmp_path: Path)
         reading = window_of(node, meter, 10.0)
         meter.stop()
     assert joules(reading) == EXACT(1_800.0)  # 180 W × 10 s, not twice
-    assert any("same counter" in problem for problem in meter.description.problems)
+    assert any("counter again" in problem for problem in meter.description.problems)
 
 
 def test_counter_that_wraps_once_is_counted_on(tmp_path: Path) -> None:
