@@ -1,12 +1,11 @@
 """From a checked configuration to its run, and the lines that tell a person what it cost."""
 
-import sys
-
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from ldm_project.command_runs import assumptions_of
-from ldm_project.config import SynthConfig, TrainConfig, VqganConfig
+from ldm_project.config import TINY, SynthConfig, TrainConfig, VqganConfig
 from ldm_project.references import run_id_of
 from ldm_project.synthesis_run import run_synth
 from ldm_project.training_runs import run_train, run_vqgan
@@ -16,7 +15,11 @@ from mlflow_carbon.units import joules_from_kwh
 
 def run_command(config: VqganConfig) -> list[str]:
     """Runs the command that the configuration belongs to; returns what it cost, in lines."""
-    print(assumptions_of(config).sentence(), file=sys.stderr)
+    assumptions_of(config)  # a region or month without figures fails here, before any work
+    if config.model_size == TINY:
+        # So small a network gains nothing from threads, and two of them that wait for each other
+        # on a busy machine are several times slower than one.
+        torch.set_num_threads(1)
     if isinstance(config, SynthConfig):
         run_id = run_synth(config)
         return summary(MlflowClient().get_run(run_id))

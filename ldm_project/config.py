@@ -13,6 +13,8 @@ from ldm_project.errors import InvalidInputError
 AUTO = "auto"
 PHANTOM = "phantom"
 
+TINY = "tiny"  # the model size that trains on a laptop
+
 SAMPLERS = ("ddpm", "ddim", "dpmpp", "unipc")
 BACKENDS = ("core", "generative")
 SLICE_AXES = ("axial", "coronal", "sagittal")
@@ -22,6 +24,7 @@ DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training
 DEFAULT_SYNTH_BATCH_SIZE = 4
 DEFAULT_NUM_SAMPLES = 20  # five windows of four: a spread to report
 WINDOWS_PER_TRAINING = 10
+MAX_SLICE_EPOCHS = 16  # epochs of slices whose latents are kept: as many slices per volume
 HELD_OUT_FRACTION = 0.2  # of the scans: never trained on, for judging
 
 DEFAULT_REGION = "EU27"

@@ -9,7 +9,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from ldm_project.checkpoints import load_ldm
 from ldm_project.config import SynthConfig
-from ldm_project.images import hu_from_network
+from ldm_project.hounsfield import hu_from_network
 from ldm_project.sampling import decode_samples, denoise, initial_noise
 
 CHECKPOINT_ARTIFACT = "checkpoint"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import torch
+from mlflow import MlflowClient
 from mlflow.entities import LoggedModelInput
 from torch import Tensor
 from tqdm import tqdm
@@ -17,7 +18,7 @@ from ldm_project.command_runs import command_run, tracked
 from ldm_project.config import (
     AUTO,
     PHANTOM,
-    PRESETS,
+    TINY,
     SynthConfig,
     TrainConfig,
     resolve_num_samples,
@@ -26,14 +27,14 @@ from ldm_project.config import (
 )
 from ldm_project.data import open_scans
 from ldm_project.errors import CheckpointError
-from ldm_project.images import hu_from_network, write_nifti, write_png, write_preview
+from ldm_project.hounsfield import hu_from_network
+from ldm_project.images import write_nifti, write_png, write_preview
 from ldm_project.references import ModelReference, check_size, find_model, registered_name
 from ldm_project.sampling import decode_samples, denoise, initial_noise
 from ldm_project.training_runs import data_spec, run_train
 from mlflow_carbon.tracking import Tracker
 
 MAX_PREVIEW_IMAGES = 12
-TINY = next(iter(PRESETS))
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def run_synth(config: SynthConfig) -> str:
         with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
             mlflow.set_tags(_tags(config, reference))
             if reference.model_id is not None:
-                mlflow.log_inputs(models=[LoggedModelInput(reference.model_id)])
+                model = LoggedModelInput(reference.model_id)
+                MlflowClient().log_inputs(run_id, models=[model])
             with tracked(config, unit="sample") as tracker:
                 sampled = _sample(tracker, ldm, config)
                 _save(Path(folder), sampled)

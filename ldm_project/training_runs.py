@@ -1,19 +1,23 @@
 """Training commands: a VQ-GAN or an LDM, measured, logged and registered as one run each."""
 
+import math
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import mlflow
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ldm_project.checkpoints import load_vqgan, save_ldm, save_vqgan
 from ldm_project.command_runs import command_run, tracked
 from ldm_project.config import (
     HELD_OUT_FRACTION,
+    MAX_SLICE_EPOCHS,
     PHANTOM,
     WINDOWS_PER_TRAINING,
     TrainConfig,
@@ -25,8 +29,15 @@ from ldm_project.config import (
 )
 from ldm_project.data import CtScans, DataSpec, batches, open_scans
 from ldm_project.logged_models import log_ldm, log_vqgan
-from ldm_project.models import ModelSpec, build_discriminator, build_unet, build_vqgan
+from ldm_project.models import (
+    ModelSpec,
+    build_discriminator,
+    build_unet,
+    build_vqgan,
+    resolve_device,
+)
 from ldm_project.references import (
+    CHECKPOINT_FOLDER,
     TAG_DATA_DIGEST,
     ModelReference,
     check_size,
@@ -50,7 +61,7 @@ def run_vqgan(config: VqganConfig, *, triggered_by_run_id: str | None = None) ->
         training_scans, _ = scans.split(HELD_OUT_FRACTION)
         spec = ModelSpec(config.dims, data_spec(config).size, config.model_size)
         torch.manual_seed(config.seed)
-        vqgan = build_vqgan(spec, backend=config.backend)
+        vqgan = build_vqgan(spec, backend=config.backend).to(resolve_device(config.device))
         steps = train_vqgan(
             vqgan,
             build_discriminator(spec),
@@ -61,7 +72,7 @@ def run_vqgan(config: VqganConfig, *, triggered_by_run_id: str | None = None) ->
             mlflow.set_tags(data_tags(config, scans))
             with tracked(config, unit="iteration") as tracker:
                 _run_training(tracker, steps, config.vqgan_iterations, title="VQ-GAN")
-            checkpoint = Path(folder) / "vqgan"
+            checkpoint = Path(folder) / CHECKPOINT_FOLDER
             save_vqgan(checkpoint, spec, vqgan)
             name = registered_name("vqgan", config)
             return log_vqgan(checkpoint, spec, name, data_digest=scans.digest)
@@ -80,11 +91,11 @@ def run_train(config: TrainConfig, *, triggered_by_run_id: str | None = None) ->
         check_size(vqgan.spec, config, reference)
         training_scans, _ = scans.split(HELD_OUT_FRACTION)
         torch.manual_seed(config.seed)
-        unet = build_unet(vqgan.spec, backend=config.backend)
+        unet = build_unet(vqgan.spec, backend=config.backend).to(resolve_device(config.device))
         with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
             mlflow.set_tags(data_tags(config, scans) | {"ldm.vqgan": reference.uri})
             with tracked(config, unit="iteration") as tracker:
-                latents = encode_latents(vqgan.vqgan, training_scans)
+                latents = encode_latents(vqgan.vqgan, _images_to_encode(config, training_scans))
                 steps = train_diffusion(
                     unet,
                     latents,
@@ -93,7 +104,7 @@ def run_train(config: TrainConfig, *, triggered_by_run_id: str | None = None) ->
                     seed=config.seed,
                 )
                 _run_training(tracker, steps, config.iterations, title="diffusion UNet")
-            checkpoint = Path(folder) / "ldm"
+            checkpoint = Path(folder) / CHECKPOINT_FOLDER
             save_ldm(checkpoint, vqgan.spec, unet, vqgan.vqgan, latents.scale)
             return log_ldm(
                 checkpoint,
@@ -124,6 +135,17 @@ def data_tags(config: VqganConfig, scans: CtScans) -> dict[str, str]:
         "ldm.num_scans": str(scans.num_scans),
         "ldm.num_skipped_files": str(scans.num_skipped),
     }
+
+
+def _images_to_encode(config: TrainConfig, scans: CtScans) -> Iterator[Tensor]:
+    """Returns the batches whose latents are trained on: every volume, or slices of some epochs."""
+    batch_size = resolve_training_batch_size(config)
+    num_needed = config.iterations * batch_size
+    num_epochs = 1
+    if config.dims == 2:
+        num_epochs = min(MAX_SLICE_EPOCHS, math.ceil(num_needed / scans.num_scans))
+    num_batches = math.ceil(num_epochs * scans.num_scans / batch_size)
+    return islice(batches(scans, batch_size=batch_size), num_batches)
 
 
 def _run_training(

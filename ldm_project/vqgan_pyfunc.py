@@ -9,7 +9,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from ldm_project.checkpoints import load_vqgan
 from ldm_project.config import VqganConfig
-from ldm_project.images import hu_from_network, network_from_hu
+from ldm_project.hounsfield import hu_from_network, network_from_hu
 from ldm_project.models import decode, encode
 
 CHECKPOINT_ARTIFACT = "checkpoint"

@@ -61,7 +61,7 @@ def resolve_assumptions(
     month: str | None = None,
     pue: float | None = None,
     intensity_set: str | None = None,
-    defaults: Defaults = Defaults(),  # noqa: B008  # frozen
+    defaults: Defaults = Defaults(),  # frozen
 ) -> Assumptions:
     """Returns the factors for the settings given; ``None`` is filled from the defaults.
 

@@ -5,6 +5,7 @@ import math
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from itertools import islice
 from typing import TypeVar
 
@@ -141,7 +142,7 @@ def track(
         region=region, month=month, pue=pue, intensity_set=intensity_set, defaults=defaults
     )
     if assumptions.defaulted:
-        _logger.info(assumptions.sentence())
+        _say_once(assumptions.sentence())
     metering = _process_meter.shared(settings) if meter is None else nullcontext(meter)
     with _run(run_id) as tracked_run_id, metering as running_meter:
         recorder = Recorder(
@@ -156,6 +157,11 @@ def track(
             yield Tracker(recorder)
         finally:
             recorder.finish()
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    _logger.info(sentence)
 
 
 def _run(run_id: str | None) -> AbstractContextManager[str]:
