@@ -1,6 +1,7 @@
 """The command line of the project: ``python -m ldm_project vqgan|train|synth``."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -82,6 +83,10 @@ def _run(config: VqganConfig, dry_run: bool) -> None:
     if dry_run:
         click.echo(json.dumps(resolved(config), indent=2))
         return
+    # MLflow draws a bar for every file it copies, across ours.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Threads that wait sleep: where cores are shared, spinning ones take them from each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imported late: torch takes seconds, and bad parameters are told at once.
     from ldm_project.commands import run_command
 

@@ -42,6 +42,8 @@ def command_run(
     """
     adopted_run_id = None if triggered_by_run_id else os.environ.pop(MLFLOW_RUN_ID.name, None)
     run_id = adopted_run_id or _create_run(name, config, triggered_by_run_id)
+    if adopted_run_id:
+        MlflowClient().set_tag(run_id, MLFLOW_RUN_NAME, name)
     try:
         yield run_id
     except BaseException:  # Ctrl-C too: no run may stay in RUNNING

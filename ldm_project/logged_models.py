@@ -1,5 +1,6 @@
 """Checkpoints as MLflow models: logged from code with safetensors beside it, and registered."""
 
+import warnings
 from pathlib import Path
 
 import mlflow
@@ -84,15 +85,18 @@ def _log_and_register(
     data_digest: str,
     lineage_run_ids: tuple[str, ...],
 ) -> str:
-    info: ModelInfo = mlflow.pyfunc.log_model(
-        name=name,
-        python_model=str(PACKAGE_FOLDER / code),
-        code_paths=[str(PACKAGE_FOLDER)],
-        artifacts={CHECKPOINT_FOLDER: str(checkpoint)},
-        signature=signature,
-        pip_requirements=list(REQUIREMENTS),
-        registered_model_name=name,
-    )
+    with warnings.catch_warnings():
+        # An example would have MLflow sample an image here, which costs as much as any other.
+        warnings.filterwarnings("ignore", message=".*input example was not provided")
+        info: ModelInfo = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(PACKAGE_FOLDER / code),
+            code_paths=[str(PACKAGE_FOLDER)],
+            artifacts={CHECKPOINT_FOLDER: str(checkpoint)},
+            signature=signature,
+            pip_requirements=list(REQUIREMENTS),
+            registered_model_name=name,
+        )
     client = MlflowClient()
     version = str(info.registered_model_version)
     client.set_model_version_tag(name, version, TAG_DATA_DIGEST, data_digest)

@@ -130,7 +130,7 @@ def _ldm_for(config: SynthConfig, run_id: str) -> ModelReference:
             f"model_size={config.model_size} ...`), or use model_size={TINY}, which is trained "
             f"here in a minute."
         )
-    print(f"No model {name!r} is registered for this data: training it first.", file=sys.stderr)
+    print(f"No model {name!r} is registered: training it first.", file=sys.stderr)
     uri = run_train(_train_config(config), triggered_by_run_id=run_id)
     trained = find_model(uri, "ldm", config, data_digest=None)
     assert trained is not None  # only 'auto' can find nothing

@@ -169,7 +169,8 @@ def _vqgan_for(config: TrainConfig, scans: CtScans, run_id: str) -> ModelReferen
     reference = find_model(config.vqgan, "vqgan", config, data_digest=digest)
     if reference is not None:
         return reference
-    print("No VQ-GAN registered for this size and data: training one first.", file=sys.stderr)
+    name = registered_name("vqgan", config)
+    print(f"No model {name!r} is registered: training it first.", file=sys.stderr)
     vqgan_config = VqganConfig(
         **{key: value for key, value in asdict(config).items() if hasattr(VqganConfig, key)}
     )
