@@ -125,7 +125,9 @@ def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.Da
             "Meter runs with mlflow_carbon.track(), or pass another --experiment."
         )
     if num_unfinished:
-        _logger.warning("%d metered runs of %s did not finish: left out.", num_unfinished, listed)
+        _logger.warning(
+            "Left out %d of %d metered runs in %s: not finished.", num_unfinished, len(runs), listed
+        )
     # A child that failed is still inside its parent's energy, so unfinished ones count here.
     parent_run_ids = {run.data.tags.get(MLFLOW_PARENT_RUN_ID) for run in runs}
     rows = [_row(run, names_by_id[run.info.experiment_id], parent_run_ids) for run in finished]

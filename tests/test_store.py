@@ -4,6 +4,7 @@ import math
 import shutil
 import statistics
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
@@ -11,8 +12,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 from mlflow_carbon import schema
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
 from mlflow_carbon.store import open_client, read_runs, redact, unquoted
+from mlflow_carbon.tracking import track
+from tests.fakes.meter import FakeMeter, reading
 from tests.fakes.metered_runs import copy_run, experiment_id, write_run
 
+JOULE = 1 / 3.6e6  # kWh
 WINDOWS = [(1e-6, 4.0), (1.4e-6, 4.0)]
 
 
@@ -36,6 +40,24 @@ def test_read_runs_gives_the_totals_in_their_units(client):
     assert row["energy_kwh_per_unit"] == pytest.approx(0.3e-6)
     assert (row["pue"], row["intensity_g_per_kwh"]) == (1.5, 200.0)
     assert (row["num_units"], row["num_windows"]) == (8, 2)
+
+
+def test_read_runs_reads_what_track_writes(client):
+    # Two windows of 100 and 200 J for 4 samples each, in a run of 400 J.
+    meter = FakeMeter([reading(cpu_joules=joules) for joules in (100, 200, 400)])
+    settings = {"region": "Sweden", "intensity_set": "paper_table1", "pue": 2.0}
+    mlflow.set_experiment("exp")
+    with track(unit="sample", meter=meter, **settings) as tracker:
+        for _ in range(2):
+            with tracker.window(num_units=4):
+                pass
+    row = read_one(client)
+    # Per sample 25 and 50 J: run value 300 / 8 J, std 25 / sqrt(2) J.
+    assert row["energy_kwh"] == pytest.approx(400 * JOULE)
+    assert row["energy_kwh_per_unit"] == pytest.approx(37.5 * JOULE)
+    assert row["energy_kwh_per_unit_std_within"] == pytest.approx(25 / math.sqrt(2) * JOULE)
+    assert (row["region"], row["pue"], row["intensity_g_per_kwh"]) == ("SE", 2.0, 7.0)
+    assert (row["unit"], row["num_units"], row["num_windows"]) == ("sample", 8, 2)
 
 
 def test_read_runs_gives_the_tags_and_parameters_as_text(client):
@@ -139,6 +161,13 @@ def test_read_runs_refuses_a_deleted_experiment(client):
     client.delete_experiment(experiment_id(client, "exp"))
     with pytest.raises(TrackingStoreError, match="No experiment 'exp'"):
         read_runs(client, experiment_names=["exp"])
+
+
+def test_read_runs_warns_of_runs_that_did_not_finish(client, caplog):
+    write_run(client, "exp", windows=WINDOWS)
+    write_run(client, "exp", windows=WINDOWS, status="FAILED")
+    read_one(client)
+    assert "Left out 1 of 2 metered runs in 'exp': not finished." in caplog.text
 
 
 def test_read_runs_says_how_many_runs_did_not_finish(client):
