@@ -1,0 +1,114 @@
+"""Carbon intensities are found by any name of a region, with their set, year and source."""
+
+import csv
+import re
+from importlib.resources import files
+
+import pytest
+
+from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.intensity import lookup_intensity, resolve_region
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("Germany", "DE"),
+        ("germany", "DE"),
+        (" DE ", "DE"),
+        ("deu", "DE"),
+        ("EU27", "EU27"),
+        ("EU", "EU27"),
+        ("European Union (27)", "EU27"),
+        ("world", "WORLD"),
+        ("USA", "US"),
+        ("United States", "US"),
+        ("UK", "GB"),
+        ("South Korea", "KR"),
+        ("Czechia", "CZ"),
+    ],
+)
+def test_region_is_known_by_each_of_its_names(name, code):
+    assert resolve_region(name) == code
+
+
+@pytest.mark.parametrize(
+    ("region", "g_per_kwh"),
+    [("EU27", 251), ("Sweden", 7), ("Germany", 366), ("Poland", 666), ("China", 582), ("US", 390)],
+)
+def test_table_1_of_the_paper_is_exact(region, g_per_kwh):
+    found = lookup_intensity(region, intensity_set="paper_table1")
+    assert found.g_per_kwh == g_per_kwh
+    assert found.period == "2022"
+    assert found.intensity_set == "paper_table1"
+
+
+def test_month_is_looked_up_in_the_monthly_set_with_its_basis_and_licence():
+    found = lookup_intensity("Germany", month="2022-02")
+    assert (found.g_per_kwh, found.period, found.region) == (313.5, "2022-02", "DE")
+    assert found.intensity_set == "electricity_maps"
+    assert "direct" in found.basis
+    assert found.licence == "ODbL 1.0"
+
+
+def test_life_cycle_months_are_a_set_of_their_own():
+    direct = lookup_intensity("DE", month="2022-12")
+    life_cycle = lookup_intensity("DE", month="2022-12", intensity_set="electricity_maps_lifecycle")
+    assert life_cycle.g_per_kwh > direct.g_per_kwh
+
+
+def test_preferred_set_comes_first_and_the_worldwide_one_fills_in():
+    assert lookup_intensity("PL", preferred_set="paper_table1").intensity_set == "paper_table1"
+    assert lookup_intensity("FR", preferred_set="paper_table1").intensity_set == "ember"
+
+
+def test_latest_year_is_taken_unless_one_is_asked_for():
+    assert lookup_intensity("EU27").period == "2024"
+    assert lookup_intensity("EU27", year=2022).g_per_kwh == 291.55
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"region": "Germny"},
+            NoIntensityError,
+            "region 'Germny'. Nearest: DE",
+        ),
+        ({"region": "Atlantis"}, NoIntensityError, "--carbon-intensity-g-per-kwh"),
+        (
+            {"region": "Poland", "month": "2022-02"},
+            NoIntensityError,
+            "PL in 2022-02. Known months",
+        ),
+        ({"region": "DE", "month": "2021-02"}, NoIntensityError, "DE 2022-01 to 2023-12"),
+        ({"region": "DE", "month": "2022-13"}, InvalidInputError, "month is '2022-13'"),
+        ({"region": "DE", "month": "Feb"}, InvalidInputError, "give year and month as 2022-02"),
+        (
+            {"region": "DE", "intensity_set": "eia"},
+            InvalidInputError,
+            "is 'eia'; use one",
+        ),
+        ({"region": "FR", "intensity_set": "paper_table1"}, NoIntensityError, "FR in paper_table1"),
+        ({"region": "DE", "year": 1990}, NoIntensityError, "for DE in 1990"),
+        (
+            {"region": "DE", "intensity_set": "electricity_maps"},
+            NoIntensityError,
+            "has months only",
+        ),
+    ],
+)
+def test_what_is_not_known_is_one_clear_error(arguments, error, message):
+    region = arguments.pop("region")
+    with pytest.raises(error, match=re.escape(message)):
+        lookup_intensity(region, **arguments)
+
+
+def test_every_row_carries_its_source_and_licence():
+    for name in ("carbon_intensity_yearly.csv", "electricity_maps_monthly.csv"):
+        text = (files("mlflow_carbon") / "data" / name).read_text(encoding="utf-8")
+        for row in csv.DictReader(text.splitlines()):
+            assert row["source"], row
+            assert row["source_url"].startswith("https://"), row
+            assert row["licence"], row
+            assert float(row["g_per_kwh"]) >= 0

@@ -1,0 +1,93 @@
+"""The contract with stores that exist already: renaming a key would lose what they hold."""
+
+import pytest
+
+from mlflow_carbon import schema
+
+# Spelled out, as runs and models in users' stores carry them.
+METRICS = {
+    "carbon/energy_kwh",
+    "carbon/facility_energy_kwh",
+    "carbon/co2e_g",
+    "carbon/co2e_kg",
+    "carbon/duration_s",
+    "carbon/power_w",
+    "carbon/intensity_g_per_kwh",
+    "carbon/pue",
+    "carbon/coverage_fraction",
+    "carbon/window/energy_kwh",
+    "carbon/window/duration_s",
+    "carbon/window/power_w",
+    "carbon/window/num_units",
+}
+TAGS = {
+    "carbon.schema",
+    "carbon.scope",
+    "carbon.region",
+    "carbon.period",
+    "carbon.intensity_set",
+    "carbon.intensity_source",
+    "carbon.intensity_basis",
+    "carbon.components",
+    "carbon.cpu_tdp_source",
+    "carbon.attribution",
+    "carbon.hardware",
+    "carbon.tracker",
+    "carbon.unit",
+    "carbon.num_units",
+    "carbon.num_windows",
+    "carbon.triggered_by_run_id",
+    "carbon.co2e_kg",
+    "carbon.energy_kwh",
+    "carbon.band",
+    "carbon.lineage_co2e_kg",
+    "carbon.inference_co2e_g_per_sample",
+}
+
+
+def test_keys_are_those_of_the_contract():
+    values = {value for value in vars(schema).values() if isinstance(value, str)}
+    assert values >= METRICS | TAGS
+    assert schema.SCHEMA_VERSION == "1"
+
+
+def test_derived_keys_are_those_of_the_contract():
+    assert schema.component_energy_kwh("gpu") == "carbon/gpu/energy_kwh"
+    assert schema.component_energy_kwh("gpu", 3) == "carbon/gpu/3/energy_kwh"
+    assert schema.component_power_w("cpu", 0) == "carbon/cpu/0/power_w"
+    assert schema.energy_kwh_per_unit("sample") == "carbon/energy_kwh_per_sample"
+    assert schema.std_of(schema.co2e_g_per_unit("epoch")) == "carbon/co2e_g_per_epoch_std"
+    assert schema.window_component_energy_kwh("dram") == "carbon/window/dram/energy_kwh"
+    assert schema.method_tag("cpu") == "carbon.method.cpu"
+    assert schema.default_tag("region") == "carbon.default.region"
+
+
+@pytest.mark.parametrize(
+    ("co2e_kg", "band"),
+    [
+        (0.0, "A"),
+        (0.0999, "A"),
+        (0.1, "B"),  # bounds are exclusive
+        (0.999, "B"),
+        (5, "C"),
+        (99, "D"),
+        (100, "E"),
+        (9_999, "F"),
+        (10_000, "G"),
+        (1e9, "G"),
+    ],
+)
+def test_band_is_that_of_the_scale(co2e_kg, band):
+    assert schema.band(co2e_kg) == band
+
+
+def test_limits_that_a_model_stays_under_are_cumulative():
+    tags = schema.emission_tags(5.0, 12.5, "SE")
+    under = {tag for tag in tags if tag.startswith("carbon.under_")}
+    assert under == {"carbon.under_10kg", "carbon.under_100kg", "carbon.under_1000kg"} | {
+        "carbon.under_10000kg"
+    }
+    assert tags["carbon.co2e_kg"] == "5"
+    assert tags["carbon.energy_kwh"] == "12.5"
+    assert tags["carbon.region"] == "SE"
+    assert tags["carbon.band"] == "C"
