@@ -19,12 +19,10 @@ from mlflow_carbon.units import kg_from_grams
 
 _logger = logging.getLogger("mlflow.carbon")
 
-TAG_MODEL_PUE = f"{schema.TAG_PREFIX}pue"
-
 _TAG_BY_NUMBER_COLUMN = {
     "co2e_kg": schema.TAG_MODEL_CO2E_KG,
     "energy_kwh": schema.TAG_MODEL_ENERGY_KWH,
-    "pue": TAG_MODEL_PUE,
+    "pue": schema.TAG_MODEL_PUE,
     "lineage_co2e_kg": schema.TAG_MODEL_LINEAGE_CO2E_KG,
 }
 MODEL_COLUMNS = ("name", "version", "region", "band", *_TAG_BY_NUMBER_COLUMN, "run_id")
@@ -155,7 +153,7 @@ def _model_tags(client: MlflowClient, run: Run, lineage_run_ids: Collection[str]
     if schema.ENERGY_KWH not in metrics or schema.CO2E_KG not in metrics or region is None:
         return {}
     tags = schema.emission_tags(metrics[schema.CO2E_KG], metrics[schema.ENERGY_KWH], region)
-    tags[TAG_MODEL_PUE] = f"{metrics[schema.PUE]:.6g}"
+    tags[schema.TAG_MODEL_PUE] = f"{metrics[schema.PUE]:.6g}"
     ancestors = [client.get_run(run_id) for run_id in set(lineage_run_ids) - {run.info.run_id}]
     if ancestors and all(schema.CO2E_KG in ancestor.data.metrics for ancestor in ancestors):
         lineage_kg = sum(item.data.metrics[schema.CO2E_KG] for item in [run, *ancestors])

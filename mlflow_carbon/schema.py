@@ -60,6 +60,7 @@ UNITS = ("iteration", "epoch", "sample", "minute")
 # Tags of model versions and registered models.
 TAG_MODEL_CO2E_KG = "carbon.co2e_kg"
 TAG_MODEL_ENERGY_KWH = "carbon.energy_kwh"
+TAG_MODEL_PUE = "carbon.pue"
 TAG_MODEL_BAND = "carbon.band"
 TAG_MODEL_LINEAGE_CO2E_KG = "carbon.lineage_co2e_kg"
 TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE = "carbon.inference_co2e_g_per_sample"

@@ -7,7 +7,7 @@ from mlflow.exceptions import MlflowException
 from mlflow_carbon import schema
 from mlflow_carbon.errors import InvalidInputError, TrackingStoreError
 from mlflow_carbon.intensity import lookup_intensity
-from mlflow_carbon.registry import TAG_MODEL_PUE, list_models, record_model_emissions
+from mlflow_carbon.registry import list_models, record_model_emissions
 from tests.fakes.metered_runs import experiment_id, write_run
 
 SOURCE = "s3://bucket/model"  # never opened
@@ -271,7 +271,7 @@ def test_list_models_of_an_empty_registry_is_empty(client):
 
 def test_list_models_refuses_a_tag_that_holds_no_number(client):
     version = trained_model(client, 8.0)
-    client.set_model_version_tag("m", version, TAG_MODEL_PUE, "high")
+    client.set_model_version_tag("m", version, schema.TAG_MODEL_PUE, "high")
     with pytest.raises(
         TrackingStoreError, match=r"carbon\.pue of version 1 of model 'm' is 'high'"
     ):
