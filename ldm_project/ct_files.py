@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import torch
+from monai.data import MetaTensor
 from monai.data.image_reader import NibabelReader, PydicomReader
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation, Spacing
 from pydicom.errors import InvalidDicomError
@@ -21,6 +22,7 @@ from ldm_project.errors import DataError
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 # A CT shows air, whose value is -1000 HU; MR and label images have nothing near it.
 AIR_UPPER_HU = -500.0
+TISSUE_UPPER_HU = 300.0  # half of a CT or more is air, fat, water or muscle
 # How far apart a series' slices may be out of step, in parts of their distance.
 SLICE_GAP_TOLERANCE = 0.1
 GANTRY_TILT_TOLERANCE = 0.01  # 1 - cosine of the angle between stack and slice normal
@@ -94,7 +96,7 @@ def read_hu(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> Tensor:
     if spacing_mm is not None:
         steps.append(Spacing(pixdim=tuple(spacing_mm), mode="bilinear", padding_mode="border"))
     loaded = _load_dicom(scan) if scan.is_dicom else _load_nifti(scan)
-    image = Compose(steps)(loaded)
+    image = Compose(steps)(_as_volume(loaded))
     voxels = torch.as_tensor(np.asarray(image), dtype=torch.float32)
     if voxels.ndim != 4 or voxels.shape[0] != 1:
         raise DataError(
@@ -102,10 +104,11 @@ def read_hu(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> Tensor:
         )
     if not torch.isfinite(voxels).all():
         raise DataError(f"{scan.name} has voxels that are no numbers (NaN or infinite); mend it.")
-    if voxels.min() > AIR_UPPER_HU:
+    lowest, median = voxels.min().item(), voxels.median().item()
+    if lowest > AIR_UPPER_HU or median > TISSUE_UPPER_HU:
         raise DataError(
-            f"{scan.name} is no CT in Hounsfield units: its lowest value is "
-            f"{voxels.min().item():g}, air is -1000. Leave MR and label images out."
+            f"{scan.name} is no CT in Hounsfield units: its lowest value is {lowest:g} and its "
+            f"median {median:g}; air is -1000, tissue about 50. Leave MR and label images out."
         )
     return voxels
 
@@ -130,7 +133,14 @@ def _paths(source: str) -> list[Path]:
     return files
 
 
-def _load_nifti(scan: CtFiles) -> Tensor:
+def _as_volume(loaded: MetaTensor) -> MetaTensor:
+    """Returns a single slice as a volume of one slice; other images as they are."""
+    if loaded.ndim != 2:
+        return loaded
+    return MetaTensor(loaded.unsqueeze(-1), affine=loaded.affine, meta=loaded.meta)
+
+
+def _load_nifti(scan: CtFiles) -> MetaTensor:
     (path,) = scan.paths
     try:
         if len(nib.load(path).shape) not in (2, 3):
@@ -138,7 +148,7 @@ def _load_nifti(scan: CtFiles) -> Tensor:
                 f"{path} has {len(nib.load(path).shape)} dimensions; a CT has 2 or 3. "
                 f"Split it into one file per volume."
             )
-        loaded: Tensor = LoadImage(reader=NibabelReader(), image_only=True)(path)
+        loaded: MetaTensor = LoadImage(reader=NibabelReader(), image_only=True)(path)
     except (
         nib.filebasedimages.ImageFileError,
         OSError,
@@ -150,7 +160,7 @@ def _load_nifti(scan: CtFiles) -> Tensor:
     return loaded
 
 
-def _load_dicom(scan: CtFiles) -> Tensor:
+def _load_dicom(scan: CtFiles) -> MetaTensor:
     """Returns the slices of one series as a volume, in the order of their positions."""
     try:
         headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in scan.paths]
@@ -160,7 +170,7 @@ def _load_dicom(scan: CtFiles) -> Tensor:
             for number, path in enumerate(scan.paths):
                 (Path(folder) / f"{number:06d}.dcm").symlink_to(path.resolve())
             single = Path(folder) / "000000.dcm"
-            loaded: Tensor = LoadImage(reader=PydicomReader(), image_only=True)(
+            loaded: MetaTensor = LoadImage(reader=PydicomReader(), image_only=True)(
                 single if len(scan.paths) == 1 else folder
             )
     except DataError:
