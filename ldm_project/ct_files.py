@@ -135,9 +135,7 @@ def _paths(source: str) -> list[Path]:
 
 def _as_volume(loaded: MetaTensor) -> MetaTensor:
     """Returns a single slice as a volume of one slice; other images as they are."""
-    if loaded.ndim != 2:
-        return loaded
-    return MetaTensor(loaded.unsqueeze(-1), affine=loaded.affine, meta=loaded.meta)
+    return loaded.unsqueeze(-1) if loaded.ndim == 2 else loaded
 
 
 def _load_nifti(scan: CtFiles) -> MetaTensor:

@@ -23,6 +23,7 @@ REQUIREMENTS = (
     "monai==1.6.0",
     "monai-generative==0.2.3",
     "diffusers",
+    "einops",
     "safetensors",
     "nibabel",
     "pydicom",

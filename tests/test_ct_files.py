@@ -1,0 +1,256 @@
+"""Real and made CT files through one path: right values, right way round, or one clear error."""
+
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pydicom.data
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from ldm_project.ct_files import find_scans, read_hu
+from ldm_project.data import DataSpec, batches, open_scans
+from ldm_project.errors import DataError
+
+NIBABEL_FILES = Path(nib.__file__).parent / "tests" / "data"
+PYDICOM_FILES = Path(pydicom.data.get_testdata_file("CT_small.dcm")).parent
+
+
+def one_scan(source):
+    (scan,) = find_scans(str(source)).scans
+    return read_hu(scan, spacing_mm=None)
+
+
+def volume_hu(shape=(40, 36, 24)) -> np.ndarray:
+    """Air with a block of muscle, and one voxel of bone far to the right, front and top."""
+    voxels = np.full(shape, -1000, dtype=np.int16)
+    voxels[4:-4, 4:-4, 4:-4] = 50
+    voxels[-1, -1, -1] = 900
+    return voxels
+
+
+def write_nifti(path: Path, voxels: np.ndarray, axes: str = "RAS") -> Path:
+    """Writes voxels given in RAS, stored along the given axes."""
+    image = nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 3.0, 1.0]))
+    target = nib.orientations.axcodes2ornt(axes)
+    nib.save(
+        image.as_reoriented(
+            nib.orientations.ornt_transform(nib.io_orientation(image.affine), target)
+        ),
+        path,
+    )
+    return path
+
+
+def write_series(
+    folder: Path,
+    *,
+    num_slices: int = 8,
+    gap_mm: float = 3.0,
+    missing: int | None = None,
+    tilt_mm: float = 0.0,
+    modality: str = "CT",
+    slope: float = 2.0,
+) -> Path:
+    """Writes a series whose slice k holds 10 k HU around air; files in reverse order."""
+    folder.mkdir(parents=True)
+    series_uid = generate_uid()
+    for number in range(num_slices):
+        if number == missing:
+            continue
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        header = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        header.SOPClassUID = CTImageStorage
+        header.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+        header.SeriesInstanceUID = series_uid
+        header.Modality = modality
+        header.InstanceNumber = number + 1
+        header.Rows, header.Columns = 16, 16
+        header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+        header.BitsAllocated, header.BitsStored, header.HighBit = 16, 16, 15
+        header.PixelRepresentation = 1
+        header.PixelSpacing = [1.0, 1.0]
+        header.SliceThickness = gap_mm
+        header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        header.ImagePositionPatient = [0.0, tilt_mm * number, gap_mm * number]
+        header.RescaleSlope, header.RescaleIntercept = slope, -1000
+        pixels = np.zeros((16, 16), dtype=np.int16)  # -1000 HU
+        pixels[4:12, 4:12] = round((10 * number + 1000) / slope)
+        header.PixelData = pixels.tobytes()
+        header.save_as(folder / f"{num_slices - number:03d}.dcm", enforce_file_format=True)
+    return folder
+
+
+def test_real_ct_slice_is_read_in_hounsfield_units():
+    # lowest and highest pixel are 128 and 2191, slope 1, intercept -1024 (the file's own header)
+    voxels = one_scan(PYDICOM_FILES / "CT_small.dcm")
+    assert voxels.shape == (1, 128, 128, 1)
+    assert (voxels.min(), voxels.max()) == (-896, 1167)
+
+
+def test_real_series_is_one_volume():
+    voxels = one_scan(PYDICOM_FILES / "dicomdirtests" / "98892001" / "CT5N")
+    assert voxels.shape == (1, 16, 16, 5)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "LAS", "PIR", "SRA"])
+def test_volume_comes_out_the_same_however_it_is_stored(tmp_path, axes):
+    voxels = one_scan(write_nifti(tmp_path / "scan.nii.gz", volume_hu(), axes))
+    assert np.array_equal(voxels[0].numpy(), volume_hu())
+
+
+def test_dicom_slices_are_sorted_by_position_and_rescaled(tmp_path):
+    voxels = one_scan(write_series(tmp_path / "series"))
+    assert voxels.shape == (1, 16, 16, 8)
+    assert [voxels[0, 8, 8, number].item() for number in range(8)] == [10 * k for k in range(8)]
+    assert voxels.min() == -1000
+
+
+def test_patient_left_of_a_dicom_ends_at_low_x(tmp_path):
+    # DICOM's x grows to the patient's left, RAS' to the right: columns come out reversed
+    folder = write_series(tmp_path / "series", num_slices=1)
+    (path,) = folder.iterdir()
+    header = pydicom.dcmread(path)
+    pixels = header.pixel_array.copy()
+    pixels[8, 0] = 900  # 800 HU in the first column: the patient's right
+    header.PixelData = pixels.tobytes()
+    header.save_as(path)
+    voxels = one_scan(path)[0, :, :, 0]
+    assert voxels[15, 7].item() == 800
+
+
+def test_series_in_one_folder_are_scans_of_their_own(tmp_path):
+    write_series(tmp_path / "a" / "one")
+    write_series(tmp_path / "a" / "two")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted((tmp_path / "a").rglob("*.dcm"))):
+        shutil.copy(path, flat / f"{number}.dcm")
+    assert [len(scan.paths) for scan in find_scans(str(flat)).scans] == [8, 8]
+
+
+def test_resampling_halves_the_voxels_of_double_size(tmp_path):
+    path = write_nifti(tmp_path / "scan.nii.gz", volume_hu())  # 2 x 2 x 3 mm
+    (scan,) = find_scans(str(path)).scans
+    voxels = read_hu(scan, spacing_mm=(4.0, 4.0, 3.0))
+    assert voxels.shape[1:] == (20, 18, 24) or voxels.shape[1:] == (21, 19, 24)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modality": "MR"}, "has modality MR, not CT"),
+        ({"missing": 3}, "A slice is missing or doubled"),
+        ({"tilt_mm": 1.5}, "tilted gantry"),
+    ],
+)
+def test_series_that_is_no_upright_ct_is_refused(tmp_path, settings, message):
+    write_series(tmp_path / "series", **settings)
+    with pytest.raises(DataError, match=message):
+        one_scan(tmp_path / "series")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("example4d.nii.gz", "has 4 dimensions"),
+        ("standard.nii.gz", "no CT in Hounsfield units"),
+        ("anatomical.nii", "no CT in Hounsfield units"),
+        ("resampled_anat_moved.nii", "no numbers"),
+    ],
+)
+def test_real_file_that_is_no_ct_is_refused(file, message):
+    with pytest.raises(DataError, match=message):
+        one_scan(NIBABEL_FILES / file)
+
+
+def test_source_without_ct_is_one_error(tmp_path):
+    with pytest.raises(DataError, match="No folder, file or glob"):
+        find_scans(str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="No file in"):
+        find_scans(str(tmp_path))
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(DataError, match="1 files, none of them NIfTI"):
+        find_scans(str(tmp_path))
+
+
+def test_one_bad_file_among_many_is_skipped_warned_of_and_counted(tmp_path):
+    write_nifti(tmp_path / "good.nii.gz", volume_hu())
+    (tmp_path / "torn.nii.gz").write_bytes((tmp_path / "good.nii.gz").read_bytes()[:200])
+    with pytest.warns(UserWarning, match="torn.nii.gz cannot be read"):
+        scans = open_scans(DataSpec(str(tmp_path), (32, 32)))
+    assert (scans.num_scans, scans.num_skipped) == (1, 1)
+
+
+def test_only_bad_files_are_one_error(tmp_path):
+    (tmp_path / "torn.nii.gz").write_bytes(b"torn")
+    with pytest.raises(DataError, match="None of 1 scans"):
+        open_scans(DataSpec(str(tmp_path), (32, 32)))
+
+
+def test_crop_is_the_middle_and_what_is_missing_is_air(tmp_path):
+    write_nifti(tmp_path / "scan.nii.gz", volume_hu((40, 36, 24)))
+    (image,) = open_scans(DataSpec(str(tmp_path), (32, 32, 32))).images(0)
+    assert image.shape == (1, 32, 32, 32)
+    # 24 slices in the middle of 32: four of air below and above
+    assert (image[..., :4] == -1).all()
+    assert (image[..., -4:] == -1).all()
+    # muscle, 50 HU of -1000..1000, is 0.05
+    assert image[0, 16, 16, 16].item() == pytest.approx(0.05)
+
+
+def test_scan_far_smaller_than_the_crop_is_refused(tmp_path):
+    write_nifti(tmp_path / "scan.nii.gz", volume_hu((40, 36, 24)))
+    with pytest.raises(DataError, match=r"40x36x24 voxels.*less than half of 64x64x64"):
+        open_scans(DataSpec(str(tmp_path), (64, 64, 64)))
+
+
+def test_single_slice_serves_2d_and_not_3d():
+    source = str(PYDICOM_FILES / "CT_small.dcm")
+    (image,) = open_scans(DataSpec(source, (64, 64))).images(0)
+    assert image.shape == (1, 64, 64)
+    with pytest.raises(DataError, match="a single slice; dims=3 needs volumes"):
+        open_scans(DataSpec(source, (64, 64, 64)))
+
+
+def test_epochs_draw_other_slices_by_the_seed(tmp_path):
+    voxels = volume_hu((32, 32, 40))
+    voxels[:, :, :] = np.arange(40) * 10 - 1000  # every slice has a value of its own
+    write_nifti(tmp_path / "scan.nii.gz", voxels)
+
+    def drawn(seed):
+        scans = open_scans(DataSpec(str(tmp_path), (32, 32), seed=seed))
+        return [next(scans.images(epoch))[0, 0, 0].item() for epoch in range(8)]
+
+    assert len(set(drawn(0))) > 3
+    assert drawn(0) == drawn(0)
+    assert drawn(0) != drawn(1)
+
+
+def test_patients_are_either_trained_on_or_held_out():
+    training, held_out = open_scans(DataSpec("phantom", (16, 16), num_phantoms=10)).split(0.2)
+    assert (training.num_scans, held_out.num_scans) == (8, 2)
+    assert not set(training.scans) & set(held_out.scans)
+
+
+def test_digest_tells_data_sets_apart_and_holds_no_path(tmp_path):
+    write_nifti(tmp_path / "scan.nii.gz", volume_hu())
+    shutil.copytree(tmp_path, tmp_path.parent / "copy")
+    here = open_scans(DataSpec(str(tmp_path), (32, 32))).digest
+    assert here == open_scans(DataSpec(str(tmp_path.parent / "copy"), (32, 32))).digest
+    assert here != open_scans(DataSpec("phantom", (32, 32))).digest
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 16, 16)])
+def test_batches_go_on_for_ever_also_with_fewer_scans_than_a_batch(size):
+    endless = batches(open_scans(DataSpec("phantom", size, num_phantoms=3)), batch_size=4)
+    for _ in range(5):
+        batch = next(endless)
+        assert batch.shape == (4, 1, *size)
+        assert batch.abs().max() <= 1
