@@ -58,7 +58,7 @@ PRESETS = {
         unet_num_res_blocks=1,
         unet_attention_levels=(False, True),
         unet_num_head_channels=32,
-        vqgan_channels=(16, 32),
+        vqgan_channels=(64,),
         vqgan_num_res_layers=1,
         latent_channels=4,
         num_codes=256,
@@ -116,7 +116,7 @@ class VqganConfig:
     dims: int = parameter(2, "2 for slices, 3 for volumes.")
     size: str = parameter(AUTO, "Image size: 192 or 256x256x192. auto: 64 (2D), 32x32x32 (3D).")
     model_size: str = parameter("tiny", "Widths of the networks.", choices=tuple(PRESETS))
-    vqgan_iterations: int = parameter(300, "Training iterations of the VQ-GAN.")
+    vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
     batch_size: str = parameter(AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D).")
     backend: str = parameter("core", "Networks from MONAI or monai-generative.", choices=BACKENDS)
     data: str = parameter(PHANTOM, "Folder or glob of CT (NIfTI, DICOM). phantom: made here.")
@@ -133,7 +133,7 @@ class VqganConfig:
 class TrainConfig(VqganConfig):
     """Parameters of the ``train`` entry point: train the diffusion UNet on VQ-GAN latents."""
 
-    iterations: int = parameter(600, "Training iterations of the diffusion UNet.")
+    iterations: int = parameter(350, "Training iterations of the diffusion UNet.")
     vqgan: str = parameter(
         AUTO, "VQ-GAN: a checkpoint folder or models:/name/version. auto: newest, else trained."
     )

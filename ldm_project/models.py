@@ -21,13 +21,11 @@ from ldm_project.config import (
 from ldm_project.errors import InvalidInputError
 
 IMAGE_CHANNELS = 1
-# (stride, kernel, dilation, padding[, output padding]) of each halving and doubling.
-HALVE = (2, 4, 1, 1)
-DOUBLE = (2, 4, 1, 1, 0)
 # Group normalisation over single channels would erase how bright a latent is.
 MIN_CHANNELS_PER_GROUP = 4
 MAX_NORM_GROUPS = 32
 NUM_KMEANS_ROUNDS = 10
+MIN_LATENT_STD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -93,17 +91,20 @@ def build_vqgan(spec: ModelSpec, *, backend: str = "core") -> VQVAE:
     check_backend(backend)
     widths = spec.widths
     num_levels = len(widths.vqgan_channels)
+    stride = round(DOWNSAMPLING_FACTOR ** (1 / num_levels))  # the same at each level
+    kernel, dilation, padding, output_padding = 2 * stride, 1, stride // 2, 0
+    downsampling = (stride, kernel, dilation, padding)
     arguments: dict[str, Any] = {
         "spatial_dims": spec.dims,
         "in_channels": IMAGE_CHANNELS,
         "out_channels": IMAGE_CHANNELS,
         "num_res_layers": widths.vqgan_num_res_layers,
         "num_res_channels": widths.vqgan_channels,
-        "downsample_parameters": (HALVE,) * num_levels,
-        "upsample_parameters": (DOUBLE,) * num_levels,
+        "downsample_parameters": (downsampling,) * num_levels,
+        "upsample_parameters": ((*downsampling, output_padding),) * num_levels,
         "num_embeddings": widths.num_codes,
         "embedding_dim": widths.latent_channels,
-        "decay": 0.99,  # of the codebook's moving average; MONAI's 0.5 forgets within a batch
+        "decay": 0.9,  # of the codebook's moving average over iterations
     }
     if backend == "core":
         return VQVAE(channels=widths.vqgan_channels, **arguments)
@@ -170,6 +171,26 @@ def quantise(vqgan: VQVAE, latents: Tensor) -> Tensor:
     quantiser = vqgan.quantizer.quantizer
     _, _, indices = quantiser.quantize(latents)
     return quantiser.embed(indices)
+
+
+@torch.no_grad()
+def standardise_latents(vqgan: VQVAE, latents: Tensor) -> Tensor:
+    """Returns latents ``(B, C, *S)`` with mean 0 and std 1 in each channel, as will be encoded.
+
+    The encoder's last convolution is rescaled to that, and the decoder's first one takes the
+    inverse, exact but for the zeros that it pads with. Diffusion starts from such latents.
+    """
+    axes = (0, *range(2, latents.ndim))
+    mean, std = latents.mean(axes), latents.std(axes).clamp(min=MIN_LATENT_STD)
+    per_channel = (1, -1, *[1] * (latents.ndim - 2))
+    standardised = (latents - mean.view(per_channel)) / std.view(per_channel)
+    last: Any = vqgan.encoder.blocks[-1].conv  # a convolution of either dimension
+    first: Any = vqgan.decoder.blocks[0].conv
+    last.weight.div_(std.view(-1, *[1] * (last.weight.ndim - 1)))
+    last.bias.sub_(mean).div_(std)
+    first.bias.add_(first.weight.flatten(start_dim=2).sum(dim=2) @ mean)
+    first.weight.mul_(std.view(per_channel))
+    return standardised
 
 
 @torch.no_grad()

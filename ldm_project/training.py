@@ -14,20 +14,20 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ldm_project.config import NUM_TRAIN_TIMESTEPS
 from ldm_project.errors import InvalidInputError
-from ldm_project.models import device_of, encode, start_codebook
+from ldm_project.models import device_of, encode, standardise_latents, start_codebook
 from ldm_project.noise_schedulers import noised
 
-VQGAN_LEARNING_RATE = 3e-3
+VQGAN_LEARNING_RATE = 4e-3
 DISCRIMINATOR_LEARNING_RATE = 1e-3
-DIFFUSION_LEARNING_RATE = 2e-3
+DIFFUSION_LEARNING_RATE = 4e-3
 ADAM_BETAS = (0.9, 0.99)
 RAMP_ITERATIONS = 20  # over which the learning rate rises to its full value
 MAX_GRADIENT_NORM = 1.0
 
 # Fractions of the iterations after which the quantiser, then the discriminator, joins in.
-QUANTISER_START_FRACTION = 0.4
-ADVERSARIAL_START_FRACTION = 0.7
-ADVERSARIAL_WEIGHT = 0.02
+QUANTISER_START_FRACTION = 0.5
+ADVERSARIAL_START_FRACTION = 0.8
+ADVERSARIAL_WEIGHT = 0.01
 NUM_CODEBOOK_BATCHES = 8  # whose encoder outputs the codebook starts from
 
 
@@ -99,7 +99,8 @@ def train_vqgan(
         if iteration <= quantiser_start + 1:
             recent_latents.append(latents.detach())
         if iteration == quantiser_start + 1:
-            start_codebook(vqgan, torch.cat(tuple(recent_latents)))
+            start_codebook(vqgan, standardise_latents(vqgan, torch.cat(tuple(recent_latents))))
+            latents = vqgan.encode(images)
         if iteration > quantiser_start:
             latents, quantisation_loss = vqgan.quantize(latents)
         reconstructed = vqgan.decode(latents)
@@ -185,7 +186,7 @@ class _Optimiser:
 
     def __init__(self, network: nn.Module, learning_rate: float, iterations: int) -> None:
         self._parameters = [weight for weight in network.parameters() if weight.requires_grad]
-        self._adam = Adam(self._parameters, lr=learning_rate, betas=ADAM_BETAS)
+        self._adam = Adam(self._parameters, lr=learning_rate, betas=ADAM_BETAS, fused=True)
         self._schedule = LambdaLR(self._adam, lambda step: learning_rate_factor(step, iterations))
 
     def step(self, loss: Tensor) -> None:
