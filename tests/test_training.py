@@ -1,0 +1,249 @@
+"""Training: stages come in order, losses fall, divergence is told, and samples look like data."""
+
+import math
+from itertools import islice
+
+import pytest
+import torch
+from scipy.stats import wasserstein_distance
+
+from ldm_project.config import (
+    DEFAULT_BATCH_SIZE_BY_DIMS,
+    DEFAULT_SIZE_BY_DIMS,
+    HELD_OUT_FRACTION,
+    MAX_SLICE_EPOCHS,
+    PHANTOM,
+    TrainConfig,
+)
+from ldm_project.data import DataSpec, batches, open_scans
+from ldm_project.errors import InvalidInputError
+from ldm_project.hounsfield import hu_from_network
+from ldm_project.models import (
+    ModelSpec,
+    build_discriminator,
+    build_unet,
+    build_vqgan,
+    encode,
+)
+from ldm_project.sampling import decode_samples, denoise, initial_noise
+from ldm_project.training import (
+    Latents,
+    encode_latents,
+    learning_rate_factor,
+    train_diffusion,
+    train_vqgan,
+)
+
+SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
+
+
+@pytest.fixture(params=(2, 3), ids=("2d", "3d"))
+def spec(request):
+    torch.manual_seed(0)
+    return SPECS[request.param]
+
+
+def blobs(spec):
+    """Yields for ever four images of one bright blob each, somewhere."""
+    generator = torch.Generator().manual_seed(3)
+    grid = torch.meshgrid(*(torch.linspace(-1, 1, axis) for axis in spec.size), indexing="ij")
+    while True:
+        centres = torch.rand(4, spec.dims, generator=generator) - 0.5
+        distances = [
+            sum((line - at) ** 2 for line, at in zip(grid, centre, strict=True))
+            for centre in centres
+        ]
+        yield 1.6 * torch.exp(-8 * torch.stack(distances).unsqueeze(1)) - 0.8
+
+
+def random_latents(spec, num=64):
+    return Latents(torch.randn(num, *spec.latent_shape), scale=1.0)
+
+
+def weights_of(network):
+    return torch.cat([weight.detach().flatten().clone() for weight in network.parameters()])
+
+
+def test_vqgan_learns_to_reconstruct(spec):
+    vqgan, discriminator = build_vqgan(spec), build_discriminator(spec)
+    steps = list(train_vqgan(vqgan, discriminator, blobs(spec), iterations=40))
+    assert [step.iteration for step in steps] == list(range(1, 41))
+    assert steps[-1].reconstruction_loss < 0.5 * steps[0].reconstruction_loss
+
+
+def test_quantiser_joins_after_half_and_discriminator_after_four_fifths(spec):
+    vqgan, discriminator = build_vqgan(spec), build_discriminator(spec)
+    steps = list(train_vqgan(vqgan, discriminator, blobs(spec), iterations=10))
+    assert [step.quantisation_loss > 0 for step in steps] == [False] * 5 + [True] * 5
+    assert [step.adversarial_loss > 0 for step in steps] == [False] * 8 + [True] * 2
+    assert [step.discriminator_loss > 0 for step in steps] == [False] * 8 + [True] * 2
+
+
+def test_discriminator_learns_only_when_it_has_joined(spec):
+    discriminator = build_discriminator(spec)
+    start = weights_of(discriminator)
+    steps = train_vqgan(build_vqgan(spec), discriminator, blobs(spec), iterations=10)
+    list(islice(steps, 8))
+    assert torch.equal(weights_of(discriminator), start)
+    list(steps)
+    assert not torch.equal(weights_of(discriminator), start)
+
+
+def test_adversarial_loss_reaches_the_vqgan(spec):
+    """Two VQ-GANs alike but for what their discriminators say part in the adversarial stage."""
+    trained = []
+    for judgement in (0.0, 1.0):
+        torch.manual_seed(0)
+        vqgan, discriminator = build_vqgan(spec), build_discriminator(spec)
+        with torch.no_grad():
+            discriminator.final_conv.conv.weight.mul_(1 + 100 * judgement)
+        steps = train_vqgan(vqgan, discriminator, blobs(spec), iterations=10)
+        list(islice(steps, 8))
+        before = weights_of(vqgan)
+        list(steps)
+        trained.append((before, weights_of(vqgan)))
+    assert torch.equal(trained[0][0], trained[1][0])
+    assert not torch.equal(trained[0][1], trained[1][1])
+
+
+def test_codebook_is_in_use_after_training(spec):
+    vqgan = build_vqgan(spec)
+    list(train_vqgan(vqgan, build_discriminator(spec), blobs(spec), iterations=20))
+    images = next(blobs(spec))
+    indices = vqgan.quantizer.quantizer.quantize(encode(vqgan, images))[2]
+    assert len(indices.unique()) > 20  # of 256; 2 where the codebook starts at random
+
+
+def test_training_can_be_as_short_as_one_iteration(spec):
+    vqgan = build_vqgan(spec)
+    (step,) = train_vqgan(vqgan, build_discriminator(spec), blobs(spec), iterations=1)
+    assert step.quantisation_loss > 0
+    (step,) = train_diffusion(
+        build_unet(spec), random_latents(spec), iterations=1, batch_size=2, seed=0
+    )
+    assert step.loss > 0
+
+
+def test_latents_have_unit_std_and_come_back_by_their_scale(spec):
+    vqgan = build_vqgan(spec)
+    images = list(islice(blobs(spec), 3))
+    latents = encode_latents(vqgan, images)
+    assert latents.values.std().item() == pytest.approx(1.0, abs=1e-5)
+    torch.testing.assert_close(latents.values[:4] * latents.scale, encode(vqgan, images[0]))
+    assert latents.values.shape == (12, *spec.latent_shape)
+
+
+def test_encoding_leaves_the_vqgan_as_it_is(spec):
+    vqgan = build_vqgan(spec).train()  # the mode in which a quantiser would move its codes
+    before = {name: weight.clone() for name, weight in vqgan.state_dict().items()}
+    encode_latents(vqgan, islice(blobs(spec), 2))
+    assert all(torch.equal(before[name], weight) for name, weight in vqgan.state_dict().items())
+
+
+def test_untrained_unet_has_the_mean_absolute_error_of_predicting_nothing(spec):
+    """MONAI's UNet starts at zero output, and velocities of normal latents are normal.
+
+    The mean absolute value of N(0, 1) is √(2/π) = 0.798; the mean square would be 1.
+    """
+    step = next(
+        train_diffusion(build_unet(spec), random_latents(spec), iterations=1, batch_size=64, seed=0)
+    )
+    assert step.loss == pytest.approx(math.sqrt(2 / math.pi), abs=0.02)
+
+
+def test_unet_learns(spec):
+    latents = encode_latents(build_vqgan(spec), islice(blobs(spec), 4))
+    unet = build_unet(spec)
+    losses = [
+        step.loss for step in train_diffusion(unet, latents, iterations=40, batch_size=4, seed=0)
+    ]
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+
+
+def test_diffusion_training_repeats_with_its_seed_and_differs_with_another(spec):
+    def losses(seed):
+        torch.manual_seed(1)
+        steps = train_diffusion(
+            build_unet(spec),
+            Latents(torch.ones(8, *spec.latent_shape), scale=1.0),
+            iterations=2,
+            batch_size=2,
+            seed=seed,
+        )
+        return [step.loss for step in steps]
+
+    assert losses(0) == losses(0)
+    assert losses(0) != losses(1)
+
+
+def test_diverging_vqgan_is_told_with_the_iteration():
+    spec = SPECS[2]
+    steps = train_vqgan(
+        build_vqgan(spec),
+        build_discriminator(spec),
+        blobs(spec),
+        iterations=50,
+        learning_rate=1e20,
+    )
+    with pytest.raises(
+        InvalidInputError, match=r"loss of the VQ-GAN became (nan|inf) in iteration \d+\. Lower"
+    ):
+        list(steps)
+
+
+def test_nan_latents_are_told_with_the_iteration():
+    spec = SPECS[2]
+    latents = Latents(torch.full((4, *spec.latent_shape), math.nan), scale=1.0)
+    steps = train_diffusion(build_unet(spec), latents, iterations=2, batch_size=2, seed=0)
+    with pytest.raises(InvalidInputError, match="diffusion UNet became nan in iteration 1"):
+        list(steps)
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    factors = [learning_rate_factor(step, 400) for step in range(401)]
+    assert factors[0] == pytest.approx(1 / 20, rel=0.01)
+    assert factors.index(max(factors)) == 19
+    assert factors[200] == pytest.approx(0.5)
+    assert factors[400] == pytest.approx(0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [2, 3])
+def test_tiny_model_beats_noise_and_the_mean_image(dims):
+    """Distance: Wasserstein-1 between HU histograms, to scans that were never trained on."""
+    size, batch_size = DEFAULT_SIZE_BY_DIMS[dims], DEFAULT_BATCH_SIZE_BY_DIMS[dims]
+    scans = open_scans(DataSpec(PHANTOM, size))
+    training, held_out = scans.split(HELD_OUT_FRACTION)
+    spec = ModelSpec(dims, size, "tiny")
+    torch.manual_seed(0)
+    vqgan, unet = build_vqgan(spec), build_unet(spec)
+    training_batches = batches(training, batch_size=batch_size)
+    list(
+        train_vqgan(
+            vqgan,
+            build_discriminator(spec),
+            training_batches,
+            iterations=TrainConfig.vqgan_iterations,
+        )
+    )
+    num_epochs = MAX_SLICE_EPOCHS if dims == 2 else 1
+    images = list(islice(training_batches, num_epochs * training.num_scans // batch_size))
+    latents = encode_latents(vqgan, images)
+    list(
+        train_diffusion(
+            unet, latents, iterations=TrainConfig.iterations, batch_size=batch_size, seed=0
+        )
+    )
+    noise = initial_noise(spec, range(16), seed=0)
+    *_, final = denoise(unet, noise, sampler="unipc", steps=50)
+    samples = decode_samples(vqgan, final.latents, latents.scale)
+    real = torch.cat(list(islice(batches(held_out, batch_size=4), 16)))
+
+    def distance(images):
+        return wasserstein_distance(
+            hu_from_network(real).flatten().numpy(), hu_from_network(images).flatten().numpy()
+        )
+
+    mean_image = torch.cat(images).mean(dim=0)
+    assert distance(samples) < distance(mean_image)
+    assert distance(samples) < 0.5 * distance(torch.rand(samples.shape) * 2 - 1)
