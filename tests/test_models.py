@@ -1,10 +1,15 @@
-"""Both backends are one model: the same weights give the same output, in 2D and 3D."""
+"""Networks: both backends are one model, latents are standardised, codes lie where latents are."""
+
+import json
 
 import pytest
 import torch
+from generative.networks.nets.diffusion_model_unet import (
+    DiffusionModelUNet as GenerativeUNet,
+)
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 
-from ldm_project.config import PRESETS
+from ldm_project.config import BACKENDS, PRESETS
 from ldm_project.errors import InvalidInputError
 from ldm_project.models import (
     ModelSpec,
@@ -16,119 +21,206 @@ from ldm_project.models import (
     encode,
     load_canonical_state,
     num_parameters,
+    quantise,
     resolve_device,
+    standardise_latents,
+    start_codebook,
 )
 
-SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
+SPECS = {2: ModelSpec(2, (64, 64), "tiny"), 3: ModelSpec(3, (32, 32, 32), "tiny")}
+OTHER_BACKEND = {"core": "generative", "generative": "core"}
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*autocast:FutureWarning")
+
+@pytest.fixture(params=(2, 3), ids=("2d", "3d"))
+def spec(request):
+    return SPECS[request.param]
 
 
-def randomised(network: torch.nn.Module) -> torch.nn.Module:
-    """Fills every weight: layers that start at zero would hide a difference."""
-    torch.manual_seed(0)
+def random_latents(spec, num=2):
+    return torch.randn(num, *spec.latent_shape, generator=torch.Generator().manual_seed(1))
+
+
+def randomised(network):
+    """Fills a network with weights that let every part reach the output."""
+    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for weight in network.parameters():
-            weight.normal_(0, 0.1)
+        for parameter in network.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return network.eval()
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("source", ["core", "generative"])
-def test_unets_of_both_backends_agree_on_the_same_weights(dims, source):
-    spec = SPECS[dims]
-    other = "generative" if source == "core" else "core"
-    first = randomised(build_unet(spec, backend=source))
-    second = build_unet(spec, backend=other).eval()
-    load_canonical_state(second, canonical_state(first))
-    latents = torch.randn(2, *spec.latent_shape)
-    timesteps = torch.tensor([3, 900])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_unet_of_either_backend_computes_the_same_from_the_same_weights(spec, backend):
+    ours = randomised(build_unet(spec, backend=backend))
+    other = build_unet(spec, backend=OTHER_BACKEND[backend]).eval()
+    load_canonical_state(other, canonical_state(ours))
+    latents, timesteps = random_latents(spec), torch.tensor([3, 900])
     with torch.inference_mode():
-        assert torch.allclose(first(latents, timesteps), second(latents, timesteps), atol=1e-4)
+        predicted = ours(latents, timesteps)
+        assert predicted.abs().mean() > 0.01  # the comparison sees something
+        torch.testing.assert_close(other(latents, timesteps), predicted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_vqgans_of_both_backends_agree_on_the_same_weights(dims):
-    spec = SPECS[dims]
-    first = randomised(build_vqgan(spec, backend="core"))
-    second = build_vqgan(spec, backend="generative").eval()
-    load_canonical_state(second, canonical_state(first))
-    images = torch.rand(2, 1, *spec.size) * 2 - 1
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vqgan_of_either_backend_computes_the_same_from_the_same_weights(spec, backend):
+    ours = randomised(build_vqgan(spec, backend=backend))
+    other = build_vqgan(spec, backend=OTHER_BACKEND[backend]).eval()
+    load_canonical_state(other, canonical_state(ours))
+    images = torch.rand(2, 1, *spec.size, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
-        assert torch.allclose(encode(first, images), encode(second, images), atol=1e-5)
-        latents = encode(first, images)
-        assert torch.allclose(decode(first, latents), decode(second, latents), atol=1e-5)
+        latents = encode(ours, images)
+        torch.testing.assert_close(encode(other, images), latents)
+        torch.testing.assert_close(decode(other, latents), decode(ours, latents))
 
 
-def test_old_weights_in_a_core_unet_with_output_projection_are_silently_wrong():
-    # Why build_unet passes include_fc=False. Should MONAI mend this, that argument may go.
-    spec = SPECS[2]
-    old = randomised(build_unet(spec, backend="generative"))
-    widths = spec.widths
-    core = DiffusionModelUNet(
-        spatial_dims=2,
-        in_channels=widths.latent_channels,
-        out_channels=widths.latent_channels,
-        num_res_blocks=widths.unet_num_res_blocks,
-        channels=widths.unet_channels,
-        attention_levels=widths.unet_attention_levels,
-        num_head_channels=widths.unet_num_head_channels,
-        norm_num_groups=8,
-        include_fc=True,
-    ).eval()
-    core.load_old_state_dict(dict(old.state_dict()))
-    latents, timesteps = torch.randn(1, *spec.latent_shape), torch.tensor([500])
-    with torch.inference_mode():
-        assert not torch.allclose(core(latents, timesteps), old(latents, timesteps), atol=1e-2)
+def test_weights_survive_the_way_to_the_other_backend_and_back(spec):
+    core = build_unet(spec)
+    generative = build_unet(spec, backend="generative")
+    load_canonical_state(generative, canonical_state(core))
+    returned = canonical_state(generative)
+    assert returned.keys() == core.state_dict().keys()
+    assert all(torch.equal(returned[name], weight) for name, weight in core.state_dict().items())
 
 
+def test_core_unet_with_its_default_output_projection_is_silently_wrong():
+    """Why ``build_unet`` passes ``include_fc=False``: MONAI's own conversion does not notice."""
+    widths = {
+        "spatial_dims": 2,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_res_blocks": 1,
+        "attention_levels": (False, True),
+        "norm_num_groups": 8,
+        "num_head_channels": 32,
+    }
+    generative = randomised(GenerativeUNet(num_channels=(32, 64), **widths))
+    latents, timesteps = random_latents(SPECS[2]), torch.tensor([3, 900])
+    errors = {}
+    for include_fc in (True, False):
+        core = DiffusionModelUNet(channels=(32, 64), include_fc=include_fc, **widths).eval()
+        core.load_old_state_dict(generative.state_dict())
+        with torch.inference_mode():
+            difference = core(latents, timesteps) - generative(latents, timesteps)
+        errors[include_fc] = difference.abs().max().item()
+    assert errors[False] < 1e-3 < errors[True]
+
+
+def test_weights_of_other_dimensions_are_refused():
+    with pytest.raises(ValueError, match=r"conv_in\.conv\.weight has shape \(32, 4, 3, 3, 3\)"):
+        load_canonical_state(build_unet(SPECS[2]), canonical_state(build_unet(SPECS[3])))
+
+
+def test_missing_weights_are_refused():
+    state = canonical_state(build_unet(SPECS[2]))
+    del state["conv_in.conv.bias"]
+    with pytest.raises(ValueError, match=r"1 weights are missing or unknown, conv_in\.conv\.bias"):
+        load_canonical_state(build_unet(SPECS[2]), state)
+
+
+def test_latents_are_a_quarter_of_the_image_along_each_axis(spec):
+    latents = encode(build_vqgan(spec), torch.zeros(2, 1, *spec.size))
+    assert tuple(latents.shape[1:]) == spec.latent_shape
+    assert spec.latent_shape[1:] == tuple(axis // 4 for axis in spec.size)
+    assert decode(build_vqgan(spec), latents).shape == (2, 1, *spec.size)
+
+
+@pytest.mark.parametrize("model_size", [name for name in PRESETS if name != "tiny"])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_shapes_are_those_of_the_spec(dims):
-    spec = SPECS[dims]
-    vqgan = build_vqgan(spec).eval()
-    images = torch.rand(2, 1, *spec.size)
-    with torch.inference_mode():
-        latents = encode(vqgan, images)
-        assert latents.shape == (2, *spec.latent_shape)
-        assert decode(vqgan, latents).shape == images.shape
-        assert decode(vqgan, 100 * latents).abs().max() <= 1
-        assert build_discriminator(spec)(images)[-1].shape[:2] == (2, 1)
+def test_networks_of_every_preset_fit_together(dims, model_size):
+    spec = ModelSpec(dims, (64,) * dims, model_size)
+    with torch.device("meta"):  # shapes only: the large ones would fill the memory
+        latents = build_vqgan(spec).encode(torch.zeros(1, 1, *spec.size))
+        predicted = build_unet(spec)(latents, torch.zeros(1))
+        judged = build_discriminator(spec)(torch.zeros(1, 1, *spec.size))[-1]
+    assert latents.shape[1:] == spec.latent_shape
+    assert predicted.shape == latents.shape
+    assert judged.numel() > 1  # one verdict per patch
 
 
-def test_latents_are_a_quarter_of_the_image_on_each_axis():
-    assert SPECS[2].latent_shape == (4, 8, 8)
-    assert ModelSpec(3, (256, 256, 192), "medium").latent_shape == (8, 64, 64, 48)
-
-
-def test_weights_of_another_size_are_refused():
-    small = ModelSpec(2, (32, 32), "small")
-    with pytest.raises(ValueError, match=r"weights are missing or unknown|has shape"):
-        load_canonical_state(build_unet(small), canonical_state(build_unet(SPECS[2])))
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_larger_presets_have_more_parameters(dims):
-    size = (64,) * dims
+def test_larger_presets_have_more_weights():
     with torch.device("meta"):
-        counts = [num_parameters(build_unet(ModelSpec(dims, size, name))) for name in PRESETS]
-    assert counts == sorted(counts)
-    assert len(set(counts)) == len(counts)
+        numbers = [num_parameters(build_unet(ModelSpec(2, (64, 64), size))) for size in PRESETS]
+    assert numbers == sorted(set(numbers))
 
 
-def test_spec_survives_json():
-    for spec in SPECS.values():
-        assert ModelSpec.from_dict(spec.to_dict()) == spec
+def test_decoding_is_limited_to_the_range_of_images(spec):
+    vqgan = build_vqgan(spec)
+    with torch.no_grad():
+        vqgan.decoder.blocks[-1].conv.bias.fill_(7.0)
+    assert decode(vqgan, random_latents(spec)).unique().tolist() == [1.0]
 
 
-@pytest.mark.parametrize("build", [build_vqgan, build_unet])
-def test_unknown_backend_is_refused(build):
-    with pytest.raises(InvalidInputError, match="backend is 'jax'; use one of core, generative"):
-        build(SPECS[2], backend="jax")
+def test_quantising_gives_the_nearest_code_and_leaves_the_codebook_alone(spec):
+    vqgan = build_vqgan(spec).train()  # in training mode MONAI's own quantiser moves its codes
+    codes = vqgan.quantizer.quantizer.embedding.weight.clone()
+    latents = random_latents(spec, num=1)
+    vector = latents[0].flatten(start_dim=1)[:, 0]
+    nearest = codes[(codes - vector).square().sum(dim=1).argmin()]
+    quantised = quantise(vqgan, latents)
+    torch.testing.assert_close(quantised[0].flatten(start_dim=1)[:, 0], nearest)
+    assert torch.equal(vqgan.quantizer.quantizer.embedding.weight, codes)
 
 
-def test_device_that_is_not_there_is_refused():
-    with pytest.raises(InvalidInputError, match="use auto, cpu"):
+def test_codebook_started_from_latents_is_used_and_a_random_one_is_not(spec):
+    vqgan = build_vqgan(spec)
+    latents = 5.0 + 0.1 * random_latents(spec, num=8)
+    num_used_at_random = len(quantise(vqgan, latents).movedim(1, -1).reshape(-1, 4).unique(dim=0))
+    start_codebook(vqgan, latents)
+    num_used = len(quantise(vqgan, latents).movedim(1, -1).reshape(-1, 4).unique(dim=0))
+    assert num_used_at_random < 10
+    assert num_used > 250  # of 256
+
+
+def test_codebook_starts_even_when_there_are_fewer_vectors_than_codes():
+    vqgan = build_vqgan(ModelSpec(2, (8, 8), "tiny"))
+    latents = torch.randn(1, 4, 2, 2)
+    start_codebook(vqgan, latents)
+    torch.testing.assert_close(quantise(vqgan, latents), latents)
+
+
+def test_standardised_latents_are_what_the_encoder_then_gives(spec):
+    vqgan = randomised(build_vqgan(spec))
+    images = torch.rand(4, 1, *spec.size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = vqgan.encode(images)
+        decoded = vqgan.decode(before)
+        standardised = standardise_latents(vqgan, before)
+        after = vqgan.encode(images)
+    axes = (0, *range(2, after.ndim))
+    torch.testing.assert_close(after, standardised, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(after.mean(axes), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(after.std(axes), torch.ones(4), atol=1e-3, rtol=0)
+    # The middle of the image is too far from the border to see the padding.
+    middle = (..., *(slice(axis // 2 - 1, axis // 2 + 1) for axis in spec.size))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            vqgan.decode(after)[middle], decoded[middle], rtol=1e-2, atol=1e-2
+        )
+
+
+def test_spec_survives_json(spec):
+    assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_spec_refuses_a_size_that_cannot_be_halved():
+    with pytest.raises(InvalidInputError, match="60 is not divisible by 8"):
+        ModelSpec(2, (64, 60), "tiny")
+
+
+def test_unknown_backend_is_refused(spec):
+    with pytest.raises(InvalidInputError, match="backend is 'keras'; use one of core, generative"):
+        build_unet(spec, backend="keras")
+
+
+def test_unknown_device_is_refused():
+    with pytest.raises(InvalidInputError, match="device is 'toaster'; use auto, cpu, cuda"):
         resolve_device("toaster")
-    with pytest.raises(InvalidInputError, match="torch sees"):
+
+
+def test_gpu_that_is_not_there_is_refused():
+    with pytest.raises(InvalidInputError, match=r"device is 'cuda:99' but torch sees \d+ GPUs"):
         resolve_device("cuda:99")
-    assert resolve_device("cpu").type == "cpu"
+
+
+def test_auto_device_is_a_gpu_where_there_is_one():
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,124 +1,202 @@
-"""Every sampler, at any number of steps, gives the distribution that is known in closed form."""
+"""Samplers: right against a Gaussian with a known answer, at any number of steps, in any batch."""
 
 import pytest
 import torch
-from monai.networks.schedulers import DDPMScheduler as CoreDDPMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 
 from ldm_project.config import SAMPLERS
 from ldm_project.errors import InvalidInputError
-from ldm_project.models import ModelSpec, build_unet
-from ldm_project.noise_schedulers import NOISE_SCHEDULE, build_noise_scheduler, noised
-from ldm_project.sampling import denoise, initial_noise
+from ldm_project.models import ModelSpec, build_unet, build_vqgan, decode
+from ldm_project.noise_schedulers import (
+    NOISE_SCHEDULE,
+    build_noise_scheduler,
+    noised,
+    set_denoising_steps,
+)
+from ldm_project.sampling import decode_samples, denoise, initial_noise
 
-MEAN, STD = 0.3, 0.5  # of the data: every latent value is drawn from this Gaussian
-SPEC = ModelSpec(2, (32, 32), "tiny")
+DATA_MEAN, DATA_STD = 0.3, 0.5
+SPECS = {2: ModelSpec(2, (64, 64), "tiny"), 3: ModelSpec(3, (32, 32, 32), "tiny")}
 
 
-class PerfectUnet(nn.Module):
-    """Predicts the velocity that a perfectly trained UNet would, for data of one Gaussian.
+class GaussianUnet(nn.Module):
+    """The best possible prediction for data N(0.3, 0.5²), which is known in closed form.
 
-    With x_t = a x_0 + s e, the posterior mean of x_0 is m + a v (x_t - a m) / (a^2 v + s^2) for
-    data of mean m and variance v; noise and velocity follow from it.
+    With a = the kept share of variance and x = √a·x0 + √(1-a)·e, both x0 and e are jointly
+    normal with x, so E[x0|x] and E[e|x] are linear in x; the velocity is √a·e - √(1-a)·x0.
     """
 
-    def __init__(self, alphas_cumprod: torch.Tensor, *, predicts: str = "velocity"):
+    def __init__(self, alphas_cumprod, prediction="velocity"):
         super().__init__()
-        self.anchor = nn.Parameter(torch.zeros(1))  # says which device the network is on
-        self.alphas_cumprod = alphas_cumprod
-        self.predicts = predicts
+        self.alphas_cumprod = nn.Parameter(alphas_cumprod, requires_grad=False)
+        self.prediction = prediction
 
-    def forward(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        kept = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-        signal, spread = kept.sqrt(), (1 - kept).sqrt()
-        variance = kept * STD**2 + 1 - kept
-        clean = MEAN + signal * STD**2 * (latents - signal * MEAN) / variance
-        noise = (latents - signal * clean) / spread
-        return noise if self.predicts == "noise" else signal * noise - spread * clean
-
-
-def sampled(sampler: str, steps: int, num_samples: int = 64) -> torch.Tensor:
-    noise = initial_noise(SPEC, range(num_samples), seed=0)
-    unet = PerfectUnet(build_noise_scheduler("ddpm").alphas_cumprod)
-    *_, last = denoise(unet, noise, sampler=sampler, steps=steps)
-    return last.latents
+    def forward(self, latents, timesteps):
+        a = self.alphas_cumprod[timesteps].view(-1, *[1] * (latents.ndim - 1))
+        surprise = (latents - a.sqrt() * DATA_MEAN) / (a * DATA_STD**2 + 1 - a)
+        noise = (1 - a).sqrt() * surprise
+        if self.prediction == "noise":
+            return noise
+        data = DATA_MEAN + a.sqrt() * DATA_STD**2 * surprise
+        return a.sqrt() * noise - (1 - a).sqrt() * data
 
 
-@pytest.mark.parametrize("steps", [1000, 200, 201, 50])
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_sampler_gives_the_gaussian_that_the_model_knows(sampler, steps):
-    # 64 samples of 4 x 8 x 8 values: the std of 16,384 values is known to 0.003
-    latents = sampled(sampler, steps)
-    tolerance = 0.03 if steps >= 200 or sampler != "ddpm" else 0.05
-    assert latents.std().item() == pytest.approx(STD, abs=tolerance)
-    assert latents.mean().item() == pytest.approx(MEAN, abs=0.03)
+def gaussian_unet():
+    return GaussianUnet(DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod)
 
 
-def monai_sampled(steps: int) -> torch.Tensor:
-    """Samples with MONAI's own scheduler, the same perfect model and the same noise."""
-    scheduler = CoreDDPMScheduler(1000, schedule="cosine", clip_sample=False)
-    unet = PerfectUnet(scheduler.alphas_cumprod, predicts="noise")
-    scheduler.set_timesteps(steps)
-    latents = initial_noise(SPEC, range(64), seed=0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.inference_mode():
-        for timestep in scheduler.timesteps:
-            predicted = unet(latents, timestep.expand(len(latents)))
-            latents, _ = scheduler.step(predicted, int(timestep), latents, generator=generator)
+def gaussian_noise():
+    # 40,000 numbers: their std is known to 0.5/√80,000 = 0.002.
+    return torch.randn(4, 1, 100, 100, generator=torch.Generator().manual_seed(0))
+
+
+def last(steps):
+    for step in steps:
+        latents = step.latents
     return latents
 
 
-def test_monais_own_scheduler_is_wrong_below_its_trained_steps():
-    # Why the samplers are not MONAI's. Should this fail, MONAI has mended its scheduler.
-    assert monai_sampled(1000).std().item() == pytest.approx(STD, abs=0.03)
-    assert abs(monai_sampled(200).std().item() - STD) > 0.03
+@pytest.mark.parametrize("steps", [1000, 200])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_sampler_reaches_the_known_gaussian(sampler, steps):
+    samples = last(denoise(gaussian_unet(), gaussian_noise(), sampler=sampler, steps=steps))
+    assert abs(samples.std().item() - DATA_STD) < 0.03
+    assert abs(samples.mean().item() - DATA_MEAN) < 0.02
+
+
+@pytest.mark.parametrize("package", ["monai", "generative"])
+def test_ddpm_of_either_monai_misses_the_gaussian_below_its_trained_steps(package):
+    if package == "monai":
+        from monai.networks.schedulers import DDPMScheduler as MonaiScheduler
+    else:
+        from generative.networks.schedulers import DDPMScheduler as MonaiScheduler
+    errors = {}
+    for steps in (1000, 200):
+        scheduler = MonaiScheduler(
+            num_train_timesteps=1000,
+            schedule="scaled_linear_beta",
+            beta_start=0.0015,
+            beta_end=0.0195,
+            clip_sample=False,
+        )
+        unet = GaussianUnet(scheduler.alphas_cumprod, prediction="noise")
+        scheduler.set_timesteps(steps)
+        latents, generator = gaussian_noise(), torch.Generator().manual_seed(1)
+        for timestep in scheduler.timesteps:
+            predicted = unet(latents, timestep.expand(len(latents)))
+            latents, _ = scheduler.step(predicted, timestep, latents, generator=generator)
+        errors[steps] = abs(latents.std().item() - DATA_STD)
+    assert errors[1000] < 0.03
+    assert errors[200] > 0.2  # 0.79 instead of 0.5: why we drive diffusers' schedulers
+
+
+def test_ddim_is_diffusers_ddim_where_steps_divide_the_trained_ones():
+    unet, noise = gaussian_unet(), gaussian_noise()
+    reference = DDIMScheduler(clip_sample=False, **NOISE_SCHEDULE)
+    reference.set_timesteps(50)
+    latents = noise
+    for timestep in reference.timesteps:
+        predicted = unet(latents, timestep.expand(len(latents)))
+        latents = reference.step(predicted, timestep, latents).prev_sample
+    ours = last(denoise(unet, noise, sampler="ddim", steps=50))
+    torch.testing.assert_close(ours, latents, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp", "unipc"])
+def test_fast_sampler_needs_few_steps(sampler):
+    samples = last(denoise(gaussian_unet(), gaussian_noise(), sampler=sampler, steps=20))
+    assert abs(samples.std().item() - DATA_STD) < 0.01
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("steps", [1, 7, 61, 201])
-def test_there_are_as_many_steps_as_asked_for(sampler, steps):
-    unet = PerfectUnet(build_noise_scheduler("ddpm").alphas_cumprod)
-    records = list(denoise(unet, initial_noise(SPEC, [0], seed=0), sampler=sampler, steps=steps))
-    assert [record.step for record in records] == list(range(1, steps + 1))
-    assert {record.num_steps for record in records} == {steps}
-    assert torch.isfinite(records[-1].latents).all()
+def test_every_number_of_steps_walks_down_that_many_timesteps(sampler):
+    scheduler = build_noise_scheduler(sampler)
+    for steps in range(1, 1001):
+        set_denoising_steps(scheduler, steps, torch.device("cpu"))
+        timesteps = scheduler.timesteps
+        assert len(timesteps) == steps
+        assert timesteps[0] == 999  # trailing: from noise alone
+        assert timesteps[-1] >= 0
+        assert steps == 1 or (timesteps.diff() < 0).all()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_sample_depends_on_its_index_and_not_on_its_batch(sampler):
-    unet = build_unet(SPEC).eval()
-
-    def last(indices):
-        *_, step = denoise(unet, initial_noise(SPEC, indices, seed=3), sampler=sampler, steps=5)
-        return step.latents
-
-    assert torch.allclose(last([0, 1, 2, 3])[2], last([2])[0], atol=1e-4)
-    assert not torch.allclose(last([1]), last([2]), atol=1e-2)
+@pytest.mark.parametrize("steps", [61, 201])  # diffusers lists one timestep too many for these
+def test_awkward_number_of_steps_samples_as_well_as_its_neighbour(sampler, steps):
+    unet, noise = gaussian_unet(), gaussian_noise()
+    samples = last(denoise(unet, noise, sampler=sampler, steps=steps))
+    neighbour = last(denoise(unet, noise, sampler=sampler, steps=steps - 1))
+    assert abs(samples.std().item() - neighbour.std().item()) < 0.003
 
 
-def test_noise_depends_on_the_seed():
-    assert not torch.equal(initial_noise(SPEC, [0], seed=0), initial_noise(SPEC, [0], seed=1))
-
-
-def test_velocity_and_noisy_latent_give_the_clean_one_back():
-    clean, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-    timesteps = torch.tensor([10, 900])
+def test_noised_latents_and_velocities_are_what_the_samplers_assume():
+    clean, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    timesteps = torch.tensor([10, 800])
+    reference = DDPMScheduler(**NOISE_SCHEDULE)
     noisy, velocity = noised(clean, noise, timesteps)
-    kept = build_noise_scheduler("ddpm").alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-    # x_0 = a x_t - s v (Salimans & Ho 2022, arXiv:2202.00512)
-    assert torch.allclose(kept.sqrt() * noisy - (1 - kept).sqrt() * velocity, clean, atol=1e-5)
-    assert NOISE_SCHEDULE["prediction_type"] == "v_prediction"
+    torch.testing.assert_close(noisy, reference.add_noise(clean, noise, timesteps))
+    torch.testing.assert_close(velocity, reference.get_velocity(clean, noise, timesteps))
 
 
-@pytest.mark.parametrize(
-    ("sampler", "steps", "message"),
-    [
-        ("euler", 10, "sampler is 'euler'"),
-        ("ddim", 0, "steps is 0"),
-        ("ddim", 1001, "steps is 1001"),
-    ],
-)
-def test_bad_sampling_is_refused(sampler, steps, message):
-    unet = PerfectUnet(build_noise_scheduler("ddpm").alphas_cumprod)
-    with pytest.raises(InvalidInputError, match=message):
-        next(denoise(unet, initial_noise(SPEC, [0], seed=0), sampler=sampler, steps=steps))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_samples_do_not_depend_on_the_batch_they_are_made_in(dims, sampler):
+    spec = SPECS[dims]
+    torch.manual_seed(0)
+    unet = build_unet(spec).eval()
+    nn.init.normal_(unet.out[2].conv.weight, std=0.1)  # MONAI starts it at zero
+
+    def sample(indices):
+        return last(denoise(unet, initial_noise(spec, indices, seed=5), sampler=sampler, steps=3))
+
+    together, apart = sample([0, 1, 2]), torch.cat([sample([2]), sample([0, 1])])
+    torch.testing.assert_close(together, apart[[1, 2, 0]], rtol=1e-3, atol=1e-3)
+
+
+def test_noise_differs_between_indices_and_seeds():
+    noise = initial_noise(SPECS[2], [0, 1, 0], seed=0)
+    assert torch.equal(noise[0], noise[2])
+    assert not torch.equal(noise[0], noise[1])
+    assert not torch.equal(noise[1], initial_noise(SPECS[2], [0], seed=1)[0])
+
+
+def test_noise_is_standard_normal():
+    noise = initial_noise(SPECS[2], range(64), seed=0)  # 65,536 numbers: mean ± 0.004
+    assert abs(noise.mean().item()) < 0.02
+    assert abs(noise.std().item() - 1) < 0.02
+
+
+def test_steps_are_counted_from_one():
+    noise = initial_noise(SPECS[2], [0], seed=0)
+    steps = list(denoise(gaussian_unet(), noise, sampler="ddim", steps=3))
+    assert [(step.step, step.num_steps) for step in steps] == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_denoising_leaves_no_inference_mode_behind_between_steps():
+    noise = initial_noise(SPECS[2], [0], seed=0)
+    next(denoise(gaussian_unet(), noise, sampler="ddim", steps=3))
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_samples_are_decoded_at_their_own_scale():
+    vqgan = build_vqgan(SPECS[2]).eval()
+    latents = initial_noise(SPECS[2], [0], seed=0)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            decode_samples(vqgan, latents, 0.25), decode(vqgan, 0.25 * latents)
+        )
+
+
+def test_unknown_sampler_is_refused():
+    noise = initial_noise(SPECS[2], [0], seed=0)
+    with pytest.raises(InvalidInputError, match="sampler is 'euler'; use one of ddpm, ddim"):
+        next(denoise(gaussian_unet(), noise, sampler="euler", steps=2))
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_number_of_steps_outside_the_trained_ones_is_refused(steps):
+    noise = initial_noise(SPECS[2], [0], seed=0)
+    with pytest.raises(InvalidInputError, match=f"steps is {steps}; give 1 to 1000"):
+        next(denoise(gaussian_unet(), noise, sampler="ddim", steps=steps))
