@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import torch
-from monai.data import MetaTensor
 from monai.data.image_reader import NibabelReader, PydicomReader
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation, Spacing
 from pydicom.errors import InvalidDicomError
@@ -133,20 +133,22 @@ def _paths(source: str) -> list[Path]:
     return files
 
 
-def _as_volume(loaded: MetaTensor) -> MetaTensor:
+def _as_volume(loaded: Tensor) -> Tensor:
     """Returns a single slice as a volume of one slice; other images as they are."""
     return loaded.unsqueeze(-1) if loaded.ndim == 2 else loaded
 
 
-def _load_nifti(scan: CtFiles) -> MetaTensor:
+def _load_nifti(scan: CtFiles) -> Tensor:
     (path,) = scan.paths
     try:
-        if len(nib.load(path).shape) not in (2, 3):
+        header: Any = nib.load(path)
+        num_dimensions = len(header.shape)
+        if num_dimensions not in (2, 3):
             raise DataError(
-                f"{path} has {len(nib.load(path).shape)} dimensions; a CT has 2 or 3. "
+                f"{path} has {num_dimensions} dimensions; a CT has 2 or 3. "
                 f"Split it into one file per volume."
             )
-        loaded: MetaTensor = LoadImage(reader=NibabelReader(), image_only=True)(path)
+        loaded: Tensor = LoadImage(reader=NibabelReader(), image_only=True)(path)
     except (
         nib.filebasedimages.ImageFileError,
         OSError,
@@ -158,7 +160,7 @@ def _load_nifti(scan: CtFiles) -> MetaTensor:
     return loaded
 
 
-def _load_dicom(scan: CtFiles) -> MetaTensor:
+def _load_dicom(scan: CtFiles) -> Tensor:
     """Returns the slices of one series as a volume, in the order of their positions."""
     try:
         headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in scan.paths]
@@ -168,7 +170,7 @@ def _load_dicom(scan: CtFiles) -> MetaTensor:
             for number, path in enumerate(scan.paths):
                 (Path(folder) / f"{number:06d}.dcm").symlink_to(path.resolve())
             single = Path(folder) / "000000.dcm"
-            loaded: MetaTensor = LoadImage(reader=PydicomReader(), image_only=True)(
+            loaded: Tensor = LoadImage(reader=PydicomReader(), image_only=True)(
                 single if len(scan.paths) == 1 else folder
             )
     except DataError:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Never
 
 import mlflow
 import torch
@@ -79,7 +80,7 @@ def _sample(tracker: Tracker, ldm: LdmCheckpoint, config: SynthConfig) -> Iterat
 
 
 def _sample_batch(
-    ldm: LdmCheckpoint, config: SynthConfig, indices: Sequence[int], progress: "tqdm[None]"
+    ldm: LdmCheckpoint, config: SynthConfig, indices: Sequence[int], progress: "tqdm[Never]"
 ) -> Tensor:
     noise = initial_noise(ldm.spec, indices, seed=config.seed)
     latents = noise

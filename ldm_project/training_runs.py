@@ -157,6 +157,7 @@ def _run_training(
 ) -> None:
     """Runs a training loop in windows of equal length; logs its losses at each window's end."""
     window_size = max(1, iterations // WINDOWS_PER_TRAINING)
+    windows: Iterator[VqganStep | DiffusionStep]
     windows = tracker.windows(steps, units_per_window=window_size)
     for step in tqdm(windows, total=iterations, desc=title, unit="it", mininterval=0.5):
         if step.iteration % window_size == 0:
