@@ -1,5 +1,6 @@
 """A meter's windows, written to one MLflow run while it goes on and summed up at its end."""
 
+import logging
 import os
 
 from mlflow import MlflowClient
@@ -21,6 +22,9 @@ from mlflow_carbon.journal import Batch, Journal, Point, journal_dir
 from mlflow_carbon.meter import Meter, Window
 from mlflow_carbon.readings import Reading
 from mlflow_carbon.units import SECONDS_PER_MINUTE
+
+# A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
+_logger = logging.getLogger("mlflow.carbon")
 
 MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
 
@@ -87,7 +91,10 @@ class Recorder:
             windows, unit = [WindowRecord(total, total.duration_s / SECONDS_PER_MINUTE)], "minute"
         values = total_metrics(total, self._assumptions)
         values |= per_unit_metrics(windows, unit, self._assumptions)
-        tags = description_tags(self._meter.description) | window_tags(windows, unit)
+        description = self._meter.description
+        if description.problems:
+            _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
+        tags = description_tags(description) | window_tags(windows, unit)
         self._put(values, total, tags, step=0)
         self._delivery.close()
 

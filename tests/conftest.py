@@ -22,6 +22,7 @@ def store(empty_store, tmp_path, monkeypatch):
     """A tracking store and registry on sqlite in the current folder; gives its URI."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_CARBON_JOURNAL_DIR", str(tmp_path / "journals"))
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     mlflow.set_tracking_uri(uri)
     yield uri

@@ -119,7 +119,7 @@ def test_unmarked_block_is_reported_per_minute(store):
     assert run.data.tags["carbon.unit"] == "minute"
 
 
-def test_nothing_measured_writes_no_energy_and_says_why(store):
+def test_nothing_measured_writes_no_energy_and_says_why(store, caplog):
     blind = DESCRIPTION.__class__(
         components=("cpu",),
         method_by_component={"cpu": "unavailable"},
@@ -132,6 +132,7 @@ def test_nothing_measured_writes_no_energy_and_says_why(store):
     run = tracked_run([reading(), reading()], units=(4,), description=blind)
     assert {key for key in run.data.metrics if "energy" in key or "co2e" in key} == set()
     assert run.data.tags["carbon.error"] == "RAPL cannot be read."
+    assert caplog.text.count("RAPL cannot be read.") == 1
     assert run.data.tags["carbon.method.cpu"] == "unavailable"
 
 

@@ -1,0 +1,75 @@
+"""What a killed process left behind reaches the store, exactly once."""
+
+import signal
+import subprocess
+import sys
+
+import mlflow
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+
+from mlflow_carbon.cli import cli
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mlflow_carbon.journal import Batch, Journal, Point
+journal = Journal(Path(sys.argv[1]), run_id=sys.argv[2], tracking_uri=sys.argv[3])
+for step in (1, 2, 3):
+    point = Point("carbon/window/energy_kwh", 0.1 * step, 1_700_000_000_000 + step, step)
+    journal.append(Batch((point,), {"carbon.unit": "sample"}))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def killed_run(store, tmp_path, monkeypatch):
+    """A run whose process was killed with three windows in its journal; gives its id."""
+    folder = tmp_path / "journals"
+    monkeypatch.setenv("MLFLOW_CARBON_JOURNAL_DIR", str(folder))
+    with mlflow.start_run() as run:
+        pass
+    arguments = [str(folder), run.info.run_id, store]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    return run.info.run_id
+
+
+def recover():
+    result = CliRunner().invoke(cli, ["recover"])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def windows(run_id):
+    history = MlflowClient().get_metric_history(run_id, "carbon/window/energy_kwh")
+    return [(point.step, point.timestamp - 1_700_000_000_000) for point in history]
+
+
+def test_windows_of_a_killed_process_are_sent_with_their_time_stamps(killed_run):
+    assert recover() == f"run {killed_run}: 3 sets of figures sent.\n"
+    assert windows(killed_run) == [(1, 1), (2, 2), (3, 3)]
+    assert MlflowClient().get_run(killed_run).data.tags["carbon.unit"] == "sample"
+
+
+def test_second_recovery_has_nothing_to_do(killed_run, tmp_path):
+    recover()
+    assert recover() == f"Nothing to recover in {tmp_path / 'journals'}.\n"
+
+
+def test_journal_that_is_sent_twice_changes_nothing(killed_run, tmp_path):
+    (journal,) = (tmp_path / "journals").iterdir()
+    copy = journal.read_text()
+    recover()
+    journal.write_text(copy)
+    recover()
+    assert windows(killed_run) == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_journal_of_another_store_is_left_where_it_is(killed_run, tmp_path):
+    (journal,) = (tmp_path / "journals").iterdir()
+    journal.write_text(journal.read_text().replace("sqlite:///", "http://elsewhere/"))
+    assert "left in" in recover()
+    assert journal.exists()
+    assert windows(killed_run) == []
