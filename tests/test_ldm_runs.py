@@ -145,6 +145,17 @@ def test_registered_model_predicts_images_and_holds_no_pickle(store, dims):
         assert not path.read_bytes().startswith(b"\x80"), f"{path.name} is a pickle"
 
 
+def test_model_can_be_a_folder_or_an_alias(store):
+    run_command(small(2))
+    client = MlflowClient()
+    client.set_registered_model_alias("ldm-ct-2d-32-tiny", "champion", "1")
+    logged = mlflow.artifacts.download_artifacts(artifact_uri="models:/ldm-ct-2d-32-tiny/1")
+    run_command(small(2, model="models:/ldm-ct-2d-32-tiny@champion"))
+    run_command(small(2, model=f"{logged}/artifacts/checkpoint"))
+    names = [run.info.run_name for run in client.search_runs(["0"])]
+    assert (names.count("synth"), names.count("train")) == (3, 1)
+
+
 def test_registered_vqgan_reconstructs_images(store):
     run_command(VqganConfig(size="32", vqgan_iterations=12))
     model = mlflow.pyfunc.load_model("models:/vqgan-ct-2d-32-tiny/1")
