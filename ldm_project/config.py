@@ -133,7 +133,7 @@ class VqganConfig:
 class TrainConfig(VqganConfig):
     """Parameters of the ``train`` entry point: train the diffusion UNet on VQ-GAN latents."""
 
-    iterations: int = parameter(350, "Training iterations of the diffusion UNet.")
+    iterations: int = parameter(500, "Training iterations of the diffusion UNet.")
     vqgan: str = parameter(
         AUTO, "VQ-GAN: a checkpoint folder or models:/name/version. auto: newest, else trained."
     )

@@ -19,7 +19,7 @@ from ldm_project.noise_schedulers import noised
 
 VQGAN_LEARNING_RATE = 4e-3
 DISCRIMINATOR_LEARNING_RATE = 1e-3
-DIFFUSION_LEARNING_RATE = 4e-3
+DIFFUSION_LEARNING_RATE = 3e-3
 ADAM_BETAS = (0.9, 0.99)
 RAMP_ITERATIONS = 20  # over which the learning rate rises to its full value
 MAX_GRADIENT_NORM = 1.0
@@ -171,14 +171,23 @@ def train_diffusion(
         chosen = torch.randint(len(latents.values), (batch_size,), generator=generator)
         clean = latents.values[chosen.to(latents.values.device)].to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        timesteps = torch.randint(NUM_TRAIN_TIMESTEPS, (batch_size,), generator=generator)
-        timesteps = timesteps.to(device)
+        timesteps = spread_timesteps(batch_size, generator).to(device)
         noisy, velocity = noised(clean, noise, timesteps)
         loss = F.l1_loss(unet(noisy, timesteps), velocity)
         _check_loss(loss, "diffusion UNet", iteration, learning_rate)
         optimiser.step(loss)
         yield DiffusionStep(iteration, loss.item())
     unet.eval()
+
+
+def spread_timesteps(batch_size: int, generator: torch.Generator) -> Tensor:
+    """Returns random timesteps ``(B,)``, one from each of B equal parts of the schedule.
+
+    Each timestep is as likely as under independent draws, but no batch is all noise or all image:
+    small batches train far more steadily.
+    """
+    positions = torch.arange(batch_size) + torch.rand(batch_size, generator=generator)
+    return (positions / batch_size * NUM_TRAIN_TIMESTEPS).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)
 
 
 class _Optimiser:
