@@ -2,7 +2,9 @@
 
 import sqlite3
 import statistics
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from contextlib import closing
 
 from mlflow import MlflowClient
