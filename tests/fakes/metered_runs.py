@@ -2,9 +2,7 @@
 
 import sqlite3
 import statistics
-import tempfile
 from collections.abc import Sequence
-from functools import cache
 from contextlib import closing
 
 from mlflow import MlflowClient
