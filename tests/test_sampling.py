@@ -120,6 +120,9 @@ def test_every_number_of_steps_walks_down_that_many_timesteps(sampler):
         assert timesteps[0] == 999  # trailing: from noise alone
         assert timesteps[-1] >= 0
         assert steps == 1 or (timesteps.diff() < 0).all()
+        if sampler != "ddpm":  # the others keep noise levels too: one per step, then none
+            assert len(scheduler.sigmas) == steps + 1
+            assert scheduler.sigmas[-1] == 0 < scheduler.sigmas[-2]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
