@@ -2,8 +2,10 @@
 
 import csv
 import difflib
+import math
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -22,6 +24,7 @@ MONTHLY_SET_BY_BASIS = {
 }
 MONTHLY_SETS = tuple(MONTHLY_SET_BY_BASIS.values())
 FALLBACK_YEARLY_SETS = (DEFAULT_SET, "eea")
+GIVEN = "given"  # set, period and basis of a figure that the user brings
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,24 @@ def resolve_region(name: str) -> str:
         NoIntensityError: no region is called that; offers the nearest spellings.
     """
     codes = _code_by_name()
-    code = codes.get(_folded(name))
-    if code is None:
-        near = difflib.get_close_matches(_folded(name), codes, n=6, cutoff=0.6)
-        nearest = list(dict.fromkeys(codes[spelling] for spelling in near))[:3]
-        offer = f" Nearest: {', '.join(nearest)}." if nearest else ""
+    folded = _folded(name)
+    if folded in codes:
+        return codes[folded]
+    country = codes.get(_folded(name.partition("-")[0]))
+    if "-" in name and country is not None:
         raise NoIntensityError(
-            f"No carbon intensity for region {name!r}.{offer} "
-            f"Give a country name or ISO code, or pass --carbon-intensity-g-per-kwh."
+            f"No carbon intensity for zone {name!r}: the sets here know no parts of a country. "
+            f"Give {country} for the whole, or pass --carbon-intensity-g-per-kwh."
         )
-    return code
+    # two letters of which one is right are half alike
+    cutoff = 0.5 if len(folded) <= 3 else 0.6
+    near = difflib.get_close_matches(folded, codes, n=6, cutoff=cutoff)
+    nearest = list(dict.fromkeys(codes[spelling] for spelling in near))[:3]
+    offer = f" Nearest: {', '.join(nearest)}." if nearest else ""
+    raise NoIntensityError(
+        f"No carbon intensity for region {name!r}.{offer} "
+        f"Give a country name or ISO code, or pass --carbon-intensity-g-per-kwh."
+    )
 
 
 def lookup_intensity(
@@ -117,6 +128,83 @@ def lookup_intensity(
         f"No carbon intensity for {code}{when} in {' or '.join(dict.fromkeys(sets))}. "
         f"Known: {_known_years(code)}. Or pass --carbon-intensity-g-per-kwh."
     )
+
+
+def given_intensity(g_per_kwh: float, *, region: str = GIVEN) -> CarbonIntensity:
+    """Returns the user's own figure in g/kWh; the region only names it and need not be known.
+
+    Raises:
+        InvalidInputError: the figure is negative or not finite.
+    """
+    if not (math.isfinite(g_per_kwh) and g_per_kwh >= 0):
+        raise InvalidInputError(
+            f"carbon_intensity_g_per_kwh is {g_per_kwh}; give a finite number, 0 or more."
+        )
+    return CarbonIntensity(
+        g_per_kwh=g_per_kwh,
+        region=region,
+        period=GIVEN,
+        intensity_set=GIVEN,
+        basis=GIVEN,
+        source="--carbon-intensity-g-per-kwh",
+        source_url="",
+        licence="",
+    )
+
+
+def latest_intensities(intensity_set: str = DEFAULT_SET) -> tuple[CarbonIntensity, ...]:
+    """Returns the newest figure of every region of a yearly set, by region.
+
+    Raises:
+        InvalidInputError: there is no such set, or it has months only.
+    """
+    _check_set(intensity_set)
+    newest: dict[str, CarbonIntensity] = {}
+    for value in sorted(_yearly(), key=lambda value: (value.region, value.period)):
+        if value.intensity_set == intensity_set:
+            newest[value.region] = value
+    if not newest:
+        raise InvalidInputError(f"The set {intensity_set!r} has months only; name a yearly set.")
+    return tuple(newest.values())
+
+
+def monthly_intensities(
+    region: str, *, intensity_set: str = MONTHLY_SETS[0]
+) -> tuple[CarbonIntensity, ...]:
+    """Returns every known month of a region, oldest first.
+
+    Raises:
+        NoIntensityError: the region has no months in this set.
+        InvalidInputError: there is no such set.
+    """
+    _check_set(intensity_set)
+    code = resolve_region(region)
+    found = [
+        value for value in _months() if (value.intensity_set, value.region) == (intensity_set, code)
+    ]
+    if not found:
+        raise NoIntensityError(
+            f"No months for {code} in {intensity_set!r}. Known months: {_known_months(code)}."
+        )
+    return tuple(sorted(found, key=lambda value: value.period))
+
+
+def basis_notice(values: Iterable[CarbonIntensity]) -> str | None:
+    """Returns a sentence where intensities rest on more than one basis; ``None`` where not.
+
+    Direct and life-cycle figures, CO2 and CO2e, or production and consumption do not compare.
+    """
+    regions_by_basis: dict[str, list[str]] = {}
+    for value in values:
+        regions = regions_by_basis.setdefault(value.basis, [])
+        if value.region not in regions:
+            regions.append(value.region)
+    if len(regions_by_basis) < 2:
+        return None
+    listed = "; ".join(
+        f"{', '.join(regions)}: {basis}" for basis, regions in regions_by_basis.items()
+    )
+    return f"Intensities rest on different bases and do not compare ({listed})."
 
 
 def _monthly(code: str, month: str, intensity_set: str | None) -> CarbonIntensity:
@@ -206,7 +294,9 @@ def _code_by_name() -> dict[str, str]:
 
 
 def _folded(name: str) -> str:
-    return " ".join(name.split()).casefold()
+    """Returns the letters and digits of a name, without case, accents and punctuation."""
+    plain = unicodedata.normalize("NFKD", name.casefold())
+    return "".join(letter for letter in plain if letter.isalnum())
 
 
 def _rows(file: str) -> Iterator[dict[str, str]]:
