@@ -5,6 +5,8 @@ SECONDS_PER_HOUR = 3600.0
 SECONDS_PER_MINUTE = 60.0
 WATTS_PER_KILOWATT = 1000.0
 GRAMS_PER_KILOGRAM = 1000.0
+GRAMS_PER_POUND = 453.59237
+KWH_PER_MWH = 1000.0
 
 
 def kwh_from_joules(energy_joules: float) -> float:
@@ -35,3 +37,8 @@ def kg_from_grams(mass_g: float) -> float:
 def grams_from_kg(mass_kg: float) -> float:
     """Returns mass in g."""
     return mass_kg * GRAMS_PER_KILOGRAM
+
+
+def g_per_kwh_from_pounds_per_mwh(intensity_pounds_per_mwh: float) -> float:
+    """Returns a carbon intensity in g/kWh."""
+    return intensity_pounds_per_mwh * GRAMS_PER_POUND / KWH_PER_MWH
