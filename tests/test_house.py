@@ -15,6 +15,8 @@ HOUSE = {
     "mlflow_carbon": [
         "errors units schema",
         "intensity emissions assumptions",
+        "uncertainty forecast steps_model hourly advice providers",
+        "equivalents functional_unit paper",
         "clock readings meter_settings devices cpu_power counters machine collector meter",
         "journal delivery figures recorder recovery tracking",
         "store registry compare tables",
