@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import chdtrc, stdtrit
 
 from mlflow_carbon.emissions import mean_std
 from mlflow_carbon.errors import InvalidInputError
@@ -19,6 +19,7 @@ INDEPENDENT = "prediction interval, windows taken as independent"
 CORRECTED = "prediction interval, corrected for autocorrelation"
 
 _MAX_AUTOCORRELATION = 0.95
+_WANDERING_SIGNIFICANCE = 0.05  # of the test whether correlation outlasts the correction
 _DIFFERENCE = 1e-4  # of the autocorrelation, for a numerical derivative
 
 
@@ -37,6 +38,7 @@ class UnitStatistics:
 
     Attributes:
         mean_kwh: energy of all windows over units of all windows (the run value).
+        max_kwh: largest per-unit window value.
         std_kwh: sample std of the per-unit window values (``std_within``); ``None`` for one window.
         unit_variance_kwh2: variance of one unit, if windows are sums of independent units.
         num_windows: how many there are.
@@ -45,9 +47,12 @@ class UnitStatistics:
         autocorrelation: of each window with the next, corrected for its bias; ``None`` below
             ``MIN_WINDOWS_FOR_CORRELATION`` windows, too few to tell.
         effective_num_windows: independent windows that would fix the mean as well as these do.
+        is_wandering: whether means of neighbouring windows differ more than ``autocorrelation``
+            explains: power drifts, and the interval is too narrow.
     """
 
     mean_kwh: float
+    max_kwh: float
     std_kwh: float | None
     unit_variance_kwh2: float | None
     num_windows: int
@@ -55,6 +60,7 @@ class UnitStatistics:
     num_distinct_readings: int | None
     autocorrelation: float | None
     effective_num_windows: float
+    is_wandering: bool
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ def unit_statistics(windows: Sequence[Window]) -> UnitStatistics:
     powers_w = {window.power_w for window in windows if window.power_w is not None}
     return UnitStatistics(
         mean_kwh=mean_kwh,
+        max_kwh=float((energies_kwh / nums_units).max()),
         std_kwh=mean_std(energies_kwh / nums_units).std,
         unit_variance_kwh2=float(residuals @ residuals) / (num_windows - 1) if has_spread else None,
         num_windows=num_windows,
@@ -98,6 +105,7 @@ def unit_statistics(windows: Sequence[Window]) -> UnitStatistics:
         num_distinct_readings=len(powers_w) or None,
         autocorrelation=autocorrelation,
         effective_num_windows=num_windows / _variance_factor(autocorrelation or 0.0, num_windows),
+        is_wandering=autocorrelation is not None and _is_wandering(residuals, autocorrelation),
     )
 
 
@@ -183,6 +191,11 @@ def cautions(statistics: UnitStatistics, coverage_fraction: float | None = None)
             f"({MIN_WINDOWS_FOR_CORRELATION} are needed); if they are not, "
             "the interval is too narrow."
         )
+    if statistics.is_wandering:
+        sentences.append(
+            "The energy of the windows drifts, by more than the interval accounts for: "
+            "leave out the warm-up, or measure longer."
+        )
     if num_distinct is not None and num_distinct < MIN_DISTINCT_READINGS:
         sentences.append(
             f"Only {num_distinct} distinct power readings in {n} windows: "
@@ -205,6 +218,23 @@ def _autocorrelation(residuals: np.ndarray) -> float:
     biased = float(residuals[1:] @ residuals[:-1]) / squares
     unbiased = (n * biased + 1) / (n - 3)
     return min(max(unbiased, -_MAX_AUTOCORRELATION), _MAX_AUTOCORRELATION)
+
+
+def _is_wandering(residuals: np.ndarray, phi: float) -> bool:
+    """Returns whether block means vary more than a first-order autoregression lets them.
+
+    Blocks as long as there are blocks; the ratio of variances follows chi² over its degrees.
+    """
+    n = len(residuals)
+    length = math.isqrt(n)
+    means = residuals[: n // length * length].reshape(-1, length).mean(axis=1)
+    variance = float(residuals @ residuals) / (n - _variance_factor(phi, n))
+    expected = variance / length * _variance_factor(phi, length)
+    if expected == 0:
+        return False
+    degrees = len(means) - 1
+    chi_squared = degrees * float(means.var(ddof=1)) / expected
+    return float(chdtrc(degrees, chi_squared)) < _WANDERING_SIGNIFICANCE
 
 
 def _variance_factor(phi: float, num_windows: float) -> float:
