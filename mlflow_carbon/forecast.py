@@ -149,8 +149,8 @@ def judge_budget(
 ) -> BudgetVerdict:
     """Returns whether a running run keeps its budget of kg CO2e; to be asked after each window.
 
-    Ending the run at ``STOP_NOW`` keeps the budget unless the next window costs more than the
-    upper bound of its prediction interval (after a single window: more than that one).
+    Ending the run at ``STOP_NOW`` keeps the budget unless a unit of the next window costs more
+    than in any window before.
 
     Args:
         statistics: of the windows so far.
@@ -172,14 +172,12 @@ def judge_budget(
     if num_units_left <= 0 or spent_kg > budget_kg:
         return BudgetVerdict(WITHIN if spent_kg <= budget_kg else EXCEEDED, f"{so_far}.")
 
-    def mean_and_upper_kg(num_units: float) -> tuple[float, float]:
-        energy = forecast_energy(statistics, num_units, spent_kwh=spent_kwh)
-        emissions = price(energy, pue=pue, intensity_g_per_kwh=intensity_g_per_kwh)
-        upper_g = emissions.co2e_g if emissions.high_g is None else emissions.high_g
-        return kg_from_grams(emissions.co2e_g), kg_from_grams(upper_g)
-
-    mean_kg, upper_kg = mean_and_upper_kg(num_units_left)
-    _, next_kg = mean_and_upper_kg(min(num_units_next, num_units_left))
+    energy = forecast_energy(statistics, num_units_left, spent_kwh=spent_kwh)
+    emissions = price(energy, pue=pue, intensity_g_per_kwh=intensity_g_per_kwh)
+    mean_kg = kg_from_grams(emissions.co2e_g)
+    upper_kg = mean_kg if emissions.high_g is None else kg_from_grams(emissions.high_g)
+    next_kwh = spent_kwh + statistics.max_kwh * min(num_units_next, num_units_left)
+    next_kg = kg_from_grams(co2e_g(next_kwh, pue=pue, intensity_g_per_kwh=intensity_g_per_kwh))
     if next_kg > budget_kg:
         state = STOP_NOW
     elif mean_kg > budget_kg:

@@ -104,12 +104,12 @@ def verdict(*energies_kwh, left, budget_kg, spent_kwh):
 @pytest.mark.parametrize(
     ("left", "budget_kg", "spent_kwh", "state"),
     [
-        # mean 10, s = 1, n = 3; 4 left: 40 ± 4.30 √(16/3 + 4) = 13.1; next: 10 ± 4.97
+        # mean 10, s = 1, n = 3; 4 left: 40 ± 4.30 √(16/3 + 4) = 13.1; the dearest window: 11
         (4, 90, 30, WITHIN),  # 30 + 53.1 = 83.1
         (4, 80, 30, AT_RISK),  # 70 expected, 83.1 possible
         (4, 60, 30, WILL_EXCEED),  # 70 expected
-        (4, 44, 30, STOP_NOW),  # the next window ends at 44.97 at worst
-        (4, 45, 30, WILL_EXCEED),  # and is still under 45
+        (4, 40.9, 30, STOP_NOW),  # the next window may end at 41
+        (4, 41.1, 30, WILL_EXCEED),  # and is still under 41.1
         (4, 29, 30, EXCEEDED),
         (0, 31, 30, WITHIN),
         (0, 29, 30, EXCEEDED),
@@ -125,6 +125,11 @@ def test_verdict_says_what_is_spent_and_what_is_expected():
     assert found.sentence == (
         "30 kg CO2e of a budget of 60 kg are spent; 70 kg expected in all, at most 83.1 kg."
     )
+
+
+def test_one_slow_window_stops_no_run_that_has_room_for_another():
+    # an interval from 10 and 1 would reach beyond 100
+    assert verdict(10, 1, left=2, budget_kg=30, spent_kwh=11).state != STOP_NOW
 
 
 def test_stopping_when_told_keeps_the_budget():
@@ -143,6 +148,5 @@ def test_stopping_when_told_keeps_the_budget():
         )
         if found.state == STOP_NOW:
             break
-    # upper bounds of the next window are about 12: after four windows 40.5 + 12.6 < 55,
-    # after five 50 + 12.2 > 55
+    # the dearest window costs 11: after four 40.5 + 11 < 55, after five 50 + 11 > 55
     assert (len(windows), spent_kwh) == (5, 50.0)
