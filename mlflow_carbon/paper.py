@@ -2,6 +2,7 @@
 
 import csv
 import math
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ CANNOT_BE_DERIVED = "cannot be derived"
 # A claim this near to what its inputs give may come from an unrounded input or another edition
 # of a factor; the verdict is then "rounding".
 ROUNDING_FRACTION = 0.01
+TEXT_WIDTH = 100
 
 CAR_G_PER_KM = "108.2"  # section 3.1
 EPOCHS, ITERATIONS, SCANS = 50, 6000, 120  # sections 2.2 to 2.4
@@ -91,11 +93,18 @@ def check_claims() -> tuple[Claim, ...]:
 
 def claims_text(claims: tuple[Claim, ...]) -> str:
     """Returns the claims for reading: verdict, claim and place, then the arithmetic below."""
-    width = len(CANNOT_BE_DERIVED)
+    indent = " " * (len(CANNOT_BE_DERIVED) + 2)
     lines = []
     for claim in claims:
-        lines.append(f"{claim.verdict:<{width}}  {claim.claim} ({claim.place})")
-        lines.append(f"{'':<{width}}  {claim.arithmetic}")
+        head = f"{claim.verdict:<{len(indent)}}{claim.claim} ({claim.place})"
+        lines += textwrap.wrap(head, TEXT_WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+        lines += textwrap.wrap(
+            claim.arithmetic,
+            TEXT_WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+        )
     counts = dict.fromkeys((HOLDS, ROUNDING, CONTRADICTED, CANNOT_BE_DERIVED), 0)
     for claim in claims:
         counts[claim.verdict] += 1

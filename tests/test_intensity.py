@@ -7,7 +7,14 @@ from importlib.resources import files
 import pytest
 
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
-from mlflow_carbon.intensity import lookup_intensity, resolve_region
+from mlflow_carbon.intensity import (
+    basis_notice,
+    given_intensity,
+    latest_intensities,
+    lookup_intensity,
+    monthly_intensities,
+    resolve_region,
+)
 
 
 @pytest.mark.parametrize(
@@ -112,3 +119,51 @@ def test_every_row_carries_its_source_and_licence():
             assert row["source_url"].startswith("https://"), row
             assert row["licence"], row
             assert float(row["g_per_kwh"]) >= 0
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("EU-27", "EU27"), ("U.S.A.", "US"), ("Côte d’Ivoire", "CI"), ("guinea bissau", "GW")],
+)
+def test_case_accents_and_punctuation_make_no_difference(name, code):
+    assert resolve_region(name) == code
+
+
+def test_zone_is_no_country_and_says_which_it_lies_in():
+    with pytest.raises(NoIntensityError, match="Give DK for the whole"):
+        resolve_region("DK-DK1")
+
+
+def test_two_letters_get_an_offer_too():
+    with pytest.raises(NoIntensityError, match=r"'XQ'\. Nearest: [A-Z]{2}"):
+        resolve_region("XQ")
+
+
+def test_mixed_bases_are_named():
+    values = [
+        lookup_intensity(name, intensity_set="paper_table1") for name in ("SE", "DE", "CN", "SE")
+    ]
+    assert basis_notice(values) == (
+        "Intensities rest on different bases and do not compare "
+        "(SE, DE: production; direct stack GHG (CO2e), gross generation; "
+        "CN: production; life-cycle CO2e (Ember via Statista))."
+    )
+    assert basis_notice(values[:2]) is None
+
+
+def test_latest_figure_of_every_region_is_listed_once():
+    found = {value.region: value for value in latest_intensities("ember")}
+    assert len(found) == len(latest_intensities("ember")) > 200
+    assert found["EU27"].period == "2024"
+    assert found["EU27"] == lookup_intensity("EU27")
+
+
+def test_months_are_listed_oldest_first():
+    months = monthly_intensities("Germany", intensity_set="electricity_maps_lifecycle")
+    assert [month.period for month in months[:2]] == ["2022-01", "2022-02"]
+    assert (len(months), months[1].g_per_kwh) == (24, 370.73)
+
+
+def test_own_figure_is_taken_for_any_place():
+    found = given_intensity(123, region="our roof")
+    assert (found.g_per_kwh, found.region, found.intensity_set) == (123, "our roof", "given")

@@ -1,0 +1,72 @@
+"""Equivalents of kg CO2e against hand computations; every factor has its edition and source."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlflow_carbon.equivalents import (
+    DEFAULT_EDITION_BY_KIND,
+    budget_share,
+    equivalent,
+    equivalents,
+    factors,
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "edition", "quantity"),
+    [
+        ("car", "paper (EU new cars 2022, provisional)", 3348.4),  # 362.3 / 0.1082
+        ("car", "EU new cars 2022, final", 3351.5),  # 362.3 / 0.1081
+        ("car", "US cars on the road", 1483.6),  # 362.3 / 0.2442
+        ("phone", "EPA, current", 29218),  # 362.3 / 0.0124
+        ("flight", "paper, implied per km", 1500.0),  # 362.3 / 0.24153
+        ("flight", "paper, implied by real distance", 1257.0),  # 362.3 / 0.28823
+        ("tree", "EPA 2023", 6.038),  # 362.3 / 60
+    ],
+)
+def test_largest_figure_of_the_paper_is_so_much(kind, edition, quantity):
+    found = equivalent(362.3, kind, edition=edition)
+    assert found.quantity == pytest.approx(quantity, rel=1e-4)
+    assert found.least <= found.quantity <= found.most
+
+
+def test_each_kind_is_given_once_in_its_default_edition():
+    found = equivalents(1.0)
+    assert {item.factor.kind: item.factor.edition for item in found} == DEFAULT_EDITION_BY_KIND
+    assert [item.factor.unit for item in found] == ["km", "charge", "km", "tree"]
+
+
+def test_range_spans_the_editions():
+    # 0.1068 to 0.2442 kg a km
+    found = equivalent(1.0, "car")
+    assert (found.least, found.most) == pytest.approx((1 / 0.2442, 1 / 0.1068))
+
+
+def test_every_factor_names_its_edition_and_source():
+    assert len({(factor.kind, factor.edition) for factor in factors()}) == len(factors())
+    for factor in factors():
+        assert factor.edition
+        assert factor.source
+        assert factor.url.startswith("https://")
+        assert factor.kg_per_unit > 0
+
+
+def test_budget_share_is_that_of_the_hand_computation():
+    # 250e12 kg / 8e9 / 27 = 1157.41 kg a person and year; 362.3 kg are 31.3 %
+    share = budget_share(362.3)
+    assert share.budget_kg == pytest.approx(1157.41, abs=0.01)
+    assert share.fraction == pytest.approx(0.31303, abs=1e-5)
+
+
+def test_every_assumption_of_the_budget_is_a_parameter():
+    share = budget_share(1.0, remaining_gt=100, population=1e9, years=10)
+    assert share.budget_kg == 10_000
+    assert (share.remaining_gt, share.population, share.years) == (100, 1e9, 10)
+
+
+@given(st.floats(min_value=0, max_value=1e9), st.floats(min_value=0, max_value=1e3))
+def test_quantities_are_proportional(co2e_kg, factor):
+    for kind in DEFAULT_EDITION_BY_KIND:
+        once, more = equivalent(co2e_kg, kind), equivalent(factor * co2e_kg, kind)
+        assert more.quantity == pytest.approx(factor * once.quantity)
