@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlflow_carbon.steps_model import StepsPoint, fit_steps
-from mlflow_carbon.uncertainty import (
+from mlflow_carbon.accounting.steps_model import StepsPoint, fit_steps
+from mlflow_carbon.accounting.uncertainty import (
     MIN_DISTINCT_READINGS,
     MIN_WINDOWS_FOR_CORRELATION,
     Window,
@@ -275,8 +275,8 @@ def page() -> str:
     """Returns docs/statistics.md."""
     return f"""# What ± means
 
-Written by `python -m benchmarks.interval_coverage`, with the functions of \
-`mlflow_carbon.uncertainty` and `mlflow_carbon.steps_model`. Tables are computed, not typed in.
+Written by `python -m benchmarks.interval_coverage`, with the functions of `uncertainty` and \
+`steps_model` in `mlflow_carbon.accounting`. Tables are computed, not typed in.
 
 A run measures n windows and extrapolates to N units. Two figures go by the sign ±, and each is \
 printed under its own name.

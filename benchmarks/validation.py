@@ -18,7 +18,7 @@ from carbontracker.components.cpu import intel
 from codecarbon.core.rapl import RAPLFile
 from codecarbon.core.units import Time
 
-from mlflow_carbon.meter import Meter, MeterSettings
+from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.units import joules_from_kwh
 from tests.fakes.node import FakeNode, cpu_node, gpu_node
 from tests.fakes.power import Constant, Power, Ramp, SquareWave

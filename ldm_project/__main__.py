@@ -88,7 +88,7 @@ def _run(config: VqganConfig, dry_run: bool) -> None:
     # Threads that wait sleep: where cores are shared, spinning ones take them from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imported late: torch takes seconds, and bad parameters are told at once.
-    from ldm_project.commands import run_command
+    from ldm_project.runs.commands import run_command
 
     for line in run_command(config):
         click.echo(line)

@@ -6,18 +6,18 @@ __version__ = "0.1.0"
 __all__ = ["MeterSettings", "track"]
 
 if TYPE_CHECKING:
-    from mlflow_carbon.meter import MeterSettings
-    from mlflow_carbon.tracking import track
+    from mlflow_carbon.metering.meter import MeterSettings
+    from mlflow_carbon.recording.tracking import track
 
 
 def __getattr__(name: str) -> Any:
     """Imports the public names when they are first used: MLflow imports this at its own start."""
     if name == "track":
-        from mlflow_carbon.tracking import track
+        from mlflow_carbon.recording.tracking import track
 
         return track
     if name == "MeterSettings":
-        from mlflow_carbon.meter import MeterSettings
+        from mlflow_carbon.metering.meter import MeterSettings
 
         return MeterSettings
     raise AttributeError(f"module 'mlflow_carbon' has no attribute {name!r}")

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlflow_carbon.advice import best_start, rank
-from mlflow_carbon.errors import InvalidInputError, NoIntensityError
-from mlflow_carbon.hourly import IntensitySeries, Slot, mean_g_per_kwh
-from mlflow_carbon.intensity import (
+from mlflow_carbon.accounting.advice import best_start, rank
+from mlflow_carbon.accounting.hourly import IntensitySeries, Slot, mean_g_per_kwh
+from mlflow_carbon.accounting.intensity import (
     given_intensity,
     latest_intensities,
     lookup_intensity,
     monthly_intensities,
 )
+from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 
 HOUR_S = 3600.0
 

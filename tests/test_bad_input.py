@@ -4,21 +4,21 @@ import math
 
 import pytest
 
-from mlflow_carbon.advice import rank
-from mlflow_carbon.emissions import co2e_g, validate_pue
-from mlflow_carbon.equivalents import budget_share, equivalent
-from mlflow_carbon.errors import InvalidInputError, MlflowCarbonError, NoIntensityError
-from mlflow_carbon.forecast import forecast_energy, judge_budget, num_units_asked, price
-from mlflow_carbon.functional_unit import Device, software_carbon_intensity
-from mlflow_carbon.hourly import EnergySpan, IntensitySeries, Slot, intensity_of_spans
-from mlflow_carbon.intensity import (
+from mlflow_carbon.accounting.advice import rank
+from mlflow_carbon.accounting.emissions import co2e_g, validate_pue
+from mlflow_carbon.accounting.equivalents import budget_share, equivalent
+from mlflow_carbon.accounting.forecast import forecast_energy, judge_budget, num_units_asked, price
+from mlflow_carbon.accounting.functional_unit import Device, software_carbon_intensity
+from mlflow_carbon.accounting.hourly import EnergySpan, IntensitySeries, Slot, intensity_of_spans
+from mlflow_carbon.accounting.intensity import (
     given_intensity,
     latest_intensities,
     lookup_intensity,
     monthly_intensities,
 )
-from mlflow_carbon.steps_model import StepsPoint, fit_steps, proportional_saving_fraction
-from mlflow_carbon.uncertainty import Window, prediction_interval, unit_statistics
+from mlflow_carbon.accounting.steps_model import StepsPoint, fit_steps, proportional_saving_fraction
+from mlflow_carbon.accounting.uncertainty import Window, prediction_interval, unit_statistics
+from mlflow_carbon.errors import InvalidInputError, MlflowCarbonError, NoIntensityError
 
 NAN, INF = math.nan, math.inf
 TWO = unit_statistics([Window(1, 1), Window(2, 1)])

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ldm_project.checkpoints import load_ldm, load_vqgan, save_ldm, save_vqgan
 from ldm_project.config import BACKENDS
+from ldm_project.diffusion.checkpoints import load_ldm, load_vqgan, save_ldm, save_vqgan
+from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, decode, encode
 from ldm_project.errors import CheckpointError
-from ldm_project.models import ModelSpec, build_unet, build_vqgan, decode, encode
 
 SPECS = {2: ModelSpec(2, (64, 64), "tiny"), 3: ModelSpec(3, (32, 32, 32), "tiny")}
 LATENT_SCALE = 0.9

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from mlflow_carbon.cli import cli
-from mlflow_carbon.registry import record_model_emissions
+from mlflow_carbon.registry.model_tags import record_model_emissions
 from tests.fakes.metered_runs import write_run
 
 JOULE = 1 / 3.6e6  # kWh

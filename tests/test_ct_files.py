@@ -11,8 +11,8 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from ldm_project.ct_files import find_scans, read_hu
-from ldm_project.data import DataSpec, batches, open_scans
+from ldm_project.ct.ct_files import find_scans, read_hu
+from ldm_project.ct.data import DataSpec, batches, open_scans
 from ldm_project.errors import DataError
 
 NIBABEL_FILES = Path(nib.__file__).parent / "tests" / "data"

@@ -10,8 +10,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from mlflow_carbon.delivery import Delivery
-from mlflow_carbon.journal import Batch, Journal, Point, left_behind, without_credentials
+from mlflow_carbon.recording.delivery import Delivery
+from mlflow_carbon.recording.journal import Batch, Journal, Point, left_behind, without_credentials
 
 RUN_ID = "a" * 32
 
@@ -153,7 +153,7 @@ def test_credentials_leave_a_uri_and_nothing_else_does(uri, expected):
 KILLED = f"""
 import os, signal, sys
 from pathlib import Path
-from mlflow_carbon.journal import Batch, Journal, Point
+from mlflow_carbon.recording.journal import Batch, Journal, Point
 journal = Journal(Path(sys.argv[1]), run_id="{RUN_ID}", tracking_uri="sqlite:///mlflow.db")
 for step in (1, 2, 3):
     point = Point("carbon/energy_kwh", 0.1 * step, 1, step)

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_carbon.emissions import co2e_g, facility_energy_kwh, mean_std, pooled_std, validate_pue
+from mlflow_carbon.accounting.emissions import (
+    co2e_g,
+    facility_energy_kwh,
+    mean_std,
+    pooled_std,
+    validate_pue,
+)
 from mlflow_carbon.errors import InvalidInputError
 
 energies = st.floats(min_value=0, max_value=1e6)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_carbon.equivalents import (
+from mlflow_carbon.accounting.equivalents import (
     DEFAULT_EDITION_BY_KIND,
     budget_share,
     equivalent,

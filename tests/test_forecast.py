@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-from mlflow_carbon.forecast import (
+from mlflow_carbon.accounting.forecast import (
     AT_RISK,
     EXCEEDED,
     STOP_NOW,
@@ -16,7 +16,7 @@ from mlflow_carbon.forecast import (
     num_units_asked,
     price,
 )
-from mlflow_carbon.uncertainty import Window, unit_statistics
+from mlflow_carbon.accounting.uncertainty import Window, unit_statistics
 
 
 def statistics_of(*energies_kwh):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlflow_carbon.functional_unit import Device, embodied_g, software_carbon_intensity
+from mlflow_carbon.accounting.functional_unit import Device, embodied_g, software_carbon_intensity
 
 YEAR_S = 8760 * 3600
 

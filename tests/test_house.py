@@ -9,40 +9,53 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Floors from the ground up: a file imports from lower floors only, or from its own floor
-# where it stands further to the right.
+# The folders from the ground up, and in each its files in order: a file imports only from
+# folders above it in this list and from files to its left. "" is the package's own folder.
 HOUSE = {
     "mlflow_carbon": [
-        "errors units schema",
-        "intensity emissions assumptions",
-        "uncertainty forecast steps_model hourly advice providers",
-        "equivalents functional_unit paper",
-        "clock readings meter_settings devices cpu_power counters machine collector meter",
-        "journal delivery figures recorder recovery tracking",
-        "store registry compare tables",
-        "cli project_backend plugin __init__ __main__",
+        ("", "errors units schema"),
+        (
+            "accounting",
+            "intensity emissions assumptions uncertainty forecast steps_model hourly advice "
+            "providers equivalents functional_unit paper",
+        ),
+        (
+            "metering",
+            "clock readings meter_settings devices cpu_power counters machine collector meter",
+        ),
+        ("recording", "journal delivery figures recorder recovery tracking"),
+        ("reporting", "store compare tables"),
+        ("registry", "model_tags model_list"),
+        ("commands", "options compare models recover"),
+        ("", "cli project_backend plugin __init__ __main__"),
     ],
     "ldm_project": [
-        "errors config",
-        "hounsfield phantoms ct_files data images",
-        "models noise_schedulers training sampling checkpoints",
-        "references logged_models ldm_pyfunc vqgan_pyfunc",
-        "command_runs training_runs synthesis_run commands",
-        "__init__ __main__",
+        ("", "errors config"),
+        ("ct", "hounsfield phantoms ct_files data images"),
+        ("diffusion", "models noise_schedulers training sampling checkpoints"),
+        (
+            "runs",
+            "references logged_models ldm_pyfunc vqgan_pyfunc command_runs training_runs "
+            "synthesis_run commands",
+        ),
+        ("", "__init__ __main__"),
     ],
 }
-# The files of the project that may know MLflow and the plugin.
-KNOW_MLFLOW = {
-    "references",
-    "logged_models",
-    "ldm_pyfunc",
-    "vqgan_pyfunc",
-    "command_runs",
-    "training_runs",
-    "synthesis_run",
-    "commands",
-    "__main__",
-}
+# Only these may know MLflow and the plugin in ldm_project.
+KNOW_MLFLOW = ("ldm_project.runs", "ldm_project.__main__")
+
+
+def modules(package: str) -> list[str]:
+    """Returns the package's modules from the ground up."""
+    return [
+        ".".join(part for part in (package, folder, name) if part)
+        for folder, names in HOUSE[package]
+        for name in names.split()
+    ]
+
+
+def path_of(module: str) -> Path:
+    return ROOT / (module.replace(".", "/") + ".py")
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -58,40 +71,46 @@ def imported_modules(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", HOUSE)
 def test_every_file_has_its_place(package):
-    places = [name for floor in HOUSE[package] for name in floor.split()]
-    assert sorted(path.stem for path in (ROOT / package).glob("*.py")) == sorted(places)
+    folders = {ROOT / package / folder / "__init__.py" for folder, _ in HOUSE[package]}
+    assert set((ROOT / package).rglob("*.py")) == {*map(path_of, modules(package)), *folders}
 
 
 @pytest.mark.parametrize("package", HOUSE)
 def test_imports_point_one_way(package):
-    places = [name for floor in HOUSE[package] for name in floor.split()]
-    for position, name in enumerate(places):
-        imported = imported_modules(ROOT / package / f"{name}.py")
-        above = {f"{package}.{other}" for other in places[position:] if other != "__init__"}
+    order = modules(package)
+    for position, module in enumerate(order):
+        above = {other for other in order[position:] if not other.endswith("__init__")}
         # what __init__ offers is imported when it is first used
-        assert not imported & above, f"{name} imports what stands above it"
+        assert not imported_modules(path_of(module)) & above, f"{module} imports from above it"
+
+
+def test_folders_export_nothing_of_their_own():
+    for package in HOUSE:
+        for folder in {folder for folder, _ in HOUSE[package]} - {""}:
+            body = ast.parse((ROOT / package / folder / "__init__.py").read_text()).body
+            assert len(body) == 1, f"{folder}/__init__.py holds more than its docstring"
 
 
 def test_plugin_knows_neither_torch_nor_the_project():
     forbidden = {"torch", "monai", "ldm_project", "generative", "diffusers"}
-    for path in (ROOT / "mlflow_carbon").glob("*.py"):
-        roots = {module.split(".")[0] for module in imported_modules(path)}
-        assert not roots & forbidden, path.name
+    for module in modules("mlflow_carbon"):
+        roots = {name.split(".")[0] for name in imported_modules(path_of(module))}
+        assert not roots & forbidden, module
 
 
 def test_networks_know_nothing_of_mlflow():
-    for path in (ROOT / "ldm_project").glob("*.py"):
-        roots = {module.split(".")[0] for module in imported_modules(path)}
-        assert path.stem in KNOW_MLFLOW or not roots & {"mlflow", "mlflow_carbon"}, path.name
+    for module in modules("ldm_project"):
+        roots = {name.split(".")[0] for name in imported_modules(path_of(module))}
+        assert module.startswith(KNOW_MLFLOW) or not roots & {"mlflow", "mlflow_carbon"}, module
 
 
 def test_only_the_meter_imports_carbontracker():
     importers = [
-        path.stem
-        for path in (ROOT / "mlflow_carbon").glob("*.py")
-        if any(module.split(".")[0] == "carbontracker" for module in imported_modules(path))
+        module
+        for module in modules("mlflow_carbon")
+        if any(n.split(".")[0] == "carbontracker" for n in imported_modules(path_of(module)))
     ]
-    assert importers == ["meter"]
+    assert importers == ["mlflow_carbon.metering.meter"]
 
 
 IMPORT_ALONE = """

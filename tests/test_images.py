@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_project.hounsfield import hu_from_network, network_from_hu
-from ldm_project.images import write_nifti, write_png, write_preview
+from ldm_project.ct.hounsfield import hu_from_network, network_from_hu
+from ldm_project.ct.images import write_nifti, write_png, write_preview
 
 
 def test_window_maps_air_to_minus_one_and_dense_bone_to_one():

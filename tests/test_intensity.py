@@ -6,8 +6,7 @@ from importlib.resources import files
 
 import pytest
 
-from mlflow_carbon.errors import InvalidInputError, NoIntensityError
-from mlflow_carbon.intensity import (
+from mlflow_carbon.accounting.intensity import (
     basis_notice,
     given_intensity,
     latest_intensities,
@@ -15,6 +14,7 @@ from mlflow_carbon.intensity import (
     monthly_intensities,
     resolve_region,
 )
+from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pydicom.data
 import pytest
 from mlflow import MlflowClient
 
-from ldm_project.commands import run_command
 from ldm_project.config import SynthConfig, TrainConfig, VqganConfig
 from ldm_project.errors import CheckpointError, DataError
+from ldm_project.runs.commands import run_command
 from mlflow_carbon.errors import NoIntensityError
 
 # Enough to pass every step of the training, not to make a good model.

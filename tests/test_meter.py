@@ -2,7 +2,7 @@
 
 import time
 
-from mlflow_carbon.meter import Meter, MeterSettings
+from mlflow_carbon.metering.meter import Meter, MeterSettings
 
 
 def test_meter_measures_this_machine_in_real_time() -> None:

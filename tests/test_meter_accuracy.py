@@ -12,8 +12,8 @@ from codecarbon.core.cpu import IntelRAPL
 from codecarbon.core.rapl import RAPLFile
 from codecarbon.core.units import Time
 
-from mlflow_carbon.cpu_power import read_cpu, thread_power
-from mlflow_carbon.meter import Meter, MeterSettings, Reading
+from mlflow_carbon.metering.cpu_power import read_cpu, thread_power
+from mlflow_carbon.metering.meter import Meter, MeterSettings, Reading
 from mlflow_carbon.units import joules_from_kwh
 from tests.fakes.node import FakeNode, cpu_node, gpu_node
 from tests.fakes.power import Constant, Power, Ramp, SquareWave

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_carbon.cpu_power import (
+from mlflow_carbon.metering.cpu_power import (
     GENERIC_WATTS_PER_THREAD,
     Cpu,
     CpuModel,

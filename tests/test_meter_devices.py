@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_carbon.devices import GpuSelection, foreign_process_ids, select_gpus
-from mlflow_carbon.meter import MeterSettings
+from mlflow_carbon.metering.devices import GpuSelection, foreign_process_ids, select_gpus
+from mlflow_carbon.metering.meter import MeterSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.node import gpu_node
 from tests.fakes.nvml import FakeGpu, FakeNvml

@@ -15,7 +15,7 @@ import pynvml
 import pytest
 
 from mlflow_carbon.errors import InvalidInputError, MeterError
-from mlflow_carbon.meter import Meter, MeterSettings, SystemClock, synchronize_gpu
+from mlflow_carbon.metering.meter import Meter, MeterSettings, SystemClock, synchronize_gpu
 from tests.fakes.clock import FakeClock
 from tests.fakes.node import FakeNode, cpu_node, gpu_node
 from tests.fakes.nvml import no_gpu
@@ -194,7 +194,7 @@ def test_carbontracker_that_cannot_be_imported_is_a_reason() -> None:
     script = (
         "import sys\n"
         "sys.modules['carbontracker.tracker'] = None\n"
-        "from mlflow_carbon.meter import Meter\n"
+        "from mlflow_carbon.metering.meter import Meter\n"
         "meter = Meter()\n"
         "meter.start()\n"
         "print(meter.close_window(meter.open_window()).energy_kwh, meter.stop().energy_kwh)\n"

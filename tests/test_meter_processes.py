@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_carbon.meter import Meter, MeterSettings
+from mlflow_carbon.metering.meter import Meter, MeterSettings
 from tests.fakes.node import cpu_node, gpu_node
 from tests.fakes.power import Constant
 
@@ -37,7 +37,7 @@ def run_script(script: str, *, interrupt: bool = False) -> subprocess.CompletedP
 
 
 STARTED_METER = """
-from mlflow_carbon.meter import Meter
+from mlflow_carbon.metering.meter import Meter
 meter = Meter()
 meter.start()
 window = meter.open_window()
@@ -66,7 +66,7 @@ def test_forked_child_has_no_reading_and_does_not_disturb_its_parent(tmp_path: P
 def test_spawned_child_ends_well_beside_a_running_meter() -> None:
     script = f"""
 import multiprocessing
-import mlflow_carbon.meter
+import mlflow_carbon.metering.meter
 if __name__ == "__main__":
     {STARTED_METER.strip().replace(chr(10), chr(10) + "    ")}
     child = multiprocessing.get_context("spawn").Process(target=sum, args=([1, 2],))
@@ -157,7 +157,7 @@ def test_no_socket_is_opened() -> None:
 
 def test_importing_the_meter_loads_nothing_heavy() -> None:
     script = (
-        "import sys, mlflow_carbon.meter\n"
+        "import sys, mlflow_carbon.metering.meter\n"
         "heavy = {'carbontracker', 'mlflow', 'numpy', 'pandas', 'pynvml', 'requests', 'torch'}\n"
         "print(heavy & set(sys.modules))"
     )

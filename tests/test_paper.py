@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlflow_carbon.paper import (
+from mlflow_carbon.accounting.paper import (
     CONTRADICTED,
     HOLDS,
     ROUNDING,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm_project.phantoms import phantom_hu
+from ldm_project.ct.phantoms import phantom_hu
 
 SIZES = [(64, 64), (32, 32, 32)]
 

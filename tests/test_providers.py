@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import mlflow_carbon
+from mlflow_carbon.accounting.intensity import lookup_intensity
+from mlflow_carbon.accounting.providers import PROVIDERS, fetch_intensity, fetch_or_fall_back
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
-from mlflow_carbon.intensity import lookup_intensity
-from mlflow_carbon.providers import PROVIDERS, fetch_intensity, fetch_or_fall_back
 from tests.fakes.intensity_server import intensity_server
 
 ELECTRICITY_MAPS = {
@@ -232,7 +232,7 @@ def test_question_that_cannot_be_put_is_refused_before_a_socket_opens(
 def test_only_providers_imports_what_opens_sockets():
     network = {"socket", "urllib", "http", "requests", "aiohttp", "httpx"}
     importers = set()
-    for path in Path(mlflow_carbon.__file__).parent.glob("*.py"):
+    for path in Path(mlflow_carbon.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module:

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from mlflow_carbon import schema
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
-from mlflow_carbon.tracking import track
+from mlflow_carbon.recording.tracking import track
 from tests.fakes.meter import DESCRIPTION, FakeMeter, reading
 
 # Sweden in the paper's table: 7 g/kWh; with PUE 2, one kWh of IT energy is 14 g.

@@ -14,7 +14,7 @@ from mlflow_carbon.cli import cli
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mlflow_carbon.journal import Batch, Journal, Point
+from mlflow_carbon.recording.journal import Batch, Journal, Point
 journal = Journal(Path(sys.argv[1]), run_id=sys.argv[2], tracking_uri=sys.argv[3])
 for step in (1, 2, 3):
     point = Point("carbon/window/energy_kwh", 0.1 * step, 1_700_000_000_000 + step, step)

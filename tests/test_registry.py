@@ -5,9 +5,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_carbon import schema
+from mlflow_carbon.accounting.intensity import lookup_intensity
 from mlflow_carbon.errors import InvalidInputError, TrackingStoreError
-from mlflow_carbon.intensity import lookup_intensity
-from mlflow_carbon.registry import list_models, record_model_emissions
+from mlflow_carbon.registry.model_list import list_models
+from mlflow_carbon.registry.model_tags import record_model_emissions
 from tests.fakes.metered_runs import experiment_id, write_run
 
 SOURCE = "s3://bucket/model"  # never opened

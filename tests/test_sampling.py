@@ -7,15 +7,15 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 
 from ldm_project.config import SAMPLERS
-from ldm_project.errors import InvalidInputError
-from ldm_project.models import ModelSpec, build_unet, build_vqgan, decode
-from ldm_project.noise_schedulers import (
+from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, decode
+from ldm_project.diffusion.noise_schedulers import (
     NOISE_SCHEDULE,
     build_noise_scheduler,
     noised,
     set_denoising_steps,
 )
-from ldm_project.sampling import decode_samples, denoise, initial_noise
+from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
+from ldm_project.errors import InvalidInputError
 
 DATA_MEAN, DATA_STD = 0.3, 0.5
 SPECS = {2: ModelSpec(2, (64, 64), "tiny"), 3: ModelSpec(3, (32, 32, 32), "tiny")}

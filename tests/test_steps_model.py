@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks.interval_coverage import steps_coverage_fractions
-from mlflow_carbon.steps_model import StepsPoint, fit_steps, proportional_saving_fraction
+from mlflow_carbon.accounting.steps_model import StepsPoint, fit_steps, proportional_saving_fraction
 
 
 def points_of(*pairs):

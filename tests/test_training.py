@@ -15,18 +15,17 @@ from ldm_project.config import (
     PHANTOM,
     TrainConfig,
 )
-from ldm_project.data import DataSpec, batches, open_scans
-from ldm_project.errors import InvalidInputError
-from ldm_project.hounsfield import hu_from_network
-from ldm_project.models import (
+from ldm_project.ct.data import DataSpec, batches, open_scans
+from ldm_project.ct.hounsfield import hu_from_network
+from ldm_project.diffusion.models import (
     ModelSpec,
     build_discriminator,
     build_unet,
     build_vqgan,
     encode,
 )
-from ldm_project.sampling import decode_samples, denoise, initial_noise
-from ldm_project.training import (
+from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
+from ldm_project.diffusion.training import (
     Latents,
     encode_latents,
     learning_rate_factor,
@@ -34,6 +33,7 @@ from ldm_project.training import (
     train_diffusion,
     train_vqgan,
 )
+from ldm_project.errors import InvalidInputError
 
 SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
 

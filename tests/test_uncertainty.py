@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.interval_coverage import autoregression, coverage_fraction, random_walk
-from mlflow_carbon.uncertainty import (
+from mlflow_carbon.accounting.uncertainty import (
     CORRECTED,
     INDEPENDENT,
     Window,

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from mlflow_carbon.meter import MeterDescription
-from mlflow_carbon.readings import DeviceEnergy, Reading
+from mlflow_carbon.metering.meter import MeterDescription
+from mlflow_carbon.metering.readings import DeviceEnergy, Reading
 from mlflow_carbon.units import kwh_from_joules
 
 DESCRIPTION = MeterDescription(

@@ -7,7 +7,7 @@ from types import TracebackType
 from carbontracker.components.cpu import intel
 from carbontracker.components.gpu import nvidia
 
-from mlflow_carbon.meter import Meter, MeterSettings
+from mlflow_carbon.metering.meter import Meter, MeterSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.nvml import FakeGpu, FakeNvml, no_gpu
 from tests.fakes.power import Power

@@ -1,0 +1,1 @@
+"""CT images: phantoms, files, datasets, pictures."""

@@ -1,0 +1,210 @@
+"""CT in: scans of a folder, or phantoms, as crops of one size in the networks' range."""
+
+import hashlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from monai.transforms import CenterSpatialCrop, SpatialPad
+from torch import Tensor
+
+from ldm_project.config import PHANTOM, SLICE_AXES, size_text
+from ldm_project.ct.ct_files import CtFiles, find_scans, read_hu
+from ldm_project.ct.hounsfield import network_from_hu
+from ldm_project.ct.phantoms import AIR_HU, phantom_hu
+from ldm_project.errors import DataError
+
+NUM_PHANTOMS = 80
+# A crop may be padded with air up to twice the scan; less of it would hardly be a scan.
+MIN_SCAN_FRACTION = 0.5
+# The axis of a RAS volume that each kind of slice cuts across.
+AXIS_BY_SLICE = {"axial": 2, "coronal": 1, "sagittal": 0}
+assert set(AXIS_BY_SLICE) == set(SLICE_AXES)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What CT to read, and how."""
+
+    source: str  # "phantom", a folder, or a glob
+    size: tuple[int, ...]  # pixels (2 axes) or voxels (3 axes) of an image
+    slice_axis: str = "axial"  # which slices, where size has 2 axes
+    spacing_mm: tuple[float, ...] | None = None  # None: as scanned
+    seed: int = 0
+    num_phantoms: int = NUM_PHANTOMS
+
+
+class Scan(Protocol):
+    """One patient's scan."""
+
+    def image_hu(self, epoch: int) -> Tensor:
+        """Returns ``(1, *size)`` in HU; of a volume in 2D, the slice that the epoch draws."""
+        ...
+
+
+@dataclass(frozen=True)
+class PhantomScan:
+    """A phantom, drawn anew whenever it is asked for."""
+
+    size: tuple[int, ...]
+    seed: int
+
+    def image_hu(self, epoch: int) -> Tensor:
+        """Returns the phantom, or its slice of this epoch."""
+        return phantom_hu(self.size, seed=self.seed, epoch=epoch)
+
+
+@dataclass(frozen=True)
+class CroppedScan:
+    """A scan whose crop waits in a file: memory holds no more than the images in use."""
+
+    file: Path  # int16 HU, (*size) in 3D, (num_slices, *size) in 2D
+    num_axes: int
+    seed: int
+
+    def image_hu(self, epoch: int) -> Tensor:
+        """Returns the crop, or its slice of this epoch."""
+        crop = np.load(self.file, mmap_mode="r")
+        if crop.ndim > self.num_axes:
+            crop = crop[np.random.default_rng((self.seed, epoch)).integers(len(crop))]
+        return torch.from_numpy(crop.astype(np.float32)).unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class CtScans:
+    """Scans that images are drawn from, one of each scan per epoch.
+
+    ``digest`` identifies the data set: by the phantoms' parameters, or by the names and sizes of
+    the files, without any folder's name.
+    """
+
+    scans: tuple[Scan, ...]
+    seed: int
+    digest: str
+    num_skipped: int
+    is_phantom: bool
+    folder: tempfile.TemporaryDirectory[str] | None = None  # of the crops; gone when unused
+
+    @property
+    def num_scans(self) -> int:
+        """How many patients' scans there are."""
+        return len(self.scans)
+
+    def images(self, epoch: int) -> Iterator[Tensor]:
+        """Yields one image ``(1, *size)`` in [-1, 1] per scan."""
+        for scan in self.scans:
+            yield network_from_hu(scan.image_hu(epoch))
+
+    def split(self, held_out_fraction: float) -> tuple["CtScans", "CtScans"]:
+        """Returns the scans to train on and those held out, by patient.
+
+        A single scan is on both sides: there is nothing to hold out.
+        """
+        order = np.random.default_rng(self.seed).permutation(self.num_scans)
+        num_held_out = max(1, round(held_out_fraction * self.num_scans))
+        held_out, training = order[:num_held_out], order[num_held_out:]
+        if not len(training):
+            return self, self
+        return self._chosen(training), self._chosen(held_out)
+
+    def _chosen(self, indices: np.ndarray) -> "CtScans":
+        return replace(self, scans=tuple(self.scans[index] for index in sorted(indices)))
+
+
+def open_scans(spec: DataSpec) -> CtScans:
+    """Returns the scans of a source; files that cannot be used are skipped, warned of, counted.
+
+    Raises:
+        DataError: the source holds no CT of this size at all; names the first reason.
+    """
+    if spec.source == PHANTOM:
+        return _phantoms(spec)
+    found = find_scans(spec.source)
+    folder = tempfile.TemporaryDirectory(prefix="ldm-ct-")
+    scans: list[Scan] = []
+    reasons = [f"{path} is no whole DICOM file." for path in found.unreadable]
+    for number, files in enumerate(found.scans):
+        try:
+            scans.append(_cropped(files, spec, Path(folder.name) / f"{number:05d}.npy"))
+        except DataError as error:
+            reasons.append(str(error))
+    if not scans:
+        raise DataError(
+            f"None of {len(reasons)} scans in {spec.source!r} can be used: {reasons[0]}"
+        )
+    for reason in reasons:
+        warnings.warn(f"Skipped: {reason}", stacklevel=2)
+    return CtScans(
+        tuple(scans),
+        spec.seed,
+        _digest(found.scans, spec),
+        num_skipped=len(reasons),
+        is_phantom=False,
+        folder=folder,
+    )
+
+
+def batches(scans: CtScans, *, batch_size: int) -> Iterator[Tensor]:
+    """Yields batches ``(B, 1, *size)`` in [-1, 1] for ever, each epoch in an order of its own."""
+    generator = np.random.default_rng(scans.seed)
+    waiting: list[Tensor] = []
+    for epoch in count():
+        for index in generator.permutation(scans.num_scans):
+            waiting.append(network_from_hu(scans.scans[index].image_hu(epoch)))
+            if len(waiting) == batch_size:
+                yield torch.stack(waiting)
+                waiting = []
+
+
+def _phantoms(spec: DataSpec) -> CtScans:
+    first_seed = spec.seed * spec.num_phantoms  # another seed, other patients
+    scans = tuple(
+        PhantomScan(spec.size, first_seed + number) for number in range(spec.num_phantoms)
+    )
+    text = f"{PHANTOM} {spec.size} {spec.seed} {spec.num_phantoms}"
+    return CtScans(scans, spec.seed, _hashed(text), num_skipped=0, is_phantom=True)
+
+
+def _cropped(files: CtFiles, spec: DataSpec, path: Path) -> CroppedScan:
+    """Reads a scan, crops it around its centre, and keeps the crop in a file.
+
+    Raises:
+        DataError: the scan cannot be used.
+    """
+    volume = read_hu(files, spacing_mm=spec.spacing_mm)
+    size = list(spec.size)
+    if len(size) == 2:
+        axis = AXIS_BY_SLICE[spec.slice_axis]
+        volume = volume.movedim(1 + axis, 1)
+        size.insert(0, volume.shape[1])  # every slice is kept
+    shape = tuple(volume.shape[1:])
+    if len(spec.size) == 3 and min(shape) == 1:
+        raise DataError(f"{files.name} is a single slice; dims=3 needs volumes.")
+    too_small = [
+        have for have, want in zip(shape, size, strict=True) if have < MIN_SCAN_FRACTION * want
+    ]
+    if too_small:
+        raise DataError(
+            f"{files.name} has {size_text(shape)} voxels, along an axis less than half of "
+            f"{size_text(tuple(size))}. Use a smaller size=, or spacing_mm= to resample."
+        )
+    crop = SpatialPad(size, mode="constant", value=AIR_HU)(CenterSpatialCrop(size)(volume))[0]
+    # A crop is a view of the whole scan: the copy lets the rest of it go.
+    np.save(path, np.asarray(crop).round().clip(-32768, 32767).astype(np.int16))
+    seed = int(_hashed(files.paths[0].name), 16) % 2**32
+    return CroppedScan(path, len(spec.size), seed=seed ^ spec.seed)
+
+
+def _digest(scans: Sequence[CtFiles], spec: DataSpec) -> str:
+    files = sorted((path.name, path.stat().st_size) for scan in scans for path in scan.paths)
+    return _hashed(f"{files} {spec.size} {spec.slice_axis} {spec.spacing_mm}")
+
+
+def _hashed(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

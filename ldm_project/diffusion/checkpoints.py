@@ -1,0 +1,187 @@
+"""Trained networks on disk: safetensors with a JSON config beside them, whole or not there."""
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.networks.nets.vqvae import VQVAE
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ldm_project.diffusion.models import (
+    ModelSpec,
+    build_unet,
+    build_vqgan,
+    canonical_state,
+    load_canonical_state,
+    resolve_device,
+)
+from ldm_project.errors import CheckpointError, InvalidInputError
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+KIND_VQGAN = "vqgan"
+KIND_LDM = "ldm"
+
+
+@dataclass(frozen=True)
+class VqganCheckpoint:
+    """A trained VQ-GAN and what it was built from."""
+
+    spec: ModelSpec
+    vqgan: VQVAE
+
+
+@dataclass(frozen=True)
+class LdmCheckpoint:
+    """A trained LDM: its UNet works on latents of its VQ-GAN, divided by ``latent_scale``."""
+
+    spec: ModelSpec
+    unet: nn.Module
+    vqgan: VQVAE
+    latent_scale: float
+
+
+def save_vqgan(folder: Path, spec: ModelSpec, vqgan: VQVAE) -> None:
+    """Writes a VQ-GAN checkpoint; one that is there already is replaced only when this is whole.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    _save(folder, {"kind": KIND_VQGAN, "spec": spec.to_dict()}, {"vqgan": vqgan})
+
+
+def save_ldm(
+    folder: Path, spec: ModelSpec, unet: nn.Module, vqgan: VQVAE, latent_scale: float
+) -> None:
+    """Writes an LDM checkpoint; one that is there already is replaced only when this is whole.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    config = {"kind": KIND_LDM, "spec": spec.to_dict(), "latent_scale": latent_scale}
+    _save(folder, config, {"unet": unet, "vqgan": vqgan})
+
+
+def load_vqgan(folder: Path, *, backend: str, device: str) -> VqganCheckpoint:
+    """Returns a VQ-GAN, ready to use.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged or of another kind.
+        InvalidInputError: no such backend or device.
+    """
+    spec, config = _read_config(folder, KIND_VQGAN)
+    vqgan = build_vqgan(spec, backend=backend).to(resolve_device(device))
+    _load_weights(vqgan, folder / "vqgan.safetensors", config)
+    return VqganCheckpoint(spec, vqgan)
+
+
+def load_ldm(folder: Path, *, backend: str, device: str) -> LdmCheckpoint:
+    """Returns an LDM, ready to sample from.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged or of another kind.
+        InvalidInputError: no such backend or device.
+    """
+    spec, config = _read_config(folder, KIND_LDM)
+    latent_scale = config.get("latent_scale")
+    if not (isinstance(latent_scale, float) and 0 < latent_scale < math.inf):
+        raise _damaged(folder / CONFIG_FILE, f"latent_scale is {latent_scale!r}")
+    unet = build_unet(spec, backend=backend).to(resolve_device(device))
+    vqgan = build_vqgan(spec, backend=backend).to(resolve_device(device))
+    _load_weights(unet, folder / "unet.safetensors", config)
+    _load_weights(vqgan, folder / "vqgan.safetensors", config)
+    return LdmCheckpoint(spec, unet, vqgan, latent_scale)
+
+
+def _save(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module]) -> None:
+    if folder.exists() and not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} exists and holds no checkpoint, so it stays; give another folder."
+        )
+    text = json.dumps({"format_version": FORMAT_VERSION} | config, indent=2)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging:
+            new = Path(staging) / "new"
+            new.mkdir()
+            (new / CONFIG_FILE).write_text(text)
+            for name, network in networks.items():
+                state = {key: value.contiguous() for key, value in canonical_state(network).items()}
+                # The weights know their config, so that files of two checkpoints never mix.
+                save_file(state, new / f"{name}.safetensors", metadata={"config": text})
+            _move_into_place(new, folder, previous=Path(staging) / "previous")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"Cannot write checkpoint {folder}: {error}. Free disk space or give another folder; "
+            f"a checkpoint that was there before is unchanged."
+        ) from error
+
+
+def _move_into_place(new: Path, folder: Path, *, previous: Path) -> None:
+    if folder.exists():
+        folder.rename(previous)
+    try:
+        new.rename(folder)
+    except OSError:
+        if previous.exists():
+            previous.rename(folder)
+        raise
+
+
+def _read_config(folder: Path, kind: str) -> tuple[ModelSpec, dict[str, Any]]:
+    """Returns the spec and the whole config of a checkpoint of one kind."""
+    path = folder / CONFIG_FILE
+    if not folder.is_dir():
+        raise CheckpointError(f"No checkpoint folder {folder}. Train one, or correct the path.")
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no {CONFIG_FILE}, so it is no checkpoint.")
+    try:
+        config = json.loads(path.read_text())
+        version, found_kind = config["format_version"], config["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, repr(error)) from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version!r}; this release reads {FORMAT_VERSION}. "
+            f"Train again, or load it with the release that wrote it."
+        )
+    if found_kind != kind:
+        raise CheckpointError(f"{folder} holds a {found_kind} checkpoint; give a {kind} one.")
+    try:
+        return ModelSpec.from_dict(config["spec"]), config
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidInputError) as error:
+        raise _damaged(path, f"spec: {error!r}") from error
+
+
+def _load_weights(network: nn.Module, path: Path, config: dict[str, Any]) -> None:
+    """Fills a network from a file and makes it ready to use."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"Checkpoint {path.parent} lacks {path.name}; copy it or train again."
+        )
+    try:
+        with safe_open(path, framework="pt") as weights:
+            metadata = weights.metadata() or {}
+            state = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+        written_with = json.loads(metadata.get("config", "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    if written_with != config:
+        raise _damaged(path, f"its weights were saved with another {CONFIG_FILE} than beside it")
+    try:
+        load_canonical_state(network, state)
+    except ValueError as error:
+        raise _damaged(path, f"its weights do not fit {CONFIG_FILE}: {error}") from error
+    network.eval().requires_grad_(False)
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"Checkpoint file {path} is damaged ({reason}). Copy it again or retrain."
+    )

@@ -1,0 +1,91 @@
+"""From noise to images: denoising as a loop that any of the four samplers drives."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from monai.networks.nets.vqvae import VQVAE
+from torch import Tensor, nn
+
+from ldm_project.config import NUM_TRAIN_TIMESTEPS
+from ldm_project.diffusion.models import ModelSpec, decode, device_of
+from ldm_project.diffusion.noise_schedulers import (
+    NoiseScheduler,
+    build_noise_scheduler,
+    set_denoising_steps,
+)
+from ldm_project.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    """Latents ``(B, C, *S)`` after step ``step`` (from 1) of ``num_steps``, scaled to std 1."""
+
+    step: int
+    num_steps: int
+    latents: Tensor
+
+
+def initial_noise(spec: ModelSpec, indices: Sequence[int], *, seed: int) -> Tensor:
+    """Returns normal noise ``(B, C, *S)``, one latent per global sample index.
+
+    A sample's noise depends on its index and the seed alone, so neither the batch size nor the
+    number of processes changes an image.
+    """
+    return torch.stack(
+        [
+            torch.randn(spec.latent_shape, generator=_generator(f"{seed} {index}".encode()))
+            for index in indices
+        ]
+    )
+
+
+@torch.inference_mode()
+def denoise(unet: nn.Module, noise: Tensor, *, sampler: str, steps: int) -> Iterator[DenoisingStep]:
+    """Yields the latents after each denoising step, the last of them finished samples.
+
+    Args:
+        unet: predicts the noise in latents ``(B, C, *S)`` at timesteps ``(B,)``.
+        noise: where the samples start, ``(B, C, *S)``; what ``ddpm`` adds later follows from it.
+        sampler: ``ddpm``, ``ddim``, ``dpmpp`` or ``unipc``.
+        steps: 1 to 1000.
+
+    Raises:
+        InvalidInputError: no such sampler, or too few or too many steps.
+    """
+    scheduler = build_noise_scheduler(sampler)
+    if not 1 <= steps <= NUM_TRAIN_TIMESTEPS:
+        raise InvalidInputError(
+            f"steps is {steps}; give 1 to {NUM_TRAIN_TIMESTEPS}, the number a model is trained for."
+        )
+    latents = noise.to(device_of(unet))
+    set_denoising_steps(scheduler, steps, latents.device)
+    take_step = _step_function(scheduler, noise)
+    for step, timestep in enumerate(scheduler.timesteps, start=1):
+        predicted_noise = unet(latents, timestep.expand(len(latents)))
+        latents = take_step(predicted_noise, timestep, latents).prev_sample
+        yield DenoisingStep(step, steps, latents)
+
+
+@torch.inference_mode()
+def decode_samples(vqgan: VQVAE, latents: Tensor, scale: float) -> Tensor:
+    """Returns images ``(B, 1, *S)`` in [-1, 1] of latents that were divided by ``scale``."""
+    return decode(vqgan, latents * scale)
+
+
+def _step_function(scheduler: NoiseScheduler, noise: Tensor) -> Callable[..., Any]:
+    """Returns the scheduler's step; DDPM's own noise is seeded by each sample's first noise."""
+    if not isinstance(scheduler, DDPMScheduler):
+        return scheduler.step
+    generators = [_generator(sample.cpu().numpy().tobytes()) for sample in noise]
+    return partial(scheduler.step, generator=generators)
+
+
+def _generator(key: bytes) -> torch.Generator:
+    """Returns a generator on the CPU, so that every device gets the same numbers."""
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))

@@ -1,0 +1,1 @@
+"""The commands as MLflow runs and models."""

@@ -1,0 +1,88 @@
+"""The MLflow run a command writes to, and what every command measures and tags in it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+
+from mlflow import MlflowClient
+from mlflow.entities import Param
+from mlflow.environment_variables import MLFLOW_RUN_ID
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.tracking.fluent import _get_experiment_id
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
+
+from ldm_project.config import (
+    DEFAULT_INTENSITY_SET,
+    DEFAULT_PUE,
+    DEFAULT_REGION,
+    VqganConfig,
+    given,
+    resolve_pue,
+)
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
+from mlflow_carbon.recording.tracking import Tracker, track
+
+DEFAULT_EXPERIMENT_ID = "0"  # MLflow's own
+PROJECT_DEFAULTS = Defaults(
+    region=DEFAULT_REGION, intensity_set=DEFAULT_INTENSITY_SET, pue=DEFAULT_PUE
+)
+
+
+@contextmanager
+def command_run(
+    name: str, config: VqganConfig, *, triggered_by_run_id: str | None = None
+) -> Iterator[str]:
+    """Gives the id of the run that the block writes to, created but not yet active.
+
+    ``mlflow run`` has made a run and logged its parameters already: the command it starts adopts
+    that one. A training that another command sets off is a top-level run of its own.
+    If the block fails, so does the run.
+    """
+    adopted_run_id = None if triggered_by_run_id else os.environ.pop(MLFLOW_RUN_ID.name, None)
+    run_id = adopted_run_id or _create_run(name, config, triggered_by_run_id)
+    if adopted_run_id:
+        MlflowClient().set_tag(run_id, MLFLOW_RUN_NAME, name)
+    try:
+        yield run_id
+    except BaseException:  # Ctrl-C too: no run may stay in RUNNING
+        MlflowClient().set_terminated(run_id, "FAILED")
+        raise
+
+
+def assumptions_of(config: VqganConfig) -> Assumptions:
+    """Returns the carbon intensity and PUE of a command, so that bad ones fail before any work.
+
+    Raises:
+        MlflowCarbonError: no such region, month or PUE.
+    """
+    return resolve_assumptions(
+        region=given(config.region),
+        month=given(config.month),
+        pue=resolve_pue(config.pue),
+        defaults=PROJECT_DEFAULTS,
+    )
+
+
+def tracked(config: VqganConfig, *, unit: str) -> AbstractContextManager[Tracker]:
+    """Returns the context that measures a block into the active run, per ``unit``."""
+    return track(
+        unit=unit,
+        region=given(config.region),
+        month=given(config.month),
+        pue=resolve_pue(config.pue),
+        defaults=PROJECT_DEFAULTS,
+    )
+
+
+def _create_run(name: str, config: VqganConfig, triggered_by_run_id: str | None) -> str:
+    tags = {MLFLOW_RUN_NAME: name}
+    if triggered_by_run_id is not None:
+        tags[schema.TAG_TRIGGERED_BY_RUN_ID] = triggered_by_run_id
+    client = MlflowClient()
+    experiment_id = _get_experiment_id() or DEFAULT_EXPERIMENT_ID
+    run_id: str = client.create_run(experiment_id, tags=resolve_tags(tags)).info.run_id
+    params = [Param(key, str(value)) for key, value in asdict(config).items()]
+    client.log_batch(run_id, params=params)
+    return run_id

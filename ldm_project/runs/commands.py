@@ -1,0 +1,54 @@
+"""From a checked configuration to its run, and the lines that tell a person what it cost."""
+
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from ldm_project.config import TINY, SynthConfig, TrainConfig, VqganConfig
+from ldm_project.runs.command_runs import assumptions_of
+from ldm_project.runs.references import run_id_of
+from ldm_project.runs.synthesis_run import run_synth
+from ldm_project.runs.training_runs import run_train, run_vqgan
+from mlflow_carbon import schema
+from mlflow_carbon.units import joules_from_kwh
+
+
+def run_command(config: VqganConfig) -> list[str]:
+    """Runs the command that the configuration belongs to; returns what it cost, in lines."""
+    assumptions_of(config)  # a region or month without figures fails here, before any work
+    if config.model_size == TINY:
+        # So small a network gains nothing from threads, and two of them that wait for each other
+        # on a busy machine are several times slower than one.
+        torch.set_num_threads(1)
+    if isinstance(config, SynthConfig):
+        run_id = run_synth(config)
+        return summary(MlflowClient().get_run(run_id))
+    uri = run_train(config) if isinstance(config, TrainConfig) else run_vqgan(config)
+    return [f"model   {uri}", *summary(MlflowClient().get_run(run_id_of(uri)))]
+
+
+def summary(run: Run) -> list[str]:
+    """Returns the energy and CO2e of a finished run as text, per unit and in all.
+
+    A run that nothing could measure says so; it has no figures to show.
+    """
+    metrics, tags = run.data.metrics, run.data.tags
+    unit = tags.get(schema.TAG_UNIT, "")
+    per_unit_kwh = metrics.get(schema.energy_kwh_per_unit(unit))
+    if schema.ENERGY_KWH not in metrics or per_unit_kwh is None:
+        reason = tags.get(schema.TAG_ERROR, "nothing could be measured")
+        return [f"energy  not measured: {reason}", f"run     {run.info.run_id}"]
+    std_kwh = metrics.get(schema.std_of(schema.energy_kwh_per_unit(unit)))
+    spread = "" if std_kwh is None else f" ± {joules_from_kwh(std_kwh):.3g}"
+    methods = ", ".join(
+        f"{component} {tags[schema.method_tag(component)]}"
+        for component in tags[schema.TAG_COMPONENTS].split(",")
+    )
+    return [
+        f"energy  {joules_from_kwh(per_unit_kwh):.4g}{spread} J per {unit} "
+        f"({tags[schema.TAG_NUM_WINDOWS]} windows of {tags[schema.TAG_NUM_UNITS]} {unit}s in all; "
+        f"{methods})",
+        f"CO2e    {metrics[schema.co2e_g_per_unit(unit)] * 1000:.4g} mg per {unit}, "
+        f"{metrics[schema.CO2E_G]:.4g} g for the run of {metrics[schema.DURATION_S]:.3g} s",
+        f"run     {run.info.run_id} (mlflow ui shows it)",
+    ]

@@ -1,0 +1,113 @@
+"""Checkpoints as MLflow models: logged from code with safetensors beside it, and registered."""
+
+import warnings
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+from ldm_project.config import SynthConfig
+from ldm_project.diffusion.models import ModelSpec
+from ldm_project.runs.references import CHECKPOINT_FOLDER, TAG_DATA_DIGEST
+from mlflow_carbon.registry.model_tags import record_model_emissions
+
+THIS_FOLDER = Path(__file__).parent
+PACKAGE_FOLDER = THIS_FOLDER.parent
+# What the logged code imports; MLflow writes it into the model's requirements.txt.
+REQUIREMENTS = (
+    "mlflow==3.17.2",
+    "torch==2.13.0",
+    "monai==1.6.0",
+    "monai-generative==0.2.3",
+    "diffusers",
+    "einops",
+    "safetensors",
+    "nibabel",
+    "pydicom",
+    "pillow",
+)
+
+
+def log_vqgan(checkpoint: Path, spec: ModelSpec, name: str, *, data_digest: str) -> str:
+    """Logs a VQ-GAN checkpoint to the active run and registers it; returns its URI."""
+    images = Schema([TensorSpec(np.dtype(np.float32), (-1, 1, *spec.size))])
+    return _log_and_register(
+        checkpoint,
+        code="vqgan_pyfunc.py",
+        name=name,
+        signature=ModelSignature(inputs=images, outputs=images),
+        data_digest=data_digest,
+        lineage_run_ids=(),
+    )
+
+
+def log_ldm(
+    checkpoint: Path,
+    spec: ModelSpec,
+    name: str,
+    *,
+    data_digest: str,
+    vqgan_run_id: str | None,
+) -> str:
+    """Logs an LDM checkpoint to the active run and registers it; returns its URI.
+
+    ``vqgan_run_id`` is the run that trained its VQ-GAN, part of the model's lineage.
+    """
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.long, "index")]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, *spec.size))]),
+        params=ParamSchema(
+            [
+                ParamSpec("steps", DataType.long, SynthConfig.steps),
+                ParamSpec("sampler", DataType.string, SynthConfig.sampler),
+                ParamSpec("seed", DataType.long, SynthConfig.seed),
+            ]
+        ),
+    )
+    return _log_and_register(
+        checkpoint,
+        code="ldm_pyfunc.py",
+        name=name,
+        signature=signature,
+        data_digest=data_digest,
+        lineage_run_ids=(vqgan_run_id,) if vqgan_run_id else (),
+    )
+
+
+def _log_and_register(
+    checkpoint: Path,
+    *,
+    code: str,
+    name: str,
+    signature: ModelSignature,
+    data_digest: str,
+    lineage_run_ids: tuple[str, ...],
+) -> str:
+    with warnings.catch_warnings():
+        # An example would have MLflow sample an image here, which costs as much as any other.
+        warnings.filterwarnings("ignore", message=".*input example was not provided")
+        info: ModelInfo = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(THIS_FOLDER / code),
+            code_paths=[str(PACKAGE_FOLDER)],
+            artifacts={CHECKPOINT_FOLDER: str(checkpoint)},
+            signature=signature,
+            pip_requirements=list(REQUIREMENTS),
+            registered_model_name=name,
+        )
+    client = MlflowClient()
+    version = str(info.registered_model_version)
+    client.set_model_version_tag(name, version, TAG_DATA_DIGEST, data_digest)
+    record_model_emissions(
+        client,
+        run_id=info.run_id,
+        model_id=info.model_id,
+        name=name,
+        version=version,
+        lineage_run_ids=lineage_run_ids,
+    )
+    return f"models:/{name}/{version}"

@@ -1,0 +1,1 @@
+"""What energy means: intensities, emissions, uncertainty, forecasts. Knows no device or store."""

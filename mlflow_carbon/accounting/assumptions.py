@@ -1,0 +1,90 @@
+"""What turns measured energy into CO2e: a carbon intensity and a PUE, chosen or assumed."""
+
+from dataclasses import dataclass
+
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.emissions import validate_pue
+from mlflow_carbon.accounting.intensity import CarbonIntensity, lookup_intensity
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What is assumed for a setting that the user leaves open."""
+
+    region: str = "WORLD"
+    intensity_set: str = "ember"
+    pue: float = 1.0
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """The two looked-up factors of Eq. 1, and which of them the user did not choose."""
+
+    intensity: CarbonIntensity
+    pue: float
+    defaulted: tuple[str, ...]
+
+    def tags(self) -> dict[str, str]:
+        """Returns the run tags that say what was assumed, and what of it by default."""
+        return {
+            schema.TAG_REGION: self.intensity.region,
+            schema.TAG_PERIOD: self.intensity.period,
+            schema.TAG_INTENSITY_SET: self.intensity.intensity_set,
+            schema.TAG_INTENSITY_SOURCE: self.intensity.source,
+            schema.TAG_INTENSITY_BASIS: self.intensity.basis,
+            **{schema.default_tag(setting): self._value_of(setting) for setting in self.defaulted},
+        }
+
+    def sentence(self) -> str:
+        """Returns one line for people: the factors, and which of them are defaults."""
+        line = (
+            f"CO2e by {self.intensity.g_per_kwh:g} g/kWh "
+            f"({self.intensity.region} {self.intensity.period}, {self.intensity.intensity_set}) "
+            f"and PUE {self.pue:g}"
+        )
+        if self.defaulted:
+            line += f"; not chosen by you: {', '.join(self.defaulted)}"
+        return f"{line}."
+
+    def _value_of(self, setting: str) -> str:
+        values = {
+            "region": self.intensity.region,
+            "intensity_set": self.intensity.intensity_set,
+            "pue": f"{self.pue:g}",
+        }
+        return values[setting]
+
+
+def resolve_assumptions(
+    *,
+    region: str | None = None,
+    month: str | None = None,
+    pue: float | None = None,
+    intensity_set: str | None = None,
+    defaults: Defaults = Defaults(),  # frozen
+) -> Assumptions:
+    """Returns the factors for the settings given; ``None`` is filled from the defaults.
+
+    Args:
+        region: country name, ISO code, ``EU27`` or ``WORLD``.
+        month: ``2022-02``; ``None`` for the year's mean of the set.
+        pue: facility energy over IT energy, 1 to 3.
+        intensity_set: the only set to look in; ``None`` tries the default's first.
+        defaults: what is assumed where nothing is given.
+
+    Raises:
+        NoIntensityError: nothing is known for that region and period.
+        InvalidInputError: the PUE or the month is none.
+    """
+    chosen = {"region": region, "intensity_set": intensity_set or month, "pue": pue}
+    intensity = lookup_intensity(
+        region or defaults.region,
+        month=month,
+        intensity_set=intensity_set,
+        preferred_set=defaults.intensity_set,
+    )
+    return Assumptions(
+        intensity=intensity,
+        pue=validate_pue(defaults.pue if pue is None else pue),
+        defaulted=tuple(setting for setting, value in chosen.items() if value is None),
+    )

@@ -1,0 +1,258 @@
+"""Live carbon intensity over the network; opens a socket only when a provider is named."""
+
+import json
+import math
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from mlflow_carbon.accounting.intensity import CarbonIntensity, resolve_region
+from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+
+TIMEOUT_S = 3.0
+LIVE_SET_PREFIX = "live:"
+MAX_ANSWER_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Who can be asked: how the question is put and how the answer is read.
+
+    Attributes:
+        name: what the user calls it.
+        base_url: where it answers.
+        regions: ISO 3166-1 alpha-2 codes it knows; ``None`` for the whole world.
+        needs_key: whether it answers only with a key.
+        path: makes the rest of the address from a zone.
+        parse: reads the answer for a zone and returns intensity in g/kWh, period, basis.
+        source: who publishes.
+        licence: under what terms.
+    """
+
+    name: str
+    base_url: str
+    regions: tuple[str, ...] | None
+    needs_key: bool
+    path: Callable[[str], str]
+    parse: Callable[[Any, str], tuple[float, str, str]]
+    source: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class LiveIntensity:
+    """An intensity, and why it is not a live one where it is not (for a tag)."""
+
+    intensity: CarbonIntensity
+    fallback_reason: str | None
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Follows no redirect: it would carry the key to another host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Returns nothing, so that the answer counts as an error."""
+
+
+def fetch_intensity(
+    provider: str,
+    zone: str,
+    *,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> CarbonIntensity:
+    """Returns the carbon intensity of a zone now, asked over the network.
+
+    Args:
+        provider: a name in ``PROVIDERS``.
+        zone: any name of a country, or a zone of the provider that begins with its ISO code
+            (``DK-DK1``, ``US-CAL-CISO``).
+        api_key: for providers that need one; sent to ``base_url`` only.
+        base_url: another address of the same interface; ``None`` for the public one.
+        timeout_s: after so many s, whatever the server does, there is no answer.
+
+    Raises:
+        InvalidInputError: there is no such provider, it does not know the zone, or needs a key.
+        NoIntensityError: it did not answer in time, or not with an intensity.
+    """
+    chosen = PROVIDERS.get(provider)
+    if chosen is None:
+        raise InvalidInputError(f"provider is {provider!r}; use one of {', '.join(PROVIDERS)}.")
+    country, _, part = zone.partition("-")
+    region = resolve_region(country)
+    if chosen.regions is not None and region not in chosen.regions:
+        raise InvalidInputError(
+            f"{provider} knows {', '.join(chosen.regions)} only, not {zone!r}; "
+            "name another provider."
+        )
+    if chosen.needs_key and not api_key:
+        raise InvalidInputError(f"{provider} needs a key; pass one, or name another provider.")
+    if api_key and not api_key.isprintable():
+        raise InvalidInputError("The key holds a line break or control character; pass it without.")
+    code = f"{region}-{part}" if part else region
+    headers = {"auth-token": api_key} if chosen.needs_key and api_key else {}
+    address = (base_url or chosen.base_url) + chosen.path(code)
+    answer = _answer(chosen.name, address, headers, timeout_s)
+    try:
+        g_per_kwh, period, basis = chosen.parse(answer, code)
+        is_intensity = math.isfinite(g_per_kwh) and g_per_kwh >= 0
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise NoIntensityError(
+            f"{provider} answered for {code}, but not in the form that is known: {error!r}. "
+            "Name a region and year instead."
+        ) from error
+    if not is_intensity:
+        raise NoIntensityError(f"{provider} says {g_per_kwh} g/kWh for {code}, which is none.")
+    return CarbonIntensity(
+        g_per_kwh=g_per_kwh,
+        region=region,
+        period=period,
+        intensity_set=LIVE_SET_PREFIX + chosen.name,
+        basis=basis,
+        source=f"{chosen.source}, zone {code}",
+        source_url=chosen.base_url,
+        licence=chosen.licence,
+    )
+
+
+def fetch_or_fall_back(
+    provider: str,
+    zone: str,
+    *,
+    fallback: CarbonIntensity,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> LiveIntensity:
+    """Returns the live intensity, or the fall-back with the reason why it is not live.
+
+    Raises:
+        InvalidInputError: there is no such provider, it does not know the zone, or needs a key:
+            what the user can put right before the run.
+    """
+    try:
+        found = fetch_intensity(
+            provider, zone, api_key=api_key, base_url=base_url, timeout_s=timeout_s
+        )
+    except NoIntensityError as error:
+        return LiveIntensity(fallback, str(error))
+    return LiveIntensity(found, None)
+
+
+def _answer(name: str, address: str, headers: Mapping[str, str], timeout_s: float) -> Any:
+    """Returns the JSON at an address.
+
+    A time-out of the socket starts anew with every byte and does not cover the name look-up, so
+    a thread asks and is left alone when the time is up.
+    """
+    answers: queue.Queue[tuple[Any, str | None]] = queue.Queue()
+    asker = threading.Thread(
+        target=lambda: answers.put(_ask(address, headers, timeout_s)),
+        name="mlflow-carbon-intensity",
+        daemon=True,
+    )
+    asker.start()
+    try:
+        found, reason = answers.get(timeout=timeout_s)
+    except queue.Empty:
+        found, reason = None, f"did not answer within {timeout_s:g} s"
+    if reason is not None:
+        raise NoIntensityError(f"{name} {reason}. Name a region and year instead, or try later.")
+    return found
+
+
+def _ask(address: str, headers: Mapping[str, str], timeout_s: float) -> tuple[Any, str | None]:
+    """Returns the JSON at an address, or why there is none."""
+    request = Request(address, headers={"Accept": "application/json", **headers})
+    try:
+        with build_opener(_NoRedirects).open(request, timeout=timeout_s) as response:
+            return json.loads(response.read(MAX_ANSWER_BYTES)), None
+    except HTTPError as error:
+        with error:
+            hint = " (is the key right?)" if error.code in (401, 403) else ""
+            return None, f"answered HTTP {error.code}{hint}"
+    except TimeoutError:
+        return None, f"did not answer within {timeout_s:g} s"
+    except (URLError, OSError, HTTPException) as error:
+        return None, f"cannot be reached ({getattr(error, 'reason', error)})"
+    except ValueError:
+        return None, "did not answer in JSON"
+
+
+def _electricity_maps(answer: Any, zone: str) -> tuple[float, str, str]:
+    if answer["zone"] != zone:
+        raise ValueError(f"the answer is for zone {answer['zone']!r}")
+    estimated = ", estimated" if answer.get("isEstimated") else ""
+    kind = answer.get("emissionFactorType", "lifecycle")
+    return float(answer["carbonIntensity"]), answer["datetime"], f"consumption; {kind}{estimated}"
+
+
+def _uk_carbon_intensity(answer: Any, _: str) -> tuple[float, str, str]:
+    entry = answer["data"][0]
+    actual = entry["intensity"]["actual"]
+    kind = "forecast" if actual is None else "actual"
+    value = float(entry["intensity"][kind])
+    return value, entry["from"], f"consumption; direct CO2, {kind}"
+
+
+def _energi_data_service(answer: Any, zone: str) -> tuple[float, str, str]:
+    newest: dict[str, Any] = {}
+    for record in answer["records"]:  # newest first
+        newest.setdefault(record["PriceArea"], record)
+    wanted = [zone.partition("-")[2]] if "-" in zone else ["DK1", "DK2"]
+    values = [float(newest[area]["CO2Emission"]) for area in wanted]
+    period = min(newest[area]["Minutes5UTC"] for area in wanted)
+    mixed = "" if len(wanted) == 1 else ", mean of DK1 and DK2"
+    return math.fsum(values) / len(values), f"{period}Z", f"consumption; direct CO2{mixed}"
+
+
+def _energi_data_service_path(_: str) -> str:
+    # both areas every 5 minutes: the last half hour
+    query = {"limit": 12, "sort": "Minutes5UTC desc", "filter": '{"PriceArea":["DK1","DK2"]}'}
+    return f"/dataset/CO2Emis?{urlencode(query)}"
+
+
+# Sources: https://portal.electricitymaps.com/docs/api, https://carbon-intensity.github.io/api-definitions,
+# https://www.energidataservice.dk/tso-electricity/CO2Emis
+PROVIDERS = {
+    provider.name: provider
+    for provider in (
+        Provider(
+            name="electricity_maps",
+            base_url="https://api.electricitymaps.com/v3",
+            regions=None,
+            needs_key=True,
+            path=lambda zone: f"/carbon-intensity/latest?{urlencode({'zone': zone})}",
+            parse=_electricity_maps,
+            source="Electricity Maps API",
+            licence="by the key's contract",
+        ),
+        Provider(
+            name="uk_carbon_intensity",
+            base_url="https://api.carbonintensity.org.uk",
+            regions=("GB",),
+            needs_key=False,
+            path=lambda _: "/intensity",
+            parse=_uk_carbon_intensity,
+            source="NESO Carbon Intensity API",
+            licence="CC BY 4.0",
+        ),
+        Provider(
+            name="energi_data_service",
+            base_url="https://api.energidataservice.dk",
+            regions=("DK",),
+            needs_key=False,
+            path=_energi_data_service_path,
+            parse=_energi_data_service,
+            source="Energinet, Energi Data Service, CO2Emis",
+            licence="Energinet's conditions for the use of public data",
+        ),
+    )
+}

@@ -1,0 +1,1 @@
+"""The commands of ``mlflow-carbon``, one a file."""

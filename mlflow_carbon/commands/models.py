@@ -1,0 +1,79 @@
+"""``mlflow-carbon models``: model versions with the CO2e of their training."""
+
+import click
+
+from mlflow_carbon.commands.options import (
+    carbon_intensity_option,
+    chosen_intensities,
+    example,
+    format_option,
+    given_text,
+    intensity_set_option,
+    month_option,
+    print_frame,
+    print_notices,
+    pue_option,
+    tracking_uri_option,
+)
+
+_SORT_COLUMN = {"name": "name", "co2e": "co2e_kg", "energy": "energy_kwh"}
+
+
+@click.command(epilog=example("mlflow-carbon models --max-co2e-kg 0.5 --region Sweden --sort co2e"))
+@click.option("--max-co2e-kg", type=float, help="Only versions at or under this limit.")
+@click.option("--region", callback=given_text, help="Prices in this region. Default: as recorded.")
+@month_option
+@pue_option
+@intensity_set_option
+@carbon_intensity_option
+@click.option(
+    "--sort",
+    type=click.Choice(list(_SORT_COLUMN)),
+    default="name",
+    show_default=True,
+    help="Order of the versions.",
+)
+@format_option
+@tracking_uri_option
+def models(
+    max_co2e_kg: float | None,
+    region: str | None,
+    month: str | None,
+    pue: float | None,
+    intensity_set: str | None,
+    carbon_intensity_g_per_kwh: float | None,
+    sort: str,
+    format: str,
+    tracking_uri: str | None,
+) -> None:
+    """Lists model versions with the CO2e of their own training."""
+    from mlflow_carbon.accounting.intensity import DEFAULT_SET
+    from mlflow_carbon.registry.model_list import list_models
+    from mlflow_carbon.reporting import tables
+    from mlflow_carbon.reporting.store import open_client
+
+    prices = chosen_intensities(
+        () if region is None else (region,),
+        month=month,
+        intensity_set=intensity_set,
+        carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
+        preferred_set=DEFAULT_SET,
+    )
+    print_notices(
+        f"CO2e by {price.g_per_kwh:g} g/kWh ({price.region} {price.period}, {price.intensity_set})."
+        for price in prices
+    )
+    listed = list_models(
+        open_client(tracking_uri),
+        max_co2e_kg=max_co2e_kg,
+        intensity=prices[0] if prices else None,
+        pue=pue,
+    )
+    measured = listed.dropna(subset="co2e_kg").sort_values(_SORT_COLUMN[sort], kind="stable")
+    num_unmeasured = len(listed) - len(measured)
+    if num_unmeasured:
+        versions = "version" if num_unmeasured == 1 else "versions"
+        print_notices([f"Left out {num_unmeasured} {versions} without emissions."])
+    if measured.empty:
+        print_notices(["No model version to list."])
+    print_frame(measured, tables.models_text(measured), format)

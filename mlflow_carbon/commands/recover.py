@@ -1,0 +1,28 @@
+"""``mlflow-carbon recover``: figures that killed processes left behind, sent to the store."""
+
+import click
+
+from mlflow_carbon.commands.options import (
+    example,
+    tracking_uri_option,
+)
+
+
+@click.command(epilog=example("mlflow-carbon recover"))
+@tracking_uri_option
+def recover(tracking_uri: str | None) -> None:
+    """Sends to the store what killed processes left in their journals.
+
+    Journals lie where MLFLOW_CARBON_JOURNAL_DIR says. Sending one twice changes nothing.
+    """
+    from mlflow_carbon.recording.journal import journal_dir
+    from mlflow_carbon.recording.recovery import recover as recover_all
+    from mlflow_carbon.reporting.store import open_client
+
+    folder = journal_dir()
+    recoveries = list(recover_all(open_client(tracking_uri), folder))
+    for recovery in recoveries:
+        became = "sent" if recovery.reason is None else f"left in {folder}: {recovery.reason}"
+        click.echo(f"run {recovery.run_id}: {recovery.num_batches} sets of figures {became}.")
+    if not recoveries:
+        click.echo(f"Nothing to recover in {folder}.")

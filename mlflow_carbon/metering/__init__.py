@@ -1,0 +1,1 @@
+"""What is drawn from the wall: Carbontracker as an energy meter."""

@@ -1,0 +1,247 @@
+"""Carbontracker as an energy meter: its thread and its components, made right and harmless."""
+
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mlflow_carbon.errors import MeterError
+from mlflow_carbon.metering.clock import Clock, SystemClock
+from mlflow_carbon.metering.collector import Collector
+from mlflow_carbon.metering.machine import CarbontrackerParts, Machine, find_machine
+from mlflow_carbon.metering.meter_settings import MeterSettings
+from mlflow_carbon.metering.readings import DeviceEnergy, Reading, Snapshot, reading_between
+
+__all__ = [
+    "Clock",
+    "DeviceEnergy",
+    "Meter",
+    "MeterDescription",
+    "MeterSettings",
+    "Reading",
+    "SystemClock",
+    "Window",
+]
+
+# A driver may hang; the user's code waits this long and no longer. start and stop: 2 s at most.
+START_TIMEOUT_S = 2.0
+READ_TIMEOUT_S = 1.0
+JOIN_TIMEOUT_S = 0.5
+
+
+@dataclass(frozen=True)
+class MeterDescription:
+    """What a meter measures on this machine, how, and what it cannot.
+
+    Attributes:
+        components: what is measured.
+        method_by_component: every component asked for; ``unavailable`` if it cannot be measured.
+        cpu_tdp_source: where the CPU's power is from if it is assumed: ``table: …``, ``generic``,
+            ``user``; ``None`` if it is not.
+        attribution: as in the settings.
+        hardware: counts and models.
+        tracker: name and version.
+        problems: one sentence for each thing that is missing or not as it should be.
+    """
+
+    components: tuple[str, ...]
+    method_by_component: dict[str, str]
+    cpu_tdp_source: str | None
+    attribution: str
+    hardware: str
+    tracker: str
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """An open window; hand it to ``close_window`` once."""
+
+    opened: Snapshot
+    start_unix_s: float
+
+
+class Meter:
+    """Measures the machine between ``start`` and ``stop``, and windows in between.
+
+    Nothing here raises into the user's run, keeps it waiting for more than 2 s, prints, or opens
+    a socket. In a forked child every method does nothing.
+    """
+
+    def __init__(
+        self,
+        settings: MeterSettings = MeterSettings(),  # noqa: B008  # frozen
+        *,
+        clock: Clock = SystemClock(),  # noqa: B008  # has no state
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._process_id: int | None = None
+        self._tracker = "carbontracker"
+        self._collector = Collector(self._find_machine, clock=clock, interval_s=settings.interval_s)
+        self._thread: Any = None
+        self._whole: Window | None = None
+        self._total: Reading | None = None
+        self._open_windows: set[Window] = set()
+
+    def start(self) -> None:
+        """Finds the devices and starts to read them; what fails ends in ``description``."""
+        if self._whole is not None:
+            return
+        self._process_id = os.getpid()
+        try:
+            self._tracker = f"carbontracker {version('carbontracker')}"
+            self._thread = _start_carbontracker_thread(self._collector)
+        except Exception as error:  # whatever it or its dependencies raise, the run goes on
+            self._collector.add_problem(f"Carbontracker does not start: {error!r}.")
+            self._collector.end()
+        self._whole = Window(self._collector.snapshot(START_TIMEOUT_S), self._clock.unix_s())
+
+    def open_window(self) -> Window:
+        """Starts a window; any number may be open at once, in any thread."""
+        window = Window(self._synchronized_snapshot(), self._clock.unix_s())
+        self._open_windows.add(window)
+        return window
+
+    def close_window(self, window: Window) -> Reading:
+        """Returns the energy since the window was opened.
+
+        Raises:
+            MeterError: the window was closed before.
+        """
+        if window not in self._open_windows:
+            raise MeterError("This window is closed already; open one window for each reading.")
+        self._open_windows.remove(window)
+        return self._reading(window, self._synchronized_snapshot())
+
+    def sample(self) -> None:
+        """Reads every device now, besides the readings at the interval and at ends of windows."""
+        self._snapshot()
+
+    def stop(self) -> Reading:
+        """Returns the energy since ``start``, gaps between windows included, and ends the thread.
+
+        Another call returns the same reading.
+        """
+        if self._total is None:
+            closed = self._snapshot()
+            self._total = self._reading(self._whole or Window(closed, self._clock.unix_s()), closed)
+            if self._is_ours() and self._thread is not None:
+                _end_carbontracker_thread(self._thread, self._collector)
+        return self._total
+
+    @property
+    def description(self) -> MeterDescription:
+        """What is measured here and how; complete once ``start`` has returned."""
+        machine = self._collector.machine or Machine()
+        return MeterDescription(
+            components=tuple(dict.fromkeys(source.component for source in machine.sources)),
+            method_by_component=machine.method_by_component(self._settings),
+            cpu_tdp_source=machine.cpu_tdp_source,
+            attribution=self._settings.attribution,
+            hardware=", ".join(machine.hardware),
+            tracker=self._tracker,
+            problems=self._collector.problems,
+        )
+
+    def _find_machine(self) -> Machine:
+        return find_machine(
+            self._settings, _carbontracker_parts(), clock=self._clock, environment=os.environ
+        )
+
+    def _is_ours(self) -> bool:
+        """Returns whether this is the process that has the thread, not a forked child."""
+        return os.getpid() == self._process_id
+
+    def _synchronized_snapshot(self) -> Snapshot:
+        if self._is_ours() and "gpu" in self._settings.measured_components:
+            synchronize_gpu(sys.modules.get("torch"))
+        return self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        if not self._is_ours() or self._whole is None:
+            return Snapshot(self._clock.monotonic_s(), {})
+        return self._collector.snapshot(READ_TIMEOUT_S)
+
+    def _reading(self, window: Window, closed: Snapshot) -> Reading:
+        machine = self._collector.machine or Machine()
+        methods = {source.device: source.method for source in machine.sources}
+        return reading_between(window.opened, closed, methods, start_unix_s=window.start_unix_s)
+
+
+def synchronize_gpu(torch: Any) -> None:
+    """Waits until the GPUs have done the work that this process gave them.
+
+    Args:
+        torch: the torch module, or ``None`` where it is not loaded.
+    """
+    try:
+        if torch is None or not torch.cuda.is_initialized():
+            return
+        if torch.cuda.is_current_stream_capturing():  # waiting would break the user's CUDA graph
+            return
+        for index in range(torch.cuda.device_count()):
+            if torch.cuda.memory_reserved(index) > 0:  # elsewhere a wait would make a context
+                torch.cuda.synchronize(index)
+    except Exception:
+        return  # a CUDA error is the user's: his own next call raises it
+
+
+# Carbontracker. It is imported when the first meter starts, for that takes 0.1 to 0.5 s.
+
+
+class _SilentLog:
+    """Stands for Carbontracker's logger, which prints to stdout."""
+
+    def info(self, message: str) -> None:
+        """Ignores the message."""
+
+    def output(self, message: str, verbose_level: int = 0) -> None:
+        """Ignores the message."""
+
+    def err_critical(self, message: str) -> None:
+        """Ignores the message: the collector keeps the exception."""
+
+
+def _start_carbontracker_thread(collector: Collector) -> Any:
+    from carbontracker.tracker import CarbonTrackerThread
+
+    thread = CarbonTrackerThread(
+        components=[collector],
+        logger=_SilentLog(),
+        ignore_errors=True,  # otherwise an error ends the process: os._exit(70)
+        delete=collector.shutdown,
+        update_interval=0,  # the collector waits
+    )
+    thread.epoch_start()
+    return thread
+
+
+def _end_carbontracker_thread(thread: Any, collector: Collector) -> None:
+    """Does what the thread's own ``stop`` does, but waits for it only so long."""
+    thread.shutdown_event.set()
+    thread.measuring_event.set()
+    collector.end()
+    if thread is not threading.current_thread():
+        thread.join(JOIN_TIMEOUT_S)
+
+
+def _carbontracker_parts() -> CarbontrackerParts:
+    from carbontracker.components.apple_silicon import powermetrics
+    from carbontracker.components.cpu import intel
+    from carbontracker.components.cpu.sim_cpu import SimulatedCPUHandler
+    from carbontracker.components.gpu import nvidia
+    from carbontracker.components.gpu.sim_gpu import SimulatedGPUHandler
+
+    return CarbontrackerParts(
+        nvidia=nvidia,
+        intel=intel,
+        powermetrics=powermetrics,
+        simulated_cpu=SimulatedCPUHandler,
+        simulated_gpu=SimulatedGPUHandler,
+        cpu_table=Path(str(files("carbontracker") / "data" / "cpu_power.csv")),
+    )

@@ -1,0 +1,1 @@
+"""A meter's readings on their way into an MLflow run."""

@@ -1,0 +1,171 @@
+"""Sends a run's figures in order from a thread of its own: a slow or absent store costs nothing."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
+
+from mlflow_carbon.recording.journal import Batch, Journal
+
+# A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
+_logger = logging.getLogger("mlflow.carbon")
+
+MAX_POINTS = 1000  # of one log_batch, by MLflow
+MAX_TAGS = 100
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
+CLOSE_TIMEOUT_S = 15.0
+STUCK_S = 2.0  # MLflow's own retries can hold a call for minutes
+
+# Errors that no later attempt mends: the run is gone, or the store calls the batch invalid.
+FINAL_ERRORS = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
+
+
+class Delivery:
+    """Keeps the batches of one run in order until the store has them.
+
+    Batches that wait are sent together, so a store that needs seconds per call keeps up. Sending
+    one twice does no harm: MLflow stores equal points once.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Batch], None],
+        journal: Journal | None,
+        *,
+        first_retry_s: float = FIRST_RETRY_S,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            send: writes one batch to the store; raises what the store raises.
+            journal: where batches wait beyond this process; ``None`` keeps them in memory only.
+            first_retry_s: wait after a first failure; doubles up to ``LAST_RETRY_S``.
+        """
+        self._send = send
+        self._journal = journal
+        self._first_retry_s = first_retry_s
+        self._pending: deque[Batch] = deque()
+        self._changed = threading.Condition()
+        self._is_closing = False
+        self._has_warned = False
+        self._num_delivered = 0
+        self._thread: threading.Thread | None = None
+
+    def put(self, batch: Batch) -> None:
+        """Takes a batch; returns at once."""
+        with self._changed:
+            self._pending.append(batch)
+            if self._journal is not None:
+                try:
+                    self._journal.append(batch)
+                except OSError as error:  # disk full: go on in memory
+                    self._journal = None
+                    self._warn(error)
+            self._changed.notify_all()
+            if self._thread is None:
+                self._thread = self._start_thread()
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
+        """Waits until all is delivered, at most for ``timeout_s``; a second call returns at once.
+
+        Returns:
+            Whether it was; what was not stays in the journal for ``mlflow-carbon recover``.
+        """
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+            is_prompt = self._changed.wait_for(self._is_empty, min(STUCK_S, timeout_s))
+            if not is_prompt:
+                self._start_thread()  # the first may be asleep in MLflow's own retries
+            is_delivered = self._changed.wait_for(self._is_empty, max(0.0, timeout_s - STUCK_S))
+            num_left = len(self._pending)
+        if self._journal is not None:
+            self._journal.close(is_delivered=is_delivered)
+        if not is_delivered:
+            kept = "lost" if self._journal is None else "kept; `mlflow-carbon recover` sends them"
+            _logger.warning("%d sets of energy figures were not delivered: %s.", num_left, kept)
+        elif is_prompt and self._thread is not None:
+            self._thread.join(STUCK_S)
+        return is_delivered
+
+    def _start_thread(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="mlflow-carbon-delivery", daemon=True)
+        thread.start()
+        return thread
+
+    def _is_empty(self) -> bool:
+        return not self._pending
+
+    def _run(self) -> None:
+        """Sends what is pending until the delivery is closed and empty."""
+        retry_s = self._first_retry_s
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._is_closing)
+                if not self._pending:
+                    return
+                first, batches = self._num_delivered, sendable(self._pending)
+            error = self._try(merged(batches))
+            with self._changed:
+                if error is not None:
+                    self._warn(error)
+                if error is None or _is_final(error):
+                    self._forget(first + len(batches))
+                    retry_s = self._first_retry_s
+                elif self._is_closing:
+                    self._changed.wait(self._first_retry_s)
+                else:
+                    self._changed.wait_for(lambda: self._is_closing, retry_s)
+                    retry_s = min(2 * retry_s, LAST_RETRY_S)
+
+    def _try(self, batch: Batch) -> Exception | None:
+        try:
+            self._send(batch)
+        except Exception as error:  # the store is the user's: whatever it raises, the run goes on
+            return error
+        return None
+
+    def _forget(self, num_delivered: int) -> None:
+        """Drops what is delivered; another thread may have dropped some of it already."""
+        num_new = max(0, num_delivered - self._num_delivered)
+        for _ in range(num_new):
+            self._pending.popleft()
+        self._num_delivered += num_new
+        if self._journal is not None and num_new:
+            self._journal.mark_delivered(num_new)
+        self._changed.notify_all()
+
+    def _warn(self, error: Exception) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            _logger.warning("Energy figures cannot be written: %s", first_line)
+
+
+def merged(batches: list[Batch]) -> Batch:
+    """Returns one batch with the points of all in order, and the last value of each tag."""
+    points = tuple(point for batch in batches for point in batch.points)
+    tags = {key: value for batch in batches for key, value in batch.tags.items()}
+    return Batch(points, tags)
+
+
+def sendable(pending: Iterable[Batch]) -> list[Batch]:
+    """Returns the first batches that fit into one call; at least one."""
+    chosen: list[Batch] = []
+    for batch in pending:
+        both = merged([*chosen, batch])
+        if chosen and (len(both.points) > MAX_POINTS or len(both.tags) > MAX_TAGS):
+            break
+        chosen.append(batch)
+    return chosen
+
+
+def _is_final(error: Exception) -> bool:
+    return isinstance(error, MlflowException) and error.error_code in FINAL_ERRORS

@@ -1,0 +1,119 @@
+"""From a meter's readings to the metrics and tags of the contract."""
+
+from dataclasses import dataclass
+
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.assumptions import Assumptions
+from mlflow_carbon.accounting.emissions import co2e_g, facility_energy_kwh, mean_std
+from mlflow_carbon.metering.meter import MeterDescription
+from mlflow_carbon.metering.readings import Reading
+from mlflow_carbon.units import kg_from_grams, watts_from_kwh
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """One marked stretch of work: what it cost and how many units it did."""
+
+    reading: Reading
+    num_units: float
+
+
+def window_metrics(reading: Reading, num_units: float) -> dict[str, float]:
+    """Returns one point of each window series; ``reading`` must hold energy."""
+    assert reading.energy_kwh is not None
+    values = {
+        schema.WINDOW_ENERGY_KWH: reading.energy_kwh,
+        schema.WINDOW_DURATION_S: reading.duration_s,
+        schema.WINDOW_NUM_UNITS: num_units,
+    }
+    if reading.duration_s > 0:
+        values[schema.WINDOW_POWER_W] = watts_from_kwh(reading.energy_kwh, reading.duration_s)
+    for component, energy_kwh in reading.energy_kwh_by_component().items():
+        values[schema.window_component_energy_kwh(component)] = energy_kwh
+    return values
+
+
+def total_metrics(total: Reading, assumptions: Assumptions) -> dict[str, float]:
+    """Returns the run's totals: energy by component and device, CO2e, and what was assumed."""
+    values = {schema.DURATION_S: total.duration_s}
+    if total.energy_kwh is None:
+        return values
+    mass_g = co2e_g(
+        total.energy_kwh,
+        pue=assumptions.pue,
+        intensity_g_per_kwh=assumptions.intensity.g_per_kwh,
+    )
+    values |= {
+        schema.ENERGY_KWH: total.energy_kwh,
+        schema.FACILITY_ENERGY_KWH: facility_energy_kwh(total.energy_kwh, assumptions.pue),
+        schema.CO2E_G: mass_g,
+        schema.CO2E_KG: kg_from_grams(mass_g),
+        schema.INTENSITY_G_PER_KWH: assumptions.intensity.g_per_kwh,
+        schema.PUE: assumptions.pue,
+    }
+    if total.coverage_fraction is not None:
+        values[schema.COVERAGE_FRACTION] = total.coverage_fraction
+    by_place: dict[tuple[str, int | None], float] = {
+        (device.component, device.index): device.energy_kwh for device in total.devices
+    }
+    by_place |= {(name, None): kwh for name, kwh in total.energy_kwh_by_component().items()}
+    for (component, index), energy_kwh in by_place.items():
+        values[schema.component_energy_kwh(component, index)] = energy_kwh
+    if total.duration_s > 0:
+        values[schema.POWER_W] = watts_from_kwh(total.energy_kwh, total.duration_s)
+        for (component, index), energy_kwh in by_place.items():
+            power_w = watts_from_kwh(energy_kwh, total.duration_s)
+            values[schema.component_power_w(component, index)] = power_w
+    return values
+
+
+def per_unit_metrics(
+    windows: list[WindowRecord], unit: str, assumptions: Assumptions
+) -> dict[str, float]:
+    """Returns the run value and ``std_within`` of energy in kWh and CO2e in g per unit."""
+    measured = [
+        (record.reading.energy_kwh, record.num_units)
+        for record in windows
+        if record.reading.energy_kwh is not None and record.num_units > 0
+    ]
+    if not measured:
+        return {}
+    run_value_kwh = sum(kwh for kwh, _ in measured) / sum(units for _, units in measured)
+    std_kwh = mean_std([kwh / units for kwh, units in measured]).std
+    g_per_kwh = assumptions.pue * assumptions.intensity.g_per_kwh
+    values = {
+        schema.energy_kwh_per_unit(unit): run_value_kwh,
+        schema.co2e_g_per_unit(unit): run_value_kwh * g_per_kwh,
+    }
+    if std_kwh is not None:
+        values[schema.std_of(schema.energy_kwh_per_unit(unit))] = std_kwh
+        values[schema.std_of(schema.co2e_g_per_unit(unit))] = std_kwh * g_per_kwh
+    return values
+
+
+def window_tags(windows: list[WindowRecord], unit: str) -> dict[str, str]:
+    """Returns the tags that say how many windows and units the per-unit figures rest on."""
+    if not windows:
+        return {}
+    return {
+        schema.TAG_UNIT: unit,
+        schema.TAG_NUM_UNITS: f"{sum(record.num_units for record in windows):g}",
+        schema.TAG_NUM_WINDOWS: str(len(windows)),
+    }
+
+
+def description_tags(description: MeterDescription) -> dict[str, str]:
+    """Returns the tags that say what measured, how, on what, and what could not be measured."""
+    tags = {
+        schema.TAG_COMPONENTS: ",".join(description.components),
+        schema.TAG_ATTRIBUTION: description.attribution,
+        schema.TAG_HARDWARE: description.hardware,
+        schema.TAG_TRACKER: description.tracker,
+    }
+    for component, method in description.method_by_component.items():
+        tags[schema.method_tag(component)] = method
+    if description.cpu_tdp_source is not None:
+        tags[schema.TAG_CPU_TDP_SOURCE] = description.cpu_tdp_source
+    if description.problems:
+        tags[schema.TAG_ERROR] = " ".join(description.problems)
+    return tags

@@ -1,0 +1,180 @@
+"""``track()``: one line around a block of work puts its energy and CO2e on an MLflow run."""
+
+import logging
+import math
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from itertools import islice
+from typing import TypeVar
+
+import mlflow
+from mlflow import MlflowClient
+
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.assumptions import Defaults, resolve_assumptions
+from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.metering.meter import Meter, MeterSettings
+from mlflow_carbon.recording.recorder import Recorder
+
+# A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
+_logger = logging.getLogger("mlflow.carbon")
+
+T = TypeVar("T")
+
+
+class Tracker:
+    """What ``track()`` hands to its block: marks windows of the run that is being measured."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run that is being measured."""
+        return self._recorder.run_id
+
+    @contextmanager
+    def window(self, num_units: float = 1) -> Iterator[None]:
+        """Measures the block as one window that did ``num_units`` units of work.
+
+        Raises:
+            InvalidInputError: ``num_units`` is not a number above zero.
+        """
+        if not (math.isfinite(num_units) and num_units > 0):
+            raise InvalidInputError(f"num_units is {num_units}; give a number above zero.")
+        window = self._recorder.open()
+        try:
+            yield
+        finally:
+            self._recorder.close(window, num_units)
+
+    def windows(self, items: Iterable[T], *, units_per_window: int = 1) -> Iterator[T]:
+        """Yields the items and measures every ``units_per_window`` of them as one window.
+
+        A window holds the making of its items and what the caller's loop does with them.
+
+        Raises:
+            InvalidInputError: ``units_per_window`` is below 1.
+        """
+        if units_per_window < 1:
+            raise InvalidInputError(f"units_per_window is {units_per_window}; give 1 or more.")
+        return self._windowed(iter(items), units_per_window)
+
+    def _windowed(self, items: Iterator[T], units_per_window: int) -> Iterator[T]:
+        is_exhausted = False
+        while not is_exhausted:
+            window = self._recorder.open()
+            num_units = 0
+            try:
+                for item in islice(items, units_per_window):
+                    num_units += 1
+                    yield item
+            finally:
+                self._recorder.close(window, num_units)
+            is_exhausted = num_units < units_per_window
+
+
+class _ProcessMeter:
+    """The one meter of this process: the first run starts it, the last one to end stops it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._meter: Meter | None = None
+        self._num_users = 0
+
+    @contextmanager
+    def shared(self, settings: MeterSettings) -> Iterator[Meter]:
+        """Gives the running meter, or starts one with these settings."""
+        with self._lock:
+            if self._meter is None:
+                self._meter = Meter(settings)
+                self._meter.start()
+            self._num_users += 1
+            meter = self._meter
+        try:
+            yield meter
+        finally:
+            with self._lock:
+                self._num_users -= 1
+                if self._num_users == 0:
+                    self._meter = None
+                    meter.stop()
+
+
+_process_meter = _ProcessMeter()
+
+
+@contextmanager
+def track(
+    *,
+    unit: str = "iteration",
+    region: str | None = None,
+    month: str | None = None,
+    pue: float | None = None,
+    intensity_set: str | None = None,
+    defaults: Defaults = Defaults(),  # noqa: B008  # frozen
+    settings: MeterSettings = MeterSettings(),  # noqa: B008  # frozen
+    run_id: str | None = None,
+    meter: Meter | None = None,
+) -> Iterator[Tracker]:
+    """Measures the block's energy and writes it, with its CO2e, to an MLflow run.
+
+    Args:
+        unit: what one unit of a window is: ``iteration``, ``epoch``, ``sample``, ``minute``.
+            A block that marks no window is reported per minute.
+        region: where the electricity comes from; ``None`` takes the default's.
+        month: ``2022-02``; ``None`` takes the year's mean.
+        pue: facility energy over IT energy; ``None`` takes the default's.
+        intensity_set: the only set of intensities to look in.
+        defaults: what is assumed for what is left open; each use is tagged.
+        settings: what is measured, and how a shared node is attributed.
+        run_id: the run to write to; ``None`` takes the active one, or starts one for the block.
+        meter: a started meter to use instead of the process's own.
+
+    Raises:
+        MlflowCarbonError: a setting is none; raised before the block starts, never later.
+    """
+    if unit not in schema.UNITS:
+        raise InvalidInputError(f"unit is {unit!r}; use one of {', '.join(schema.UNITS)}.")
+    assumptions = resolve_assumptions(
+        region=region, month=month, pue=pue, intensity_set=intensity_set, defaults=defaults
+    )
+    if assumptions.defaulted:
+        _say_once(assumptions.sentence())
+    metering = _process_meter.shared(settings) if meter is None else nullcontext(meter)
+    with _run(run_id) as tracked_run_id, metering as running_meter:
+        recorder = Recorder(
+            tracked_run_id,
+            unit=unit,
+            assumptions=assumptions,
+            client=MlflowClient(),
+            meter=running_meter,
+        )
+        recorder.start()
+        try:
+            yield Tracker(recorder)
+        finally:
+            recorder.finish()
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    _logger.info(sentence)
+
+
+def _run(run_id: str | None) -> AbstractContextManager[str]:
+    """Returns a context that gives the run to write to, started for the block if need be."""
+    active_run = mlflow.active_run()
+    if run_id is not None:
+        return nullcontext(run_id)
+    if active_run is not None:
+        return nullcontext(active_run.info.run_id)
+    return _new_run()
+
+
+@contextmanager
+def _new_run() -> Iterator[str]:
+    with mlflow.start_run() as run:
+        yield run.info.run_id

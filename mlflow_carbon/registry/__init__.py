@@ -1,0 +1,1 @@
+"""Emissions on models, and models found by them."""

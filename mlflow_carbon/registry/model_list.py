@@ -1,0 +1,108 @@
+"""Model versions listed with their emissions, in any region, by Eq. 1."""
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.emissions import co2e_g, validate_pue
+from mlflow_carbon.accounting.intensity import CarbonIntensity
+from mlflow_carbon.reporting.store import Cell, number, reading
+from mlflow_carbon.units import kg_from_grams
+
+_TAG_BY_NUMBER_COLUMN = {
+    "co2e_kg": schema.TAG_MODEL_CO2E_KG,
+    "energy_kwh": schema.TAG_MODEL_ENERGY_KWH,
+    "pue": schema.TAG_MODEL_PUE,
+    "lineage_co2e_kg": schema.TAG_MODEL_LINEAGE_CO2E_KG,
+}
+MODEL_COLUMNS = ("name", "version", "region", "band", *_TAG_BY_NUMBER_COLUMN, "run_id")
+_PAGE_SIZE = 1000
+
+
+def list_models(
+    client: MlflowClient,
+    *,
+    max_co2e_kg: float | None = None,
+    intensity: CarbonIntensity | None = None,
+    pue: float | None = None,
+) -> pd.DataFrame:
+    """Returns one row a model version, with the emissions of its own training.
+
+    Columns: ``MODEL_COLUMNS``; a version without emissions has none in them.
+
+    Args:
+        client: of the registry.
+        max_co2e_kg: only versions at or under this limit, and so only those with emissions.
+        intensity: re-prices the recorded energy by Eq. 1; the lineage, of which no energy is
+            recorded, is then left out. ``None`` keeps each version's own CO2e.
+        pue: re-prices with this PUE instead of the recorded one.
+
+    Raises:
+        InvalidInputError: the PUE is none.
+        TrackingStoreError: the registry cannot be read.
+    """
+    with reading(client.tracking_uri):
+        rows = [_model_row(version) for version in _model_versions(client)]
+    models = pd.DataFrame(rows, columns=list(MODEL_COLUMNS))
+    models = models.astype(dict.fromkeys(_TAG_BY_NUMBER_COLUMN, "float64"))
+    if intensity is not None or pue is not None:
+        models = _repriced(models, intensity, pue)
+    models["band"] = [None if pd.isna(kg) else schema.band(kg) for kg in models["co2e_kg"]]
+    if max_co2e_kg is not None:
+        models = models[models["co2e_kg"] <= max_co2e_kg]
+    return models.reset_index(drop=True)
+
+
+def _model_versions(client: MlflowClient) -> Iterator[ModelVersion]:
+    page_token = None
+    while True:
+        page = client.search_model_versions(
+            max_results=_PAGE_SIZE,
+            order_by=["name ASC", "version_number ASC"],
+            page_token=page_token,
+        )
+        yield from page
+        page_token = page.token
+        if not page_token:
+            return
+
+
+def _model_row(version: ModelVersion) -> dict[str, Cell]:
+    place = f"version {version.version} of model {version.name!r}"
+    row: dict[str, Cell] = {
+        column: number(version.tags, tag, place) for column, tag in _TAG_BY_NUMBER_COLUMN.items()
+    }
+    return row | {
+        "name": version.name,
+        "version": int(version.version),  # text over HTTP, a number from sqlite
+        "region": version.tags.get(schema.TAG_REGION),
+        "run_id": version.run_id,
+    }
+
+
+def _repriced(
+    models: pd.DataFrame, intensity: CarbonIntensity | None, pue: float | None
+) -> pd.DataFrame:
+    """Returns the models with CO2e = recorded energy x PUE x intensity (Eq. 1)."""
+    models = models.assign(lineage_co2e_kg=math.nan)
+    if pue is not None:
+        models["co2e_kg"] *= validate_pue(pue) / models["pue"]
+        models["pue"] = pue
+    if intensity is not None:
+        models["region"] = intensity.region
+        models["co2e_kg"] = [
+            _co2e_kg(energy_kwh, pue, intensity.g_per_kwh)
+            for energy_kwh, pue in zip(models["energy_kwh"], models["pue"], strict=True)
+        ]
+    return models
+
+
+def _co2e_kg(energy_kwh: float, pue: float, g_per_kwh: float) -> float:
+    """Returns emissions in kg; NaN where nothing was measured."""
+    if math.isnan(energy_kwh) or math.isnan(pue):
+        return math.nan
+    return kg_from_grams(co2e_g(energy_kwh, pue=pue, intensity_g_per_kwh=g_per_kwh))

@@ -1,0 +1,219 @@
+"""Runs grouped and priced by Eq. 1: mean, std between runs and std within runs."""
+
+import difflib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.emissions import co2e_g, mean_std, pooled_std, validate_pue
+from mlflow_carbon.accounting.intensity import CarbonIntensity
+from mlflow_carbon.errors import InvalidInputError, NoRunsError
+from mlflow_carbon.reporting.store import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX, Cell
+
+ALWAYS_GROUPED_BY = ("unit", "region")  # never averaged over
+
+STATISTIC_COLUMNS = (
+    "num_runs",
+    "num_windows",
+    "energy_kwh_per_unit_mean",
+    "energy_kwh_per_unit_std_between",
+    "energy_kwh_per_unit_std_within",
+    "co2e_g_per_unit_mean",
+    "co2e_g_per_unit_std_between",
+    "co2e_g_per_unit_std_within",
+    "energy_kwh_mean",
+    "energy_kwh_std_between",
+    "co2e_g_mean",
+    "co2e_g_std_between",
+)
+ASSUMPTION_COLUMNS = ("pue", "intensity_g_per_kwh", "period", "intensity_set", "methods")
+
+_NUMBER_COLUMNS = (*STATISTIC_COLUMNS[2:], "pue", "intensity_g_per_kwh")
+_WITHIN = "energy_kwh_per_unit_std_within"
+_FIX_OF_MIXTURE = {
+    "methods": "energy got in different ways; tell it apart by --group-by carbon.method.cpu.",
+    "attribution": "tell it apart by --group-by carbon.attribution.",
+    "pue": "pass --pue.",
+    "intensity_g_per_kwh": "pass --region.",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row a group, unit and region, and what a reader of it must know.
+
+    ``table`` has the group keys, ``ALWAYS_GROUPED_BY``, ``STATISTIC_COLUMNS`` and
+    ``ASSUMPTION_COLUMNS``; what is not known, or differs inside a group, is None there.
+    """
+
+    table: pd.DataFrame
+    group_by: tuple[str, ...]
+    notices: tuple[str, ...]
+
+
+def compare_runs(
+    runs: pd.DataFrame,
+    *,
+    group_by: Sequence[str] = (),
+    intensities: Sequence[CarbonIntensity] = (),
+    pue: float | None = None,
+) -> Comparison:
+    """Returns the mean, std between runs and std within runs of energy and CO2e.
+
+    The mean is over run values, each run counting once. ``std_between`` is the sample std of
+    the run values; ``std_within`` pools the std of the windows inside each run.
+
+    Args:
+        runs: as ``store.read_runs`` returns them.
+        group_by: names of parameters or tags; runs without one of them are left out.
+        intensities: prices every run in each of these regions; none keeps what each run recorded.
+        pue: prices with this PUE; ``None`` keeps what each run recorded.
+
+    Raises:
+        InvalidInputError: no run has a parameter or tag of that name, a region repeats, or the
+            PUE is none.
+        NoRunsError: no run is left to compare.
+    """
+    regions = [intensity.region for intensity in intensities]
+    if len(set(regions)) < len(regions):
+        raise InvalidInputError(f"Regions {', '.join(regions)} repeat; give each region once.")
+    columns = {name: _column_of(runs, name) for name in group_by if name not in ALWAYS_GROUPED_BY}
+    assumed = [] if intensities else ["region", "intensity_g_per_kwh"]
+    usable, notices = _usable(runs, columns, assumed if pue is not None else [*assumed, "pue"])
+    if usable.empty:
+        raise NoRunsError(f"None of {len(runs)} metered runs can be compared. {' '.join(notices)}")
+    priced = usable if pue is None else usable.assign(pue=validate_pue(pue))
+    if intensities:
+        priced = pd.concat([_in_region(priced, intensity) for intensity in intensities])
+    keys = [*columns.values(), *ALWAYS_GROUPED_BY]
+    rows = [
+        dict(zip([*columns, *ALWAYS_GROUPED_BY], values, strict=True)) | _statistics(group)
+        for values, group in priced.groupby(keys, sort=False)
+    ]
+    table = pd.DataFrame(rows).astype(dict.fromkeys(_NUMBER_COLUMNS, "float64"))
+    table = _sorted(table, [*columns, "unit"], regions)
+    return Comparison(table, tuple(columns), (*notices, *_mixtures(priced, keys)))
+
+
+def _usable(
+    runs: pd.DataFrame, columns: Mapping[str, str], assumed: Sequence[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Returns the runs that can be compared, and a sentence for each reason to leave one out.
+
+    Args:
+        runs: as ``store.read_runs`` returns them.
+        columns: the column of each group key.
+        assumed: the columns of Eq. 1 that are taken from the runs.
+    """
+    measured = ["energy_kwh", "energy_kwh_per_unit", "unit"]
+    faults = {
+        "whose energy contains that of child runs": runs["scope"] == schema.SCOPE_PARENT,
+        "without energy per unit": runs[measured].isna().any(axis=1),
+        f"without {' or '.join(assumed)}": runs[list(assumed)].isna().any(axis=1),
+        f"without {' or '.join(columns)}": runs[list(columns.values())].isna().any(axis=1),
+    }
+    sentences = []
+    is_usable = pd.Series(True, index=runs.index)
+    for fault, is_faulty in faults.items():
+        num_left_out = int((is_usable & is_faulty).sum())
+        if num_left_out:
+            runs_word = "run" if num_left_out == 1 else "runs"
+            sentences.append(f"Left out {num_left_out} {runs_word} {fault}.")
+        is_usable &= ~is_faulty
+    return runs[is_usable], sentences
+
+
+def _column_of(runs: pd.DataFrame, name: str) -> str:
+    """Returns the column of the parameter or else the tag of that name, or of the experiment."""
+    if name in STATISTIC_COLUMNS + ASSUMPTION_COLUMNS:
+        raise InvalidInputError(
+            f"Cannot group by {name!r}: the comparison has a column of that name. "
+            f"Use {PARAM_COLUMN_PREFIX}{name} or {TAG_COLUMN_PREFIX}{name}."
+        )
+    prefixes = (PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX)
+    for column in (PARAM_COLUMN_PREFIX + name, TAG_COLUMN_PREFIX + name, name):
+        if column in runs and (column == "experiment" or column.startswith(prefixes)):
+            return column
+    known = [column.split(".", 1)[1] for column in runs if column.startswith(prefixes)]
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:3]
+    raise InvalidInputError(
+        f"No run has a parameter or tag {name!r}. Nearest: {', '.join(nearest)}. Pass --group-by."
+    )
+
+
+def _in_region(runs: pd.DataFrame, intensity: CarbonIntensity) -> pd.DataFrame:
+    return runs.assign(
+        region=intensity.region,
+        intensity_g_per_kwh=intensity.g_per_kwh,
+        period=intensity.period,
+        intensity_set=intensity.intensity_set,
+    )
+
+
+def _statistics(group: pd.DataFrame) -> dict[Hashable, Cell]:
+    """Returns the statistics of the runs of one group, unit and region."""
+    num_windows = group["num_windows"].fillna(0).astype(int)
+    row: dict[Hashable, Cell] = {"num_runs": len(group), "num_windows": int(num_windows.sum())}
+    for quantity in ("energy_kwh", "co2e_g"):
+        per_unit = mean_std(_in(quantity, group, "energy_kwh_per_unit"))
+        row[f"{quantity}_per_unit_mean"] = per_unit.mean
+        row[f"{quantity}_per_unit_std_between"] = per_unit.std
+        row[f"{quantity}_per_unit_std_within"] = _std_within(quantity, group)
+    for quantity in ("energy_kwh", "co2e_g"):
+        total = mean_std(_in(quantity, group, "energy_kwh"))
+        row[f"{quantity}_mean"] = total.mean
+        row[f"{quantity}_std_between"] = total.std
+    return row | {column: _common(group[column]) for column in ASSUMPTION_COLUMNS}
+
+
+def _in(quantity: str, group: pd.DataFrame, column: str) -> list[float]:
+    """Returns an energy column in kWh, or as the emissions of each run in g."""
+    if quantity == "energy_kwh":
+        return list(group[column])
+    factors = zip(group[column], group["pue"], group["intensity_g_per_kwh"], strict=True)
+    return [co2e_g(kwh, pue=pue, intensity_g_per_kwh=g_per_kwh) for kwh, pue, g_per_kwh in factors]
+
+
+def _std_within(quantity: str, group: pd.DataFrame) -> float | None:
+    with_spread = group.dropna(subset=[_WITHIN, "num_windows"])
+    return pooled_std(_in(quantity, with_spread, _WITHIN), list(with_spread["num_windows"]))
+
+
+def _common(values: pd.Series) -> Cell:
+    """Returns the one value that all runs of a group share; None when they differ."""
+    distinct = values.dropna().unique()
+    return distinct[0] if len(distinct) == 1 else None
+
+
+def _mixtures(priced: pd.DataFrame, keys: list[str]) -> Iterator[str]:
+    """Yields what differs inside a group though a mean over it is only fair if it does not."""
+    for column, fix in _FIX_OF_MIXTURE.items():
+        distinct_in_group = priced.groupby(keys)[column].unique()
+        mixed = [values for values in distinct_in_group if len(values) > 1]
+        if mixed:
+            listed = ", ".join(sorted({str(value) for values in mixed for value in values}))
+            yield f"{len(mixed)} of {len(distinct_in_group)} rows mix {column} {listed}: {fix}"
+    regions_by_set = priced.dropna(subset="intensity_set").groupby("intensity_set")["region"]
+    if len(regions_by_set) > 1:
+        listed = ", ".join(
+            f"{name} ({', '.join(sorted(set(regions)))})" for name, regions in regions_by_set
+        )
+        yield f"Intensities come from different sets: {listed}; pass --intensity-set for one."
+
+
+def _sorted(table: pd.DataFrame, keys: list[str], regions: list[str]) -> pd.DataFrame:
+    """Returns the rows by group, numbers as numbers, then by region in the order asked for."""
+    if regions:
+        order = {region: position for position, region in enumerate(regions)}
+        by_region = table["region"].map(order)
+    else:
+        by_region = table["region"]
+    helper = pd.DataFrame({key: _sortable(table[key]) for key in keys} | {"region": by_region})
+    return table.loc[helper.sort_values([*keys, "region"]).index].reset_index(drop=True)
+
+
+def _sortable(values: pd.Series) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce")
+    return values if numbers.isna().any() else numbers

@@ -1,0 +1,186 @@
+"""Results as text tables for people, or as CSV and JSON for programs."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mlflow_carbon.reporting.compare import Comparison
+from mlflow_carbon.units import (
+    GRAMS_PER_KILOGRAM,
+    JOULES_PER_KWH,
+    WATTS_PER_KILOWATT,
+    grams_from_kg,
+)
+
+ABSENT = "-"
+MIXED = "mixed"
+_NUM_DIGITS = 4  # significant, where no std says how many are meant
+_NUM_STD_DIGITS = 2
+_MAX_DECIMALS = 9
+_PRINTS_AS_ONE = 1 - 0.5 * 10**-_NUM_DIGITS  # 0.99999 J is 1 J and not 1000 mJ
+
+_LEGEND = """\
+between (std_between): sample std over the runs, each run counting once.
+within (std_within): pooled std over the windows inside each run.
+The ± is between for two runs or more, within for one.
+"""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A printed unit; a kWh or g value times ``factor`` is the number of ``symbol``."""
+
+    symbol: str
+    factor: float
+
+    def text(self, value: float, num_digits: int = _NUM_DIGITS) -> str:
+        """Returns the value to so many significant digits, without an exponent; ``-`` for NaN."""
+        if math.isnan(value):
+            return ABSENT
+        if value == 0:
+            return "0"
+        scaled = value * self.factor
+        exponent = int(f"{scaled:.{num_digits - 1}e}".partition("e")[2])  # after rounding
+        num_decimals = num_digits - 1 - exponent
+        return f"{scaled:.{min(max(num_decimals, 0), _MAX_DECIMALS)}f}"
+
+    def text_with_std(self, value: float, std: float) -> str:
+        """Returns ``12.34 ± 0.43``: two digits of the std, and the value to the same place."""
+        if math.isnan(std) or std == 0:
+            return self.text(value)
+        std_text = self.text(std, _NUM_STD_DIGITS)
+        num_decimals = len(std_text.partition(".")[2])
+        return f"{value * self.factor:.{num_decimals}f} ± {std_text}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a text table."""
+
+    head: str
+    texts: list[str]
+    is_text: bool = False
+
+
+# From small to large.
+_ENERGY_SCALES = (
+    Scale("mJ", JOULES_PER_KWH * 1e3),
+    Scale("J", JOULES_PER_KWH),
+    Scale("Wh", WATTS_PER_KILOWATT),
+    Scale("kWh", 1.0),
+    Scale("MWh", 1e-3),
+)
+_MASS_SCALES = (
+    Scale("µg", 1e6),
+    Scale("mg", 1e3),
+    Scale("g", 1.0),
+    Scale("kg", 1 / GRAMS_PER_KILOGRAM),
+    Scale("t", 1e-6),
+)
+_QUANTITIES = (("energy", "energy_kwh", _ENERGY_SCALES), ("CO2e", "co2e_g", _MASS_SCALES))
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """Returns CSV with a head line, full precision, and nothing where nothing is known."""
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def to_json(frame: pd.DataFrame) -> str:
+    """Returns a JSON list of one object a row, full precision, null where nothing is known."""
+    values = frame.astype(object).where(frame.notna(), None)
+    return json.dumps(values.to_dict("records"), indent=2, ensure_ascii=False) + "\n"
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Returns a table a unit, then one of the whole runs."""
+    keys = [*comparison.group_by, "region"]
+    by_unit = list(comparison.table.groupby("unit", sort=False))
+    parts = [f"Per {unit}\n{text_table(_per_unit_columns(rows, keys))}" for unit, rows in by_unit]
+    run_keys = keys if len(by_unit) == 1 else [*keys, "unit"]
+    whole_runs = text_table(_whole_run_columns(comparison.table, run_keys))
+    return "\n".join([*parts, f"Per run\n{whole_runs}", _LEGEND])
+
+
+def models_text(models: pd.DataFrame) -> str:
+    """Returns one line a model version, its emissions in a printed unit chosen for all."""
+    energy = choose_scale(models["energy_kwh"], _ENERGY_SCALES)
+    masses_g = [grams_from_kg(kg) for kg in models["co2e_kg"]]
+    lineages_g = [grams_from_kg(kg) for kg in models["lineage_co2e_kg"]]
+    mass = choose_scale(masses_g, _MASS_SCALES)
+    columns = [
+        Column("model", list(models["name"]), is_text=True),
+        Column("version", list(map(str, models["version"]))),
+        Column("band", list(models["band"]), is_text=True),
+        Column(f"CO2e ({mass.symbol})", list(map(mass.text, masses_g))),
+        Column(f"with lineage ({mass.symbol})", list(map(mass.text, lineages_g))),
+        Column(f"energy ({energy.symbol})", list(map(energy.text, models["energy_kwh"]))),
+        Column("PUE", [f"{pue:.6g}" for pue in models["pue"]]),
+        Column("region", list(models["region"]), is_text=True),
+    ]
+    return text_table(columns)
+
+
+def text_table(columns: Sequence[Column]) -> str:
+    """Returns the columns under their heads: text to the left, numbers to the right."""
+    padded = []
+    for column in columns:
+        lines = [column.head, *column.texts]
+        width = max(map(len, lines))
+        padded.append(
+            [line.ljust(width) if column.is_text else line.rjust(width) for line in lines]
+        )
+    return "".join(f"{'  '.join(line).rstrip()}\n" for line in zip(*padded, strict=True))
+
+
+def choose_scale(values: Iterable[float], scales: Sequence[Scale]) -> Scale:
+    """Returns the largest printed unit in which the largest value is at least 1."""
+    largest = max((value for value in values if not math.isnan(value)), default=0.0)
+    fitting = [scale for scale in scales if largest * scale.factor >= _PRINTS_AS_ONE]
+    return fitting[-1] if fitting else scales[0]
+
+
+def _per_unit_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
+    columns = _key_columns(rows, keys)
+    columns.append(Column("runs", list(map(str, rows["num_runs"]))))
+    columns.append(Column("windows", list(map(str, rows["num_windows"]))))
+    has_between = rows["num_runs"] > 1
+    for title, quantity, scales in _QUANTITIES:
+        means = rows[f"{quantity}_per_unit_mean"]
+        betweens = rows[f"{quantity}_per_unit_std_between"]
+        withins = rows[f"{quantity}_per_unit_std_within"]
+        scale = choose_scale(means, scales)
+        texts = list(map(scale.text_with_std, means, betweens.where(has_between, withins)))
+        columns.append(Column(f"{title} ({scale.symbol})", texts))
+        for head, stds in (("between", betweens), ("within", withins)):
+            columns.append(Column(head, [scale.text(std, _NUM_STD_DIGITS) for std in stds]))
+    has_within = rows["energy_kwh_per_unit_std_within"].notna()
+    which = has_between.map({True: "between", False: "within"}).where(has_between | has_within)
+    columns.append(Column("± is", list(which.fillna(ABSENT)), is_text=True))
+    return columns
+
+
+def _whole_run_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
+    columns = _key_columns(rows, keys)
+    columns.append(Column("runs", list(map(str, rows["num_runs"]))))
+    for title, quantity, scales in _QUANTITIES:
+        means = rows[f"{quantity}_mean"]
+        scale = choose_scale(means, scales)
+        texts = map(scale.text_with_std, means, rows[f"{quantity}_std_between"])
+        columns.append(Column(f"{title} ({scale.symbol})", list(texts)))
+    columns.append(Column("PUE", _assumption_texts(rows["pue"])))
+    columns.append(Column("g/kWh", _assumption_texts(rows["intensity_g_per_kwh"])))
+    columns.append(Column("methods", list(rows["methods"].fillna(MIXED)), is_text=True))
+    return columns
+
+
+def _key_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
+    is_text = {key: pd.to_numeric(rows[key], errors="coerce").isna().any() for key in keys}
+    return [Column(key, list(map(str, rows[key])), is_text=is_text[key]) for key in keys]
+
+
+def _assumption_texts(values: Iterable[float]) -> list[str]:
+    """Returns PUEs or intensities as they were given; ``mixed`` where a group has several."""
+    return [MIXED if math.isnan(value) else f"{value:.6g}" for value in values]
