@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from mlflow_carbon.commands.compare import compare
+from mlflow_carbon.commands.doctor import doctor
 from mlflow_carbon.commands.models import models
 from mlflow_carbon.commands.options import example
 from mlflow_carbon.commands.recover import recover
@@ -27,5 +28,5 @@ def cli() -> None:
     """Energy and CO2e of MLflow runs and registered models."""
 
 
-for command in (compare, models, recover):
+for command in (compare, models, doctor, recover):
     cli.add_command(command)

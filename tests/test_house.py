@@ -21,12 +21,13 @@ HOUSE = {
         ),
         (
             "metering",
-            "clock readings meter_settings devices cpu_power counters machine collector meter",
+            "clock readings meter_settings devices cpu_power counters machine collector meter "
+            "examination",
         ),
         ("recording", "journal delivery figures recorder recovery tracking"),
         ("reporting", "store compare tables"),
         ("registry", "model_tags model_list"),
-        ("commands", "options compare models recover"),
+        ("commands", "options compare models doctor recover"),
         ("", "cli project_backend plugin __init__ __main__"),
     ],
     "ldm_project": [

@@ -1,7 +1,5 @@
 """Whatever breaks while measuring, the user's run goes on, soon and silently."""
 
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +17,7 @@ from mlflow_carbon.metering.meter import Meter, MeterSettings, SystemClock, sync
 from tests.fakes.clock import FakeClock
 from tests.fakes.node import FakeNode, cpu_node, gpu_node
 from tests.fakes.nvml import no_gpu
+from tests.fakes.ordinary_user import as_nobody
 from tests.fakes.power import Constant
 from tests.fakes.powercap import FakePowercap
 
@@ -94,26 +93,6 @@ def described(node: FakeNode) -> list[object]:
     meter.stop()
     description = meter.description
     return [description.method_by_component, description.cpu_tdp_source, description.problems]
-
-
-def as_nobody(work: Callable[[], list[object]]) -> list[object]:
-    """Returns what ``work`` does as a user without rights, in a child process."""
-    reading_end, writing_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            if os.getuid() == 0:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
-            os.write(writing_end, json.dumps(work()).encode())
-        finally:
-            os._exit(0)
-    os.close(writing_end)
-    with os.fdopen(reading_end) as file:
-        text = file.read()
-    os.waitpid(child, 0)
-    return list(json.loads(text))
 
 
 def test_dangling_powercap_links_leave_the_rest_to_be_measured(tmp_path: Path) -> None:

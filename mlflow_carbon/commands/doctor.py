@@ -1,0 +1,195 @@
+"""``mlflow-carbon doctor``: what can be measured on this machine, how well, and what is missed."""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_carbon.commands.options import (
+    example,
+    given_number,
+    given_text,
+    intensity_set_option,
+    month_option,
+)
+
+if TYPE_CHECKING:
+    from mlflow_carbon.accounting.assumptions import Assumptions
+    from mlflow_carbon.metering.examination import Examination
+
+MAX_PROBE_S = 3600.0
+LINE_WIDTH = 80
+
+
+@click.command(epilog=example("mlflow-carbon doctor --probe 10 --region Sweden"))
+@click.option(
+    "--probe",
+    "probe_s",
+    metavar="SECONDS",
+    type=click.FloatRange(1, MAX_PROBE_S),
+    help="Measures for so long and prints each device's mean power.",
+)
+@click.option("--components", default="all", show_default=True, help="all, gpu, cpu or gpu,cpu.")
+@click.option(
+    "--attribution",
+    type=click.Choice(("whole_node", "process_share", "gpu_only")),
+    default="whole_node",
+    show_default=True,
+    help="What of a shared node would be counted.",
+)
+@click.option("--cpu-tdp-w", type=float, help="TDP of one CPU package, in place of the table's.")
+@click.option("--region", callback=given_text, help="Country or grid. Default: the plugin's.")
+@month_option
+@click.option("--pue", metavar="FLOAT", callback=given_number, help="Default: the plugin's.")
+@intensity_set_option
+@click.option("--format", type=click.Choice(("table", "json")), default="table", show_default=True)
+@click.pass_context
+def doctor(
+    context: click.Context,
+    probe_s: float | None,
+    components: str,
+    attribution: str,
+    cpu_tdp_w: float | None,
+    region: str | None,
+    month: str | None,
+    pue: float | None,
+    intensity_set: str | None,
+    format: str,
+) -> None:
+    """Says what can be measured on this machine, how well, and what is missed.
+
+    Exits with 1 if nothing can be measured.
+    """
+    from mlflow_carbon.accounting.assumptions import resolve_assumptions
+    from mlflow_carbon.metering.examination import GLANCE_S, examine
+    from mlflow_carbon.metering.meter import Meter, MeterSettings
+
+    settings = MeterSettings(components=components, attribution=attribution, cpu_tdp_w=cpu_tdp_w)
+    assumptions = resolve_assumptions(
+        region=region, month=month, pue=pue, intensity_set=intensity_set
+    )
+    examination = examine(Meter(settings), duration_s=probe_s or GLANCE_S)
+    if format == "json":
+        found = _json_object(examination, assumptions, has_power=probe_s is not None)
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        click.echo(examination_text(examination, assumptions, has_power=probe_s is not None))
+    if not examination.reading.devices:
+        context.exit(1)
+
+
+def examination_text(
+    examination: "Examination", assumptions: "Assumptions", *, has_power: bool
+) -> str:
+    """Returns the examination for reading, one screen; ``has_power`` adds W per device."""
+    lines = [f"Energy on this machine: {examination.verdict}", ""]
+    lines += [*_device_lines(examination, has_power=has_power), ""]
+    lines += [*_fact_lines(examination), ""]
+    lines += _listed("What is wrong", examination.description.problems)
+    lines += _listed("What no figure will hold", examination.missed)
+    lines += _price_lines(assumptions)
+    return "\n".join(lines)
+
+
+def _device_lines(examination: "Examination", *, has_power: bool) -> list[str]:
+    from mlflow_carbon.reporting.tables import Column, text_table
+
+    devices = _devices(examination, has_power=has_power)
+    if not devices:
+        return ["No device."]
+    columns = [
+        Column("device", [f"{it['component']} {it['index']}" for it in devices], is_text=True),
+        Column("method", [it["method"] for it in devices], is_text=True),
+    ]
+    if has_power:
+        columns.append(Column("power (W)", [f"{it['power_w']:.2f}" for it in devices]))
+    return text_table(columns).splitlines()
+
+
+def _fact_lines(examination: "Examination") -> Iterator[str]:
+    description, reading = examination.description, examination.reading
+    facts = {
+        "hardware": description.hardware,
+        "coverage": None
+        if reading.coverage_fraction is None
+        else f"counters and samples see {reading.coverage_fraction:.0%} of the devices' time",
+        "CPU's TDP": description.cpu_tdp_source,
+        "attribution": description.attribution,
+        "meter": description.tracker,
+    }
+    for name, fact in facts.items():
+        if fact:
+            yield from _wrapped(fact, f"{name:<13}")
+
+
+def _price_lines(assumptions: "Assumptions") -> Iterator[str]:
+    intensity = assumptions.intensity
+    yield "CO2e = energy × PUE × carbon intensity"
+    pue = "default" if "pue" in assumptions.defaulted else "given"
+    yield from _wrapped(f"{assumptions.pue:g} ({pue})", f"{'PUE':<13}")
+    region = "default" if "region" in assumptions.defaulted else "given"
+    yield from _wrapped(
+        f"{intensity.g_per_kwh:g} g/kWh, {intensity.region} {intensity.period} ({region})",
+        f"{'intensity':<13}",
+    )
+    yield from _wrapped(
+        f"{intensity.source}; {intensity.basis}; {intensity.licence}", f"{'source':<13}"
+    )
+
+
+def _listed(title: str, sentences: tuple[str, ...]) -> list[str]:
+    if not sentences:
+        return []
+    return [title, *(line for sentence in sentences for line in _wrapped(sentence, "- ")), ""]
+
+
+def _wrapped(text: str, head: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        LINE_WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _devices(examination: "Examination", *, has_power: bool) -> list[dict[str, Any]]:
+    from mlflow_carbon.units import watts_from_kwh
+
+    duration_s = examination.reading.duration_s
+    return [
+        {"component": device.component, "index": device.index, "method": device.method}
+        | ({"power_w": watts_from_kwh(device.energy_kwh, duration_s)} if has_power else {})
+        for device in examination.reading.devices
+    ]
+
+
+def _json_object(
+    examination: "Examination", assumptions: "Assumptions", *, has_power: bool
+) -> dict[str, Any]:
+    description, intensity = examination.description, assumptions.intensity
+    return {
+        "verdict": examination.verdict,
+        "devices": _devices(examination, has_power=has_power),
+        "duration_s": examination.reading.duration_s,
+        "coverage_fraction": examination.reading.coverage_fraction,
+        "hardware": description.hardware,
+        "cpu_tdp_source": description.cpu_tdp_source,
+        "attribution": description.attribution,
+        "tracker": description.tracker,
+        "problems": list(description.problems),
+        "missed": list(examination.missed),
+        "pue": assumptions.pue,
+        "intensity_g_per_kwh": intensity.g_per_kwh,
+        "region": intensity.region,
+        "period": intensity.period,
+        "intensity_set": intensity.intensity_set,
+        "intensity_basis": intensity.basis,
+        "intensity_source": intensity.source,
+        "intensity_source_url": intensity.source_url,
+        "intensity_licence": intensity.licence,
+        "defaulted": list(assumptions.defaulted),
+    }
