@@ -320,9 +320,9 @@ all; jumps up and down make errors of both signs, which partly cancel.
 ## On real hardware
 
 **Not measured yet.** `python -m benchmarks.gpu_validation` compares the NVML counter, our meter \
-with and without it, and Carbontracker's own figure over a training loop of 60 s; it needs a machine \
-with an NVIDIA GPU, and so far has run over a fake one only. Nothing on this page says how well \
-NVML's or RAPL's own counters agree with a wall meter.
+with and without it, and Carbontracker's own figure over a training loop of 60 s; it needs a \
+machine with an NVIDIA GPU, and so far has run over a fake one only. Nothing on this page says \
+how well NVML's or RAPL's own counters agree with a wall meter.
 """
 
 
