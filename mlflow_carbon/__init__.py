@@ -7,13 +7,13 @@ __all__ = ["MeterSettings", "track"]
 
 if TYPE_CHECKING:
     from mlflow_carbon.metering.meter import MeterSettings
-    from mlflow_carbon.recording.tracking import track
+    from mlflow_carbon.tracking.track import track
 
 
 def __getattr__(name: str) -> Any:
     """Imports the public names when they are first used: MLflow imports this at its own start."""
     if name == "track":
-        from mlflow_carbon.recording.tracking import track
+        from mlflow_carbon.tracking.track import track
 
         return track
     if name == "MeterSettings":

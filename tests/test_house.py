@@ -24,9 +24,10 @@ HOUSE = {
             "clock readings meter_settings devices cpu_power counters machine collector meter "
             "examination",
         ),
-        ("recording", "journal delivery figures recorder recovery tracking"),
+        ("recording", "journal delivery figures recorder recovery"),
         ("reporting", "store compare tables"),
         ("registry", "model_tags model_list"),
+        ("tracking", "run_tracking track"),
         ("commands", "options compare models doctor recover"),
         ("", "cli project_backend plugin __init__ __main__"),
     ],

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from mlflow_carbon import schema
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
-from mlflow_carbon.recording.tracking import track
+from mlflow_carbon.tracking.track import track
 from tests.fakes.meter import DESCRIPTION, FakeMeter, reading
 
 # Sweden in the paper's table: 7 g/kWh; with PUE 2, one kWh of IT energy is 14 g.
@@ -234,3 +234,31 @@ def test_window_of_no_units_is_refused(store, num_units):
         with pytest.raises(InvalidInputError, match="give a number above zero"):
             with tracker.window(num_units=num_units):
                 pass
+
+
+def test_block_inside_a_metered_run_adds_windows_to_it_and_totals_are_written_once(store):
+    meter = FakeMeter(TWO_WINDOWS)
+    with mlflow.start_run() as run, track(meter=meter, unit="sample", **SWEDEN) as outer:
+        with outer.window(num_units=4):
+            pass
+        with track(unit="sample") as inner, inner.window(num_units=4):
+            pass
+        assert "carbon/energy_kwh" not in MlflowClient().get_run(run.info.run_id).data.metrics
+    finished = MlflowClient().get_run(run.info.run_id).data
+    assert inner.run_id == outer.run_id
+    assert finished.tags["carbon.num_windows"] == "2"
+    assert finished.metrics["carbon/pue"] == 2  # left open inside, so the outer's
+
+
+def test_what_the_inner_block_asks_for_counts_for_the_run(store):
+    meter = FakeMeter(TWO_WINDOWS[1:])
+    with mlflow.start_run() as run, track(meter=meter, pue=2.0):
+        with track(unit="epoch", region="Poland", intensity_set="paper_table1") as inner:
+            with inner.window():
+                pass
+    data = MlflowClient().get_run(run.info.run_id).data
+    assert data.tags["carbon.region"] == "PL"
+    assert not [tag for tag in data.tags if tag.startswith("carbon.default.")]
+    assert data.tags["carbon.unit"] == "epoch"
+    # 1800 J = 0.0005 kWh; x PUE 2 of the outer block x Poland's 666 g/kWh
+    assert data.metrics["carbon/co2e_g"] == pytest.approx(0.0005 * 2 * 666)

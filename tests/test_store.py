@@ -11,8 +11,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon import schema
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
-from mlflow_carbon.recording.tracking import track
 from mlflow_carbon.reporting.store import open_client, read_runs, redact, unquoted
+from mlflow_carbon.tracking.track import track
 from tests.fakes.meter import FakeMeter, reading
 from tests.fakes.metered_runs import copy_run, experiment_id, write_run
 

@@ -22,7 +22,7 @@ from ldm_project.config import (
 )
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
-from mlflow_carbon.recording.tracking import Tracker, track
+from mlflow_carbon.tracking.track import Tracker, track
 
 DEFAULT_EXPERIMENT_ID = "0"  # MLflow's own
 PROJECT_DEFAULTS = Defaults(

@@ -33,7 +33,7 @@ from ldm_project.errors import CheckpointError
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.references import ModelReference, check_size, find_model, registered_name
 from ldm_project.runs.training_runs import data_spec, run_train
-from mlflow_carbon.recording.tracking import Tracker
+from mlflow_carbon.tracking.track import Tracker
 
 MAX_PREVIEW_IMAGES = 12
 

@@ -51,7 +51,7 @@ from ldm_project.runs.references import (
     find_model,
     registered_name,
 )
-from mlflow_carbon.recording.tracking import Tracker
+from mlflow_carbon.tracking.track import Tracker
 
 
 def run_vqgan(config: VqganConfig, *, triggered_by_run_id: str | None = None) -> str:

@@ -25,15 +25,18 @@ class Assumptions:
     defaulted: tuple[str, ...]
 
     def tags(self) -> dict[str, str]:
-        """Returns the run tags that say what was assumed, and what of it by default."""
+        """Returns the run tags that say what was assumed."""
         return {
             schema.TAG_REGION: self.intensity.region,
             schema.TAG_PERIOD: self.intensity.period,
             schema.TAG_INTENSITY_SET: self.intensity.intensity_set,
             schema.TAG_INTENSITY_SOURCE: self.intensity.source,
             schema.TAG_INTENSITY_BASIS: self.intensity.basis,
-            **{schema.default_tag(setting): self._value_of(setting) for setting in self.defaulted},
         }
+
+    def default_tags(self) -> dict[str, str]:
+        """Returns the run tags that say what of it the user did not choose."""
+        return {schema.default_tag(setting): self._value_of(setting) for setting in self.defaulted}
 
     def sentence(self) -> str:
         """Returns one line for people: the factors, and which of them are defaults."""

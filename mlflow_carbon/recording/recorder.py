@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
@@ -46,12 +47,14 @@ class Recorder:
         meter: Meter,
     ) -> None:
         self.run_id = run_id
+        self.assumptions = assumptions
         self._unit = unit
-        self._assumptions = assumptions
         self._meter = meter
         self._delivery = Delivery(RunWriter(client, run_id).write, _open_journal(client, run_id))
         self._total: Window | None = None
         self._windows: list[WindowRecord] = []
+        self._lock = threading.Lock()
+        self._has_finished = False
         self._process_id = os.getpid()
 
     @property
@@ -62,8 +65,15 @@ class Recorder:
     def start(self) -> None:
         """Opens the run's own interval and tags the run with what is assumed about it."""
         tags = {schema.TAG_SCHEMA: schema.SCHEMA_VERSION, schema.TAG_SCOPE: schema.SCOPE_RUN}
-        self._put({}, None, tags | self._assumptions.tags())
+        self._put({}, None, tags | self.assumptions.tags())
         self._total = self._meter.open_window()
+
+    def report_as(self, unit: str, assumptions: Assumptions) -> None:
+        """Changes what the windows and totals from now on are reported by."""
+        self._unit = unit
+        if assumptions != self.assumptions:
+            self.assumptions = assumptions
+            self._put({}, None, assumptions.tags())
 
     def open(self) -> Window:
         """Opens a window; any number may be open at once, in any thread."""
@@ -77,24 +87,29 @@ class Recorder:
         reading = self._meter.close_window(window)
         if reading.energy_kwh is None or num_units == 0 or self._is_forked():
             return
-        self._windows.append(WindowRecord(reading, num_units))
-        values = window_metrics(reading, num_units)
-        self._put(values, reading, {}, step=len(self._windows))
+        with self._lock:
+            if self._has_finished:
+                return
+            self._windows.append(WindowRecord(reading, num_units))
+            self._put(window_metrics(reading, num_units), reading, {}, step=len(self._windows))
 
     def finish(self) -> None:
         """Closes the run's interval and writes its totals; call it before the run ends."""
         if self._total is None or self._is_forked():
             return
+        with self._lock:
+            self._has_finished = True
         total = self._meter.close_window(self._total)
         windows, unit = self._windows, self._unit
         if not windows and total.energy_kwh is not None:
             windows, unit = [WindowRecord(total, total.duration_s / SECONDS_PER_MINUTE)], "minute"
-        values = total_metrics(total, self._assumptions)
-        values |= per_unit_metrics(windows, unit, self._assumptions)
+        values = total_metrics(total, self.assumptions)
+        values |= per_unit_metrics(windows, unit, self.assumptions)
         description = self._meter.description
         if description.problems:
             _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
         tags = description_tags(description) | window_tags(windows, unit)
+        tags |= self.assumptions.default_tags()  # only now is it known what stays unchosen
         self._put(values, total, tags, step=0)
         self._delivery.close()
 

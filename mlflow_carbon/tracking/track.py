@@ -2,7 +2,6 @@
 
 import logging
 import math
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -10,13 +9,11 @@ from itertools import islice
 from typing import TypeVar
 
 import mlflow
-from mlflow import MlflowClient
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.assumptions import Defaults, resolve_assumptions
+from mlflow_carbon.accounting.assumptions import Defaults
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.meter import Meter, MeterSettings
-from mlflow_carbon.recording.recorder import Recorder
+from mlflow_carbon.tracking.run_tracking import RunTracking, TrackingOptions, this_process
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
 _logger = logging.getLogger("mlflow.carbon")
@@ -27,13 +24,13 @@ T = TypeVar("T")
 class Tracker:
     """What ``track()`` hands to its block: marks windows of the run that is being measured."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, tracking: RunTracking) -> None:
+        self._tracking = tracking
 
     @property
     def run_id(self) -> str:
         """The MLflow run that is being measured."""
-        return self._recorder.run_id
+        return self._tracking.run_id
 
     @contextmanager
     def window(self, num_units: float = 1) -> Iterator[None]:
@@ -44,11 +41,11 @@ class Tracker:
         """
         if not (math.isfinite(num_units) and num_units > 0):
             raise InvalidInputError(f"num_units is {num_units}; give a number above zero.")
-        window = self._recorder.open()
+        window = self._tracking.open()
         try:
             yield
         finally:
-            self._recorder.close(window, num_units)
+            self._tracking.close(window, num_units)
 
     def windows(self, items: Iterable[T], *, units_per_window: int = 1) -> Iterator[T]:
         """Yields the items and measures every ``units_per_window`` of them as one window.
@@ -65,45 +62,15 @@ class Tracker:
     def _windowed(self, items: Iterator[T], units_per_window: int) -> Iterator[T]:
         is_exhausted = False
         while not is_exhausted:
-            window = self._recorder.open()
+            window = self._tracking.open()
             num_units = 0
             try:
                 for item in islice(items, units_per_window):
                     num_units += 1
                     yield item
             finally:
-                self._recorder.close(window, num_units)
+                self._tracking.close(window, num_units)
             is_exhausted = num_units < units_per_window
-
-
-class _ProcessMeter:
-    """The one meter of this process: the first run starts it, the last one to end stops it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._meter: Meter | None = None
-        self._num_users = 0
-
-    @contextmanager
-    def shared(self, settings: MeterSettings) -> Iterator[Meter]:
-        """Gives the running meter, or starts one with these settings."""
-        with self._lock:
-            if self._meter is None:
-                self._meter = Meter(settings)
-                self._meter.start()
-            self._num_users += 1
-            meter = self._meter
-        try:
-            yield meter
-        finally:
-            with self._lock:
-                self._num_users -= 1
-                if self._num_users == 0:
-                    self._meter = None
-                    meter.stop()
-
-
-_process_meter = _ProcessMeter()
 
 
 @contextmanager
@@ -136,27 +103,24 @@ def track(
     Raises:
         MlflowCarbonError: a setting is none; raised before the block starts, never later.
     """
-    if unit not in schema.UNITS:
-        raise InvalidInputError(f"unit is {unit!r}; use one of {', '.join(schema.UNITS)}.")
-    assumptions = resolve_assumptions(
-        region=region, month=month, pue=pue, intensity_set=intensity_set, defaults=defaults
+    options = TrackingOptions(
+        unit=unit,
+        region=region,
+        month=month,
+        pue=pue,
+        intensity_set=intensity_set,
+        defaults=defaults,
+        settings=settings,
     )
-    if assumptions.defaulted:
-        _say_once(assumptions.sentence())
-    metering = _process_meter.shared(settings) if meter is None else nullcontext(meter)
-    with _run(run_id) as tracked_run_id, metering as running_meter:
-        recorder = Recorder(
-            tracked_run_id,
-            unit=unit,
-            assumptions=assumptions,
-            client=MlflowClient(),
-            meter=running_meter,
-        )
-        recorder.start()
+    options.assumptions()  # a bad setting is told before a run is started
+    with _run(run_id) as tracked_run_id:
+        tracking = this_process.track(tracked_run_id, options, meter=meter)
+        if tracking.assumptions.defaulted:
+            _say_once(tracking.assumptions.sentence())
         try:
-            yield Tracker(recorder)
+            yield Tracker(tracking)
         finally:
-            recorder.finish()
+            tracking.leave()
 
 
 @cache

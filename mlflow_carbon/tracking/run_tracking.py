@@ -1,0 +1,198 @@
+"""The metering of a run from its start to its end, with one meter for all runs of the process."""
+
+import os
+import threading
+from dataclasses import dataclass, replace
+
+from mlflow import MlflowClient
+
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
+from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.metering.meter import Meter, MeterSettings, Window
+from mlflow_carbon.recording.recorder import Recorder
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """How a run is metered and reported.
+
+    Attributes:
+        unit: what one unit of a window is.
+        region: where the electricity comes from; ``None`` takes the default's.
+        month: ``2022-02``; ``None`` takes the year's mean.
+        pue: facility energy over IT energy; ``None`` takes the default's.
+        intensity_set: the only set of intensities to look in.
+        defaults: what is assumed for what is left open.
+        settings: what is measured; only those of the run that starts the meter count.
+    """
+
+    unit: str = "iteration"
+    region: str | None = None
+    month: str | None = None
+    pue: float | None = None
+    intensity_set: str | None = None
+    defaults: Defaults = Defaults()  # noqa: RUF009  # frozen
+    settings: MeterSettings = MeterSettings()  # noqa: RUF009  # frozen
+
+    def assumptions(self) -> Assumptions:
+        """Returns what turns energy into CO2e.
+
+        Raises:
+            MlflowCarbonError: a setting is none.
+        """
+        if self.unit not in schema.UNITS:
+            raise InvalidInputError(f"unit is {self.unit!r}; use one of {', '.join(schema.UNITS)}.")
+        return resolve_assumptions(
+            region=self.region,
+            month=self.month,
+            pue=self.pue,
+            intensity_set=self.intensity_set,
+            defaults=self.defaults,
+        )
+
+    def within(self, outer: "TrackingOptions") -> "TrackingOptions":
+        """Returns these options with what they leave open taken from those around them."""
+        pue = outer.pue if self.pue is None else self.pue
+        if self.region is None and self.month is None and self.intensity_set is None:
+            return replace(
+                self,
+                region=outer.region,
+                month=outer.month,
+                intensity_set=outer.intensity_set,
+                pue=pue,
+            )
+        return replace(self, pue=pue)
+
+
+class RunTracking:
+    """Meters one run until it is finished; whoever works in the run may mark windows."""
+
+    def __init__(
+        self, recorder: Recorder, options: TrackingOptions, *, process: "ProcessMetering"
+    ) -> None:
+        self.options = options
+        self._recorder = recorder
+        self._process = process
+        self._num_users = 1
+
+    @property
+    def run_id(self) -> str:
+        """The run that is written to."""
+        return self._recorder.run_id
+
+    @property
+    def assumptions(self) -> Assumptions:
+        """What turns its energy into CO2e."""
+        return self._recorder.assumptions
+
+    def join(self, options: TrackingOptions) -> None:
+        """Lets somebody more mark windows; what the last one asks for counts for the run."""
+        self.options = options.within(self.options)
+        self._recorder.report_as(self.options.unit, self.options.assumptions())
+        self._num_users += 1
+
+    def open(self) -> Window:
+        """Opens a window; any number may be open at once, in any thread."""
+        return self._recorder.open()
+
+    def close(self, window: Window, num_units: float) -> None:
+        """Closes a window that did ``num_units`` units, and writes it unless the run is over."""
+        self._recorder.close(window, num_units)
+
+    def leave(self) -> None:
+        """Finishes the run if nobody else marks windows of it."""
+        self._num_users -= 1
+        if self._num_users == 0:
+            self.finish()
+
+    def finish(self) -> None:
+        """Writes the totals, and stops the meter after the last run; another call does nothing.
+
+        Call it before the run gets its final status: who waits for that reads then.
+        """
+        if not self._process.forget(self):
+            return
+        try:
+            self._recorder.finish()
+        finally:
+            self._process.release_meter()
+
+
+class ProcessMetering:
+    """The one meter of this process, and the runs that it meters.
+
+    The first run starts the meter, the last one to end stops it. A forked child starts afresh:
+    its parent's runs are not its own.
+    """
+
+    def __init__(self) -> None:
+        self._start_afresh()
+        os.register_at_fork(after_in_child=self._start_afresh)
+
+    def _start_afresh(self) -> None:
+        self._lock = threading.RLock()
+        self._runs: dict[str, RunTracking] = {}
+        self._meter: Meter | None = None
+        self._num_users = 0
+
+    def tracking_of(self, run_id: str) -> RunTracking | None:
+        """Returns the tracking of a run that is being metered in this process."""
+        with self._lock:
+            return self._runs.get(run_id)
+
+    def track(
+        self, run_id: str, options: TrackingOptions, *, meter: Meter | None = None
+    ) -> RunTracking:
+        """Starts to meter a run, or joins those who meter it already.
+
+        Args:
+            run_id: the run to write to.
+            options: how it is metered and reported.
+            meter: a started meter to use instead of the process's own.
+
+        Raises:
+            MlflowCarbonError: a setting is none.
+        """
+        with self._lock:
+            tracking = self._runs.get(run_id)
+            if tracking is not None:
+                tracking.join(options)
+                return tracking
+            assumptions, client = options.assumptions(), MlflowClient()
+            recorder = Recorder(
+                run_id,
+                unit=options.unit,
+                assumptions=assumptions,
+                client=client,
+                meter=meter or self._running_meter(options.settings),
+            )
+            tracking = self._runs[run_id] = RunTracking(recorder, options, process=self)
+            self._num_users += 1
+            recorder.start()
+            return tracking
+
+    def forget(self, tracking: RunTracking) -> bool:
+        """Takes a run off the list; returns whether it was on it."""
+        with self._lock:
+            if self._runs.get(tracking.run_id) is not tracking:
+                return False
+            del self._runs[tracking.run_id]
+            return True
+
+    def release_meter(self) -> None:
+        """Stops the process's meter if no run needs it any more."""
+        with self._lock:
+            self._num_users -= 1
+            if self._num_users == 0 and self._meter is not None:
+                self._meter.stop()
+                self._meter = None
+
+    def _running_meter(self, settings: MeterSettings) -> Meter:
+        if self._meter is None:
+            self._meter = Meter(settings)
+            self._meter.start()
+        return self._meter
+
+
+this_process = ProcessMetering()
