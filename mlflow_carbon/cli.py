@@ -6,8 +6,11 @@ import click
 
 from mlflow_carbon.commands.compare import compare
 from mlflow_carbon.commands.doctor import doctor
+from mlflow_carbon.commands.equivalents import equivalents
 from mlflow_carbon.commands.models import models
 from mlflow_carbon.commands.options import example
+from mlflow_carbon.commands.paper_check import paper_check
+from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
 from mlflow_carbon.errors import MlflowCarbonError
 
@@ -28,5 +31,14 @@ def cli() -> None:
     """Energy and CO2e of MLflow runs and registered models."""
 
 
-for command in (compare, models, doctor, recover):
+COMMANDS = (
+    compare,
+    models,
+    predict,
+    equivalents,
+    paper_check,
+    doctor,
+    recover,
+)
+for command in COMMANDS:
     cli.add_command(command)

@@ -289,7 +289,7 @@ def test_help_loads_neither_pandas_nor_mlflow():
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_help_ends_with_an_example_that_runs(command, client, registered):
     del registered
-    write_run(client, "Default", windows=[(1e-6, 4.0)], params={"steps": "50"})
+    write_run(client, "Default", windows=[(1e-6, 4.0)] * 2, params={"steps": "50"})
     *_, head, example = invoke(command, "--help").stdout.splitlines()
     program, *args = shlex.split(example)
     assert (head.strip(), program) == ("Example:", "mlflow-carbon")

@@ -1,6 +1,9 @@
 """Equivalents of kg CO2e against hand computations; every factor has its edition and source."""
 
+import json
+
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +14,8 @@ from mlflow_carbon.accounting.equivalents import (
     equivalents,
     factors,
 )
+from mlflow_carbon.cli import cli
+from mlflow_carbon.reporting.everyday import quantity_text
 
 
 @pytest.mark.parametrize(
@@ -70,3 +75,57 @@ def test_quantities_are_proportional(co2e_kg, factor):
     for kind in DEFAULT_EDITION_BY_KIND:
         once, more = equivalent(co2e_kg, kind), equivalent(factor * co2e_kg, kind)
         assert more.quantity == pytest.approx(factor * once.quantity)
+
+
+# 12.4 kg: / 0.1081, / 0.0124, / 0.24153, / 60 kg; of 1157.4 kg a year
+TABLE = """\
+as much as  quantity  unit                   over editions  edition
+car              115  km                       50.8 to 116  EU new cars 2022, final
+phone           1000  charge                  1000 to 4117  EPA, current
+flight          51.3  km                      43.0 to 51.3  paper, implied per km
+tree           0.207  tree                  0.207 to 0.318  EPA 2023
+budget          1.07  % of a person's year               -  250 Gt, 8 billion people, 27 years
+"""
+
+
+def equivalents_command(*args):
+    return CliRunner().invoke(cli, ["equivalents", *args])
+
+
+def test_command_prints_quantities_ranges_and_sources():
+    result = equivalents_command("12.4")
+    assert result.stdout.startswith(TABLE)
+    assert "car: EEA final data / DG CLIMA 2024-03-18. https://climate.ec" in result.stdout
+    assert "budget: around 250 Gt from 2023: Lamboll et al. 2023. https://doi" in result.stdout
+
+
+def test_command_takes_every_assumption_of_the_budget():
+    assumed = ("--remaining-gt", "100", "--population", "1e9", "--years", "10")
+    rows = json.loads(equivalents_command("100", *assumed, "--format", "json").stdout)
+    budget = next(row for row in rows if row["kind"] == "budget")
+    # 100e12 kg / 1e9 / 10 = 10,000 kg a year
+    assert budget["quantity"] == pytest.approx(1.0)
+    assert budget["edition"] == "100 Gt, 1 billion people, 10 years"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("nan",), "co2e_kg is nan;"),
+        (("inf",), "co2e_kg is inf;"),
+        (("--", "-1"), "co2e_kg is -1.0;"),
+        (("1", "--years", "0"), "years is 0.0;"),
+    ],
+)
+def test_command_refuses_what_is_no_mass(args, message):
+    result = equivalents_command(*args)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (3348.4, "3348"), (0.12345, "0.123"), (0.001, "0.00100"), (2.13e-5, "2.13e-05")],
+)
+def test_quantities_have_three_digits(value, text):
+    assert quantity_text(value) == text

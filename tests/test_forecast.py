@@ -83,7 +83,12 @@ def test_paper_is_reproduced_to_its_printed_digits(row):
 
 @pytest.mark.parametrize(
     ("unit", "asked", "num_units"),
-    [("iteration", {"iterations": 150_000}, 150_000), ("sample", {"samples": 10_000}, 10_000)],
+    [
+        ("iteration", {"iterations": 150_000}, 150_000),
+        ("sample", {"samples": 10_000}, 10_000),
+        ("epoch", {"units": 50}, 50),
+        ("sample", {"units": 10_000}, 10_000),
+    ],
 )
 def test_units_are_asked_for_by_their_own_option(unit, asked, num_units):
     assert num_units_asked(unit, **asked) == num_units

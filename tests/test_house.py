@@ -25,10 +25,13 @@ HOUSE = {
             "examination",
         ),
         ("recording", "journal delivery figures recorder recovery"),
-        ("reporting", "store compare tables"),
+        ("reporting", "store run_windows hourly_prices compare tables everyday prediction"),
         ("registry", "model_tags model_list"),
         ("tracking", "run_tracking track"),
-        ("commands", "options compare models doctor recover"),
+        (
+            "commands",
+            "options pricing compare models predict equivalents paper_check doctor recover",
+        ),
         ("", "cli project_backend plugin __init__ __main__"),
     ],
     "ldm_project": [

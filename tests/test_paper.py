@@ -1,6 +1,10 @@
 """The paper's claims, replayed: exact output, and verdicts that follow from the arithmetic."""
 
+import json
+from dataclasses import asdict
+
 import pytest
+from click.testing import CliRunner
 
 from mlflow_carbon.accounting.paper import (
     CONTRADICTED,
@@ -12,6 +16,7 @@ from mlflow_carbon.accounting.paper import (
     compare,
     printed,
 )
+from mlflow_carbon.cli import cli
 
 OUTPUT = """\
 contradicted       2D training is 10 km of driving (abstract)
@@ -77,6 +82,18 @@ cannot be derived  4 GPUs do not lower the emissions of training (3.4)
 
 def test_output_is_exact():
     assert claims_text(check_claims()) == OUTPUT
+
+
+def test_command_prints_it_and_needs_no_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, ["paper-check"])
+    assert (result.exit_code, result.stdout, result.stderr) == (0, OUTPUT, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_gives_programs_the_same_claims():
+    claims = json.loads(CliRunner().invoke(cli, ["paper-check", "--format", "json"]).stdout)
+    assert claims == [asdict(claim) for claim in check_claims()]
 
 
 def test_printed_figure_stands_for_all_that_rounds_to_it():

@@ -10,7 +10,7 @@ import pytest
 
 import mlflow_carbon
 from mlflow_carbon.accounting.intensity import lookup_intensity
-from mlflow_carbon.accounting.providers import PROVIDERS, fetch_intensity, fetch_or_fall_back
+from mlflow_carbon.accounting.providers import PROVIDERS, ask_provider, fetch_intensity, split_zone
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 from tests.fakes.intensity_server import intensity_server
 
@@ -37,11 +37,11 @@ DENMARK = {
         {"Minutes5UTC": "2022-02-01T12:00:00", "PriceArea": "DK1", "CO2Emission": 999.0},
     ]
 }
-ZONE = {"electricity_maps": "DE", "uk_carbon_intensity": "GB", "energi_data_service": "DK"}
+ZONE = {"electricity-maps": "DE", "uk-carbon-intensity": "GB", "energi-data-service": "DK"}
 RIGHT = {
-    "electricity_maps": ELECTRICITY_MAPS,
-    "uk_carbon_intensity": UK,
-    "energi_data_service": DENMARK,
+    "electricity-maps": ELECTRICITY_MAPS,
+    "uk-carbon-intensity": UK,
+    "energi-data-service": DENMARK,
 }
 KEY = "secret-key"
 
@@ -57,7 +57,7 @@ def fetch(server, provider, zone=None, **options):
     return fetch_intensity(
         provider,
         zone or ZONE[provider],
-        api_key=KEY if PROVIDERS[provider].needs_key else None,
+        api_key=KEY if PROVIDERS[provider].key_variable else None,
         base_url=server.url,
         **options,
     )
@@ -67,7 +67,7 @@ def fetch(server, provider, zone=None, **options):
     ("provider", "zone", "g_per_kwh", "region", "period", "basis"),
     [
         (
-            "electricity_maps",
+            "electricity-maps",
             "Germany",
             322,
             "DE",
@@ -75,7 +75,7 @@ def fetch(server, provider, zone=None, **options):
             "consumption; lifecycle, estimated",
         ),
         (
-            "uk_carbon_intensity",
+            "uk-carbon-intensity",
             "uk",
             263,
             "GB",
@@ -83,7 +83,7 @@ def fetch(server, provider, zone=None, **options):
             "consumption; direct CO2, actual",
         ),
         (
-            "energi_data_service",
+            "energi-data-service",
             "DK",
             80,  # (100 + 60) / 2, the older 999 left out
             "DK",
@@ -91,7 +91,7 @@ def fetch(server, provider, zone=None, **options):
             "consumption; direct CO2, mean of DK1 and DK2",
         ),
         (
-            "energi_data_service",
+            "energi-data-service",
             "DK-DK2",
             60,
             "DK",
@@ -114,15 +114,15 @@ def test_right_answer_is_read_with_its_time_and_basis(
 def test_forecast_stands_in_where_the_actual_figure_is_not_out_yet(server):
     entry = dict(UK["data"][0], intensity={"forecast": 266, "actual": None, "index": "high"})
     server.answer = {"data": [entry]}
-    found = fetch(server, "uk_carbon_intensity")
+    found = fetch(server, "uk-carbon-intensity")
     assert (found.g_per_kwh, found.basis) == (266, "consumption; direct CO2, forecast")
 
 
 def test_questions_are_well_formed_and_the_key_goes_in_a_header_only(server):
     server.answer = dict(ELECTRICITY_MAPS, zone="US-CAL-CISO")
-    fetch(server, "electricity_maps", "US-CAL-CISO")
+    fetch(server, "electricity-maps", "US-CAL-CISO")
     server.answer = DENMARK
-    fetch(server, "energi_data_service")
+    fetch(server, "energi-data-service")
     maps, denmark = (urlsplit(path) for path in server.paths)
     assert (maps.path, parse_qs(maps.query)) == (
         "/carbon-intensity/latest",
@@ -165,7 +165,7 @@ def test_wrong_answer_is_one_clear_error(server, provider, answer):
 def test_refusal_is_named_without_the_key(server, status, message):
     server.answer, server.status = ELECTRICITY_MAPS, status
     with pytest.raises(NoIntensityError, match=message) as caught:
-        fetch(server, "electricity_maps")
+        fetch(server, "electricity-maps")
     assert KEY not in str(caught.value)
 
 
@@ -174,7 +174,7 @@ def test_redirect_is_not_followed_so_that_no_other_host_sees_the_key(server):
         other.answer = ELECTRICITY_MAPS
         server.status, server.headers_sent = 302, {"Location": other.url}
         with pytest.raises(NoIntensityError, match="HTTP 302"):
-            fetch(server, "electricity_maps")
+            fetch(server, "electricity-maps")
         assert other.paths == []
 
 
@@ -185,7 +185,7 @@ def test_slow_server_is_left_after_the_time_out(server, is_dripping):
     server.delay_s = 0.0 if is_dripping else 30.0
     start_s = time.monotonic()
     with pytest.raises(NoIntensityError, match=r"did not answer within 0\.3 s"):
-        fetch(server, "uk_carbon_intensity", timeout_s=0.3)
+        fetch(server, "uk-carbon-intensity", timeout_s=0.3)
     assert time.monotonic() - start_s < 1.0
 
 
@@ -197,28 +197,47 @@ def test_dead_server_falls_back_and_says_why():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    fallback = lookup_intensity("GB")
-    found = fetch_or_fall_back("uk_carbon_intensity", "GB", fallback=fallback, base_url=dead)
-    assert found.intensity == fallback
-    assert "uk_carbon_intensity cannot be reached" in found.fallback_reason
+    found = ask_provider("uk-carbon-intensity", "GB", environment={}, base_url=dead)
+    assert found.intensity == lookup_intensity("GB")
+    assert "uk-carbon-intensity cannot be reached" in found.fallback_reason
 
 
 def test_live_answer_needs_no_fallback(server):
     server.answer = UK
-    found = fetch_or_fall_back(
-        "uk_carbon_intensity", "GB", fallback=lookup_intensity("GB"), base_url=server.url
-    )
+    found = ask_provider("uk-carbon-intensity", "GB", environment={}, base_url=server.url)
     assert (found.intensity.g_per_kwh, found.fallback_reason) == (263, None)
+
+
+def test_key_comes_from_the_providers_own_variable(server):
+    server.answer = ELECTRICITY_MAPS
+    environment = {"ELECTRICITY_MAPS_API_KEY": KEY, "OTHER_KEY": "not asked for"}
+    found = ask_provider("electricity-maps", "DE", environment=environment, base_url=server.url)
+    assert server.keys == [KEY]
+    assert KEY not in repr(found)
+
+
+def test_fallback_of_a_zone_is_that_of_its_country(server):
+    server.status = 500
+    found = ask_provider("energi-data-service", "DK-DK1", environment={}, base_url=server.url)
+    assert found.intensity == lookup_intensity("DK")
+
+
+@pytest.mark.parametrize(
+    ("zone", "split"),
+    [("US-CAL-CISO", ("US", "CAL-CISO")), ("Timor-Leste", ("TL", "")), ("uk", ("GB", ""))],
+)
+def test_zone_is_a_country_and_a_part_of_it(zone, split):
+    assert split_zone(zone) == split
 
 
 @pytest.mark.parametrize(
     ("provider", "zone", "key", "error", "message"),
     [
         ("watttime", "DE", None, InvalidInputError, "provider is 'watttime'; use one of"),
-        ("uk_carbon_intensity", "DE", None, InvalidInputError, "knows GB only, not 'DE'"),
-        ("electricity_maps", "DE", None, InvalidInputError, "needs a key"),
-        ("electricity_maps", "DE", "a\nb", InvalidInputError, "line break"),
-        ("electricity_maps", "Atlantis", KEY, NoIntensityError, "region 'Atlantis'"),
+        ("uk-carbon-intensity", "DE", None, InvalidInputError, "knows GB only, not 'DE'"),
+        ("electricity-maps", "DE", None, InvalidInputError, "set ELECTRICITY_MAPS_API_KEY"),
+        ("electricity-maps", "DE", "a\nb", InvalidInputError, "line break"),
+        ("electricity-maps", "Atlantis", KEY, NoIntensityError, "region 'Atlantis'"),
     ],
 )
 def test_question_that_cannot_be_put_is_refused_before_a_socket_opens(

@@ -115,25 +115,37 @@ def price(forecast: EnergyForecast, *, pue: float, intensity_g_per_kwh: float) -
     )
 
 
-def num_units_asked(unit: str, *, iterations: int | None = None, samples: int | None = None) -> int:
-    """Returns how many units of a run were asked for as ``--iterations`` or ``--samples``.
+def num_units_asked(
+    unit: str,
+    *,
+    iterations: int | None = None,
+    samples: int | None = None,
+    units: float | None = None,
+) -> float:
+    """Returns how many units of a run were asked for.
+
+    Args:
+        unit: what the run counts.
+        iterations: for runs that count these.
+        samples: for runs that count these.
+        units: of whatever the run counts.
 
     Raises:
         InvalidInputError: not exactly one was given, it is not above zero, or the run counts
             another unit: iterations and samples do not convert.
     """
-    asked = {"iteration": iterations, "sample": samples}
+    asked = {"iterations": iterations, "samples": samples, "units": units}
     given = {name: number for name, number in asked.items() if number is not None}
     if len(given) != 1:
-        raise InvalidInputError("Give --iterations or --samples, and only one of them.")
-    ((asked_unit, number),) = given.items()
-    if asked_unit != unit:
+        raise InvalidInputError("Give --iterations, --samples or --units, and only one of them.")
+    ((name, number),) = given.items()
+    if name not in ("units", f"{unit}s"):
         raise InvalidInputError(
-            f"The run measured energy per {unit}, so --{asked_unit}s does not apply; "
-            f"pass the run of a command that counts {asked_unit}s."
+            f"The run measured energy per {unit}, so --{name} does not apply; "
+            f"pass --units, or the run of a command that counts {name}."
         )
-    if number < 1:
-        raise InvalidInputError(f"--{asked_unit}s is {number}; give 1 or more.")
+    if not (math.isfinite(number) and number > 0):
+        raise InvalidInputError(f"--{name} is {number:g}; give a finite number above 0.")
     return number
 
 

@@ -12,7 +12,12 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from mlflow_carbon.accounting.intensity import CarbonIntensity, resolve_region
+from mlflow_carbon.accounting.intensity import (
+    DEFAULT_SET,
+    CarbonIntensity,
+    lookup_intensity,
+    resolve_region,
+)
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 
 TIMEOUT_S = 3.0
@@ -28,7 +33,7 @@ class Provider:
         name: what the user calls it.
         base_url: where it answers.
         regions: ISO 3166-1 alpha-2 codes it knows; ``None`` for the whole world.
-        needs_key: whether it answers only with a key.
+        key_variable: the environment variable that holds its key; ``None`` if it needs none.
         path: makes the rest of the address from a zone.
         parse: reads the answer for a zone and returns intensity in g/kWh, period, basis.
         source: who publishes.
@@ -38,7 +43,7 @@ class Provider:
     name: str
     base_url: str
     regions: tuple[str, ...] | None
-    needs_key: bool
+    key_variable: str | None
     path: Callable[[str], str]
     parse: Callable[[Any, str], tuple[float, str, str]]
     source: str
@@ -82,22 +87,21 @@ def fetch_intensity(
         InvalidInputError: there is no such provider, it does not know the zone, or needs a key.
         NoIntensityError: it did not answer in time, or not with an intensity.
     """
-    chosen = PROVIDERS.get(provider)
-    if chosen is None:
-        raise InvalidInputError(f"provider is {provider!r}; use one of {', '.join(PROVIDERS)}.")
-    country, _, part = zone.partition("-")
-    region = resolve_region(country)
+    chosen = _provider(provider)
+    region, part = split_zone(zone)
     if chosen.regions is not None and region not in chosen.regions:
         raise InvalidInputError(
             f"{provider} knows {', '.join(chosen.regions)} only, not {zone!r}; "
             "name another provider."
         )
-    if chosen.needs_key and not api_key:
-        raise InvalidInputError(f"{provider} needs a key; pass one, or name another provider.")
+    if chosen.key_variable is not None and not api_key:
+        raise InvalidInputError(
+            f"{provider} needs a key; set {chosen.key_variable}, or name another provider."
+        )
     if api_key and not api_key.isprintable():
         raise InvalidInputError("The key holds a line break or control character; pass it without.")
     code = f"{region}-{part}" if part else region
-    headers = {"auth-token": api_key} if chosen.needs_key and api_key else {}
+    headers = {"auth-token": api_key} if chosen.key_variable and api_key else {}
     address = (base_url or chosen.base_url) + chosen.path(code)
     answer = _answer(chosen.name, address, headers, timeout_s)
     try:
@@ -122,21 +126,33 @@ def fetch_intensity(
     )
 
 
-def fetch_or_fall_back(
+def ask_provider(
     provider: str,
     zone: str,
     *,
-    fallback: CarbonIntensity,
-    api_key: str | None = None,
+    environment: Mapping[str, str],
+    preferred_set: str = DEFAULT_SET,
     base_url: str | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> LiveIntensity:
-    """Returns the live intensity, or the fall-back with the reason why it is not live.
+    """Returns the live intensity, or that of the latest year with the reason why it is not live.
+
+    Args:
+        provider: a name in ``PROVIDERS``.
+        zone: as in ``fetch_intensity``; the fall-back is that of its whole country.
+        environment: holds the key of a provider that needs one.
+        preferred_set: where the fall-back is looked up first.
+        base_url: another address of the same interface; ``None`` for the public one.
+        timeout_s: as in ``fetch_intensity``.
 
     Raises:
+        NoIntensityError: there is no such region.
         InvalidInputError: there is no such provider, it does not know the zone, or needs a key:
             what the user can put right before the run.
     """
+    key_variable = _provider(provider).key_variable
+    api_key = None if key_variable is None else environment.get(key_variable)
+    fallback = lookup_intensity(split_zone(zone)[0], preferred_set=preferred_set)
     try:
         found = fetch_intensity(
             provider, zone, api_key=api_key, base_url=base_url, timeout_s=timeout_s
@@ -144,6 +160,25 @@ def fetch_or_fall_back(
     except NoIntensityError as error:
         return LiveIntensity(fallback, str(error))
     return LiveIntensity(found, None)
+
+
+def split_zone(zone: str) -> tuple[str, str]:
+    """Returns the code of a zone's country, and the part of it: ``DK-DK1`` is DK and DK1.
+
+    Raises:
+        NoIntensityError: no region is called that.
+    """
+    country, _, part = zone.partition("-")
+    try:
+        return resolve_region(zone), ""  # Timor-Leste
+    except NoIntensityError:
+        return resolve_region(country), part
+
+
+def _provider(name: str) -> Provider:
+    if name not in PROVIDERS:
+        raise InvalidInputError(f"provider is {name!r}; use one of {', '.join(PROVIDERS)}.")
+    return PROVIDERS[name]
 
 
 def _answer(name: str, address: str, headers: Mapping[str, str], timeout_s: float) -> Any:
@@ -225,30 +260,30 @@ PROVIDERS = {
     provider.name: provider
     for provider in (
         Provider(
-            name="electricity_maps",
+            name="electricity-maps",
             base_url="https://api.electricitymaps.com/v3",
             regions=None,
-            needs_key=True,
+            key_variable="ELECTRICITY_MAPS_API_KEY",
             path=lambda zone: f"/carbon-intensity/latest?{urlencode({'zone': zone})}",
             parse=_electricity_maps,
             source="Electricity Maps API",
             licence="by the key's contract",
         ),
         Provider(
-            name="uk_carbon_intensity",
+            name="uk-carbon-intensity",
             base_url="https://api.carbonintensity.org.uk",
             regions=("GB",),
-            needs_key=False,
+            key_variable=None,
             path=lambda _: "/intensity",
             parse=_uk_carbon_intensity,
             source="NESO Carbon Intensity API",
             licence="CC BY 4.0",
         ),
         Provider(
-            name="energi_data_service",
+            name="energi-data-service",
             base_url="https://api.energidataservice.dk",
             regions=("DK",),
-            needs_key=False,
+            key_variable=None,
             path=_energi_data_service_path,
             parse=_energi_data_service,
             source="Energinet, Energi Data Service, CO2Emis",

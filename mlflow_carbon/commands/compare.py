@@ -6,7 +6,6 @@ import click
 
 from mlflow_carbon.commands.options import (
     carbon_intensity_option,
-    chosen_intensities,
     example,
     format_option,
     intensity_set_option,
@@ -18,6 +17,7 @@ from mlflow_carbon.commands.options import (
     split_items,
     tracking_uri_option,
 )
+from mlflow_carbon.commands.pricing import Pricing, chosen_intensities
 
 DEFAULT_EXPERIMENT = "Default"  # MLflow's own
 
@@ -72,17 +72,13 @@ def compare(
 
     names = experiment or (os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT),)
     runs = read_runs(open_client(tracking_uri), experiment_names=names)
-    comparison = compare_runs(
-        runs,
-        group_by=group_by,
-        intensities=chosen_intensities(
-            region,
-            month=month,
-            intensity_set=intensity_set,
-            carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
-            preferred_set=recorded_set(runs),
-        ),
-        pue=pue,
+    pricing = Pricing(
+        regions=region,
+        month=month,
+        intensity_set=intensity_set,
+        carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
     )
+    intensities = chosen_intensities(pricing, preferred_set=recorded_set(runs))
+    comparison = compare_runs(runs, group_by=group_by, intensities=intensities, pue=pue)
     print_notices(comparison.notices)
     print_frame(comparison.table, tables.comparison_text(comparison), format)

@@ -4,7 +4,6 @@ import click
 
 from mlflow_carbon.commands.options import (
     carbon_intensity_option,
-    chosen_intensities,
     example,
     format_option,
     given_text,
@@ -15,6 +14,7 @@ from mlflow_carbon.commands.options import (
     pue_option,
     tracking_uri_option,
 )
+from mlflow_carbon.commands.pricing import Pricing, chosen_intensities
 
 _SORT_COLUMN = {"name": "name", "co2e": "co2e_kg", "energy": "energy_kwh"}
 
@@ -52,13 +52,13 @@ def models(
     from mlflow_carbon.reporting import tables
     from mlflow_carbon.reporting.store import open_client
 
-    prices = chosen_intensities(
-        () if region is None else (region,),
+    pricing = Pricing(
+        regions=() if region is None else (region,),
         month=month,
         intensity_set=intensity_set,
         carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
-        preferred_set=DEFAULT_SET,
     )
+    prices = chosen_intensities(pricing, preferred_set=DEFAULT_SET)
     print_notices(
         f"CO2e by {price.g_per_kwh:g} g/kWh ({price.region} {price.period}, {price.intensity_set})."
         for price in prices

@@ -9,8 +9,6 @@ import click
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mlflow_carbon.accounting.intensity import CarbonIntensity
-
 AUTO = "auto"
 NONE = "none"
 
@@ -68,51 +66,6 @@ format_option = click.option(
     show_default=True,
     help="csv and json hold kWh and g in full precision.",
 )
-
-
-def chosen_intensities(
-    regions: Sequence[str],
-    *,
-    month: str | None,
-    intensity_set: str | None,
-    carbon_intensity_g_per_kwh: float | None,
-    preferred_set: str,
-) -> list["CarbonIntensity"]:
-    """Returns the intensities to price with; none when the recorded ones are to be kept."""
-    from mlflow_carbon.accounting.intensity import lookup_intensity
-
-    if carbon_intensity_g_per_kwh is not None:
-        if len(regions) > 1 or month or intensity_set:
-            raise click.UsageError(
-                "--carbon-intensity-g-per-kwh is one figure: it goes with one --region at most, "
-                "and with neither --month nor --intensity-set."
-            )
-        return [given_intensity(carbon_intensity_g_per_kwh, *regions)]
-    if not regions and (month or intensity_set):
-        raise click.UsageError("--month and --intensity-set need --region.")
-    found = (
-        lookup_intensity(
-            region, month=month, intensity_set=intensity_set, preferred_set=preferred_set
-        )
-        for region in regions
-    )
-    return list(dict.fromkeys(found))  # EU27 and European Union are one
-
-
-def given_intensity(g_per_kwh: float, region: str = "given") -> "CarbonIntensity":
-    """Returns the user's own figure, for a region that need not be a known one."""
-    from mlflow_carbon.accounting.intensity import CarbonIntensity
-
-    return CarbonIntensity(
-        g_per_kwh=g_per_kwh,
-        region=region,
-        period="given",
-        intensity_set="given",
-        basis="given",
-        source="--carbon-intensity-g-per-kwh",
-        source_url="",
-        licence="",
-    )
 
 
 def recorded_set(runs: "pd.DataFrame") -> str:

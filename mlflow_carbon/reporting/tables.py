@@ -3,7 +3,8 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -66,21 +67,26 @@ class Column:
 
 
 # From small to large.
-_ENERGY_SCALES = (
+ENERGY_SCALES = (
     Scale("mJ", JOULES_PER_KWH * 1e3),
     Scale("J", JOULES_PER_KWH),
     Scale("Wh", WATTS_PER_KILOWATT),
     Scale("kWh", 1.0),
     Scale("MWh", 1e-3),
 )
-_MASS_SCALES = (
+MASS_SCALES = (
     Scale("µg", 1e6),
     Scale("mg", 1e3),
     Scale("g", 1.0),
     Scale("kg", 1 / GRAMS_PER_KILOGRAM),
     Scale("t", 1e-6),
 )
-_QUANTITIES = (("energy", "energy_kwh", _ENERGY_SCALES), ("CO2e", "co2e_g", _MASS_SCALES))
+_QUANTITIES = (("energy", "energy_kwh", ENERGY_SCALES), ("CO2e", "co2e_g", MASS_SCALES))
+
+
+def records_frame(records: Iterable[Any]) -> pd.DataFrame:
+    """Returns one row a record (a frozen dataclass), its fields as columns."""
+    return pd.DataFrame([asdict(record) for record in records])
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -106,10 +112,10 @@ def comparison_text(comparison: Comparison) -> str:
 
 def models_text(models: pd.DataFrame) -> str:
     """Returns one line a model version, its emissions in a printed unit chosen for all."""
-    energy = choose_scale(models["energy_kwh"], _ENERGY_SCALES)
+    energy = choose_scale(models["energy_kwh"], ENERGY_SCALES)
     masses_g = [grams_from_kg(kg) for kg in models["co2e_kg"]]
     lineages_g = [grams_from_kg(kg) for kg in models["lineage_co2e_kg"]]
-    mass = choose_scale(masses_g, _MASS_SCALES)
+    mass = choose_scale(masses_g, MASS_SCALES)
     columns = [
         Column("model", list(models["name"]), is_text=True),
         Column("version", list(map(str, models["version"]))),

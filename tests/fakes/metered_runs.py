@@ -10,8 +10,10 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon import schema
+from mlflow_carbon.units import watts_from_kwh
 
-TIMESTAMP_MS = 1_700_000_000_000
+TIMESTAMP_MS = 1_700_000_000_000  # when every run ends, 2023-11-14T22:13:20Z
+WINDOW_S = 60.0  # windows follow each other without a gap, up to the end
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -27,6 +29,7 @@ def write_run(
     windows: Sequence[tuple[float, float]],
     gap_kwh: float = 0.0,
     unit: str = "sample",
+    name: str = "run",
     params: dict[str, str] | None = None,
     tags: dict[str, str] | None = None,
     region: str = "EU27",
@@ -38,15 +41,17 @@ def write_run(
 ) -> str:
     """Returns the id of a metered run with these windows of (energy in kWh, number of units).
 
-    ``gap_kwh`` is energy between the windows. No windows: a run that could not be measured.
+    Windows last ``WINDOW_S`` each; the last one ends at ``TIMESTAMP_MS``. ``gap_kwh`` is energy
+    between the windows. No windows: a run that could not be measured.
     """
-    run = client.create_run(experiment_id(client, experiment), run_name="run")
+    run = client.create_run(experiment_id(client, experiment), run_name=name)
     all_tags = {
         schema.TAG_SCHEMA: schema.SCHEMA_VERSION,
         schema.TAG_SCOPE: schema.SCOPE_RUN,
         schema.TAG_REGION: region,
         schema.TAG_PERIOD: "2022",
         schema.TAG_INTENSITY_SET: "paper_table1",
+        schema.TAG_INTENSITY_BASIS: "production; direct",
         schema.TAG_ATTRIBUTION: "whole_node",
         schema.method_tag("cpu"): method,
         **({} if parent_run_id is None else {MLFLOW_PARENT_RUN_ID: parent_run_id}),
@@ -105,7 +110,7 @@ def _metrics(
         schema.ENERGY_KWH: energy_kwh,
         schema.CO2E_G: energy_kwh * pue * intensity_g_per_kwh,
         schema.CO2E_KG: energy_kwh * pue * intensity_g_per_kwh / 1000,
-        schema.DURATION_S: 60.0 * len(windows),
+        schema.DURATION_S: WINDOW_S * len(windows),
         schema.PUE: pue,
         schema.INTENSITY_G_PER_KWH: intensity_g_per_kwh,
         per_unit_key: run_value_kwh,
@@ -114,6 +119,12 @@ def _metrics(
         totals[schema.std_of(per_unit_key)] = statistics.stdev(per_unit)
     metrics = [Metric(key, value, TIMESTAMP_MS, 0) for key, value in totals.items()]
     for step, (kwh, units) in enumerate(windows, start=1):
-        metrics.append(Metric(schema.WINDOW_ENERGY_KWH, kwh, TIMESTAMP_MS + step, step))
-        metrics.append(Metric(schema.WINDOW_NUM_UNITS, units, TIMESTAMP_MS + step, step))
+        end_ms = TIMESTAMP_MS - round(1000 * WINDOW_S * (len(windows) - step))
+        series = {
+            schema.WINDOW_ENERGY_KWH: kwh,
+            schema.WINDOW_NUM_UNITS: units,
+            schema.WINDOW_DURATION_S: WINDOW_S,
+            schema.WINDOW_POWER_W: watts_from_kwh(kwh, WINDOW_S),
+        }
+        metrics += [Metric(key, value, end_ms, step) for key, value in series.items()]
     return metrics

@@ -1,0 +1,20 @@
+"""``mlflow-carbon paper-check``: the paper's claims against its own figures."""
+
+import click
+
+from mlflow_carbon.commands.options import example, format_option, print_frame
+
+
+@click.command(epilog=example("mlflow-carbon paper-check"))
+@format_option
+def paper_check(format: str) -> None:
+    """Replays every numeric claim of the paper from the figures that it prints itself.
+
+    Verdicts: holds, rounding (within 1 %), contradicted, cannot be derived. The paper is
+    Seyfarth et al. 2024, arXiv:2407.14892.
+    """
+    from mlflow_carbon.accounting.paper import check_claims, claims_text
+    from mlflow_carbon.reporting.tables import records_frame
+
+    claims = check_claims()
+    print_frame(records_frame(claims), claims_text(claims), format)

@@ -1,0 +1,117 @@
+"""Emissions as everyday quantities, as a table for people or a frame for programs."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mlflow_carbon.accounting.equivalents import (
+    BudgetShare,
+    Equivalent,
+    budget_share,
+    equivalents,
+)
+from mlflow_carbon.reporting.tables import ABSENT, Column, Scale, text_table
+from mlflow_carbon.units import kg_from_grams
+
+BUDGET_KIND = "budget"
+BUDGET_UNIT = "% of a person's year"
+
+_HEAD_BY_KIND = {
+    "car": "car (km)",
+    "phone": "phone (charges)",
+    "flight": "flight (km)",
+    "tree": "trees (10 years)",
+}
+PEOPLE_PER_BILLION = 1e9
+_PLAIN = Scale("", 1.0)
+_NUM_DIGITS = 3
+_LEAST_PLAIN = 0.001  # below it an exponent is easier to read than zeros
+
+
+def footer_text(title: str, keys: Sequence[Column], masses_g: Sequence[float]) -> str:
+    """Returns masses in g as a table of everyday quantities, with the editions used.
+
+    Args:
+        title: what the masses are.
+        keys: columns that name each mass.
+        masses_g: one a line.
+    """
+    amounts = [equivalents(kg_from_grams(mass_g)) for mass_g in masses_g]
+    budgets = [budget_share(kg_from_grams(mass_g)) for mass_g in masses_g]
+    columns = list(keys)
+    for position, head in enumerate(_HEAD_BY_KIND.values()):
+        texts = [quantity_text(amount[position].quantity) for amount in amounts]
+        columns.append(Column(head, texts))
+    shares = [quantity_text(100 * budget.fraction) for budget in budgets]
+    columns.append(Column("1.5 °C budget (%)", shares))
+    editions = "; ".join(f"{item.factor.kind}: {item.factor.edition}" for item in equivalents(0))
+    return (
+        f"{title}\n{text_table(columns)}\n{editions};\nbudget: {_assumed(budget_share(0))}.\n"
+        "Ranges and sources: mlflow-carbon equivalents KG\n"
+    )
+
+
+def equivalents_frame(amounts: Sequence[Equivalent], share: BudgetShare) -> pd.DataFrame:
+    """Returns one row a kind: quantity, its range over editions, edition, source and address."""
+    rows: list[dict[str, str | float | None]] = [
+        {
+            "kind": amount.factor.kind,
+            "quantity": amount.quantity,
+            "unit": amount.factor.unit,
+            "least": amount.least,
+            "most": amount.most,
+            "edition": amount.factor.edition,
+            "kg_per_unit": amount.factor.kg_per_unit,
+            "source": amount.factor.source,
+            "url": amount.factor.url,
+        }
+        for amount in amounts
+    ]
+    rows.append(
+        {
+            "kind": BUDGET_KIND,
+            "quantity": 100 * share.fraction,
+            "unit": BUDGET_UNIT,
+            "least": None,
+            "most": None,
+            "edition": _assumed(share),
+            "kg_per_unit": share.budget_kg / 100,
+            "source": "around 250 Gt from 2023: Lamboll et al. 2023",
+            "url": "https://doi.org/10.1038/s41558-023-01848-5",
+        }
+    )
+    return pd.DataFrame(rows)
+
+
+def equivalents_text(frame: pd.DataFrame) -> str:
+    """Returns the rows of ``equivalents_frame`` as a table, then their sources."""
+    ranges = [
+        ABSENT if pd.isna(least) else f"{quantity_text(least)} to {quantity_text(most)}"
+        for least, most in zip(frame["least"], frame["most"], strict=True)
+    ]
+    table = text_table(
+        [
+            Column("as much as", list(frame["kind"]), is_text=True),
+            Column("quantity", [quantity_text(value) for value in frame["quantity"]]),
+            Column("unit", list(frame["unit"]), is_text=True),
+            Column("over editions", ranges),
+            Column("edition", list(frame["edition"]), is_text=True),
+        ]
+    )
+    sources = "".join(
+        f"{kind}: {source}. {url}\n"
+        for kind, source, url in zip(frame["kind"], frame["source"], frame["url"], strict=True)
+    )
+    return f"{table}\n{sources}"
+
+
+def quantity_text(value: float) -> str:
+    """Returns three significant digits, very small values with an exponent."""
+    if 0 < value < _LEAST_PLAIN:
+        return f"{value:.{_NUM_DIGITS - 1}e}"
+    return _PLAIN.text(value, _NUM_DIGITS)
+
+
+def _assumed(share: BudgetShare) -> str:
+    people = share.population / PEOPLE_PER_BILLION
+    return f"{share.remaining_gt:g} Gt, {people:g} billion people, {share.years:g} years"
