@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from mlflow_carbon.recording.delivery import Delivery
-from mlflow_carbon.recording.journal import Batch, Journal, Point, left_behind, without_credentials
+from mlflow_carbon.recording.journal import Batch, Journal, Point, left_behind
 
 RUN_ID = "a" * 32
 
@@ -135,19 +135,6 @@ def test_journal_holds_no_credentials(journal, tmp_path):
     (path,) = tmp_path.iterdir()
     assert "secret" not in path.read_text()
     assert json.loads(path.read_text())["tracking_uri"] == "http://host:5000"
-
-
-@pytest.mark.parametrize(
-    ("uri", "expected"),
-    [
-        ("http://u:p@host/path?token=t", "http://host/path"),
-        ("postgresql://u:p@host:5432/db", "postgresql://host:5432/db"),
-        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
-        ("sqlite:////tmp/a@b/mlflow.db", "sqlite:////tmp/a@b/mlflow.db"),
-    ],
-)
-def test_credentials_leave_a_uri_and_nothing_else_does(uri, expected):
-    assert without_credentials(uri) == expected
 
 
 KILLED = f"""

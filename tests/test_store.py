@@ -11,7 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon import schema
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
-from mlflow_carbon.reporting.store import open_client, read_runs, redact, unquoted
+from mlflow_carbon.reporting.store import open_client, read_runs, unquoted
 from mlflow_carbon.tracking.track import track
 from tests.fakes.meter import FakeMeter, reading
 from tests.fakes.metered_runs import copy_run, experiment_id, write_run
@@ -213,7 +213,3 @@ def test_read_runs_says_that_a_file_is_no_store(tmp_path):
 def test_open_client_refuses_a_scheme_that_mlflow_does_not_know():
     with pytest.raises(TrackingStoreError, match=r"ftp://\*\*\*@host cannot be read"):
         open_client("ftp://me:secret@host")
-
-
-def test_redact_hides_user_and_password():
-    assert redact("see https://me:secret@host/x") == "see https://***@host/x"

@@ -13,6 +13,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 
 from mlflow_carbon.recording.journal import Batch, Journal
+from mlflow_carbon.redaction import reason_of
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
 _logger = logging.getLogger("mlflow.carbon")
@@ -145,8 +146,7 @@ class Delivery:
     def _warn(self, error: Exception) -> None:
         if not self._has_warned:
             self._has_warned = True
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            _logger.warning("Energy figures cannot be written: %s", first_line)
+            _logger.warning("Energy figures cannot be written: %s", reason_of(error))
 
 
 def merged(batches: list[Batch]) -> Batch:

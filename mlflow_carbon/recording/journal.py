@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import psutil
+
+from mlflow_carbon.redaction import without_credentials
 
 JOURNAL_DIR_VARIABLE = "MLFLOW_CARBON_JOURNAL_DIR"
 SUFFIX = ".journal.jsonl"
@@ -49,11 +50,6 @@ def journal_dir() -> Path:
         return Path(chosen)
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "mlflow-carbon"
-
-
-def without_credentials(uri: str) -> str:
-    """Returns a URI without its user name, password and query."""
-    return re.sub(r"//[^/@]*@", "//", uri).split("?")[0]
 
 
 class Journal:

@@ -7,8 +7,9 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from mlflow_carbon.recording.delivery import merged, sendable
-from mlflow_carbon.recording.journal import LeftBehind, left_behind, without_credentials
+from mlflow_carbon.recording.journal import LeftBehind, left_behind
 from mlflow_carbon.recording.recorder import RunWriter
+from mlflow_carbon.redaction import reason_of, without_credentials
 
 
 @dataclass(frozen=True)
@@ -49,5 +50,5 @@ def _send(client: MlflowClient, left: LeftBehind) -> str | None:
             writer.write(merged(chosen))
             batches = batches[len(chosen) :]
     except Exception as error:  # the store is the user's: whatever it raises, the rest is tried
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return reason_of(error)
     return None

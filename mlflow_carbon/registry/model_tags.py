@@ -10,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from mlflow_carbon import schema
 from mlflow_carbon.errors import InvalidInputError
-from mlflow_carbon.reporting.store import redact
+from mlflow_carbon.redaction import reason_of
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -99,7 +99,7 @@ def _noting(problems: list[str], what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the store is the user's: whatever it raises, the run goes on
-        problems.append(f"{what} ({redact(str(error)).splitlines()[0]})")
+        problems.append(f"{what} ({reason_of(error)})")
 
 
 def _model_tags(client: MlflowClient, run: Run, lineage_run_ids: Collection[str]) -> dict[str, str]:

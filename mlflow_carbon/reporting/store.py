@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from mlflow_carbon import schema
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
+from mlflow_carbon.redaction import reason_of, redact
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -88,15 +88,10 @@ def reading(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        reason = redact(str(error).strip().splitlines()[0])
         raise TrackingStoreError(
-            f"The tracking store {redact(uri)} cannot be read: {reason} Check --tracking-uri."
+            f"The tracking store {redact(uri)} cannot be read: {reason_of(error)} "
+            "Check --tracking-uri."
         ) from error
-
-
-def redact(text: str) -> str:
-    """Returns the text without the user names and passwords of its URIs."""
-    return re.sub(r"://[^/@\s]*@", "://***@", text)
 
 
 def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.DataFrame:
