@@ -37,6 +37,17 @@ steps  region  runs  energy (J)      CO2e (mg)  PUE  g/kWh  methods
 between (std_between): sample std over the runs, each run counting once.
 within (std_within): pooled std over the windows inside each run.
 The ± is between for two runs or more, within for one.
+
+CO2e per run is as much as
+steps  region  car (km)  phone (charges)  flight (km)  trees (10 years)  1.5 °C budget (%)
+   50  EU27    1.55e-05         1.35e-04     6.93e-06          2.79e-08           1.45e-07
+   50  SE      4.32e-07         3.76e-06     1.93e-07          7.78e-10           4.03e-09
+  200  EU27    8.51e-05         7.42e-04     3.81e-05          1.53e-07           7.95e-07
+  200  SE      2.37e-06         2.07e-05     1.06e-06          4.28e-09           2.22e-08
+
+car: EU new cars 2022, final; phone: EPA, current; flight: paper, implied per km; tree: EPA 2023;
+budget: 250 Gt, 8 billion people, 27 years.
+Ranges and sources: mlflow-carbon equivalents KG
 """
 
 MODELS = """\
@@ -159,6 +170,15 @@ def test_compare_prices_with_a_given_intensity():
             ("--carbon-intensity-g-per-kwh", "9", "--region", "DE,SE"),
             "it goes with one --region at most",
         ),
+        (("--intensity-file", "h.csv", "--region", "DE,SE"), "it goes with one --region at most"),
+        (("--intensity-file", "h.csv", "--month", "2022-02"), "with neither --month nor"),
+        (
+            ("--intensity-file", "h.csv", "--carbon-intensity-g-per-kwh", "9"),
+            "Give one of --carbon-intensity-g-per-kwh and --intensity-file",
+        ),
+        (("--provider", "uk-carbon-intensity"), "--provider needs --region"),
+        (("--saving", "1000:200"), "--saving needs --fit"),
+        (("--fit", "steps", "--saving", "1000-200"), "'1000-200' is not FROM:TO"),
     ],
 )
 def test_compare_exits_with_2_on_wrong_usage(args, message):
@@ -180,9 +200,20 @@ def test_compare_exits_with_2_on_wrong_usage(args, message):
         (("--experiment", "synthesis", "--pue", "0.5"), "0.5"),
         (("--experiment", "synthesis", "--carbon-intensity-g-per-kwh", "-1"), "-1"),
         (("--experiment", "synthesis", "--carbon-intensity-g-per-kwh", "nan"), "nan"),
+        (("--experiment", "synthesis", "--carbon-intensity-g-per-kwh", "inf"), "inf"),
+        (("--experiment", "synthesis", "--pue", "3.01"), "3.01"),
+        (("--experiment", "synthesis", "--pue", "nan"), "nan"),
+        (("--experiment", "synthesis", "--intensity-file", "none.csv"), "'none.csv' cannot be"),
+        (("--experiment", "synthesis", "--provider", "me", "--region", "DE"), "provider is 'me'"),
+        (
+            ("--experiment", "synthesis", "--provider", "electricity-maps", "--region", "DE"),
+            "electricity-maps needs a key; set ELECTRICITY_MAPS_API_KEY",
+        ),
+        (("--experiment", "synthesis", "--fit", "stepz"), "Nearest: steps"),
     ],
 )
-def test_compare_exits_with_1_and_one_message_on_what_the_user_can_fix(args, message):
+def test_compare_exits_with_1_and_one_message_on_what_the_user_can_fix(args, message, monkeypatch):
+    monkeypatch.delenv("ELECTRICITY_MAPS_API_KEY", raising=False)
     result = invoke("compare", *args)
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -242,6 +273,39 @@ def test_module_prints_only_results_on_stdout(store):
         check=True,
     )
     assert len(json.loads(done.stdout)) == 1
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_weights_an_hourly_file_by_each_runs_own_times(tmp_path):
+    # runs of two windows of a minute, 22:11:20 to 22:13:20: 100 g/kWh, then 200
+    path = tmp_path / "hourly.csv"
+    path.write_text("timestamp,g_per_kwh\n2023-11-14T22:11:20,100\n2023-11-14T22:12:20,200\n")
+    result = compare("--intensity-file", str(path), "--group-by", "steps", "--format", "json")
+    rows = json.loads(result.stdout)
+    # 50 steps: windows 0.5 and 1.5, 2.5 and 3.5 J a sample; 200 steps: 10 and 12
+    short = [(0.5 * 100 + 1.5 * 200) / 2, (2.5 * 100 + 3.5 * 200) / 6]
+    assert rows[0]["co2e_g_per_unit_mean"] == pytest.approx(
+        1.5 * JOULE * (1 * short[0] + 3 * short[1]) / 2
+    )
+    assert rows[1]["intensity_g_per_kwh"] == pytest.approx((10 * 100 + 12 * 200) / 22)
+    assert (rows[1]["region"], rows[1]["intensity_set"]) == ("given", "file")
+    assert result.stderr == ""
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_names_the_run_that_an_hourly_file_does_not_cover(tmp_path):
+    path = tmp_path / "hourly.csv"
+    path.write_text("timestamp,g_per_kwh\n2022-02-01T00:00,100\n")
+    result = invoke("compare", "--experiment", "synthesis", "--intensity-file", str(path))
+    assert result.exit_code == 1
+    assert "No intensity for run " in result.stderr
+    assert "covers 2022-02-01T00:00Z to 2022-02-01T01:00Z" in result.stderr
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_says_where_bases_mix():
+    notices = compare("--region", "EU27,China", "--intensity-set", "paper_table1").stderr
+    assert "Intensities rest on different bases and do not compare (EU27: production;" in notices
 
 
 @pytest.mark.usefixtures("registered")

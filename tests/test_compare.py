@@ -26,6 +26,7 @@ def run_row(run_id="r", **figures):
         "region": "EU27",
         "period": "2022",
         "intensity_set": "paper_table1",
+        "intensity_basis": "production; direct",
         "unit": "sample",
         "methods": "cpu=counter",
         "attribution": "whole_node",
@@ -237,9 +238,14 @@ def test_compare_runs_says_that_methods_are_mixed():
 def test_compare_runs_says_that_regions_come_from_different_sets(sweden):
     ember = lookup_intensity("Poland", intensity_set="ember")
     comparison = compare_runs(frame(run_row()), intensities=[sweden, ember])
-    assert comparison.notices == (
+    of_sets, of_bases = comparison.notices
+    assert of_sets == (
         f"Intensities come from different sets: ember ({ember.region}), "
-        f"paper_table1 ({sweden.region}); pass --intensity-set for one.",
+        f"paper_table1 ({sweden.region}); pass --intensity-set for one."
+    )
+    assert of_bases == (
+        "Intensities rest on different bases and do not compare "
+        f"(SE: {sweden.basis}; PL: {ember.basis})."
     )
 
 

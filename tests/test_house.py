@@ -25,7 +25,10 @@ HOUSE = {
             "examination",
         ),
         ("recording", "journal delivery figures recorder recovery"),
-        ("reporting", "store run_windows hourly_prices compare tables everyday prediction"),
+        (
+            "reporting",
+            "store run_windows hourly_prices compare tables everyday steps_fit prediction",
+        ),
         ("registry", "model_tags model_list"),
         ("tracking", "run_tracking track"),
         (

@@ -143,12 +143,13 @@ def test_mixed_bases_are_named():
     values = [
         lookup_intensity(name, intensity_set="paper_table1") for name in ("SE", "DE", "CN", "SE")
     ]
-    assert basis_notice(values) == (
+    bases = [(value.region, value.basis) for value in values]
+    assert basis_notice(bases) == (
         "Intensities rest on different bases and do not compare "
         "(SE, DE: production; direct stack GHG (CO2e), gross generation; "
         "CN: production; life-cycle CO2e (Ember via Statista))."
     )
-    assert basis_notice(values[:2]) is None
+    assert basis_notice(bases[:2]) is None
 
 
 def test_latest_figure_of_every_region_is_listed_once():

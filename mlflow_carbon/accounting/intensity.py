@@ -189,16 +189,19 @@ def monthly_intensities(
     return tuple(sorted(found, key=lambda value: value.period))
 
 
-def basis_notice(values: Iterable[CarbonIntensity]) -> str | None:
+def basis_notice(bases: Iterable[tuple[str, str]]) -> str | None:
     """Returns a sentence where intensities rest on more than one basis; ``None`` where not.
 
     Direct and life-cycle figures, CO2 and CO2e, or production and consumption do not compare.
+
+    Args:
+        bases: region and basis of each intensity.
     """
     regions_by_basis: dict[str, list[str]] = {}
-    for value in values:
-        regions = regions_by_basis.setdefault(value.basis, [])
-        if value.region not in regions:
-            regions.append(value.region)
+    for region, basis in bases:
+        regions = regions_by_basis.setdefault(basis, [])
+        if region not in regions:
+            regions.append(region)
     if len(regions_by_basis) < 2:
         return None
     listed = "; ".join(

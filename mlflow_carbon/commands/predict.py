@@ -110,5 +110,6 @@ def predict(
         pue=pue,
         device=device,
     )
-    print_notices(filter(None, [basis_notice(intensities), *prediction.cautions]))
+    bases = ((intensity.region, intensity.basis) for intensity in intensities)
+    print_notices(filter(None, [basis_notice(bases), *prediction.cautions]))
     print_frame(prediction.table, prediction_text(prediction), format)

@@ -8,7 +8,8 @@ import pandas as pd
 
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import co2e_g, mean_std, pooled_std, validate_pue
-from mlflow_carbon.accounting.intensity import CarbonIntensity
+from mlflow_carbon.accounting.hourly import FILE_SET
+from mlflow_carbon.accounting.intensity import CarbonIntensity, basis_notice
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.reporting.store import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX, Cell
 
@@ -28,7 +29,14 @@ STATISTIC_COLUMNS = (
     "co2e_g_mean",
     "co2e_g_std_between",
 )
-ASSUMPTION_COLUMNS = ("pue", "intensity_g_per_kwh", "period", "intensity_set", "methods")
+ASSUMPTION_COLUMNS = (
+    "pue",
+    "intensity_g_per_kwh",
+    "period",
+    "intensity_set",
+    "intensity_basis",
+    "methods",
+)
 
 _NUMBER_COLUMNS = (*STATISTIC_COLUMNS[2:], "pue", "intensity_g_per_kwh")
 _WITHIN = "energy_kwh_per_unit_std_within"
@@ -79,9 +87,9 @@ def compare_runs(
     regions = [intensity.region for intensity in intensities]
     if len(set(regions)) < len(regions):
         raise InvalidInputError(f"Regions {', '.join(regions)} repeat; give each region once.")
-    columns = {name: _column_of(runs, name) for name in group_by if name not in ALWAYS_GROUPED_BY}
+    columns = {name: column_of(runs, name) for name in group_by if name not in ALWAYS_GROUPED_BY}
     assumed = [] if intensities else ["region", "intensity_g_per_kwh"]
-    usable, notices = _usable(runs, columns, assumed if pue is not None else [*assumed, "pue"])
+    usable, notices = usable_runs(runs, columns, assumed if pue is not None else [*assumed, "pue"])
     if usable.empty:
         raise NoRunsError(f"None of {len(runs)} metered runs can be compared. {' '.join(notices)}")
     priced = usable if pue is None else usable.assign(pue=validate_pue(pue))
@@ -97,7 +105,7 @@ def compare_runs(
     return Comparison(table, tuple(columns), (*notices, *_mixtures(priced, keys)))
 
 
-def _usable(
+def usable_runs(
     runs: pd.DataFrame, columns: Mapping[str, str], assumed: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
     """Returns the runs that can be compared, and a sentence for each reason to leave one out.
@@ -125,7 +133,7 @@ def _usable(
     return runs[is_usable], sentences
 
 
-def _column_of(runs: pd.DataFrame, name: str) -> str:
+def column_of(runs: pd.DataFrame, name: str) -> str:
     """Returns the column of the parameter or else the tag of that name, or of the experiment."""
     if name in STATISTIC_COLUMNS + ASSUMPTION_COLUMNS:
         raise InvalidInputError(
@@ -149,6 +157,7 @@ def _in_region(runs: pd.DataFrame, intensity: CarbonIntensity) -> pd.DataFrame:
         intensity_g_per_kwh=intensity.g_per_kwh,
         period=intensity.period,
         intensity_set=intensity.intensity_set,
+        intensity_basis=intensity.basis,
     )
 
 
@@ -189,7 +198,10 @@ def _common(values: pd.Series) -> Cell:
 
 def _mixtures(priced: pd.DataFrame, keys: list[str]) -> Iterator[str]:
     """Yields what differs inside a group though a mean over it is only fair if it does not."""
+    is_by_file = priced["intensity_set"].eq(FILE_SET).all()
     for column, fix in _FIX_OF_MIXTURE.items():
+        if column == "intensity_g_per_kwh" and is_by_file:
+            continue  # each run at its own time: meant to differ
         distinct_in_group = priced.groupby(keys)[column].unique()
         mixed = [values for values in distinct_in_group if len(values) > 1]
         if mixed:
@@ -201,6 +213,9 @@ def _mixtures(priced: pd.DataFrame, keys: list[str]) -> Iterator[str]:
             f"{name} ({', '.join(sorted(set(regions)))})" for name, regions in regions_by_set
         )
         yield f"Intensities come from different sets: {listed}; pass --intensity-set for one."
+    bases = priced[["region", "intensity_basis"]].dropna().drop_duplicates()
+    if notice := basis_notice(bases.itertuples(index=False, name=None)):
+        yield notice
 
 
 def _sorted(table: pd.DataFrame, keys: list[str], regions: list[str]) -> pd.DataFrame:

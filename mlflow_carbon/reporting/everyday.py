@@ -10,7 +10,8 @@ from mlflow_carbon.accounting.equivalents import (
     budget_share,
     equivalents,
 )
-from mlflow_carbon.reporting.tables import ABSENT, Column, Scale, text_table
+from mlflow_carbon.reporting.compare import ALWAYS_GROUPED_BY, Comparison
+from mlflow_carbon.reporting.tables import ABSENT, Column, Scale, key_columns, text_table
 from mlflow_carbon.units import kg_from_grams
 
 BUDGET_KIND = "budget"
@@ -48,6 +49,17 @@ def footer_text(title: str, keys: Sequence[Column], masses_g: Sequence[float]) -
     return (
         f"{title}\n{text_table(columns)}\n{editions};\nbudget: {_assumed(budget_share(0))}.\n"
         "Ranges and sources: mlflow-carbon equivalents KG\n"
+    )
+
+
+def comparison_footer(comparison: Comparison) -> str:
+    """Returns the mean CO2e of whole runs, group by group, as everyday quantities."""
+    table = comparison.table
+    names = [*comparison.group_by, *ALWAYS_GROUPED_BY]
+    if table["unit"].nunique() == 1:
+        names.remove("unit")
+    return footer_text(
+        "CO2e per run is as much as", key_columns(table, names), list(table["co2e_g_mean"])
     )
 
 

@@ -1,9 +1,12 @@
 """Runs priced by an hourly file, each by its own time stamps."""
 
+import pandas as pd
+from mlflow import MlflowClient
+
 from mlflow_carbon.accounting.hourly import IntensitySeries, intensity_of_spans
 from mlflow_carbon.accounting.intensity import GIVEN, CarbonIntensity
 from mlflow_carbon.errors import NoIntensityError
-from mlflow_carbon.reporting.run_windows import MeteredRun
+from mlflow_carbon.reporting.run_windows import MeteredRun, read_metered_run
 
 
 def file_intensity(
@@ -22,4 +25,32 @@ def file_intensity(
     try:
         return intensity_of_spans(series, run.spans, region=region or GIVEN)
     except NoIntensityError as error:
-        raise NoIntensityError(f"{run.title}: {error}") from error
+        raise NoIntensityError(f"No intensity for {run.title}: {error}") from error
+
+
+def priced_by_file(
+    client: MlflowClient, runs: pd.DataFrame, series: IntensitySeries, *, region: str | None = None
+) -> pd.DataFrame:
+    """Returns the runs as if each had recorded what the file says of its own times.
+
+    Args:
+        client: of the store that holds the runs' windows.
+        runs: as ``store.read_runs`` returns them; those without energy stay as they are.
+        series: what the file holds.
+        region: names the prices.
+
+    Raises:
+        NoIntensityError: the file does not cover a run.
+        TrackingStoreError: the store cannot be read.
+    """
+    priced = runs.copy()
+    is_measured = runs[["energy_kwh", "unit", "duration_s"]].notna().all(axis=1)
+    for index, run_id in runs.loc[is_measured, "run_id"].items():
+        run = read_metered_run(client, client.get_run(run_id))
+        intensity = file_intensity(series, run, region=region)
+        priced.loc[index, "intensity_g_per_kwh"] = intensity.g_per_kwh
+        priced.loc[index, "region"] = intensity.region
+        priced.loc[index, "period"] = intensity.period
+        priced.loc[index, "intensity_set"] = intensity.intensity_set
+        priced.loc[index, "intensity_basis"] = intensity.basis
+    return priced

@@ -31,6 +31,7 @@ _TAG_BY_COLUMN = {
     "region": schema.TAG_REGION,
     "period": schema.TAG_PERIOD,
     "intensity_set": schema.TAG_INTENSITY_SET,
+    "intensity_basis": schema.TAG_INTENSITY_BASIS,
     "unit": schema.TAG_UNIT,
     "attribution": schema.TAG_ATTRIBUTION,
 }

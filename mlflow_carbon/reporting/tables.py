@@ -149,7 +149,7 @@ def choose_scale(values: Iterable[float], scales: Sequence[Scale]) -> Scale:
 
 
 def _per_unit_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
-    columns = _key_columns(rows, keys)
+    columns = key_columns(rows, keys)
     columns.append(Column("runs", list(map(str, rows["num_runs"]))))
     columns.append(Column("windows", list(map(str, rows["num_windows"]))))
     has_between = rows["num_runs"] > 1
@@ -169,7 +169,7 @@ def _per_unit_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
 
 
 def _whole_run_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
-    columns = _key_columns(rows, keys)
+    columns = key_columns(rows, keys)
     columns.append(Column("runs", list(map(str, rows["num_runs"]))))
     for title, quantity, scales in _QUANTITIES:
         means = rows[f"{quantity}_mean"]
@@ -182,7 +182,8 @@ def _whole_run_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
     return columns
 
 
-def _key_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
+def key_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
+    """Returns the columns that name each row; numbers go to the right."""
     is_text = {key: pd.to_numeric(rows[key], errors="coerce").isna().any() for key in keys}
     return [Column(key, list(map(str, rows[key])), is_text=is_text[key]) for key in keys]
 

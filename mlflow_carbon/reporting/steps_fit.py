@@ -1,0 +1,226 @@
+"""Runs at several step counts, fitted group by group: both terms, and what fewer steps save."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from mlflow_carbon.accounting.steps_model import (
+    Estimate,
+    StepsModel,
+    StepsPoint,
+    fit_steps,
+    proportional_saving_fraction,
+)
+from mlflow_carbon.errors import InvalidInputError, NoRunsError
+from mlflow_carbon.reporting.compare import column_of, usable_runs
+from mlflow_carbon.reporting.tables import (
+    ABSENT,
+    ENERGY_SCALES,
+    Column,
+    Scale,
+    choose_scale,
+    text_table,
+)
+
+_NUM_DIGITS = 3
+_LEGEND = """\
+fixed: before the first step (decoding, set-up). std: of the runs about the line.
+proportional: 1 - to / from, as in the paper. Intervals: 95 %, least squares over runs; two runs
+have none. When they hold: docs/statistics.md.
+"""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """The share of energy saved by fewer steps: fitted, and if there were no fixed part."""
+
+    from_steps: int
+    to_steps: int
+    fitted: Estimate
+    proportional_fraction: float
+
+
+@dataclass(frozen=True)
+class StepsFit:
+    """The fit of one group of runs, named by the values it was grouped by."""
+
+    keys: Mapping[str, str]
+    model: StepsModel
+    savings: tuple[Saving, ...]
+
+
+def fit_groups(
+    runs: pd.DataFrame,
+    *,
+    steps_name: str,
+    group_by: Sequence[str] = (),
+    pairs: Sequence[tuple[int, int]] = (),
+) -> tuple[tuple[StepsFit, ...], tuple[str, ...]]:
+    """Returns the fit of every group and unit, and what a reader must know.
+
+    Args:
+        runs: as ``store.read_runs`` returns them.
+        steps_name: the parameter that holds the number of steps.
+        group_by: parameters or tags that make a group.
+        pairs: step counts to go from and to; those measured, from more to fewer, come besides.
+
+    Raises:
+        InvalidInputError: no group can be fitted, or a number of steps is none.
+        NoRunsError: no run is left to fit.
+    """
+    columns = {name: column_of(runs, name) for name in group_by if name != steps_name}
+    steps_column = column_of(runs, steps_name)
+    usable, notices = usable_runs(runs, {**columns, steps_name: steps_column}, [])
+    if usable.empty:
+        raise NoRunsError(f"None of {len(runs)} metered runs can be fitted. {' '.join(notices)}")
+    fits, reasons = [], []
+    for values, group in usable.groupby([*columns.values(), "unit"], sort=True):
+        keys = dict(zip([*columns, "unit"], map(str, values), strict=True))
+        points = [
+            StepsPoint(_num_steps(text, steps_name), float(energy_kwh), keys["unit"])
+            for text, energy_kwh in zip(
+                group[steps_column], group["energy_kwh_per_unit"], strict=True
+            )
+        ]
+        try:
+            model = fit_steps(points)
+        except InvalidInputError as error:
+            reasons.append(f"{_label(keys)}: {error}")
+            continue
+        savings = []
+        for from_steps, to_steps in dict.fromkeys([*_measured_pairs(model), *pairs]):
+            try:
+                savings.append(_saving(model, from_steps, to_steps))
+            except InvalidInputError as error:
+                reasons.append(f"{_label(keys)}: {error}")
+        fits.append(StepsFit(keys, model, tuple(savings)))
+    if not fits:
+        raise InvalidInputError(" ".join(reasons))
+    return tuple(fits), (*notices, *reasons)
+
+
+def fits_frame(fits: Sequence[StepsFit]) -> pd.DataFrame:
+    """Returns one row a group and pair of step counts: terms in kWh a unit, savings, bounds."""
+    rows: list[dict[str, Any]] = []
+    for fit in fits:
+        model = fit.model
+        terms = {
+            **fit.keys,
+            "num_runs": model.num_runs,
+            "step_counts": _listed(model),
+            **_bounded("fixed_kwh", model.fixed_kwh),
+            **_bounded("step_kwh", model.step_kwh),
+            "residual_std_kwh": model.residual_std_kwh,
+            "confidence_fraction": model.confidence_fraction,
+        }
+        rows += [
+            {
+                **terms,
+                "from_steps": saving.from_steps,
+                "to_steps": saving.to_steps,
+                **_bounded("saving_fraction", saving.fitted),
+                "proportional_saving_fraction": saving.proportional_fraction,
+            }
+            for saving in fit.savings
+        ]
+    return pd.DataFrame(rows)
+
+
+def fits_text(fits: Sequence[StepsFit]) -> str:
+    """Returns a table of the terms, one of the savings, and what they mean."""
+    parts = ["Energy per unit = fixed + steps x step", text_table(_term_columns(fits))]
+    parts += ["Energy saved by other steps", text_table(_saving_columns(fits)), _LEGEND]
+    return "{}\n{}\n{}\n{}\n{}".format(*parts)
+
+
+def _saving(model: StepsModel, from_steps: int, to_steps: int) -> Saving:
+    return Saving(
+        from_steps,
+        to_steps,
+        model.saving_fraction(from_steps, to_steps),
+        proportional_saving_fraction(from_steps, to_steps),
+    )
+
+
+def _measured_pairs(model: StepsModel) -> list[tuple[int, int]]:
+    """Returns every pair of measured step counts, from more to fewer."""
+    return list(combinations(sorted(model.step_counts, reverse=True), 2))
+
+
+def _num_steps(text: str, steps_name: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"{steps_name} is {text!r} in a run, which is no number of steps; "
+            "name the parameter that holds it by --fit."
+        ) from error
+
+
+def _key_columns(fits: Sequence[StepsFit], repeats: Sequence[int]) -> list[Column]:
+    return [
+        Column(
+            name,
+            [
+                fit.keys[name]
+                for fit, count in zip(fits, repeats, strict=True)
+                for _ in range(count)
+            ],
+            is_text=True,
+        )
+        for name in fits[0].keys
+    ]
+
+
+def _term_columns(fits: Sequence[StepsFit]) -> list[Column]:
+    fixed = choose_scale([abs(fit.model.fixed_kwh.value) for fit in fits], ENERGY_SCALES)
+    step = choose_scale([abs(fit.model.step_kwh.value) for fit in fits], ENERGY_SCALES)
+    stds = [fit.model.residual_std_kwh for fit in fits]
+    return [
+        *_key_columns(fits, [1] * len(fits)),
+        Column("runs", [str(fit.model.num_runs) for fit in fits]),
+        Column("steps", [_listed(fit.model) for fit in fits], is_text=True),
+        Column(f"fixed ({fixed.symbol})", [_with_bounds(f.model.fixed_kwh, fixed) for f in fits]),
+        Column(f"step ({step.symbol})", [_with_bounds(f.model.step_kwh, step) for f in fits]),
+        Column(
+            f"std ({fixed.symbol})", [ABSENT if std is None else fixed.text(std, 2) for std in stds]
+        ),
+    ]
+
+
+def _saving_columns(fits: Sequence[StepsFit]) -> list[Column]:
+    percent = Scale("%", 100.0)
+    savings = [saving for fit in fits for saving in fit.savings]
+    return [
+        *_key_columns(fits, [len(fit.savings) for fit in fits]),
+        Column("from", [str(saving.from_steps) for saving in savings]),
+        Column("to", [str(saving.to_steps) for saving in savings]),
+        Column("saving (%)", [_with_bounds(saving.fitted, percent) for saving in savings]),
+        Column(
+            "proportional (%)",
+            [percent.text(saving.proportional_fraction, _NUM_DIGITS) for saving in savings],
+        ),
+    ]
+
+
+def _with_bounds(estimate: Estimate, scale: Scale) -> str:
+    text = scale.text(estimate.value, _NUM_DIGITS)
+    if estimate.low is None or estimate.high is None:
+        return text
+    low, high = (scale.text(bound, _NUM_DIGITS) for bound in (estimate.low, estimate.high))
+    return f"{text} ({low} to {high})"
+
+
+def _bounded(name: str, estimate: Estimate) -> dict[str, float | None]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def _listed(model: StepsModel) -> str:
+    return ",".join(map(str, model.step_counts))
+
+
+def _label(keys: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in keys.items())
