@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from mlflow_carbon.commands.advise import advise
 from mlflow_carbon.commands.compare import compare
 from mlflow_carbon.commands.doctor import doctor
 from mlflow_carbon.commands.equivalents import equivalents
@@ -35,6 +36,7 @@ COMMANDS = (
     compare,
     models,
     predict,
+    advise,
     equivalents,
     paper_check,
     doctor,

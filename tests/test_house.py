@@ -27,13 +27,14 @@ HOUSE = {
         ("recording", "journal delivery figures recorder recovery"),
         (
             "reporting",
-            "store run_windows hourly_prices compare tables everyday steps_fit prediction",
+            "store run_windows hourly_prices compare tables everyday steps_fit prediction "
+            "advice_report",
         ),
         ("registry", "model_tags model_list"),
         ("tracking", "run_tracking track"),
         (
             "commands",
-            "options pricing compare models predict equivalents paper_check doctor recover",
+            "options pricing compare models predict advise equivalents paper_check doctor recover",
         ),
         ("", "cli project_backend plugin __init__ __main__"),
     ],

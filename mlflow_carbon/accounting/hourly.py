@@ -104,7 +104,7 @@ def mean_g_per_kwh(series: IntensitySeries, start_s: float, end_s: float) -> flo
         InvalidInputError: the end is before the start.
     """
     if not end_s >= start_s:
-        raise InvalidInputError(f"The stretch from {_text(start_s)} ends before it starts.")
+        raise InvalidInputError(f"The stretch from {time_text(start_s)} ends before it starts.")
     first = bisect_right(series.slots, start_s, key=lambda slot: slot.start_s) - 1
     if start_s == end_s:
         end_s = math.nextafter(start_s, math.inf)  # a moment lies in one slot
@@ -123,8 +123,8 @@ def mean_g_per_kwh(series: IntensitySeries, start_s: float, end_s: float) -> flo
         reached_s = slot.end_s
     if reached_s < end_s:
         raise NoIntensityError(
-            f"The intensity file has nothing for {_text(reached_s)}; it covers "
-            f"{_text(series.slots[0].start_s)} to {_text(series.slots[-1].end_s)}"
+            f"The intensity file has nothing for {time_text(reached_s)}; it covers "
+            f"{time_text(series.slots[0].start_s)} to {time_text(series.slots[-1].end_s)}"
             f"{_holes(series)}. Give a file that covers the run."
         )
     return weighted / covered_s
@@ -150,7 +150,7 @@ def intensity_of_spans(
     for span in listed:
         if not (math.isfinite(span.energy_kwh) and span.energy_kwh >= 0):
             raise InvalidInputError(
-                f"energy_kwh is {span.energy_kwh} at {_text(span.start_s)}; "
+                f"energy_kwh is {span.energy_kwh} at {time_text(span.start_s)}; "
                 "give a finite number, 0 or more."
             )
     total_kwh = math.fsum(span.energy_kwh for span in listed)
@@ -164,7 +164,7 @@ def intensity_of_spans(
     return CarbonIntensity(
         g_per_kwh=math.fsum(w * mean for w, mean in zip(weights, means, strict=True)),
         region=region,
-        period=f"{_text(start_s)}/{_text(end_s)}",
+        period=f"{time_text(start_s)}/{time_text(end_s)}",
         intensity_set=FILE_SET,
         basis=series.basis,
         source=series.source,
@@ -242,7 +242,7 @@ def _slots(points: list[tuple[float, float]], path: Path | str) -> Iterator[Slot
     if shortest_s == 0:
         twice = next(time for (time, _), gap in zip(points, gaps_s, strict=False) if gap == 0)
         raise InvalidInputError(
-            f"The intensity file {str(path)!r} has {_text(twice)} twice; "
+            f"The intensity file {str(path)!r} has {time_text(twice)} twice; "
             "give each time once, one region a file."
         )
     for start_s, g_per_kwh in points:
@@ -254,7 +254,7 @@ def _holes(series: IntensitySeries) -> str:
     return f", with {num_holes} missing stretches" if num_holes else ""
 
 
-def _text(time_s: float) -> str:
+def time_text(time_s: float) -> str:
     """Returns a time in s since 1970 as ``2022-02-01T13:00Z``."""
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=time_s)
     return moment.strftime("%Y-%m-%dT%H:%MZ")

@@ -152,6 +152,11 @@ def given_intensity(g_per_kwh: float, *, region: str = GIVEN) -> CarbonIntensity
     )
 
 
+def yearly_sets() -> tuple[str, ...]:
+    """Returns the names of the sets that hold years."""
+    return tuple(dict.fromkeys(value.intensity_set for value in _yearly()))
+
+
 def latest_intensities(intensity_set: str = DEFAULT_SET) -> tuple[CarbonIntensity, ...]:
     """Returns the newest figure of every region of a yearly set, by region.
 

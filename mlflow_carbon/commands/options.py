@@ -1,6 +1,7 @@
 """What the commands share: options, how their values are read, and how results are printed."""
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,17 @@ def given_text(_: click.Context, __: click.Parameter, text: str | None) -> str |
 def given_number(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
     """Returns an option's number; ``auto`` is none."""
     return None if text in (None, AUTO) else float(click.FLOAT(text, option, context))
+
+
+def given_time(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    """Returns an option's time in s since 1970; UTC where it names no offset."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no time; give it as 2022-02-01T13:00.") from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def split_items(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from mlflow_carbon.accounting.emissions import validate_pue
 from mlflow_carbon.accounting.forecast import EnergyForecast, forecast_energy, price
 from mlflow_carbon.accounting.functional_unit import (
     Device,
@@ -17,7 +16,7 @@ from mlflow_carbon.accounting.intensity import CarbonIntensity
 from mlflow_carbon.accounting.uncertainty import cautions, unit_statistics
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.reporting.everyday import footer_text
-from mlflow_carbon.reporting.run_windows import MeteredRun
+from mlflow_carbon.reporting.run_windows import MeteredRun, pue_of
 from mlflow_carbon.reporting.tables import (
     ABSENT,
     ENERGY_SCALES,
@@ -75,7 +74,7 @@ def predict(
             f"There is one window in {run.title}: it has no spread and says nothing of the next. "
             "Mark two windows or more, five for a spread worth the name."
         )
-    used_pue = validate_pue(_recorded_pue(run) if pue is None else pue)
+    used_pue = pue_of(run, pue)
     energy = forecast_energy(statistics, num_units)
     rows, unit_costs = [], []
     for intensity in intensities:
@@ -209,9 +208,3 @@ def _unit_costs_text(prediction: Prediction, regions: Column) -> str:
         Column("embodied", [scale.text(cost.embodied_g / cost.num_units) for cost in costs]),
     ]
     return f"SCI (ISO/IEC 21031) per {prediction.run.unit}\n{text_table(columns)}"
-
-
-def _recorded_pue(run: MeteredRun) -> float:
-    if run.pue is None:
-        raise InvalidInputError(f"No PUE is recorded in {run.title}; pass --pue.")
-    return run.pue

@@ -8,6 +8,7 @@ from mlflow.entities import Metric, Run, RunStatus
 from mlflow.exceptions import MlflowException
 
 from mlflow_carbon import schema
+from mlflow_carbon.accounting.emissions import validate_pue
 from mlflow_carbon.accounting.hourly import EnergySpan
 from mlflow_carbon.accounting.intensity import CarbonIntensity
 from mlflow_carbon.accounting.uncertainty import Window
@@ -157,6 +158,18 @@ def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
         pue=metrics.get(schema.PUE),
         intensity=_recorded_intensity(run),
     )
+
+
+def pue_of(run: MeteredRun, pue: float | None) -> float:
+    """Returns the PUE that was given, else the recorded one.
+
+    Raises:
+        InvalidInputError: it is outside what it may be, or neither is there.
+    """
+    used = run.pue if pue is None else pue
+    if used is None:
+        raise InvalidInputError(f"No PUE is recorded in {run.title}; pass --pue.")
+    return validate_pue(used)
 
 
 def _title(run_id: str, name: str) -> str:
