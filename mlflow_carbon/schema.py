@@ -41,6 +41,7 @@ TAG_TRACKER = "carbon.tracker"
 TAG_UNIT = "carbon.unit"
 TAG_NUM_UNITS = "carbon.num_units"
 TAG_NUM_WINDOWS = "carbon.num_windows"
+TAG_FIRST_WINDOW_STEP = "carbon.first_window_step"  # windows before it count another unit
 TAG_TRIGGERED_BY_RUN_ID = "carbon.triggered_by_run_id"
 TAG_ERROR = "carbon.error"
 
@@ -55,7 +56,9 @@ METHOD_BACKFILLED = "backfilled"
 METHOD_UNAVAILABLE = "unavailable"
 
 ATTRIBUTIONS = ("whole_node", "process_share", "gpu_only")
-UNITS = ("iteration", "epoch", "sample", "minute")
+UNIT_EPOCH = "epoch"
+UNIT_MINUTE = "minute"
+UNITS = ("iteration", UNIT_EPOCH, "sample", UNIT_MINUTE)
 
 # Tags of model versions and registered models.
 TAG_MODEL_CO2E_KG = "carbon.co2e_kg"

@@ -24,14 +24,14 @@ HOUSE = {
             "clock readings meter_settings devices cpu_power counters machine collector meter "
             "examination",
         ),
-        ("recording", "journal delivery figures recorder recovery"),
+        ("recording", "journal delivery figures earlier recorder recovery"),
         (
             "reporting",
             "store run_windows hourly_prices compare tables everyday steps_fit prediction "
             "advice_report",
         ),
         ("registry", "model_tags model_list"),
-        ("tracking", "run_tracking track"),
+        ("tracking", "patience epoch_windows run_tracking track"),
         (
             "commands",
             "options pricing compare models predict advise equivalents paper_check doctor recover",

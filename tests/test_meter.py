@@ -1,8 +1,13 @@
-"""The meter on this machine in real time."""
+"""The meter on this machine in real time, and what it hands over every minute."""
 
 import time
+from pathlib import Path
 
-from mlflow_carbon.metering.meter import Meter, MeterSettings
+import pytest
+
+from mlflow_carbon.metering.meter import Meter, MeterSettings, Reading
+from tests.fakes.node import gpu_node
+from tests.fakes.power import Constant
 
 
 def test_meter_measures_this_machine_in_real_time() -> None:
@@ -20,3 +25,27 @@ def test_meter_measures_this_machine_in_real_time() -> None:
     # one busy thread of any CPU draws between 0.1 W and a whole package's 1000 W
     assert 0.1 < reading.energy_kwh * 3.6e6 / reading.duration_s < 1000
     assert total.energy_kwh >= reading.energy_kwh
+
+
+def test_every_minute_is_handed_over_until_the_caller_ends_it(tmp_path: Path) -> None:
+    minutes: list[Reading] = []
+    with gpu_node(tmp_path, Constant(100.0)) as node:
+        meter = node.started_meter(MeterSettings(components="gpu"))
+        end = meter.every(60.0, minutes.append)
+        node.run(meter, 130.0)
+        end()
+        node.run(meter, 60.0)
+        meter.stop()
+    assert [reading.duration_s for reading in minutes] == [60.0, 60.0]
+    # 100 W for 60 s = 6000 J
+    assert [reading.energy_kwh for reading in minutes] == [pytest.approx(6000 / 3.6e6)] * 2
+
+
+def test_use_of_a_minute_that_fails_is_a_problem_and_the_readings_go_on(tmp_path: Path) -> None:
+    with gpu_node(tmp_path, Constant(100.0)) as node:
+        meter = node.started_meter(MeterSettings(components="gpu"))
+        meter.every(60.0, lambda _: 1 / 0)
+        node.run(meter, 90.0)
+        total = meter.stop()
+    assert total.duration_s == 90.0
+    assert "could not be used: ZeroDivisionError" in meter.description.problems[0]

@@ -37,6 +37,7 @@ class Collector:
         self._has_ended = False
         self._is_released = False
         self._snapshot = Snapshot(clock.monotonic_s(), {})
+        self._listeners: list[Callable[[Snapshot], None]] = []
         self._cpu_s: tuple[float, float] | None = None  # process tree, machine
         self._problems: dict[str, str] = {}  # one for each cause
 
@@ -51,6 +52,16 @@ class Collector:
         self._problems.setdefault(problem, problem)
 
     # What the user's threads call.
+
+    def listen(self, listener: Callable[[Snapshot], None]) -> None:
+        """Calls ``listener`` after each reading, in the sampling thread: it may wait for none."""
+        with self._condition:
+            self._listeners = [*self._listeners, listener]
+
+    def ignore(self, listener: Callable[[Snapshot], None]) -> None:
+        """Calls ``listener`` no more."""
+        with self._condition:
+            self._listeners = [other for other in self._listeners if other is not listener]
 
     def snapshot(self, timeout_s: float) -> Snapshot:
         """Returns the tallies after a reading made now; the last ones if there is none in time.
@@ -109,6 +120,12 @@ class Collector:
             self._num_answered = num_asked
             self._is_stalled = False
             self._condition.notify_all()
+            listeners = self._listeners
+        for listener in listeners:
+            try:
+                listener(snapshot)
+            except Exception as error:  # whatever it does, the readings go on
+                self.add_problem(f"A reading could not be used: {error!r}.")
 
     def shutdown(self) -> None:
         """Lets go of the devices; nobody is kept waiting any more."""

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -117,6 +118,25 @@ class Meter:
             raise MeterError("This window is closed already; open one window for each reading.")
         self._open_windows.remove(window)
         return self._reading(window, self._synchronized_snapshot())
+
+    def every(self, duration_s: float, use: Callable[[Reading], None]) -> Callable[[], None]:
+        """Hands the energy of each ``duration_s`` from now on to ``use``, in the meter's thread.
+
+        Returns:
+            What ends it; ``use`` is not called after that, nor after ``stop``.
+        """
+        window = Window(self._snapshot(), self._clock.unix_s())
+
+        def look(snapshot: Snapshot) -> None:
+            nonlocal window
+            if snapshot.time_s - window.opened.time_s < duration_s:
+                return
+            reading = self._reading(window, snapshot)
+            window = Window(snapshot, self._clock.unix_s())
+            use(reading)
+
+        self._collector.listen(look)
+        return lambda: self._collector.ignore(look)
 
     def sample(self) -> None:
         """Reads every device now, besides the readings at the interval and at ends of windows."""

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from collections.abc import Callable
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
@@ -13,6 +14,7 @@ from mlflow_carbon.accounting.assumptions import Assumptions
 from mlflow_carbon.metering.meter import Meter, Window
 from mlflow_carbon.metering.readings import Reading
 from mlflow_carbon.recording.delivery import Delivery
+from mlflow_carbon.recording.earlier import EarlierPart, WindowSeries, added
 from mlflow_carbon.recording.figures import (
     WindowRecord,
     description_tags,
@@ -45,28 +47,67 @@ class Recorder:
         assumptions: Assumptions,
         client: MlflowClient,
         meter: Meter,
+        earlier: EarlierPart | None = None,
+        marks_parent: bool = True,
+        is_held: bool = False,
     ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            run_id: the run to write to.
+            unit: what a marked window counts.
+            assumptions: what turns energy into CO2e.
+            client: of the run's store.
+            meter: a started one.
+            earlier: what an earlier part of the same run has written; this one adds to it.
+            marks_parent: whether the run's parent, if it has a metered one, is still to be tagged.
+            is_held: whether nothing is written before ``release``.
+        """
         self.run_id = run_id
         self.assumptions = assumptions
         self._unit = unit
         self._meter = meter
-        self._delivery = Delivery(RunWriter(client, run_id).write, _open_journal(client, run_id))
+        self._client = client
+        self._marks_parent = marks_parent
+        self._earlier = earlier
+        self._series = WindowSeries() if earlier is None else earlier.series
+        self._held: list[Batch] | None = [] if is_held else None
+        self._delivery: Delivery | None = None
         self._total: Window | None = None
-        self._windows: list[WindowRecord] = []
-        self._lock = threading.Lock()
+        self._end_minutes: Callable[[], None] | None = None
+        self._lock = threading.RLock()
         self._has_finished = False
         self._process_id = os.getpid()
 
     @property
     def windows(self) -> tuple[WindowRecord, ...]:
         """The windows closed so far, in order."""
-        return tuple(self._windows)
+        return tuple(self._series.windows)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether everything is still kept back."""
+        return self._held is not None
 
     def start(self) -> None:
         """Opens the run's own interval and tags the run with what is assumed about it."""
-        tags = {schema.TAG_SCHEMA: schema.SCHEMA_VERSION, schema.TAG_SCOPE: schema.SCOPE_RUN}
+        scope = schema.SCOPE_RUN if self._earlier is None else self._earlier.scope
+        tags = {schema.TAG_SCHEMA: schema.SCHEMA_VERSION, schema.TAG_SCOPE: scope}
         self._put({}, None, tags | self.assumptions.tags())
         self._total = self._meter.open_window()
+        if self._series.unit in (None, schema.UNIT_MINUTE):
+            self._end_minutes = self._meter.every(SECONDS_PER_MINUTE, self._add_minute)
+
+    def release(self) -> None:
+        """Writes what was held, and from now on all at once."""
+        with self._lock:
+            batches, self._held = self._held or [], None
+            for batch in batches:
+                self._deliver(batch)
+
+    def mark_as_parent(self) -> None:
+        """Tags the run as one whose energy contains that of other metered runs."""
+        self._put({}, None, {schema.TAG_SCOPE: schema.SCOPE_PARENT})
 
     def report_as(self, unit: str, assumptions: Assumptions) -> None:
         """Changes what the windows and totals from now on are reported by."""
@@ -77,41 +118,71 @@ class Recorder:
 
     def open(self) -> Window:
         """Opens a window; any number may be open at once, in any thread."""
+        self._stop_minutes()
         return self._meter.open_window()
 
-    def close(self, window: Window, num_units: float) -> None:
+    def close(self, window: Window, num_units: float, *, unit: str | None = None) -> None:
         """Closes a window and writes it as the next point of the run's window series.
 
         A window that did nothing (``num_units`` 0) or that nothing could measure is left out.
-        """
-        reading = self._meter.close_window(window)
-        if reading.energy_kwh is None or num_units == 0 or self._is_forked():
-            return
-        with self._lock:
-            if self._has_finished:
-                return
-            self._windows.append(WindowRecord(reading, num_units))
-            self._put(window_metrics(reading, num_units), reading, {}, step=len(self._windows))
 
-    def finish(self) -> None:
-        """Closes the run's interval and writes its totals; call it before the run ends."""
+        Args:
+            window: an open one.
+            num_units: units that were done in it.
+            unit: what it counts; ``None`` for the run's own unit.
+        """
+        self._add_window(self._meter.close_window(window), num_units, unit or self._unit)
+
+    def finish(self) -> bool:
+        """Closes the run's interval and writes its totals; call it before the run ends.
+
+        Returns:
+            Whether the store has all of it.
+        """
         if self._total is None or self._is_forked():
-            return
+            return False
+        self._stop_minutes()
         with self._lock:
             self._has_finished = True
-        total = self._meter.close_window(self._total)
-        windows, unit = self._windows, self._unit
+        this_part = self._meter.close_window(self._total)
+        end_unix_s = this_part.start_unix_s + this_part.duration_s
+        total = this_part if self._earlier is None else added([self._earlier.total, this_part])
+        windows, unit = self._series.windows, self._series.unit or schema.UNIT_MINUTE
         if not windows and total.energy_kwh is not None:
-            windows, unit = [WindowRecord(total, total.duration_s / SECONDS_PER_MINUTE)], "minute"
+            windows = [WindowRecord(total, total.duration_s / SECONDS_PER_MINUTE)]
         values = total_metrics(total, self.assumptions)
         values |= per_unit_metrics(windows, unit, self.assumptions)
         description = self._meter.description
-        if description.problems:
+        if description.problems and not self.is_held:
             _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
         tags = description_tags(description) | window_tags(windows, unit)
         tags |= self.assumptions.default_tags()  # only now is it known what stays unchosen
-        self._put(values, total, tags, step=0)
-        self._delivery.close()
+        self._put(values, end_unix_s, tags)
+        return self._delivery is not None and self._delivery.close()
+
+    def _add_minute(self, reading: Reading) -> None:
+        self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, schema.UNIT_MINUTE)
+
+    def _add_window(self, reading: Reading, num_units: float, unit: str) -> None:
+        if reading.energy_kwh is None or num_units == 0 or self._is_forked():
+            return
+        with self._lock:
+            is_late_minute = unit == schema.UNIT_MINUTE != self._unit and self._end_minutes is None
+            if self._has_finished or is_late_minute:
+                return
+            tags = self._series.add(WindowRecord(reading, num_units), unit)
+            end_unix_s = reading.start_unix_s + reading.duration_s
+            values = window_metrics(reading, num_units)
+            self._put(values, end_unix_s, tags, step=self._series.num_points)
+
+    def _stop_minutes(self) -> None:
+        """Leaves the windows to whoever marks them from now on."""
+        if self._end_minutes is None or self._is_forked():
+            return
+        with self._lock:
+            end_minutes, self._end_minutes = self._end_minutes, None
+            if end_minutes is not None:
+                end_minutes()
 
     def _is_forked(self) -> bool:
         """Returns whether this is a child process, which must not repeat its parent's figures."""
@@ -120,26 +191,36 @@ class Recorder:
     def _put(
         self,
         values: dict[str, float],
-        reading: Reading | None,
+        end_unix_s: float | None,
         tags: dict[str, str],
         *,
         step: int = 0,
     ) -> None:
         """Hands over values stamped with the end of the interval they describe."""
         points: tuple[Point, ...] = ()
-        if reading is not None:
-            timestamp_ms = round((reading.start_unix_s + reading.duration_s) * 1000)
+        if end_unix_s is not None:
+            timestamp_ms = round(end_unix_s * 1000)
             points = tuple(Point(key, value, timestamp_ms, step) for key, value in values.items())
-        self._delivery.put(Batch(points, tags))
+        with self._lock:
+            if self._held is None:
+                self._deliver(Batch(points, tags))
+            else:
+                self._held.append(Batch(points, tags))
+
+    def _deliver(self, batch: Batch) -> None:
+        if self._delivery is None:
+            writer = RunWriter(self._client, self.run_id, marks_parent=self._marks_parent)
+            self._delivery = Delivery(writer.write, _open_journal(self._client, self.run_id))
+        self._delivery.put(batch)
 
 
 class RunWriter:
-    """Writes batches to one run; the first also marks a metered parent run as such."""
+    """Writes batches to one run; with the first it also tags a metered parent as such."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, *, marks_parent: bool = True) -> None:
         self._client = client
         self._run_id = run_id
-        self._has_marked_parent = False
+        self._marks_parent = marks_parent
 
     def write(self, batch: Batch) -> None:
         """Writes one batch; raises whatever the store raises."""
@@ -148,9 +229,9 @@ class RunWriter:
         ]
         tags = [RunTag(key, value[:MAX_TAG_LENGTH]) for key, value in batch.tags.items()]
         self._client.log_batch(self._run_id, metrics=metrics, tags=tags)
-        if not self._has_marked_parent:
+        if self._marks_parent:
             self._mark_parent()
-            self._has_marked_parent = True
+            self._marks_parent = False
 
     def _mark_parent(self) -> None:
         """Tags a metered parent run: its energy contains this run's."""

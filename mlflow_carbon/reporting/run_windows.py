@@ -134,6 +134,11 @@ def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
                 schema.WINDOW_DURATION_S,
             )
         }
+    first_step = int(tags.get(schema.TAG_FIRST_WINDOW_STEP, 0))
+    histories = {
+        key: [point for point in points if point.step >= first_step or key == schema.ENERGY_KWH]
+        for key, points in histories.items()
+    }
     end_s = histories[schema.ENERGY_KWH][-1].timestamp / 1000
     whole = EnergySpan(end_s - duration_s, end_s, energy_kwh)
     windows, spans = _windows(histories), _spans(histories)

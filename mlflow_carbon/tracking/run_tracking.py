@@ -5,12 +5,19 @@ import threading
 from dataclasses import dataclass, replace
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Window
+from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_part
 from mlflow_carbon.recording.recorder import Recorder
+from mlflow_carbon.tracking.epoch_windows import EpochWindows
+from mlflow_carbon.tracking.patience import within
+
+READ_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,21 @@ class RunTracking:
     """Meters one run until it is finished; whoever works in the run may mark windows."""
 
     def __init__(
-        self, recorder: Recorder, options: TrackingOptions, *, process: "ProcessMetering"
+        self,
+        recorder: Recorder,
+        options: TrackingOptions,
+        *,
+        process: "ProcessMetering",
+        parent: "RunTracking | None",
     ) -> None:
         self.options = options
+        self.has_written = False  # whether this process has logged anything to the run
         self._recorder = recorder
         self._process = process
+        self._parent = parent
+        self._is_parent = False
+        self._epochs = EpochWindows(recorder)
+        self._is_marked_by_user = False
         self._num_users = 1
 
     @property
@@ -91,14 +108,43 @@ class RunTracking:
         self.options = options.within(self.options)
         self._recorder.report_as(self.options.unit, self.options.assumptions())
         self._num_users += 1
+        self.release()
+
+    def release(self) -> None:
+        """Writes what was held back until it was clear that this process does the run's work."""
+        self._recorder.release()
+        if self._parent is not None:
+            self._parent.mark_as_parent()
+
+    def mark_as_parent(self) -> None:
+        """Tags the run, once, as one whose energy contains that of other metered runs."""
+        if not self._is_parent:
+            self._is_parent = True
+            self._recorder.mark_as_parent()
 
     def open(self) -> Window:
-        """Opens a window; any number may be open at once, in any thread."""
+        """Opens a window; any number may be open at once, in any thread.
+
+        Windows that the user marks take the place of those of a framework's epochs.
+        """
+        self._is_marked_by_user = True
+        self.release()
         return self._recorder.open()
 
-    def close(self, window: Window, num_units: float) -> None:
+    def close(self, window: Window, num_units: float, *, unit: str | None = None) -> None:
         """Closes a window that did ``num_units`` units, and writes it unless the run is over."""
-        self._recorder.close(window, num_units)
+        self._recorder.close(window, num_units, unit=unit)
+
+    def epoch_begins(self) -> None:
+        """Notes that a framework begins an epoch."""
+        if not self._is_marked_by_user:
+            self.release()
+            self._epochs.begin()
+
+    def epoch_ends(self) -> None:
+        """Notes that a framework has ended an epoch."""
+        if not self._is_marked_by_user:
+            self._epochs.end()
 
     def leave(self) -> None:
         """Finishes the run if nobody else marks windows of it."""
@@ -114,6 +160,10 @@ class RunTracking:
         if not self._process.forget(self):
             return
         try:
+            if self.has_written:
+                self.release()
+            if not self._is_marked_by_user:
+                self._epochs.flush()
             self._recorder.finish()
         finally:
             self._process.release_meter()
@@ -132,9 +182,15 @@ class ProcessMetering:
 
     def _start_afresh(self) -> None:
         self._lock = threading.RLock()
-        self._runs: dict[str, RunTracking] = {}
+        self._runs: dict[str, RunTracking] = {}  # the newest last
         self._meter: Meter | None = None
         self._num_users = 0
+
+    @property
+    def trackings(self) -> tuple[RunTracking, ...]:
+        """The runs that are being metered, the newest last."""
+        with self._lock:
+            return tuple(self._runs.values())
 
     def tracking_of(self, run_id: str) -> RunTracking | None:
         """Returns the tracking of a run that is being metered in this process."""
@@ -142,14 +198,22 @@ class ProcessMetering:
             return self._runs.get(run_id)
 
     def track(
-        self, run_id: str, options: TrackingOptions, *, meter: Meter | None = None
+        self,
+        run_id: str,
+        options: TrackingOptions,
+        *,
+        run: Run | None = None,
+        meter: Meter | None = None,
+        is_held: bool = False,
     ) -> RunTracking:
         """Starts to meter a run, or joins those who meter it already.
 
         Args:
             run_id: the run to write to.
             options: how it is metered and reported.
+            run: what the store says of the run; ``None`` asks it.
             meter: a started meter to use instead of the process's own.
+            is_held: whether nothing is written before it is released.
 
         Raises:
             MlflowCarbonError: a setting is none.
@@ -160,16 +224,26 @@ class ProcessMetering:
                 tracking.join(options)
                 return tracking
             assumptions, client = options.assumptions(), MlflowClient()
+            known = run or within(READ_TIMEOUT_S, lambda: client.get_run(run_id))
+            parent_run_id = known and known.data.tags.get(MLFLOW_PARENT_RUN_ID)
             recorder = Recorder(
                 run_id,
                 unit=options.unit,
                 assumptions=assumptions,
                 client=client,
                 meter=meter or self._running_meter(options.settings),
+                earlier=None if known is None else _earlier_part(client, known),
+                marks_parent=known is None or parent_run_id not in (None, *self._runs),
+                is_held=is_held,
             )
-            tracking = self._runs[run_id] = RunTracking(recorder, options, process=self)
+            parent = self._runs.get(parent_run_id or "")
+            tracking = self._runs[run_id] = RunTracking(
+                recorder, options, process=self, parent=parent
+            )
             self._num_users += 1
             recorder.start()
+            if not is_held:
+                tracking.release()
             return tracking
 
     def forget(self, tracking: RunTracking) -> bool:
@@ -193,6 +267,10 @@ class ProcessMetering:
             self._meter = Meter(settings)
             self._meter.start()
         return self._meter
+
+
+def _earlier_part(client: MlflowClient, run: Run) -> EarlierPart | None:
+    return within(READ_TIMEOUT_S, lambda: read_earlier_part(client, run))
 
 
 this_process = ProcessMetering()

@@ -41,11 +41,18 @@ class FakeMeter:
         self._readings = list(readings)
         self.description = description
         self.num_opened = 0
+        self.on_minute = None
 
     def open_window(self) -> int:
         """Returns a token."""
         self.num_opened += 1
         return self.num_opened
+
+    def every(self, duration_s: float, use):
+        """Lets the test say by ``on_minute`` when a minute is over."""
+        assert duration_s == 60
+        self.on_minute = use
+        return lambda: setattr(self, "on_minute", None)
 
     def close_window(self, window: int) -> Reading:
         """Returns the next reading."""

@@ -1,0 +1,26 @@
+"""Waits for a tracking store, but only so long: it may be slow, and a run is not."""
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def within(timeout_s: float, ask: Callable[[], T]) -> T | None:
+    """Returns what ``ask`` returns; ``None`` if it raises, or has not returned in time.
+
+    It goes on in a thread of its own, which does not keep the process from ending.
+    """
+    answers: list[T] = []
+
+    def run() -> None:
+        try:
+            answers.append(ask())
+        except Exception:  # the store is the user's: whatever it raises, the run goes on
+            return
+
+    thread = threading.Thread(target=run, name="mlflow-carbon-store", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return answers[0] if answers else None

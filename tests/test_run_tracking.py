@@ -1,0 +1,201 @@
+"""A run's metering: minutes, epochs, the parts of a resumed run, many runs at once."""
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_carbon import schema
+from mlflow_carbon.recording.earlier import added
+from mlflow_carbon.tracking.epoch_windows import EpochWindows
+from mlflow_carbon.tracking.run_tracking import ProcessMetering, TrackingOptions
+from mlflow_carbon.tracking.track import track
+from tests.fakes.meter import FakeMeter, reading
+
+SWEDEN = TrackingOptions(unit="sample", region="Sweden", intensity_set="paper_table1", pue=2.0)
+MINUTE = reading(cpu_joules=600, duration_s=60)
+
+
+def energies_joules(run_id):
+    """Returns the window series in J, by step."""
+    points = MlflowClient().get_metric_history(run_id, schema.WINDOW_ENERGY_KWH)
+    return {point.step: round(point.value * 3.6e6) for point in points}
+
+
+def data_of(run_id):
+    return MlflowClient().get_run(run_id).data
+
+
+# Minutes
+
+
+def test_minutes_are_the_windows_of_a_run_that_nobody_marks(store):
+    meter = FakeMeter([reading(cpu_joules=1500, duration_s=150)])
+    with mlflow.start_run() as run:
+        tracking = ProcessMetering().track(run.info.run_id, SWEDEN, meter=meter)
+        for _ in range(2):
+            meter.on_minute(MINUTE)
+        tracking.finish()
+    data = data_of(run.info.run_id)
+    assert energies_joules(run.info.run_id) == {1: 600, 2: 600}
+    assert data.tags["carbon.unit"] == "minute"
+    assert data.tags["carbon.num_units"] == "2"
+    assert data.metrics["carbon/energy_kwh_per_minute"] == pytest.approx(600 / 3.6e6)
+    assert data.metrics["carbon/energy_kwh"] == pytest.approx(1500 / 3.6e6)
+
+
+def test_marked_window_ends_the_minutes_and_alone_counts(store):
+    meter = FakeMeter([reading(cpu_joules=100), reading(cpu_joules=900, duration_s=90)])
+    with mlflow.start_run() as run:
+        tracking = ProcessMetering().track(run.info.run_id, SWEDEN, meter=meter)
+        meter.on_minute(MINUTE)
+        window = tracking.open()
+        assert meter.on_minute is None
+        tracking.close(window, 4)
+        tracking.finish()
+    data = data_of(run.info.run_id)
+    assert energies_joules(run.info.run_id) == {1: 600, 2: 100}
+    assert data.tags["carbon.first_window_step"] == "2"
+    assert (data.tags["carbon.unit"], data.tags["carbon.num_windows"]) == ("sample", "1")
+    assert data.metrics["carbon/energy_kwh_per_sample"] == pytest.approx(25 / 3.6e6)
+
+
+# Epochs of a framework
+
+
+class Stopwatch:
+    """Time in s that moves when the test says so."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Windows:
+    """Stands for a recorder: keeps how many units each window did."""
+
+    def __init__(self) -> None:
+        self.num_units: list[float] = []
+
+    def open(self) -> object:
+        return object()
+
+    def close(self, window: object, num_units: float, *, unit: str) -> None:  # noqa: ARG002
+        assert unit == "epoch"
+        self.num_units.append(num_units)
+
+
+def test_short_epochs_share_a_window_of_a_second():
+    windows, clock = Windows(), Stopwatch()
+    epochs = EpochWindows(windows, monotonic_s=clock)
+    for _ in range(7):
+        epochs.begin()
+        clock.now_s += 0.4
+        epochs.end()
+    epochs.flush()
+    assert windows.num_units == [3, 3, 1]  # 1.2 s, 1.2 s, the rest
+
+
+def test_epochs_of_a_framework_give_way_to_windows_of_the_user(store):
+    meter = FakeMeter([reading(cpu_joules=100), reading(cpu_joules=900)])
+    with mlflow.start_run() as run:
+        tracking = ProcessMetering().track(run.info.run_id, SWEDEN, meter=meter)
+        tracking.epoch_begins()
+        window = tracking.open()
+        tracking.close(window, 4)
+        tracking.epoch_ends()
+        tracking.finish()
+    assert energies_joules(run.info.run_id) == {1: 100}
+
+
+# Resumed runs
+
+
+def test_resumed_run_adds_to_what_it_spent_before(store):
+    options = {"unit": "sample", "region": "Sweden", "intensity_set": "paper_table1", "pue": 2.0}
+    first = FakeMeter(
+        [reading(cpu_joules=360), reading(cpu_joules=400, gpu_joules=[200], duration_s=10)]
+    )
+    second = FakeMeter(
+        [reading(cpu_joules=720), reading(cpu_joules=800, gpu_joules=[400], duration_s=30)]
+    )
+    with mlflow.start_run() as run, track(meter=first, **options) as tracker:
+        with tracker.window(num_units=4):
+            pass
+    run_id = run.info.run_id
+    with mlflow.start_run(run_id=run_id), track(meter=second, **options) as tracker:
+        with tracker.window(num_units=4):
+            pass
+    data = data_of(run_id)
+    assert data.metrics["carbon/energy_kwh"] == pytest.approx(1800 / 3.6e6)
+    assert data.metrics["carbon/gpu/0/energy_kwh"] == pytest.approx(600 / 3.6e6)
+    assert data.metrics["carbon/duration_s"] == 40
+    assert energies_joules(run_id) == {1: 360, 2: 720}
+    assert data.tags["carbon.num_units"] == "8"
+    assert data.metrics["carbon/energy_kwh_per_sample"] == pytest.approx(135 / 3.6e6)  # 1080 / 8
+
+
+def test_part_that_was_killed_counts_with_its_windows(store):
+    process = ProcessMetering()
+    killed = FakeMeter([reading(cpu_joules=360, gpu_joules=[140], duration_s=10)])
+    with mlflow.start_run() as run:
+        tracking = process.track(run.info.run_id, SWEDEN, meter=killed)
+        tracking.close(tracking.open(), 4)
+        assert tracking._recorder._delivery.close()  # all but the totals has arrived
+    resumed = FakeMeter([reading(cpu_joules=500, duration_s=30)])
+    tracking = ProcessMetering().track(run.info.run_id, SWEDEN, meter=resumed)
+    tracking.finish()
+    data = data_of(run.info.run_id)
+    assert data.metrics["carbon/energy_kwh"] == pytest.approx(1000 / 3.6e6)  # 360 + 140 + 500
+    assert data.metrics["carbon/duration_s"] == 40
+    assert (data.tags["carbon.unit"], data.tags["carbon.num_units"]) == ("sample", "4")
+
+
+def test_intervals_add_up_with_their_coverage_weighted_by_time():
+    covered = reading(cpu_joules=10, duration_s=30)  # coverage 0.5
+    blind = reading(duration_s=10)
+    total = added([covered, blind])
+    assert total.duration_s == 40
+    assert total.coverage_fraction == pytest.approx(0.375)  # (0.5 * 30 + nothing) / 40
+
+
+# Many runs of one process
+
+
+def test_nested_runs_tag_their_parent_once_and_are_all_kept(store):
+    process = ProcessMetering()
+    with mlflow.start_run() as parent:
+        outer = process.track(
+            parent.info.run_id, SWEDEN, run=parent, meter=FakeMeter([reading(cpu_joules=100)])
+        )
+        for _ in range(2):
+            with mlflow.start_run(nested=True) as child:
+                meter = FakeMeter([reading(cpu_joules=30)])
+                process.track(child.info.run_id, SWEDEN, run=child, meter=meter).finish()
+        outer.finish()
+    assert data_of(parent.info.run_id).tags["carbon.scope"] == "parent"
+    assert data_of(child.info.run_id).tags["carbon.scope"] == "run"
+    assert data_of(child.info.run_id).metrics["carbon/energy_kwh"] == pytest.approx(30 / 3.6e6)
+
+
+def test_run_that_is_held_writes_nothing_until_it_is_released(store):
+    with mlflow.start_run() as run:
+        tracking = ProcessMetering().track(
+            run.info.run_id, SWEDEN, run=run, meter=FakeMeter([reading(cpu_joules=1)]), is_held=True
+        )
+        tracking.finish()
+    assert not [key for key in data_of(run.info.run_id).tags if key.startswith("carbon.")]
+
+
+def test_one_meter_serves_all_runs_and_stops_with_the_last(store):
+    process = ProcessMetering()
+    with mlflow.start_run() as parent, mlflow.start_run(nested=True) as child:
+        trackings = [
+            process.track(run.info.run_id, TrackingOptions(), run=run) for run in (parent, child)
+        ]
+        meter = process._meter
+        assert trackings[1]._recorder._meter is meter
+        trackings[1].finish()
+        assert process._meter is meter
+        trackings[0].finish()
+    assert process._meter is None
