@@ -44,6 +44,7 @@ TAG_NUM_WINDOWS = "carbon.num_windows"
 TAG_FIRST_WINDOW_STEP = "carbon.first_window_step"  # windows before it count another unit
 TAG_TRIGGERED_BY_RUN_ID = "carbon.triggered_by_run_id"
 TAG_ERROR = "carbon.error"
+TAG_MODEL_INPUT_IDS = "carbon.model_input_ids"  # the logged models that a metered run used
 
 SCOPE_RUN = "run"
 SCOPE_PARENT = "parent"
@@ -66,7 +67,16 @@ TAG_MODEL_ENERGY_KWH = "carbon.energy_kwh"
 TAG_MODEL_PUE = "carbon.pue"
 TAG_MODEL_BAND = "carbon.band"
 TAG_MODEL_LINEAGE_CO2E_KG = "carbon.lineage_co2e_kg"
+TAG_MODEL_LINEAGE_PROBLEM = "carbon.lineage_problem"
 TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE = "carbon.inference_co2e_g_per_sample"
+
+# On a registered model: whose tags it shows.
+TAG_MODEL_SHOWS = "carbon.shows"
+SHOWS_NEWEST = "newest"
+SHOWS_BEST = "best"
+
+# What users write on a run, a logged model or a version: the models it was built from.
+TAG_PARENT_MODEL = "carbon.parent_model"
 
 # Upper bounds in kg CO2e of a model's own training; what is above the last is band G.
 BAND_UPPER_BOUNDS_KG = {"A": 0.1, "B": 1.0, "C": 10.0, "D": 100.0, "E": 1000.0, "F": 10000.0}

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from mlflow_carbon.cli import cli
-from mlflow_carbon.registry.model_tags import record_model_emissions
+from mlflow_carbon.registry.run_models import record_run_models
 from tests.fakes.metered_runs import write_run
 
 JOULE = 1 / 3.6e6  # kWh
@@ -78,8 +78,8 @@ def registered(client):
         windows = [] if energy_kwh is None else [(energy_kwh, 100.0)]
         run_id = write_run(client, "train", windows=windows, unit="iteration")
         client.create_registered_model(name)
-        version = client.create_model_version(name, "s3://bucket/model", run_id).version
-        record_model_emissions(client, run_id=run_id, name=name, version=version)
+        client.create_model_version(name, "s3://bucket/model", run_id)
+        record_run_models(client, run_id)
 
 
 def invoke(*args):

@@ -30,7 +30,7 @@ HOUSE = {
             "store run_windows hourly_prices compare tables everyday steps_fit prediction "
             "advice_report",
         ),
-        ("registry", "model_tags model_list"),
+        ("registry", "footprints lineage inference model_tags run_models model_list"),
         ("tracking", "patience epoch_windows run_tracking track"),
         (
             "commands",

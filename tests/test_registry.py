@@ -6,9 +6,9 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.intensity import lookup_intensity
-from mlflow_carbon.errors import InvalidInputError, TrackingStoreError
+from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.registry.model_list import list_models
-from mlflow_carbon.registry.model_tags import record_model_emissions
+from mlflow_carbon.registry.run_models import record_run_models, record_version, tag_models
 from tests.fakes.metered_runs import experiment_id, write_run
 
 SOURCE = "s3://bucket/model"  # never opened
@@ -51,7 +51,7 @@ def trained_model(client, energy_kwh, name="m"):
     """Returns the version of a model that was trained, registered and recorded."""
     run_id = train(client, energy_kwh)
     version = register(client, run_id, name)
-    assert record_model_emissions(client, run_id=run_id, name=name, version=version)
+    assert record_run_models(client, run_id)
     return version
 
 
@@ -67,6 +67,8 @@ def test_version_carries_the_tags_of_the_contract(client):
         "carbon.energy_kwh": "8",
         "carbon.pue": "1.5",
         "carbon.region": "EU27",
+        "carbon.period": "2022",
+        "carbon.method.cpu": "counter",
         "carbon.band": "C",
         "carbon.under_10kg": "true",
         "carbon.under_100kg": "true",
@@ -76,11 +78,10 @@ def test_version_carries_the_tags_of_the_contract(client):
 
 
 def test_version_loses_the_tags_of_an_earlier_record(client):
-    version = trained_model(client, 0.2)
-    record_model_emissions(client, run_id=train(client, 8.0), name="m", version=version)
-    tags = client.get_model_version("m", version).tags
-    assert tags["carbon.band"] == "C"
-    assert "carbon.under_1kg" not in tags
+    version = trained_model(client, 8.0)
+    client.set_model_version_tag("m", version, "carbon.under_1kg", "true")
+    assert record_version(client, client.get_model_version("m", version))
+    assert "carbon.under_1kg" not in client.get_model_version("m", version).tags
 
 
 def test_registered_model_is_found_by_the_filter_of_its_band(client):
@@ -103,9 +104,9 @@ def test_registered_model_shows_its_newest_version_only(client):
 
 def test_registered_model_keeps_its_newest_version_when_an_older_one_is_recorded(client):
     old_run_id = train(client, 8.0)
-    old_version = register(client, old_run_id)
+    register(client, old_run_id)
     trained_model(client, 0.2)
-    assert record_model_emissions(client, run_id=old_run_id, name="m", version=old_version)
+    assert record_run_models(client, old_run_id)
     assert client.get_registered_model("m").tags["carbon.band"] == "A"
 
 
@@ -120,7 +121,7 @@ def test_registered_model_shows_nothing_when_its_newest_version_was_not_measured
     trained_model(client, 0.2)
     run_id = write_run(client, "exp", windows=[])
     version = register(client, run_id)
-    assert not record_model_emissions(client, run_id=run_id, name="m", version=version)
+    assert record_run_models(client, run_id)
     assert carbon_tags(client.get_model_version("m", version)) == {}
     assert carbon_tags(client.get_registered_model("m")) == {}
 
@@ -128,25 +129,24 @@ def test_registered_model_shows_nothing_when_its_newest_version_was_not_measured
 def test_registered_model_keeps_the_tags_of_others(client):
     trained_model(client, 0.2)
     client.set_registered_model_tag("m", "owner", "lab")
-    client.set_registered_model_tag("m", schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE, "0.5")
+    client.set_registered_model_tag("m", "carbon.budget_kg", "7")
     trained_model(client, 8.0)
     tags = client.get_registered_model("m").tags
-    assert tags["owner"] == "lab"
-    assert tags[schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE] == "0.5"
+    assert (tags["owner"], tags["carbon.budget_kg"]) == ("lab", "7")
 
 
 def test_registered_model_may_have_an_apostrophe_in_its_name(client):
     run_id = train(client, 8.0)
     client.create_registered_model("Anna's")
-    version = client.create_model_version("Anna's", SOURCE, run_id).version
-    assert record_model_emissions(client, run_id=run_id, name="Anna's", version=version)
+    client.create_model_version("Anna's", SOURCE, run_id)
+    assert record_run_models(client, run_id)
     assert client.get_registered_model("Anna's").tags["carbon.band"] == "C"
 
 
 def test_logged_model_is_found_by_a_number(client):
     run_id = train(client, 8.0)
     model_id = log_model(client, run_id)
-    assert record_model_emissions(client, run_id=run_id, model_id=model_id)
+    assert record_run_models(client, run_id)
     experiment_ids = [experiment_id(client, "exp")]
     found = client.search_logged_models(experiment_ids, "metrics.`carbon/co2e_kg` < 5")
     assert [model.model_id for model in found] == [model_id]
@@ -156,7 +156,7 @@ def test_logged_model_is_found_by_a_number(client):
 def test_logged_model_gets_the_totals_and_no_series(client):
     run_id = train(client, 8.0)
     model_id = log_model(client, run_id)
-    record_model_emissions(client, run_id=run_id, model_id=model_id)
+    record_run_models(client, run_id)
     metrics = {m.key: m.value for m in client.get_logged_model(model_id).metrics}
     totals = client.get_run(run_id).data.metrics
     assert metrics == {
@@ -168,46 +168,19 @@ def test_logged_model_gets_the_totals_and_no_series(client):
 def test_recording_twice_changes_nothing(client):
     run_id = train(client, 8.0)
     model_id = log_model(client, run_id)
-    version = register(client, run_id)
+    register(client, run_id)
     for _ in range(2):
-        assert record_model_emissions(
-            client, run_id=run_id, model_id=model_id, name="m", version=version
-        )
+        assert record_run_models(client, run_id)
     assert len(client.get_metric_history(run_id, schema.CO2E_KG)) == 1
     keys = [metric.key for metric in client.get_logged_model(model_id).metrics]
     assert len(keys) == len(set(keys))
 
 
-def test_lineage_counts_each_ancestor_once(client):
-    vqgan, ldm = train(client, 2.0), train(client, 8.0)
-    version = register(client, ldm)
-    record_model_emissions(
-        client, run_id=ldm, name="m", version=version, lineage_run_ids=[vqgan, vqgan, ldm]
-    )
-    # (8 + 2) kWh x 1.5 x 250 g/kWh = 3.75 kg
-    tags = client.get_model_version("m", version).tags
-    assert tags[schema.TAG_MODEL_LINEAGE_CO2E_KG] == "3.75"
-
-
-def test_lineage_is_absent_when_an_ancestor_was_not_measured(client):
-    unmeasured, ldm = write_run(client, "exp", windows=[]), train(client, 8.0)
-    version = register(client, ldm)
-    record_model_emissions(
-        client, run_id=ldm, name="m", version=version, lineage_run_ids=[unmeasured]
-    )
-    tags = client.get_model_version("m", version).tags
-    assert schema.TAG_MODEL_LINEAGE_CO2E_KG not in tags
-    assert tags["carbon.co2e_kg"] == "3"
-
-
 def test_read_only_user_gets_one_warning_and_no_error(store, client, caplog):
     run_id = train(client, 8.0)
     model_id = log_model(client, run_id)
-    version = register(client, run_id)
-    read_only = ReadOnlyRegistry(tracking_uri=store)
-    assert not record_model_emissions(
-        read_only, run_id=run_id, model_id=model_id, name="m", version=version
-    )
+    register(client, run_id)
+    assert not record_run_models(ReadOnlyRegistry(tracking_uri=store), run_id)
     assert len(caplog.records) == 1
     assert "version 1 of 'm' (Permission denied)" in caplog.text
     assert carbon_tags(client.get_registered_model("m")) == {}
@@ -215,13 +188,68 @@ def test_read_only_user_gets_one_warning_and_no_error(store, client, caplog):
     assert schema.CO2E_KG in {m.key for m in client.get_logged_model(model_id).metrics}
 
 
-def test_missing_run_is_no_error(client):
-    assert not record_model_emissions(client, run_id="0" * 32, model_id="m-1")
+def test_missing_run_is_no_error(client, caplog):
+    assert not record_run_models(client, "0" * 32)
+    assert len(caplog.records) == 1
 
 
-def test_name_without_version_is_refused(client):
-    with pytest.raises(InvalidInputError, match="name is 'm' and version None; give both"):
-        record_model_emissions(client, run_id="0" * 32, name="m")
+def test_version_of_a_registration_that_comes_later_is_recorded(client):
+    run_id = train(client, 8.0)
+    record_run_models(client, run_id)
+    version = register(client, run_id)
+    assert record_version(client, client.get_model_version("m", version))
+    assert client.get_model_version("m", version).tags["carbon.co2e_kg"] == "3"
+    assert client.get_registered_model("m").tags["carbon.band"] == "C"
+
+
+class FailingOnce(MlflowClient):
+    """A registry that breaks off in the middle of a version's tags."""
+
+    num_written = 0
+
+    def set_model_version_tag(self, *arguments):
+        self.num_written += 1
+        if self.num_written == 4:
+            raise MlflowException("connection lost")
+        super().set_model_version_tag(*arguments)
+
+
+def test_version_has_all_tags_or_none(store, client):
+    run_id = train(client, 8.0)
+    version = register(client, run_id)
+    assert not record_run_models(FailingOnce(tracking_uri=store), run_id)
+    assert carbon_tags(client.get_model_version("m", version)) == {}
+    assert carbon_tags(client.get_registered_model("m")) == {}
+
+
+def test_registered_model_shows_its_best_version_when_told_to(client):
+    trained_model(client, 0.2)
+    trained_model(client, 8.0)
+    (tagged,) = tag_models(client, ["m"], show="best")
+    assert tagged.problems == ()
+    shown = client.get_registered_model("m").tags
+    assert (shown["carbon.co2e_kg"], shown["carbon.shows"]) == ("0.075", "best")
+    trained_model(client, 4.0)  # a later record keeps to the rule
+    assert client.get_registered_model("m").tags["carbon.co2e_kg"] == "0.075"
+    list(tag_models(client, ["m"], show="newest"))
+    shown = client.get_registered_model("m").tags
+    assert (shown["carbon.co2e_kg"], "carbon.shows" in shown) == ("1.5", False)
+
+
+def test_registered_model_shows_nothing_as_best_where_nothing_was_measured(client):
+    register(client, write_run(client, "exp", windows=[]))
+    list(tag_models(client, ["m"], show="best"))
+    assert carbon_tags(client.get_registered_model("m")) == {"carbon.shows": "best"}
+
+
+def test_tagging_all_models_twice_changes_nothing_the_second_time(client):
+    for energy_kwh in (0.2, 8.0):
+        register(client, train(client, energy_kwh))
+    (first,) = tag_models(client, ["m"])
+    (second,) = tag_models(client, ["m"])
+    # two versions and the registered model
+    assert (first.num_versions, first.num_changed) == (2, 3)
+    assert (second.num_versions, second.num_changed) == (2, 0)
 
 
 def test_list_models_gives_numbers(client):

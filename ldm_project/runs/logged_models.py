@@ -13,7 +13,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from ldm_project.config import SynthConfig
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.runs.references import CHECKPOINT_FOLDER, TAG_DATA_DIGEST
-from mlflow_carbon.registry.model_tags import record_model_emissions
+from mlflow_carbon.registry.run_models import record_run_models
 
 THIS_FOLDER = Path(__file__).parent
 PACKAGE_FOLDER = THIS_FOLDER.parent
@@ -41,22 +41,11 @@ def log_vqgan(checkpoint: Path, spec: ModelSpec, name: str, *, data_digest: str)
         name=name,
         signature=ModelSignature(inputs=images, outputs=images),
         data_digest=data_digest,
-        lineage_run_ids=(),
     )
 
 
-def log_ldm(
-    checkpoint: Path,
-    spec: ModelSpec,
-    name: str,
-    *,
-    data_digest: str,
-    vqgan_run_id: str | None,
-) -> str:
-    """Logs an LDM checkpoint to the active run and registers it; returns its URI.
-
-    ``vqgan_run_id`` is the run that trained its VQ-GAN, part of the model's lineage.
-    """
+def log_ldm(checkpoint: Path, spec: ModelSpec, name: str, *, data_digest: str) -> str:
+    """Logs an LDM checkpoint to the active run and registers it; returns its URI."""
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.long, "index")]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1, *spec.size))]),
@@ -74,7 +63,6 @@ def log_ldm(
         name=name,
         signature=signature,
         data_digest=data_digest,
-        lineage_run_ids=(vqgan_run_id,) if vqgan_run_id else (),
     )
 
 
@@ -85,7 +73,6 @@ def _log_and_register(
     name: str,
     signature: ModelSignature,
     data_digest: str,
-    lineage_run_ids: tuple[str, ...],
 ) -> str:
     with warnings.catch_warnings():
         # An example would have MLflow sample an image here, which costs as much as any other.
@@ -102,12 +89,5 @@ def _log_and_register(
     client = MlflowClient()
     version = str(info.registered_model_version)
     client.set_model_version_tag(name, version, TAG_DATA_DIGEST, data_digest)
-    record_model_emissions(
-        client,
-        run_id=info.run_id,
-        model_id=info.model_id,
-        name=name,
-        version=version,
-        lineage_run_ids=lineage_run_ids,
-    )
+    record_run_models(client, info.run_id)
     return f"models:/{name}/{version}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelInput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
@@ -69,6 +70,12 @@ def run_id_of(uri: str) -> str:
     """Returns the id of the run that logged a registered model."""
     run_id: str = mlflow.models.get_model_info(uri).run_id
     return run_id
+
+
+def note_used_model(run_id: str, reference: ModelReference) -> None:
+    """Logs a model as the run's input: what it cost counts for what is built from it."""
+    if reference.model_id is not None:
+        MlflowClient().log_inputs(run_id, models=[LoggedModelInput(reference.model_id)])
 
 
 def check_size(spec: ModelSpec, config: VqganConfig, reference: ModelReference) -> None:

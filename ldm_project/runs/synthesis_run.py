@@ -9,8 +9,6 @@ from typing import Never
 
 import mlflow
 import torch
-from mlflow import MlflowClient
-from mlflow.entities import LoggedModelInput
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,7 +29,13 @@ from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
 from ldm_project.errors import CheckpointError
 from ldm_project.runs.command_runs import command_run, tracked
-from ldm_project.runs.references import ModelReference, check_size, find_model, registered_name
+from ldm_project.runs.references import (
+    ModelReference,
+    check_size,
+    find_model,
+    note_used_model,
+    registered_name,
+)
 from ldm_project.runs.training_runs import data_spec, run_train
 from mlflow_carbon.tracking.track import Tracker
 
@@ -58,9 +62,7 @@ def run_synth(config: SynthConfig) -> str:
         check_size(ldm.spec, config, reference)
         with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
             mlflow.set_tags(_tags(config, reference))
-            if reference.model_id is not None:
-                model = LoggedModelInput(reference.model_id)
-                MlflowClient().log_inputs(run_id, models=[model])
+            note_used_model(run_id, reference)
             with tracked(config, unit="sample") as tracker:
                 sampled = _sample(tracker, ldm, config)
                 _save(Path(folder), sampled)

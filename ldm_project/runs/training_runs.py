@@ -49,6 +49,7 @@ from ldm_project.runs.references import (
     ModelReference,
     check_size,
     find_model,
+    note_used_model,
     registered_name,
 )
 from mlflow_carbon.tracking.track import Tracker
@@ -94,6 +95,7 @@ def run_train(config: TrainConfig, *, triggered_by_run_id: str | None = None) ->
         unet = build_unet(vqgan.spec, backend=config.backend).to(resolve_device(config.device))
         with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
             mlflow.set_tags(data_tags(config, scans) | {"ldm.vqgan": reference.uri})
+            note_used_model(run_id, reference)
             with tracked(config, unit="iteration") as tracker:
                 latents = encode_latents(vqgan.vqgan, _images_to_encode(config, training_scans))
                 steps = train_diffusion(
@@ -111,7 +113,6 @@ def run_train(config: TrainConfig, *, triggered_by_run_id: str | None = None) ->
                 vqgan.spec,
                 registered_name("ldm", config),
                 data_digest=scans.digest,
-                vqgan_run_id=reference.run_id,
             )
 
 

@@ -56,6 +56,7 @@ class Delivery:
         self._changed = threading.Condition()
         self._is_closing = False
         self._has_warned = False
+        self.has_lost = False  # the store refused a batch for good
         self._num_delivered = 0
         self._thread: threading.Thread | None = None
 
@@ -118,6 +119,7 @@ class Delivery:
                 if error is not None:
                     self._warn(error)
                 if error is None or _is_final(error):
+                    self.has_lost |= error is not None
                     self._forget(first + len(batches))
                     retry_s = self._first_retry_s
                 elif self._is_closing:

@@ -158,7 +158,8 @@ class Recorder:
         tags = description_tags(description) | window_tags(windows, unit)
         tags |= self.assumptions.default_tags()  # only now is it known what stays unchosen
         self._put(values, end_unix_s, tags)
-        return self._delivery is not None and self._delivery.close()
+        delivery = self._delivery
+        return delivery is not None and delivery.close() and not delivery.has_lost
 
     def _add_minute(self, reading: Reading) -> None:
         self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, schema.UNIT_MINUTE)

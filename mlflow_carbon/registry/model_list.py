@@ -1,7 +1,6 @@
 """Model versions listed with their emissions, in any region, by Eq. 1."""
 
 import math
-from collections.abc import Iterator
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -10,6 +9,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import co2e_g, validate_pue
 from mlflow_carbon.accounting.intensity import CarbonIntensity
+from mlflow_carbon.registry.model_tags import search_versions
 from mlflow_carbon.reporting.store import Cell, number, reading
 from mlflow_carbon.units import kg_from_grams
 
@@ -20,7 +20,6 @@ _TAG_BY_NUMBER_COLUMN = {
     "lineage_co2e_kg": schema.TAG_MODEL_LINEAGE_CO2E_KG,
 }
 MODEL_COLUMNS = ("name", "version", "region", "band", *_TAG_BY_NUMBER_COLUMN, "run_id")
-_PAGE_SIZE = 1000
 
 
 def list_models(
@@ -46,7 +45,7 @@ def list_models(
         TrackingStoreError: the registry cannot be read.
     """
     with reading(client.tracking_uri):
-        rows = [_model_row(version) for version in _model_versions(client)]
+        rows = [_model_row(version) for version in search_versions(client)]
     models = pd.DataFrame(rows, columns=list(MODEL_COLUMNS))
     models = models.astype(dict.fromkeys(_TAG_BY_NUMBER_COLUMN, "float64"))
     if intensity is not None or pue is not None:
@@ -55,20 +54,6 @@ def list_models(
     if max_co2e_kg is not None:
         models = models[models["co2e_kg"] <= max_co2e_kg]
     return models.reset_index(drop=True)
-
-
-def _model_versions(client: MlflowClient) -> Iterator[ModelVersion]:
-    page_token = None
-    while True:
-        page = client.search_model_versions(
-            max_results=_PAGE_SIZE,
-            order_by=["name ASC", "version_number ASC"],
-            page_token=page_token,
-        )
-        yield from page
-        page_token = page.token
-        if not page_token:
-            return
 
 
 def _model_row(version: ModelVersion) -> dict[str, Cell]:

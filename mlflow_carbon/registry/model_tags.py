@@ -1,141 +1,181 @@
-"""Emissions on LoggedModels, model versions and registered models."""
+"""The tags of the contract on model versions and registered models: all of them, or none."""
 
-import logging
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 
 from mlflow_carbon import schema
-from mlflow_carbon.errors import InvalidInputError
-from mlflow_carbon.redaction import reason_of
+from mlflow_carbon.registry.footprints import Footprint
+from mlflow_carbon.registry.lineage import Lineage
 
-_logger = logging.getLogger("mlflow.carbon")
+_MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
+_PAGE_SIZE = 1000
+_METHOD_PREFIX = schema.method_tag("")
 
-# What this file writes on models; other carbon.* tags there are left alone.
+Writer = Callable[[str, str | None], None]  # sets a tag, or deletes it for None
+
+# What is written on models; other carbon.* tags there are left alone.
 _OWN_TAGS = {
     schema.TAG_MODEL_CO2E_KG,
     schema.TAG_MODEL_ENERGY_KWH,
     schema.TAG_MODEL_PUE,
     schema.TAG_MODEL_LINEAGE_CO2E_KG,
+    schema.TAG_MODEL_LINEAGE_PROBLEM,
+    schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE,
     schema.TAG_REGION,
+    schema.TAG_PERIOD,
     schema.TAG_MODEL_BAND,
     *(schema.under_tag(limit_kg) for limit_kg in schema.BAND_UPPER_BOUNDS_KG.values()),
 }
 
 
-def record_model_emissions(
-    client: MlflowClient,
-    *,
-    run_id: str,
-    model_id: str | None = None,
-    name: str | None = None,
-    version: str | None = None,
-    lineage_run_ids: Collection[str] = (),
-) -> bool:
-    """Puts a metered run's energy and CO2e on the model that it trained.
-
-    The LoggedModel gets the run's totals as metrics, the version the tags of the contract; the
-    registered model shows those of its newest version. What the store refuses (a user who may
-    only read) is logged once and never raised.
+def version_tags(
+    footprint: Footprint | None, lineage: Lineage, inference_co2e_g_per_sample: float | None
+) -> dict[str, str]:
+    """Returns the tags of a model version; what is not known has none.
 
     Args:
-        client: of the store that holds the run and the model.
-        run_id: the metered run that trained the model; its totals must be written.
-        model_id: the LoggedModel, if there is one.
-        name: the registered model; ``None`` for a model that is not registered.
-        version: its version; needed with ``name``.
-        lineage_run_ids: the runs that trained what this model was built from. Each counts once;
-            the lineage is left out when one of them has no figure.
-
-    Returns:
-        Whether the emissions are on all that was named; False too when nothing was measured.
-
-    Raises:
-        InvalidInputError: ``name`` without ``version``, or the other way round.
+        footprint: of its own training.
+        lineage: of its own training and all before it.
+        inference_co2e_g_per_sample: of the runs that used it.
     """
-    if (name is None) != (version is None):
-        raise InvalidInputError(
-            f"Model name is {name!r} and version {version!r}; give both, or neither."
-        )
-    is_measured = False
-    problems: list[str] = []
-    with _noting(problems, f"run {run_id}"):
-        run = client.get_run(run_id)
-        tags = _model_tags(client, run, lineage_run_ids)
-        is_measured = bool(tags)
-        if name is not None and version is not None:
-            with _noting(problems, f"version {version} of {name!r}"):
-                _replace_version_tags(client, client.get_model_version(name, version), tags)
-            with _noting(problems, f"registered model {name!r}"):
-                show_newest_version(client, name)
-        if model_id and is_measured:
-            with _noting(problems, f"logged model {model_id}"):
-                _log_model_metrics(client, run, model_id)
-    if problems:
-        _logger.warning("Emissions could not be put on %s.", "; ".join(problems))
-    return is_measured and not problems
-
-
-def show_newest_version(client: MlflowClient, name: str) -> None:
-    """Gives a registered model the emission tags of its newest version, and no older ones."""
-    quote = '"' if "'" in name else "'"
-    newest = client.search_model_versions(
-        f"name = {quote}{name}{quote}", max_results=1, order_by=["version_number DESC"]
-    )
-    wanted = _own_tags(newest[0].tags) if newest else {}
-    current = _own_tags(client.get_registered_model(name).tags)
-    for key in current.keys() - wanted.keys():
-        client.delete_registered_model_tag(name, key)
-    for key, value in wanted.items():
-        if current.get(key) != value:
-            client.set_registered_model_tag(name, key, value)
-
-
-@contextmanager
-def _noting(problems: list[str], what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the store is the user's: whatever it raises, the run goes on
-        problems.append(f"{what} ({reason_of(error)})")
-
-
-def _model_tags(client: MlflowClient, run: Run, lineage_run_ids: Collection[str]) -> dict[str, str]:
-    """Returns the tags of the contract; none when the run was not measured."""
-    metrics, region = run.data.metrics, run.data.tags.get(schema.TAG_REGION)
-    if schema.ENERGY_KWH not in metrics or schema.CO2E_KG not in metrics or region is None:
-        return {}
-    tags = schema.emission_tags(metrics[schema.CO2E_KG], metrics[schema.ENERGY_KWH], region)
-    tags[schema.TAG_MODEL_PUE] = f"{metrics[schema.PUE]:.6g}"
-    ancestors = [client.get_run(run_id) for run_id in set(lineage_run_ids) - {run.info.run_id}]
-    if ancestors and all(schema.CO2E_KG in ancestor.data.metrics for ancestor in ancestors):
-        lineage_kg = sum(item.data.metrics[schema.CO2E_KG] for item in [run, *ancestors])
-        tags[schema.TAG_MODEL_LINEAGE_CO2E_KG] = f"{lineage_kg:.6g}"
+    tags: dict[str, str] = {}
+    if inference_co2e_g_per_sample is not None:
+        key = schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
+        tags[key] = f"{inference_co2e_g_per_sample:.6g}"
+    if footprint is None:
+        return tags
+    tags |= schema.emission_tags(footprint.co2e_kg, footprint.energy_kwh, footprint.region)
+    tags[schema.TAG_MODEL_PUE] = f"{footprint.pue:.6g}"
+    for key, value in footprint.run.data.tags.items():
+        if key == schema.TAG_PERIOD or key.startswith(_METHOD_PREFIX):
+            tags[key] = value
+    if lineage.problems:
+        tags[schema.TAG_MODEL_LINEAGE_PROBLEM] = "; ".join(lineage.problems)[:_MAX_TAG_LENGTH]
+    elif lineage.num_runs > 1:
+        tags[schema.TAG_MODEL_LINEAGE_CO2E_KG] = f"{lineage.priced_kg():.6g}"
     return tags
 
 
-def _own_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in tags.items() if key in _OWN_TAGS}
+def own_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Returns those of a model's tags that this package writes."""
+    return {
+        key: value
+        for key, value in tags.items()
+        if key in _OWN_TAGS or key.startswith(_METHOD_PREFIX)
+    }
 
 
-def _replace_version_tags(
-    client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]
-) -> None:
-    for key in _own_tags(version.tags).keys() - tags.keys():
-        client.delete_model_version_tag(version.name, version.version, key)
-    for key, value in tags.items():
-        client.set_model_version_tag(version.name, version.version, key, value)
+def tag_version(client: MlflowClient, version: ModelVersion, wanted: Mapping[str, str]) -> bool:
+    """Gives a version these tags and no others of ours; returns whether anything changed.
+
+    Raises:
+        MlflowException: the registry refuses; the version then has what it had before.
+    """
+    return _replace(own_tags(version.tags), wanted, _version_writer(client, version))
 
 
-def _log_model_metrics(client: MlflowClient, run: Run, model_id: str) -> None:
-    """Copies the run's totals; with the run's own timestamp MLflow stores no second point."""
-    run_id = run.info.run_id
-    timestamp_ms = client.get_metric_history(run_id, schema.ENERGY_KWH)[-1].timestamp
-    metrics = [
-        Metric(key, value, timestamp_ms, 0, model_id=model_id)
-        for key, value in run.data.metrics.items()
-        if key.startswith("carbon/") and not key.startswith(f"{schema.WINDOW_PREFIX}/")
-    ]
-    client.log_batch(run_id, metrics=metrics)
+def show_version(client: MlflowClient, name: str, *, show: str | None = None) -> bool:
+    """Gives a registered model the tags of the version that it shows, and no older ones.
+
+    That is its newest one, or the one of least CO2e; the tag ``carbon.shows`` remembers which.
+
+    Args:
+        client: of the registry.
+        name: of the registered model.
+        show: ``newest`` or ``best`` from now on; ``None`` leaves it as it is.
+
+    Returns:
+        Whether anything changed.
+
+    Raises:
+        MlflowException: the registry refuses; the model then has what it had before.
+    """
+    tags = client.get_registered_model(name).tags
+    current = own_tags(tags) | _shows(tags)
+    rule = show or tags.get(schema.TAG_MODEL_SHOWS, schema.SHOWS_NEWEST)
+    versions = versions_of(client, name)
+    if rule == schema.SHOWS_BEST:
+        shown = min(versions, key=_co2e_kg, default=None)
+    else:
+        shown = max(versions, key=lambda version: int(version.version), default=None)
+    wanted = {} if shown is None else own_tags(shown.tags)
+    if rule != schema.SHOWS_NEWEST:
+        wanted[schema.TAG_MODEL_SHOWS] = rule
+    return _replace(current, wanted, _model_writer(client, name))
+
+
+def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Returns all versions of a registered model."""
+    quote = '"' if "'" in name else "'"
+    return search_versions(client, f"name = {quote}{name}{quote}")
+
+
+def search_versions(client: MlflowClient, filter_string: str = "") -> list[ModelVersion]:
+    """Returns every version that fits, however many pages they fill."""
+    found: list[ModelVersion] = []
+    page_token = None
+    while True:
+        page = client.search_model_versions(
+            filter_string,
+            max_results=_PAGE_SIZE,
+            order_by=["name ASC", "version_number ASC"],
+            page_token=page_token,
+        )
+        found += page
+        page_token = page.token
+        if not page_token:
+            return found
+
+
+def _shows(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in tags.items() if key == schema.TAG_MODEL_SHOWS}
+
+
+def _co2e_kg(version: ModelVersion) -> tuple[bool, float, int]:
+    """Returns what the best version has the least of; one that was not measured comes last."""
+    text = version.tags.get(schema.TAG_MODEL_CO2E_KG)
+    number = -int(version.version)  # the newest of equals
+    return (True, 0.0, number) if text is None else (False, float(text), number)
+
+
+def _replace(current: Mapping[str, str], wanted: Mapping[str, str], write: Writer) -> bool:
+    """Turns one set of tags into another, or back into the first if the registry refuses."""
+    keys = sorted(current.keys() | wanted.keys())
+    changes = [key for key in keys if current.get(key) != wanted.get(key)]
+    for position, change in enumerate(changes):
+        try:
+            write(change, wanted.get(change))
+        except Exception:
+            for key in changes[: position + 1]:
+                with suppress(Exception):  # the first error is the one to tell
+                    write(key, current.get(key))
+            raise
+    return bool(changes)
+
+
+def _version_writer(client: MlflowClient, version: ModelVersion) -> Writer:
+    """Returns what sets a tag of a version, or deletes it for ``None``."""
+    name, number = version.name, str(version.version)
+
+    def write(key: str, value: str | None) -> None:
+        if value is None:
+            client.delete_model_version_tag(name, number, key)
+        else:
+            client.set_model_version_tag(name, number, key, value)
+
+    return write
+
+
+def _model_writer(client: MlflowClient, name: str) -> Writer:
+    """Returns what sets a tag of a registered model, or deletes it for ``None``."""
+
+    def write(key: str, value: str | None) -> None:
+        if value is None:
+            client.delete_registered_model_tag(name, key)
+        else:
+            client.set_registered_model_tag(name, key, value)
+
+    return write

@@ -12,8 +12,10 @@ from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Window
+from mlflow_carbon.recording.delivery import CLOSE_TIMEOUT_S
 from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_part
 from mlflow_carbon.recording.recorder import Recorder
+from mlflow_carbon.registry.run_models import record_run_models
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.patience import within
 
@@ -164,9 +166,11 @@ class RunTracking:
                 self.release()
             if not self._is_marked_by_user:
                 self._epochs.flush()
-            self._recorder.finish()
+            has_figures = self._recorder.finish()
         finally:
             self._process.release_meter()
+        if has_figures:
+            within(CLOSE_TIMEOUT_S, lambda: record_run_models(MlflowClient(), self.run_id))
 
 
 class ProcessMetering:

@@ -1,0 +1,70 @@
+"""What a sample of a model costs, from the metered runs that used it."""
+
+from collections.abc import Iterator
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.emissions import co2e_g
+from mlflow_carbon.registry.footprints import read_footprint
+from mlflow_carbon.reporting.store import number
+
+SAMPLE = "sample"
+_PAGE_SIZE = 1000
+_PER_SAMPLE = schema.energy_kwh_per_unit(SAMPLE)
+
+
+def note_used_models(client: MlflowClient, run: Run) -> list[str]:
+    """Tags a run with the logged models that it used, so that their runs are found; returns ids.
+
+    Only a run that counts samples says what a sample costs; any other uses none here.
+    """
+    if run.data.tags.get(schema.TAG_UNIT) != SAMPLE or not run.inputs:
+        return []
+    model_ids = sorted({item.model_id for item in run.inputs.model_inputs})
+    text = ",".join(model_ids)
+    if text and run.data.tags.get(schema.TAG_MODEL_INPUT_IDS) != text:
+        client.set_tag(run.info.run_id, schema.TAG_MODEL_INPUT_IDS, text)
+    return model_ids
+
+
+def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
+    """Returns the emissions of one sample of a model in g; ``None`` where no run measured it.
+
+    It is the energy of all samples of all runs that used the model over their number, times PUE
+    and intensity. Where the runs differ in these, those of the newest count for all: regions are
+    never averaged.
+    """
+    energy_kwh = num_samples = g_per_kwh = 0.0
+    for run in _runs_that_used(client, model_id):  # oldest first
+        footprint = read_footprint(run)
+        samples = number(run.data.tags, schema.TAG_NUM_UNITS, f"run {run.info.run_id}")
+        per_sample_kwh = run.data.metrics.get(_PER_SAMPLE)
+        if footprint is None or not samples or per_sample_kwh is None:
+            continue
+        energy_kwh += per_sample_kwh * samples
+        num_samples += samples
+        g_per_kwh = co2e_g(
+            1.0, pue=footprint.pue, intensity_g_per_kwh=footprint.intensity_g_per_kwh
+        )
+    return energy_kwh * g_per_kwh / num_samples if num_samples else None
+
+
+def _runs_that_used(client: MlflowClient, model_id: str) -> Iterator[Run]:
+    """Yields the metered runs that used a model; a parent's samples are those of its children."""
+    experiment_ids = [item.experiment_id for item in client.search_experiments()]
+    page_token = None
+    while True:
+        page = client.search_runs(
+            experiment_ids,
+            f"tags.`{schema.TAG_MODEL_INPUT_IDS}` LIKE '%{model_id}%' "
+            f"AND tags.`{schema.TAG_SCOPE}` = '{schema.SCOPE_RUN}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=_PAGE_SIZE,
+            page_token=page_token,
+        )
+        yield from page
+        page_token = page.token
+        if not page_token:
+            return

@@ -1,0 +1,178 @@
+"""Emissions put on models: when a run ends, when a model is registered later, or all anew."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.store.artifact.utils.models import _parse_model_id_if_present
+
+from mlflow_carbon import schema
+from mlflow_carbon.redaction import reason_of
+from mlflow_carbon.registry.footprints import Footprint, read_footprint
+from mlflow_carbon.registry.inference import note_used_models, sample_co2e_g
+from mlflow_carbon.registry.lineage import MODELS_SCHEME, version_lineage
+from mlflow_carbon.registry.model_tags import (
+    search_versions,
+    show_version,
+    tag_version,
+    version_tags,
+    versions_of,
+)
+
+_logger = logging.getLogger("mlflow.carbon")
+
+
+@dataclass(frozen=True)
+class TaggedModel:
+    """What became of one registered model; ``problems`` is empty where all went well."""
+
+    name: str
+    num_versions: int
+    num_changed: int
+    problems: tuple[str, ...]
+
+
+def record_run_models(client: MlflowClient, run_id: str) -> bool:
+    """Puts a metered run's energy and CO2e on the models that it logged or registered.
+
+    LoggedModels get the run's totals as metrics, versions and registered models the tags of the
+    contract. The models that the run used learn what a sample of them costs. What the store
+    refuses (a user who may only read) is logged in one warning and never raised.
+
+    Args:
+        client: of the store that holds the run and its models.
+        run_id: the metered run; its totals must be written.
+
+    Returns:
+        Whether all that there was to write is written.
+    """
+    problems: list[str] = []
+    with _noting(problems, f"the models of run {run_id}"):
+        run = client.get_run(run_id)
+        footprint = read_footprint(run)
+        if footprint is not None:
+            _log_model_metrics(client, footprint, problems)
+        versions = search_versions(client, f"run_id = '{run_id}'")
+        for model_id in note_used_models(client, run):
+            versions += _versions_of_logged_model(client, model_id)
+        _tag(client, versions, problems)
+    _warn(problems)
+    return not problems
+
+
+def record_version(client: MlflowClient, version: ModelVersion) -> bool:
+    """Puts emissions on a version that was registered after its run had been metered.
+
+    Returns:
+        Whether they are there; what the registry refuses is logged in one warning, never raised.
+    """
+    problems: list[str] = []
+    _tag(client, [version], problems)
+    _warn(problems)
+    return not problems
+
+
+def tag_models(
+    client: MlflowClient, names: Iterable[str], *, show: str | None = None
+) -> Iterator[TaggedModel]:
+    """Writes the tags of registered models and all their versions anew, and yields each.
+
+    Args:
+        client: of the store that holds the runs and the models.
+        names: of registered models.
+        show: whose tags the models show from now on, see ``model_tags.show_version``.
+    """
+    for name in names:
+        problems: list[str] = []
+        versions: list[ModelVersion] = []
+        num_changed = 0
+        with _noting(problems, f"model {name!r}"):
+            versions = versions_of(client, name)
+            num_changed = sum(_tag_version(client, version, problems) for version in versions)
+            num_changed += show_version(client, name, show=show)
+        yield TaggedModel(name, len(versions), num_changed, tuple(problems))
+
+
+def _tag(client: MlflowClient, versions: Iterable[ModelVersion], problems: list[str]) -> None:
+    """Tags versions, then the registered models that they belong to."""
+    by_place = {(version.name, version.version): version for version in versions}
+    for version in by_place.values():
+        _tag_version(client, version, problems)
+    for name in sorted({name for name, _ in by_place}):
+        with _noting(problems, f"registered model {name!r}"):
+            show_version(client, name)
+
+
+def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str]) -> bool:
+    """Returns whether anything changed."""
+    is_changed = False
+    with _noting(problems, f"version {version.version} of {version.name!r}"):
+        lineage = version_lineage(client, version)
+        run = client.get_run(version.run_id) if version.run_id else None
+        model_id = _logged_model_of(client, version)
+        tags = version_tags(
+            None if run is None else read_footprint(run),
+            lineage,
+            None if model_id is None else sample_co2e_g(client, model_id),
+        )
+        is_changed |= tag_version(client, version, tags)
+    return is_changed
+
+
+def _logged_model_of(client: MlflowClient, version: ModelVersion) -> str | None:
+    """Returns the id of the logged model that a version is, or is a copy of, if it is one."""
+    source = version.source or ""
+    while source.startswith(MODELS_SCHEME):
+        model_id = _parse_model_id_if_present(source)
+        if model_id is not None:
+            return str(model_id)
+        name, number = source.removeprefix(MODELS_SCHEME).split("/")
+        source = client.get_model_version(name, number).source or ""
+    return None
+
+
+def _versions_of_logged_model(client: MlflowClient, model_id: str) -> list[ModelVersion]:
+    source_run_id = client.get_logged_model(model_id).source_run_id
+    if not source_run_id:
+        return []
+    versions = search_versions(client, f"run_id = '{source_run_id}'")
+    return [version for version in versions if _logged_model_of(client, version) == model_id]
+
+
+def _log_model_metrics(client: MlflowClient, footprint: Footprint, problems: list[str]) -> None:
+    """Copies the totals of a run to its LoggedModels.
+
+    With the run's own time stamp MLflow stores no second point on the run.
+    """
+    run = footprint.run
+    models = client.search_logged_models(
+        [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
+    )
+    if not models:
+        return
+    timestamp_ms = client.get_metric_history(run.info.run_id, schema.ENERGY_KWH)[-1].timestamp
+    for model in models:
+        with _noting(problems, f"logged model {model.model_id}"):
+            metrics = [
+                Metric(key, value, timestamp_ms, 0, model_id=model.model_id)
+                for key, value in run.data.metrics.items()
+                if key.startswith("carbon/") and not key.startswith(f"{schema.WINDOW_PREFIX}/")
+            ]
+            client.log_batch(run.info.run_id, metrics=metrics)
+
+
+@contextmanager
+def _noting(problems: list[str], what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the store is the user's: whatever it raises, the run goes on
+        problems.append(f"{what} ({reason_of(error)})")
+
+
+def _warn(problems: list[str]) -> None:
+    if problems:
+        _logger.warning("Emissions could not be put on %s.", "; ".join(problems))
