@@ -8,11 +8,13 @@ from mlflow_carbon.commands.advise import advise
 from mlflow_carbon.commands.compare import compare
 from mlflow_carbon.commands.doctor import doctor
 from mlflow_carbon.commands.equivalents import equivalents
+from mlflow_carbon.commands.gate import gate
 from mlflow_carbon.commands.models import models
 from mlflow_carbon.commands.options import example
 from mlflow_carbon.commands.paper_check import paper_check
 from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
+from mlflow_carbon.commands.tag_models import tag_models
 from mlflow_carbon.errors import MlflowCarbonError
 
 
@@ -35,6 +37,8 @@ def cli() -> None:
 COMMANDS = (
     compare,
     models,
+    tag_models,
+    gate,
     predict,
     advise,
     equivalents,

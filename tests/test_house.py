@@ -30,11 +30,15 @@ HOUSE = {
             "store run_windows hourly_prices compare tables everyday steps_fit prediction "
             "advice_report",
         ),
-        ("registry", "footprints lineage inference model_tags run_models model_list"),
+        (
+            "registry",
+            "footprints lineage inference model_tags run_models model_list model_footprint gate",
+        ),
         ("tracking", "patience epoch_windows run_tracking track"),
         (
             "commands",
-            "options pricing compare models predict advise equivalents paper_check doctor recover",
+            "options pricing compare models tag_models gate predict advise equivalents paper_check "
+            "doctor recover",
         ),
         ("", "cli project_backend plugin __init__ __main__"),
     ],

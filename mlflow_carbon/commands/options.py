@@ -71,6 +71,9 @@ carbon_intensity_option = click.option(
     callback=given_number,
     help="Prices with this figure instead of a known one; --region then only names it.",
 )
+lineage_option = click.option(
+    "--lineage", is_flag=True, help="Counts what the model was built from, too."
+)
 format_option = click.option(
     "--format",
     type=click.Choice(("table", "csv", "json")),

@@ -12,6 +12,7 @@ from mlflow_carbon.commands.options import given_text, print_notices
 if TYPE_CHECKING:
     from mlflow_carbon.accounting.hourly import IntensitySeries
     from mlflow_carbon.accounting.intensity import CarbonIntensity
+    from mlflow_carbon.registry.model_footprint import ModelFootprint
     from mlflow_carbon.reporting.run_windows import MeteredRun
 
 intensity_file_option = click.option(
@@ -121,6 +122,16 @@ def run_intensities(pricing: Pricing, run: "MeteredRun") -> list["CarbonIntensit
     if recorded is None:
         raise InvalidInputError(f"No carbon intensity is recorded in {run.title}; pass --region.")
     return [recorded]
+
+
+def model_intensity(pricing: Pricing, model: "ModelFootprint") -> "CarbonIntensity | None":
+    """Returns the intensity to price a model with, of its own set first; ``None`` as recorded."""
+    from mlflow_carbon import schema
+    from mlflow_carbon.accounting.intensity import DEFAULT_SET
+
+    recorded = {} if model.own is None else model.own.run.data.tags
+    preferred_set = recorded.get(schema.TAG_INTENSITY_SET, DEFAULT_SET)
+    return next(iter(chosen_intensities(pricing, preferred_set=preferred_set)), None)
 
 
 def _live_intensity(provider: str, zone: str, preferred_set: str) -> "CarbonIntensity":

@@ -22,6 +22,7 @@ from mlflow_carbon.registry.model_tags import (
     version_tags,
     versions_of,
 )
+from mlflow_carbon.reporting.store import reading
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -95,6 +96,23 @@ def tag_models(
             num_changed = sum(_tag_version(client, version, problems) for version in versions)
             num_changed += show_version(client, name, show=show)
         yield TaggedModel(name, len(versions), num_changed, tuple(problems))
+
+
+def registered_names(client: MlflowClient) -> list[str]:
+    """Returns the names of all registered models.
+
+    Raises:
+        TrackingStoreError: the registry cannot be read.
+    """
+    names: list[str] = []
+    page_token = None
+    with reading(client.tracking_uri):
+        while True:
+            page = client.search_registered_models(page_token=page_token)
+            names += [model.name for model in page]
+            page_token = page.token
+            if not page_token:
+                return names
 
 
 def _tag(client: MlflowClient, versions: Iterable[ModelVersion], problems: list[str]) -> None:

@@ -1,0 +1,64 @@
+"""``mlflow-carbon gate``: exits with 1 if a model emitted more than a limit, or nobody knows."""
+
+import click
+
+from mlflow_carbon.commands.options import (
+    carbon_intensity_option,
+    example,
+    given_text,
+    intensity_set_option,
+    lineage_option,
+    month_option,
+    pue_option,
+    tracking_uri_option,
+)
+from mlflow_carbon.commands.pricing import Pricing, model_intensity
+
+
+@click.command(epilog=example("mlflow-carbon gate models:/small/1 --max-co2e-kg 5"))
+@click.argument("model")
+@click.option("--max-co2e-kg", type=float, required=True, help="The limit, in kg.")
+@lineage_option
+@click.option("--region", callback=given_text, help="Prices in this region. Default: as recorded.")
+@month_option
+@pue_option
+@intensity_set_option
+@carbon_intensity_option
+@tracking_uri_option
+def gate(
+    model: str,
+    max_co2e_kg: float,
+    lineage: bool,
+    region: str | None,
+    month: str | None,
+    pue: float | None,
+    intensity_set: str | None,
+    carbon_intensity_g_per_kwh: float | None,
+    tracking_uri: str | None,
+) -> None:
+    """Refuses MODEL (models:/name/3, models:/name@alias) where it emitted more than a limit.
+
+    Exits with 0 and says what passed, or with 1 and the reason; a model whose emissions are not
+    known is refused.
+    """
+    from mlflow_carbon.registry.gate import judge
+    from mlflow_carbon.registry.model_footprint import read_model_footprint
+    from mlflow_carbon.reporting.store import open_client
+
+    pricing = Pricing(
+        regions=() if region is None else (region,),
+        month=month,
+        intensity_set=intensity_set,
+        carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
+    )
+    judged = read_model_footprint(open_client(tracking_uri), model)
+    verdict = judge(
+        judged,
+        max_co2e_kg=max_co2e_kg,
+        with_lineage=lineage,
+        intensity=model_intensity(pricing, judged),
+        pue=pue,
+    )
+    if not verdict.is_passed:
+        raise click.ClickException(verdict.sentence)
+    click.echo(verdict.sentence)

@@ -1,0 +1,41 @@
+"""``mlflow-carbon tag-models``: the emission tags of registered models, written anew."""
+
+import click
+
+from mlflow_carbon.commands.options import example, print_notices, tracking_uri_option
+
+
+@click.command(epilog=example("mlflow-carbon tag-models --all"))
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--all", "is_all", is_flag=True, help="Tags every registered model.")
+@click.option(
+    "--show",
+    type=click.Choice(("newest", "best")),
+    help="Version whose tags the registered model shows from now on: the newest one, or the one "
+    "of least CO2e. Default: as before, at first the newest.",
+)
+@tracking_uri_option
+def tag_models(
+    names: tuple[str, ...], is_all: bool, show: str | None, tracking_uri: str | None
+) -> None:
+    """Writes the emission tags of registered models NAME and of their versions anew.
+
+    What they say is read from the runs that trained and used them. Doing it twice changes
+    nothing.
+    """
+    from mlflow_carbon.registry.run_models import registered_names
+    from mlflow_carbon.registry.run_models import tag_models as write_tags
+    from mlflow_carbon.reporting.store import open_client
+
+    if is_all == bool(names):
+        raise click.UsageError("Give the names of registered models, or --all.")
+    client = open_client(tracking_uri)
+    num_problems = 0
+    for tagged in write_tags(client, registered_names(client) if is_all else names, show=show):
+        versions = "version" if tagged.num_versions == 1 else "versions"
+        changes = f"{tagged.num_changed} changed" if tagged.num_changed else "nothing changed"
+        click.echo(f"{tagged.name}: {tagged.num_versions} {versions}, {changes}.")
+        print_notices(f"Not written on {problem}." for problem in tagged.problems)
+        num_problems += len(tagged.problems)
+    if num_problems:
+        raise click.ClickException(f"{num_problems} could not be written.")

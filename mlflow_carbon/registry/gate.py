@@ -1,0 +1,70 @@
+"""A limit on a model's emissions, so that a pipeline can refuse its promotion."""
+
+import math
+from dataclasses import dataclass
+
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.intensity import CarbonIntensity
+from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.registry.footprints import Footprint
+from mlflow_carbon.registry.model_footprint import ModelFootprint
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a model may pass, and one sentence that says why."""
+
+    is_passed: bool
+    sentence: str
+
+
+def judge(
+    model: ModelFootprint,
+    *,
+    max_co2e_kg: float,
+    with_lineage: bool = False,
+    intensity: CarbonIntensity | None = None,
+    pue: float | None = None,
+) -> Verdict:
+    """Returns whether a model's emissions are known, and at or under a limit in kg.
+
+    Args:
+        model: to be judged.
+        max_co2e_kg: the limit.
+        with_lineage: counts the trainings of all that the model was built from, too.
+        intensity: re-prices the recorded energy by Eq. 1; ``None`` keeps what was recorded.
+        pue: re-prices with this PUE; ``None`` keeps what was recorded.
+
+    Raises:
+        InvalidInputError: the limit or the PUE is none.
+    """
+    if not (math.isfinite(max_co2e_kg) and max_co2e_kg >= 0):
+        raise InvalidInputError(f"max_co2e_kg is {max_co2e_kg}; give a finite number, 0 or more.")
+    if model.own is None:
+        return Verdict(False, f"{model.title} is refused: {model.reason}.")
+    g_per_kwh = None if intensity is None else intensity.g_per_kwh
+    co2e_kg: float | None = model.own.priced_kg(intensity_g_per_kwh=g_per_kwh, pue=pue)
+    what = "its own training"
+    if with_lineage:
+        co2e_kg = model.lineage.priced_kg(intensity_g_per_kwh=g_per_kwh, pue=pue)
+        what = f"the {model.lineage.num_runs} trainings that it rests on"
+    if co2e_kg is None:
+        problems = "; ".join(model.lineage.problems)
+        return Verdict(False, f"{model.title} is refused: its lineage is not known: {problems}.")
+    is_passed = co2e_kg <= max_co2e_kg
+    verb, relation = ("passes", "at or under") if is_passed else ("is refused", "above")
+    return Verdict(
+        is_passed,
+        f"{model.title} {verb}: {co2e_kg:.6g} kg CO2e of {what} is {relation} the limit of "
+        f"{max_co2e_kg:g} kg ({_price(model.own, intensity, pue)}).",
+    )
+
+
+def _price(own: Footprint, intensity: CarbonIntensity | None, pue: float | None) -> str:
+    """Returns by what the energy was priced; what was recorded may differ between trainings."""
+    if intensity is None:
+        period = own.run.data.tags.get(schema.TAG_PERIOD, "")
+        region = f"as recorded: {own.region} {period}, {own.intensity_g_per_kwh:g} g/kWh"
+    else:
+        region = f"{intensity.region} {intensity.period}, {intensity.g_per_kwh:g} g/kWh"
+    return f"{region}, PUE {own.pue if pue is None else pue:g}"

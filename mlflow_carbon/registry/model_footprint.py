@@ -1,0 +1,69 @@
+"""One model version, named by its URI, with the footprint of its training and lineage."""
+
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+from mlflow_carbon.errors import TrackingStoreError
+from mlflow_carbon.redaction import reason_of
+from mlflow_carbon.registry.footprints import Footprint, read_footprint, why_unmeasured
+from mlflow_carbon.registry.lineage import Lineage, version_lineage
+from mlflow_carbon.reporting.store import reading
+
+
+@dataclass(frozen=True)
+class ModelFootprint:
+    """What is known of a model version's emissions.
+
+    Attributes:
+        uri: as it was asked for.
+        version: in the registry.
+        own: of its own training; ``None`` where that is not known.
+        reason: why it is not known; ``None`` where it is.
+        lineage: its own training and all before it.
+    """
+
+    uri: str
+    version: ModelVersion
+    own: Footprint | None
+    reason: str | None
+    lineage: Lineage
+
+    @property
+    def title(self) -> str:
+        """The version as people know it; an alias with the version that it stands for."""
+        plain = f"models:/{self.version.name}/{self.version.version}"
+        return plain if self.uri == plain else f"{self.uri} (version {self.version.version})"
+
+
+def read_model_footprint(client: MlflowClient, uri: str) -> ModelFootprint:
+    """Returns what is known of ``models:/name/3`` or ``models:/name@alias``.
+
+    Raises:
+        TrackingStoreError: there is no such version, or the registry cannot be read.
+    """
+    version = _find_version(client, uri)
+    with reading(client.tracking_uri):
+        lineage = version_lineage(client, version)
+    if not version.run_id:
+        return ModelFootprint(uri, version, None, "it names no run that trained it", lineage)
+    try:
+        run = client.get_run(version.run_id)
+    except MlflowException as error:
+        reason = f"its run {version.run_id} cannot be read: {reason_of(error)}"
+        return ModelFootprint(uri, version, None, reason, lineage)
+    own = read_footprint(run)
+    return ModelFootprint(uri, version, own, why_unmeasured(run) if own is None else None, lineage)
+
+
+def _find_version(client: MlflowClient, uri: str) -> ModelVersion:
+    try:
+        return client.get_model_version(*get_model_name_and_version(client, uri))
+    except MlflowException as error:
+        raise TrackingStoreError(
+            f"No model version {uri!r}: {reason_of(error).rstrip('.')}. Give models:/name/3 or "
+            "models:/name@alias; `mlflow-carbon models` lists what there is."
+        ) from error
