@@ -23,3 +23,7 @@ class TrackingStoreError(MlflowCarbonError):
 
 class MeterError(MlflowCarbonError):
     """The meter cannot measure; callers warn, tag the reason and carry on."""
+
+
+class CarbonBudgetError(MlflowCarbonError):
+    """The next window may exceed the run's carbon budget; raised in the user's loop before it."""

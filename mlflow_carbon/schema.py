@@ -24,6 +24,12 @@ WINDOW_DURATION_S = f"{WINDOW_PREFIX}/duration_s"
 WINDOW_POWER_W = f"{WINDOW_PREFIX}/power_w"
 WINDOW_NUM_UNITS = f"{WINDOW_PREFIX}/num_units"
 
+# A running run's own total as its windows foretell it; one point per window that adds to it.
+FORECAST_ENERGY_KWH = "carbon/forecast/energy_kwh"
+FORECAST_CO2E_G = "carbon/forecast/co2e_g"
+FORECAST_CO2E_G_LOW = "carbon/forecast/co2e_g_low"
+FORECAST_CO2E_G_HIGH = "carbon/forecast/co2e_g_high"
+
 # Run tags.
 TAG_PREFIX = "carbon."
 TAG_SCHEMA = "carbon.schema"
@@ -33,6 +39,7 @@ TAG_PERIOD = "carbon.period"
 TAG_INTENSITY_SET = "carbon.intensity_set"
 TAG_INTENSITY_SOURCE = "carbon.intensity_source"
 TAG_INTENSITY_BASIS = "carbon.intensity_basis"
+TAG_INTENSITY_FALLBACK = "carbon.intensity_fallback"
 TAG_COMPONENTS = "carbon.components"
 TAG_CPU_TDP_SOURCE = "carbon.cpu_tdp_source"
 TAG_ATTRIBUTION = "carbon.attribution"
@@ -45,6 +52,8 @@ TAG_FIRST_WINDOW_STEP = "carbon.first_window_step"  # windows before it count an
 TAG_TRIGGERED_BY_RUN_ID = "carbon.triggered_by_run_id"
 TAG_ERROR = "carbon.error"
 TAG_MODEL_INPUT_IDS = "carbon.model_input_ids"  # the logged models that a metered run used
+TAG_BUDGET_KG = "carbon.budget_kg"
+TAG_BUDGET_STATE = "carbon.budget_state"
 
 SCOPE_RUN = "run"
 SCOPE_PARENT = "parent"

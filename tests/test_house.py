@@ -24,7 +24,7 @@ HOUSE = {
             "clock readings meter_settings devices cpu_power counters machine collector meter "
             "examination",
         ),
-        ("recording", "journal delivery figures earlier recorder recovery"),
+        ("recording", "journal delivery figures earlier live_forecast recorder recovery"),
         (
             "reporting",
             "store run_windows hourly_prices compare tables everyday steps_fit prediction "

@@ -19,6 +19,10 @@ METRICS = {
     "carbon/window/duration_s",
     "carbon/window/power_w",
     "carbon/window/num_units",
+    "carbon/forecast/energy_kwh",
+    "carbon/forecast/co2e_g",
+    "carbon/forecast/co2e_g_low",
+    "carbon/forecast/co2e_g_high",
 }
 TAGS = {
     "carbon.schema",
@@ -28,6 +32,9 @@ TAGS = {
     "carbon.intensity_set",
     "carbon.intensity_source",
     "carbon.intensity_basis",
+    "carbon.intensity_fallback",
+    "carbon.budget_kg",
+    "carbon.budget_state",
     "carbon.components",
     "carbon.cpu_tdp_source",
     "carbon.attribution",

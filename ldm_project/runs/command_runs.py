@@ -65,14 +65,15 @@ def assumptions_of(config: VqganConfig) -> Assumptions:
     )
 
 
-def tracked(config: VqganConfig, *, unit: str) -> AbstractContextManager[Tracker]:
-    """Returns the context that measures a block into the active run, per ``unit``."""
+def tracked(config: VqganConfig, *, unit: str, total_units: int) -> AbstractContextManager[Tracker]:
+    """Returns the context that measures a block of so many units into the active run."""
     return track(
         unit=unit,
         region=given(config.region),
         month=given(config.month),
         pue=resolve_pue(config.pue),
         defaults=PROJECT_DEFAULTS,
+        total_units=total_units,
     )
 
 

@@ -63,7 +63,8 @@ def run_synth(config: SynthConfig) -> str:
         with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
             mlflow.set_tags(_tags(config, reference))
             note_used_model(run_id, reference)
-            with tracked(config, unit="sample") as tracker:
+            num_samples = resolve_num_samples(config)
+            with tracked(config, unit="sample", total_units=num_samples) as tracker:
                 sampled = _sample(tracker, ldm, config)
                 _save(Path(folder), sampled)
             mlflow.log_artifacts(folder)

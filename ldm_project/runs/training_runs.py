@@ -71,8 +71,9 @@ def run_vqgan(config: VqganConfig, *, triggered_by_run_id: str | None = None) ->
         )
         with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
             mlflow.set_tags(data_tags(config, scans))
-            with tracked(config, unit="iteration") as tracker:
-                _run_training(tracker, steps, config.vqgan_iterations, title="VQ-GAN")
+            iterations = config.vqgan_iterations
+            with tracked(config, unit="iteration", total_units=iterations) as tracker:
+                _run_training(tracker, steps, iterations, title="VQ-GAN")
             checkpoint = Path(folder) / CHECKPOINT_FOLDER
             save_vqgan(checkpoint, spec, vqgan)
             name = registered_name("vqgan", config)
@@ -96,7 +97,7 @@ def run_train(config: TrainConfig, *, triggered_by_run_id: str | None = None) ->
         with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
             mlflow.set_tags(data_tags(config, scans) | {"ldm.vqgan": reference.uri})
             note_used_model(run_id, reference)
-            with tracked(config, unit="iteration") as tracker:
+            with tracked(config, unit="iteration", total_units=config.iterations) as tracker:
                 latents = encode_latents(vqgan.vqgan, _images_to_encode(config, training_scans))
                 steps = train_diffusion(
                     unet,

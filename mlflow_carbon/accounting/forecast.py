@@ -149,9 +149,27 @@ def num_units_asked(
     return number
 
 
+def judge_spent(
+    spent_kwh: float, *, budget_kg: float, pue: float, intensity_g_per_kwh: float
+) -> BudgetVerdict:
+    """Returns whether what a run has spent keeps its budget of kg CO2e.
+
+    Raises:
+        InvalidInputError: the budget is not above zero and finite, or another figure is outside
+            what it may be.
+    """
+    if not (math.isfinite(budget_kg) and budget_kg > 0):
+        raise InvalidInputError(f"carbon_budget_kg is {budget_kg}; give kg CO2e above 0.")
+    spent_kg = kg_from_grams(co2e_g(spent_kwh, pue=pue, intensity_g_per_kwh=intensity_g_per_kwh))
+    return BudgetVerdict(
+        WITHIN if spent_kg <= budget_kg else EXCEEDED,
+        f"{spent_kg:.3g} kg CO2e of a budget of {budget_kg:g} kg are spent.",
+    )
+
+
 def judge_budget(
     statistics: UnitStatistics,
-    num_units_left: float,
+    num_units_left: float | None,
     *,
     num_units_next: float,
     budget_kg: float,
@@ -166,7 +184,8 @@ def judge_budget(
 
     Args:
         statistics: of the windows so far.
-        num_units_left: units still to be done; 0 after the last window.
+        num_units_left: units still to be done; 0 after the last window; ``None`` where nobody
+            knows, so that only the next window is judged.
         num_units_next: units of the next window.
         budget_kg: what the whole run may emit.
         spent_kwh: measured so far, gaps between windows included.
@@ -177,25 +196,31 @@ def judge_budget(
         InvalidInputError: the budget is not above zero and finite, or another figure is outside
             what it may be.
     """
-    if not (math.isfinite(budget_kg) and budget_kg > 0):
-        raise InvalidInputError(f"carbon_budget_kg is {budget_kg}; give kg CO2e above 0.")
-    spent_kg = kg_from_grams(co2e_g(spent_kwh, pue=pue, intensity_g_per_kwh=intensity_g_per_kwh))
-    so_far = f"{spent_kg:.3g} kg CO2e of a budget of {budget_kg:g} kg are spent"
-    if num_units_left <= 0 or spent_kg > budget_kg:
-        return BudgetVerdict(WITHIN if spent_kg <= budget_kg else EXCEEDED, f"{so_far}.")
 
+    def kg(energy_kwh: float) -> float:
+        return kg_from_grams(co2e_g(energy_kwh, pue=pue, intensity_g_per_kwh=intensity_g_per_kwh))
+
+    so_far = judge_spent(
+        spent_kwh, budget_kg=budget_kg, pue=pue, intensity_g_per_kwh=intensity_g_per_kwh
+    )
+    if so_far.state == EXCEEDED or (num_units_left is not None and num_units_left <= 0):
+        return so_far
+    sentence = so_far.sentence.removesuffix(".")
+    num_next = num_units_next if num_units_left is None else min(num_units_next, num_units_left)
+    next_kg = kg(spent_kwh + statistics.max_kwh * num_next)
+    if num_units_left is None:
+        state = STOP_NOW if next_kg > budget_kg else WITHIN
+        after = "kg after another window as dear as the dearest"
+        return BudgetVerdict(state, f"{sentence}; {next_kg:.3g} {after}.")
     energy = forecast_energy(statistics, num_units_left, spent_kwh=spent_kwh)
-    emissions = price(energy, pue=pue, intensity_g_per_kwh=intensity_g_per_kwh)
-    mean_kg = kg_from_grams(emissions.co2e_g)
-    upper_kg = mean_kg if emissions.high_g is None else kg_from_grams(emissions.high_g)
-    next_kwh = spent_kwh + statistics.max_kwh * min(num_units_next, num_units_left)
-    next_kg = kg_from_grams(co2e_g(next_kwh, pue=pue, intensity_g_per_kwh=intensity_g_per_kwh))
+    mean_kg = kg(energy.energy_kwh)
+    upper_kg = mean_kg if energy.interval is None else kg(energy.interval.high_kwh)
     if next_kg > budget_kg:
         state = STOP_NOW
-    elif mean_kg > budget_kg:
+    elif mean_kg > budget_kg and statistics.num_windows > 1:  # the first may be a warm-up
         state = WILL_EXCEED
     else:
         state = AT_RISK if upper_kg > budget_kg else WITHIN
     return BudgetVerdict(
-        state, f"{so_far}; {mean_kg:.3g} kg expected in all, at most {upper_kg:.3g} kg."
+        state, f"{sentence}; {mean_kg:.3g} kg expected in all, at most {upper_kg:.3g} kg."
     )

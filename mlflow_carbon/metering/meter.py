@@ -119,6 +119,10 @@ class Meter:
         self._open_windows.remove(window)
         return self._reading(window, self._synchronized_snapshot())
 
+    def reading_so_far(self, window: Window) -> Reading:
+        """Returns the energy since the window was opened, and leaves it open."""
+        return self._reading(window, self._snapshot())
+
     def every(self, duration_s: float, use: Callable[[Reading], None]) -> Callable[[], None]:
         """Hands the energy of each ``duration_s`` from now on to ``use``, in the meter's thread.
 

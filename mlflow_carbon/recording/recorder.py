@@ -11,6 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import Assumptions
+from mlflow_carbon.accounting.forecast import AT_RISK, WITHIN
 from mlflow_carbon.metering.meter import Meter, Window
 from mlflow_carbon.metering.readings import Reading
 from mlflow_carbon.recording.delivery import Delivery
@@ -24,6 +25,7 @@ from mlflow_carbon.recording.figures import (
     window_tags,
 )
 from mlflow_carbon.recording.journal import Batch, Journal, Point, journal_dir
+from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
 from mlflow_carbon.units import SECONDS_PER_MINUTE
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -50,6 +52,7 @@ class Recorder:
         earlier: EarlierPart | None = None,
         marks_parent: bool = True,
         is_held: bool = False,
+        plan: CarbonPlan = CarbonPlan(),  # noqa: B008  # frozen
     ) -> None:
         """Starts nothing yet.
 
@@ -62,8 +65,11 @@ class Recorder:
             earlier: what an earlier part of the same run has written; this one adds to it.
             marks_parent: whether the run's parent, if it has a metered one, is still to be tagged.
             is_held: whether nothing is written before ``release``.
+            plan: how much work the run will do, and what it may emit.
         """
         self.run_id = run_id
+        self._earlier_kwh = 0.0 if earlier is None else earlier.total.energy_kwh or 0.0
+        self.live = LiveForecast(plan, spent_kwh=self._earlier_kwh)
         self.assumptions = assumptions
         self._unit = unit
         self._meter = meter
@@ -131,7 +137,8 @@ class Recorder:
             num_units: units that were done in it.
             unit: what it counts; ``None`` for the run's own unit.
         """
-        self._add_window(self._meter.close_window(window), num_units, unit or self._unit)
+        reading = self._meter.close_window(window)
+        self._add_window(reading, num_units, unit or self._unit, spent_kwh=self._spent_kwh())
 
     def finish(self) -> bool:
         """Closes the run's interval and writes its totals; call it before the run ends.
@@ -157,6 +164,8 @@ class Recorder:
             _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
         tags = description_tags(description) | window_tags(windows, unit)
         tags |= self.assumptions.default_tags()  # only now is it known what stays unchosen
+        if total.energy_kwh is not None and self.live.end(total.energy_kwh, self.assumptions):
+            tags |= self._budget_tags()
         self._put(values, end_unix_s, tags)
         delivery = self._delivery
         return delivery is not None and delivery.close() and not delivery.has_lost
@@ -164,7 +173,9 @@ class Recorder:
     def _add_minute(self, reading: Reading) -> None:
         self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, schema.UNIT_MINUTE)
 
-    def _add_window(self, reading: Reading, num_units: float, unit: str) -> None:
+    def _add_window(
+        self, reading: Reading, num_units: float, unit: str, *, spent_kwh: float | None = None
+    ) -> None:
         if reading.energy_kwh is None or num_units == 0 or self._is_forked():
             return
         with self._lock:
@@ -174,7 +185,31 @@ class Recorder:
             tags = self._series.add(WindowRecord(reading, num_units), unit)
             end_unix_s = reading.start_unix_s + reading.duration_s
             values = window_metrics(reading, num_units)
+            if self.live.is_wanted:
+                live = self.live.add(
+                    WindowRecord(reading, num_units),
+                    is_planned=unit == self._unit,
+                    spent_kwh=spent_kwh,
+                    assumptions=self.assumptions,
+                )
+                values |= live.values
+                tags |= self._budget_tags() if live.is_news else {}
             self._put(values, end_unix_s, tags, step=self._series.num_points)
+
+    def _spent_kwh(self) -> float | None:
+        """Returns the run's energy so far; ``None`` where nobody asks or nothing is measured."""
+        if not self.live.is_wanted or self._total is None:
+            return None
+        energy_kwh = self._meter.reading_so_far(self._total).energy_kwh
+        return None if energy_kwh is None else self._earlier_kwh + energy_kwh
+
+    def _budget_tags(self) -> dict[str, str]:
+        """Returns the tags of the budget and its newest state, which the user is warned of."""
+        verdict, budget_kg = self.live.verdict, self.live.plan.budget_kg
+        assert verdict is not None
+        if verdict.state not in (WITHIN, AT_RISK) and not callable(self.live.plan.on_budget):
+            _logger.warning("Carbon budget of run %s: %s", self.run_id, verdict.sentence)
+        return {schema.TAG_BUDGET_KG: f"{budget_kg:g}", schema.TAG_BUDGET_STATE: verdict.state}
 
     def _stop_minutes(self) -> None:
         """Leaves the windows to whoever marks them from now on."""

@@ -10,10 +10,12 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
-from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.accounting.forecast import WITHIN
+from mlflow_carbon.errors import CarbonBudgetError, InvalidInputError
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Window
 from mlflow_carbon.recording.delivery import CLOSE_TIMEOUT_S
 from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_part
+from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.registry.run_models import record_run_models
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
@@ -34,6 +36,7 @@ class TrackingOptions:
         intensity_set: the only set of intensities to look in.
         defaults: what is assumed for what is left open.
         settings: what is measured; only those of the run that starts the meter count.
+        plan: how much work the run will do, and what it may emit.
     """
 
     unit: str = "iteration"
@@ -43,6 +46,7 @@ class TrackingOptions:
     intensity_set: str | None = None
     defaults: Defaults = Defaults()  # noqa: RUF009  # frozen
     settings: MeterSettings = MeterSettings()  # noqa: RUF009  # frozen
+    plan: CarbonPlan = CarbonPlan()  # noqa: RUF009  # frozen
 
     def assumptions(self) -> Assumptions:
         """Returns what turns energy into CO2e.
@@ -63,6 +67,7 @@ class TrackingOptions:
     def within(self, outer: "TrackingOptions") -> "TrackingOptions":
         """Returns these options with what they leave open taken from those around them."""
         pue = outer.pue if self.pue is None else self.pue
+        plan = outer.plan if self.plan == CarbonPlan() else self.plan
         if self.region is None and self.month is None and self.intensity_set is None:
             return replace(
                 self,
@@ -70,8 +75,9 @@ class TrackingOptions:
                 month=outer.month,
                 intensity_set=outer.intensity_set,
                 pue=pue,
+                plan=plan,
             )
-        return replace(self, pue=pue)
+        return replace(self, pue=pue, plan=plan)
 
 
 class RunTracking:
@@ -94,6 +100,7 @@ class RunTracking:
         self._epochs = EpochWindows(recorder)
         self._is_marked_by_user = False
         self._num_users = 1
+        self._told_state = WITHIN
 
     @property
     def run_id(self) -> str:
@@ -109,6 +116,8 @@ class RunTracking:
         """Lets somebody more mark windows; what the last one asks for counts for the run."""
         self.options = options.within(self.options)
         self._recorder.report_as(self.options.unit, self.options.assumptions())
+        if options.plan != CarbonPlan():
+            self._recorder.live.replan(options.plan)
         self._num_users += 1
         self.release()
 
@@ -147,6 +156,36 @@ class RunTracking:
         """Notes that a framework has ended an epoch."""
         if not self._is_marked_by_user:
             self._epochs.end()
+
+    def expect(self, num_units: float) -> None:
+        """Takes note that so many units are still to be done."""
+        self._recorder.live.expect(num_units)
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the user wants no other window, because it may exceed the budget."""
+        live = self._recorder.live
+        return live.plan.on_budget == STOP and live.must_stop
+
+    def heed_budget(self) -> None:
+        """Keeps the user's loop from another window that may exceed the budget.
+
+        Raises:
+            CarbonBudgetError: the user asked for that.
+        """
+        verdict = self._recorder.live.verdict
+        if self.must_stop and verdict is not None:
+            raise CarbonBudgetError(
+                f"{verdict.sentence} The next window may exceed it. "
+                "Raise carbon_budget_kg, or pass on_budget='warn'."
+            )
+
+    def tell_budget(self) -> None:
+        """Calls the user's function, if there is one, with a verdict of another state."""
+        tell, verdict = self._recorder.live.plan.on_budget, self._recorder.live.verdict
+        if callable(tell) and verdict is not None and verdict.state != self._told_state:
+            self._told_state = verdict.state
+            tell(verdict)
 
     def leave(self) -> None:
         """Finishes the run if nobody else marks windows of it."""
@@ -239,6 +278,7 @@ class ProcessMetering:
                 earlier=None if known is None else _earlier_part(client, known),
                 marks_parent=known is None or parent_run_id not in (None, *self._runs),
                 is_held=is_held,
+                plan=options.plan,
             )
             parent = self._runs.get(parent_run_id or "")
             tracking = self._runs[run_id] = RunTracking(

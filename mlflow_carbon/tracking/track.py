@@ -13,6 +13,7 @@ import mlflow
 from mlflow_carbon.accounting.assumptions import Defaults
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.meter import Meter, MeterSettings
+from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget
 from mlflow_carbon.tracking.run_tracking import RunTracking, TrackingOptions, this_process
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -38,30 +39,42 @@ class Tracker:
 
         Raises:
             InvalidInputError: ``num_units`` is not a number above zero.
+            CarbonBudgetError: the block may exceed the run's budget, and ``on_budget`` is ``stop``.
         """
         if not (math.isfinite(num_units) and num_units > 0):
             raise InvalidInputError(f"num_units is {num_units}; give a number above zero.")
+        self._tracking.heed_budget()
         window = self._tracking.open()
         try:
             yield
         finally:
             self._tracking.close(window, num_units)
+        self._tracking.tell_budget()
 
     def windows(self, items: Iterable[T], *, units_per_window: int = 1) -> Iterator[T]:
         """Yields the items and measures every ``units_per_window`` of them as one window.
 
-        A window holds the making of its items and what the caller's loop does with them.
+        A window holds the making of its items and what the caller's loop does with them. Items
+        that have a length tell how many units the run will do.
 
         Raises:
             InvalidInputError: ``units_per_window`` is below 1.
+            CarbonBudgetError: raised in the loop, instead of an item that may exceed the run's
+                budget, where ``on_budget`` is ``stop``.
         """
         if units_per_window < 1:
             raise InvalidInputError(f"units_per_window is {units_per_window}; give 1 or more.")
+        num_items = _length(items)
+        if num_items:
+            self._tracking.expect(num_items)
         return self._windowed(iter(items), units_per_window)
 
     def _windowed(self, items: Iterator[T], units_per_window: int) -> Iterator[T]:
         is_exhausted = False
         while not is_exhausted:
+            if self._tracking.must_stop and not any(True for _ in items):
+                return  # there is no other item
+            self._tracking.heed_budget()
             window = self._tracking.open()
             num_units = 0
             try:
@@ -70,6 +83,7 @@ class Tracker:
                     yield item
             finally:
                 self._tracking.close(window, num_units)
+            self._tracking.tell_budget()
             is_exhausted = num_units < units_per_window
 
 
@@ -83,6 +97,9 @@ def track(
     intensity_set: str | None = None,
     defaults: Defaults = Defaults(),  # noqa: B008  # frozen
     settings: MeterSettings = MeterSettings(),  # noqa: B008  # frozen
+    total_units: float | None = None,
+    carbon_budget_kg: float | None = None,
+    on_budget: OnBudget = WARN,
     run_id: str | None = None,
     meter: Meter | None = None,
 ) -> Iterator[Tracker]:
@@ -97,6 +114,12 @@ def track(
         intensity_set: the only set of intensities to look in.
         defaults: what is assumed for what is left open; each use is tagged.
         settings: what is measured, and how a shared node is attributed.
+        total_units: units that the block will do, for the forecast of its total; ``None`` takes the
+            length of what ``windows`` is given, where that has one.
+        carbon_budget_kg: CO2e that the run may emit; ``None`` for as much as it takes.
+        on_budget: ``warn``; ``stop`` raises ``CarbonBudgetError`` from ``window`` or ``windows``
+            before a window that may exceed the budget; or a function, called with each verdict
+            of another state.
         run_id: the run to write to; ``None`` takes the active one, or starts one for the block.
         meter: a started meter to use instead of the process's own.
 
@@ -111,6 +134,7 @@ def track(
         intensity_set=intensity_set,
         defaults=defaults,
         settings=settings,
+        plan=CarbonPlan(total_units, carbon_budget_kg, on_budget),
     )
     options.assumptions()  # a bad setting is told before a run is started
     with _run(run_id) as tracked_run_id:
@@ -121,6 +145,14 @@ def track(
             yield Tracker(tracking)
         finally:
             tracking.leave()
+
+
+def _length(items: Iterable[object]) -> int | None:
+    """Returns how many items there are; ``None`` where they do not say."""
+    try:
+        return len(items)  # type: ignore[arg-type]
+    except Exception:  # items are the user's, and a data loader without a length may raise anything
+        return None
 
 
 @cache

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mlflow_carbon.metering.meter import MeterDescription
 from mlflow_carbon.metering.readings import DeviceEnergy, Reading
-from mlflow_carbon.units import kwh_from_joules
+from mlflow_carbon.units import joules_from_kwh, kwh_from_joules
 
 DESCRIPTION = MeterDescription(
     components=("cpu", "gpu"),
@@ -40,6 +40,7 @@ class FakeMeter:
     def __init__(self, readings: Sequence[Reading], description: MeterDescription = DESCRIPTION):
         self._readings = list(readings)
         self.description = description
+        self._closed: list[Reading] = []
         self.num_opened = 0
         self.on_minute = None
 
@@ -57,4 +58,10 @@ class FakeMeter:
     def close_window(self, window: int) -> Reading:
         """Returns the next reading."""
         assert window <= self.num_opened
-        return self._readings.pop(0)
+        self._closed.append(self._readings.pop(0))
+        return self._closed[-1]
+
+    def reading_so_far(self, _window: int) -> Reading:
+        """Returns the energy of all closed windows, as if there were nothing between them."""
+        energy_kwh = sum(closed.energy_kwh or 0.0 for closed in self._closed)
+        return reading(cpu_joules=joules_from_kwh(energy_kwh))

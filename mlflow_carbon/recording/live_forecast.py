@@ -1,0 +1,232 @@
+"""While a run goes on: the forecast of its own total, and whether it keeps its carbon budget."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.assumptions import Assumptions
+from mlflow_carbon.accounting.emissions import co2e_g
+from mlflow_carbon.accounting.forecast import (
+    EXCEEDED,
+    STOP_NOW,
+    BudgetVerdict,
+    forecast_energy,
+    judge_budget,
+    judge_spent,
+    price,
+)
+from mlflow_carbon.accounting.uncertainty import UnitStatistics, Window, unit_statistics
+from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.recording.figures import WindowRecord
+
+WARN, STOP = "warn", "stop"
+
+# The spread is computed from all windows: at each of the first ones, later when there are so many
+# more, or a run of 100,000 windows would spend its time on that.
+NUM_ALWAYS_COMPUTED = 20
+GROWTH_FRACTION = 0.05
+
+OnBudget = str | Callable[[BudgetVerdict], None]
+
+
+@dataclass(frozen=True)
+class CarbonPlan:
+    """What the user says of the run as a whole.
+
+    Attributes:
+        total_units: units that will be done from now on; ``None`` where nobody knows.
+        budget_kg: CO2e that the run may emit; ``None`` for as much as it takes.
+        on_budget: ``warn`` says when the budget will be exceeded, ``stop`` ends the user's loop
+            before the window that may exceed it, and a function is called with each new verdict.
+
+    Raises:
+        InvalidInputError: a value is outside what it may be.
+    """
+
+    total_units: float | None = None
+    budget_kg: float | None = None
+    on_budget: OnBudget = WARN
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("total_units", self.total_units),
+            ("carbon_budget_kg", self.budget_kg),
+        ):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InvalidInputError(f"{name} is {value}; give a finite number above 0.")
+        if self.on_budget not in (WARN, STOP) and not callable(self.on_budget):
+            raise InvalidInputError(
+                f"on_budget is {self.on_budget!r}; use {WARN!r}, {STOP!r} or a function."
+            )
+
+
+@dataclass(frozen=True)
+class LiveFigures:
+    """What a window adds to what is known of the run's end.
+
+    Attributes:
+        values: points of the forecast's series; empty where there is none.
+        is_news: whether the state of the budget is another than before.
+    """
+
+    values: dict[str, float]
+    is_news: bool
+
+
+class LiveForecast:
+    """The windows of one run as they come; not to be used in two threads at once.
+
+    A window counts with the gap before it, so that what is foretold is the run's own total.
+    """
+
+    def __init__(self, plan: CarbonPlan, *, spent_kwh: float = 0.0) -> None:
+        """Starts with what an earlier part of the run has spent."""
+        self.plan = plan
+        self.verdict: BudgetVerdict | None = None
+        self._units_left = plan.total_units
+        self._units_planned = plan.total_units or 0.0
+        self._spent_kwh = spent_kwh
+        self._start_afresh(is_planned=True)
+
+    def _start_afresh(self, *, is_planned: bool) -> None:
+        """Forgets windows that counted another unit."""
+        self._is_planned = is_planned
+        self._windows: list[Window] = []
+        self._num_units = 0.0
+        self._energy_kwh = 0.0
+        self._statistics: UnitStatistics | None = None
+        self._next_computed = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is anything to say: a budget, or a known number of units."""
+        return self.plan.budget_kg is not None or self._units_left is not None
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the next window may exceed the budget."""
+        return self.verdict is not None and self.verdict.state in (STOP_NOW, EXCEEDED)
+
+    def replan(self, plan: CarbonPlan) -> None:
+        """Takes another plan for the work that is still to be done."""
+        self.plan = plan
+        self._plan_units(plan.total_units)
+
+    def expect(self, num_units: float) -> None:
+        """Takes note that so many units are still to be done, unless the user gave the total."""
+        if self.plan.total_units is None:
+            self._plan_units(num_units)
+
+    def _plan_units(self, num_units: float | None) -> None:
+        self._units_left, self._units_planned = num_units, num_units or 0.0
+
+    def add(
+        self,
+        record: WindowRecord,
+        *,
+        is_planned: bool,
+        spent_kwh: float | None,
+        assumptions: Assumptions,
+    ) -> LiveFigures:
+        """Returns what another window says of the run's end.
+
+        Args:
+            record: the window that was just closed.
+            is_planned: whether it counts the unit that the plan counts.
+            spent_kwh: measured by the run so far, gaps between windows included; ``None`` where
+                there are no gaps.
+            assumptions: what turns energy into CO2e.
+        """
+        energy_kwh = record.reading.energy_kwh or 0.0
+        if is_planned != self._is_planned:
+            self._start_afresh(is_planned=is_planned)
+        spent_kwh = self._spent_kwh + energy_kwh if spent_kwh is None else spent_kwh
+        if self._windows:
+            energy_kwh = max(spent_kwh - self._spent_kwh, 0.0)
+        self._spent_kwh = spent_kwh
+        statistics, is_computed = self._updated(Window(energy_kwh, record.num_units))
+        left = self._left_after(record.num_units) if is_planned else None
+        values = {}
+        if left is not None and statistics.num_windows > 1 and (is_computed or left == 0):
+            values = _forecast_values(statistics, left, spent_kwh, assumptions)
+        if self.plan.budget_kg is None:
+            return LiveFigures(values, is_news=False)
+        verdict = judge_budget(
+            statistics,
+            left,
+            num_units_next=record.num_units,
+            budget_kg=self.plan.budget_kg,
+            spent_kwh=spent_kwh,
+            pue=assumptions.pue,
+            intensity_g_per_kwh=assumptions.intensity.g_per_kwh,
+        )
+        return LiveFigures(values, self._is_news(verdict))
+
+    def end(self, spent_kwh: float, assumptions: Assumptions) -> bool:
+        """Judges the budget by all that the run has spent; returns whether that is news."""
+        if self.plan.budget_kg is None:
+            return False
+        return self._is_news(
+            judge_spent(
+                spent_kwh,
+                budget_kg=self.plan.budget_kg,
+                pue=assumptions.pue,
+                intensity_g_per_kwh=assumptions.intensity.g_per_kwh,
+            )
+        )
+
+    def _is_news(self, verdict: BudgetVerdict) -> bool:
+        """Keeps a verdict; returns whether its state is another than before."""
+        before, self.verdict = self.verdict, verdict
+        return before is None or before.state != verdict.state
+
+    def _updated(self, window: Window) -> tuple[UnitStatistics, bool]:
+        """Returns the statistics, mean and maximum up to date, and whether the spread is too."""
+        self._windows.append(window)
+        self._num_units += window.num_units
+        self._energy_kwh += window.energy_kwh
+        num_windows = len(self._windows)
+        if self._statistics is None or num_windows >= self._next_computed:
+            self._statistics = unit_statistics(self._windows)
+            if num_windows >= NUM_ALWAYS_COMPUTED:
+                self._next_computed = math.ceil(num_windows * (1 + GROWTH_FRACTION))
+            return self._statistics, True
+        self._statistics = replace(
+            self._statistics,
+            mean_kwh=self._energy_kwh / self._num_units,
+            max_kwh=max(self._statistics.max_kwh, window.energy_kwh / window.num_units),
+        )
+        return self._statistics, False
+
+    def _left_after(self, num_units: float) -> float | None:
+        """Returns the units still to be done; ``None`` where that is not or no longer known."""
+        if self._units_left is not None:
+            left = self._units_left - num_units
+            is_done = math.isclose(left, 0.0, abs_tol=1e-9 * self._units_planned)
+            self._units_left = 0.0 if is_done else left if left > 0 else None
+        return self._units_left
+
+
+def _forecast_values(
+    statistics: UnitStatistics, left: float, spent_kwh: float, assumptions: Assumptions
+) -> dict[str, float]:
+    """Returns the points of the forecast's series; after the last unit all are what was spent."""
+    pue, g_per_kwh = assumptions.pue, assumptions.intensity.g_per_kwh
+    if left == 0:
+        spent_g = co2e_g(spent_kwh, pue=pue, intensity_g_per_kwh=g_per_kwh)
+        return _named(spent_kwh, spent_g, spent_g, spent_g)
+    energy = forecast_energy(statistics, left, spent_kwh=spent_kwh)
+    emissions = price(energy, pue=pue, intensity_g_per_kwh=g_per_kwh)
+    assert emissions.low_g is not None  # two windows or more
+    assert emissions.high_g is not None
+    return _named(energy.energy_kwh, emissions.co2e_g, emissions.low_g, emissions.high_g)
+
+
+def _named(energy_kwh: float, mass_g: float, low_g: float, high_g: float) -> dict[str, float]:
+    return {
+        schema.FORECAST_ENERGY_KWH: energy_kwh,
+        schema.FORECAST_CO2E_G: mass_g,
+        schema.FORECAST_CO2E_G_LOW: low_g,
+        schema.FORECAST_CO2E_G_HIGH: high_g,
+    }
