@@ -45,11 +45,11 @@ HOUSE = {
     "ldm_project": [
         ("", "errors config"),
         ("ct", "hounsfield phantoms ct_files data images"),
-        ("diffusion", "models noise_schedulers training sampling checkpoints"),
+        ("diffusion", "models flops noise_schedulers training sampling checkpoints"),
         (
             "runs",
-            "references logged_models ldm_pyfunc vqgan_pyfunc command_runs training_runs "
-            "synthesis_run commands",
+            "references arithmetic_metrics logged_models ldm_pyfunc vqgan_pyfunc command_runs "
+            "training_runs synthesis_run commands",
         ),
         ("", "__init__ __main__"),
     ],

@@ -14,6 +14,8 @@ import pytest
 from mlflow import MlflowClient
 
 from ldm_project.config import SynthConfig, TrainConfig, VqganConfig
+from ldm_project.diffusion.flops import cost_of
+from ldm_project.diffusion.models import ModelSpec
 from ldm_project.errors import CheckpointError, DataError
 from ldm_project.runs.commands import run_command
 from mlflow_carbon.errors import NoIntensityError
@@ -83,6 +85,15 @@ def test_synth_measures_each_batch_and_saves_each_image(store, dims):
     assert {f"samples/{index:05d}.nii.gz" for index in range(5)} <= saved
     assert {f"samples/{index:05d}.png" for index in range(5)} <= saved or dims == 3
     assert "preview.png" in saved
+
+
+def test_synth_logs_its_arithmetic_and_what_a_tflop_costs(store):
+    run_command(small(2))
+    metrics = runs_by_name()["synth"].data.metrics
+    expected = cost_of(ModelSpec(2, (32, 32), "tiny")).sample_tflop(small(2).steps)
+    assert metrics["ldm/tflop_per_sample"] == pytest.approx(expected)
+    joules = metrics["carbon/energy_kwh_per_sample"] * 3.6e6
+    assert metrics["ldm/joules_per_tflop"] == pytest.approx(joules / expected)
 
 
 def test_samples_are_in_hounsfield_units(store):

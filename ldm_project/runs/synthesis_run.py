@@ -26,8 +26,10 @@ from ldm_project.ct.data import open_scans
 from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.ct.images import write_nifti, write_png, write_preview
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
+from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
 from ldm_project.errors import CheckpointError
+from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.references import (
     ModelReference,
@@ -67,6 +69,9 @@ def run_synth(config: SynthConfig) -> str:
             with tracked(config, unit="sample", total_units=num_samples) as tracker:
                 sampled = _sample(tracker, ldm, config)
                 _save(Path(folder), sampled)
+            log_arithmetic(
+                run_id, unit="sample", tflop=cost_of(ldm.spec).sample_tflop(config.steps)
+            )
             mlflow.log_artifacts(folder)
         return run_id
 

@@ -1,0 +1,57 @@
+"""How much arithmetic an image takes, counted on the networks' shapes alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, num_parameters
+
+FLOP_PER_TFLOP = 1e12
+META = torch.device("meta")  # shapes without numbers: any size costs milliseconds
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs: TFLOP (a multiplication and an addition count as two)."""
+
+    step_tflop: float  # one denoising step
+    decode_tflop: float  # the latent to an image, whole
+
+    def sample_tflop(self, steps: int) -> float:
+        """Returns the TFLOP of one image: a fixed part and one for each step."""
+        return self.decode_tflop + steps * self.step_tflop
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How many trainable weights the networks have."""
+
+    unet: int
+    vqgan: int
+
+
+def cost_of(spec: ModelSpec) -> Cost:
+    """Returns what an image costs; neither weights nor voxels are needed."""
+    with META:
+        unet, vqgan = build_unet(spec).eval(), build_vqgan(spec).eval()
+        latents, timesteps = torch.zeros(1, *spec.latent_shape), torch.zeros(1)
+    # Looking up the nearest code is an argmin, not counted; its distances are under a percent.
+    return Cost(
+        step_tflop=_tflop(lambda: unet(latents, timesteps)),
+        decode_tflop=_tflop(lambda: vqgan.decode(latents)),
+    )
+
+
+def weights_of(spec: ModelSpec) -> Weights:
+    """Returns the number of weights of both networks."""
+    with META:
+        return Weights(num_parameters(build_unet(spec)), num_parameters(build_vqgan(spec)))
+
+
+@torch.inference_mode()
+def _tflop(compute: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        compute()
+    return counter.get_total_flops() / FLOP_PER_TFLOP

@@ -1,0 +1,30 @@
+"""TFLOP beside a run's energy: how much arithmetic a unit of work takes, and a TFLOP's price in J.
+
+The keys are the project's own: ``ldm/tflop_per_<unit>`` and ``ldm/joules_per_tflop``.
+"""
+
+import mlflow
+from mlflow import MlflowClient
+
+from mlflow_carbon import schema
+from mlflow_carbon.units import joules_from_kwh
+
+JOULES_PER_TFLOP = "ldm/joules_per_tflop"
+
+
+def tflop_per_unit(unit: str) -> str:
+    """Returns the metric key of the arithmetic of one unit of work, in TFLOP."""
+    return f"ldm/tflop_per_{unit}"
+
+
+def log_arithmetic(run_id: str, *, unit: str, tflop: float) -> None:
+    """Logs what one unit takes, and J per TFLOP where its energy was measured.
+
+    Call it in the active run, after its metering has ended.
+    """
+    metrics = {tflop_per_unit(unit): tflop}
+    measured = MlflowClient().get_run(run_id).data.metrics
+    energy_kwh = measured.get(schema.energy_kwh_per_unit(unit))
+    if energy_kwh is not None:
+        metrics[JOULES_PER_TFLOP] = joules_from_kwh(energy_kwh) / tflop
+    mlflow.log_metrics(metrics, run_id=run_id)
