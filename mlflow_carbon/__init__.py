@@ -1,23 +1,27 @@
 """Measured energy and CO2e on every MLflow run and every registered model."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["MeterSettings", "track"]
+__all__ = ["MeterSettings", "autolog", "track", "windows"]
 
 if TYPE_CHECKING:
     from mlflow_carbon.metering.meter import MeterSettings
-    from mlflow_carbon.tracking.track import track
+    from mlflow_carbon.tracking.autolog import autolog
+    from mlflow_carbon.tracking.track import track, windows
+
+_HOMES = {
+    "MeterSettings": "mlflow_carbon.metering.meter",
+    "autolog": "mlflow_carbon.tracking.autolog",
+    "track": "mlflow_carbon.tracking.track",
+    "windows": "mlflow_carbon.tracking.track",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Imports the public names when they are first used: MLflow imports this at its own start."""
-    if name == "track":
-        from mlflow_carbon.tracking.track import track
-
-        return track
-    if name == "MeterSettings":
-        from mlflow_carbon.metering.meter import MeterSettings
-
-        return MeterSettings
-    raise AttributeError(f"module 'mlflow_carbon' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mlflow_carbon' has no attribute {name!r}")
+    import_module("mlflow")  # first: its import may switch autologging on, by these same files
+    return getattr(import_module(_HOMES[name]), name)

@@ -4,6 +4,7 @@ MLflow reads this file through its ``mlflow.run_context_provider`` entry point, 
 loads unasked. So the file imports as little as it can and must never raise.
 """
 
+import logging
 from typing import Any
 
 from mlflow.tracking.context.abstract_context import RunContextProvider
@@ -29,4 +30,15 @@ def _replace_local_backend(loader: Any) -> None:
     loader.MLFLOW_BACKENDS["local"] = CurrentEnvironmentBackend
 
 
+def _follow_autologging(_: Any) -> None:
+    """Lets ``mlflow.autolog()`` and ``MLFLOW_CARBON_AUTOLOG`` switch metering on."""
+    try:
+        from mlflow_carbon.tracking.mlflow_autolog import follow_mlflow
+
+        follow_mlflow()
+    except Exception as error:  # raised here it would break `import mlflow`
+        logging.getLogger("mlflow.carbon").warning("Runs are not metered: %s", error)
+
+
 register_post_import_hook(_replace_local_backend, "mlflow.projects.backend.loader")
+register_post_import_hook(_follow_autologging, "mlflow.tracking.fluent")

@@ -34,7 +34,11 @@ HOUSE = {
             "registry",
             "footprints lineage inference model_tags run_models model_list model_footprint gate",
         ),
-        ("tracking", "patience epoch_windows run_tracking track"),
+        (
+            "tracking",
+            "patience epoch_windows run_tracking track patches autolog_settings "
+            "model_registration run_lifecycle framework_windows autolog mlflow_autolog",
+        ),
         (
             "commands",
             "options pricing compare models tag_models gate predict advise equivalents paper_check "

@@ -73,7 +73,7 @@ class Recorder:
         self.assumptions = assumptions
         self._unit = unit
         self._meter = meter
-        self._client = client
+        self.client = client
         self._marks_parent = marks_parent
         self._earlier = earlier
         self._series = WindowSeries() if earlier is None else earlier.series
@@ -245,8 +245,8 @@ class Recorder:
 
     def _deliver(self, batch: Batch) -> None:
         if self._delivery is None:
-            writer = RunWriter(self._client, self.run_id, marks_parent=self._marks_parent)
-            self._delivery = Delivery(writer.write, _open_journal(self._client, self.run_id))
+            writer = RunWriter(self.client, self.run_id, marks_parent=self._marks_parent)
+            self._delivery = Delivery(writer.write, _open_journal(self.client, self.run_id))
         self._delivery.put(batch)
 
 

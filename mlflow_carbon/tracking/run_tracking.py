@@ -1,5 +1,7 @@
 """The metering of a run from its start to its end, with one meter for all runs of the process."""
 
+import functools
+import logging
 import os
 import threading
 from dataclasses import dataclass, replace
@@ -20,6 +22,9 @@ from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.registry.run_models import record_run_models
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.patience import within
+
+# A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
+_logger = logging.getLogger("mlflow.carbon")
 
 READ_TIMEOUT_S = 2.0
 
@@ -93,6 +98,7 @@ class RunTracking:
     ) -> None:
         self.options = options
         self.has_written = False  # whether this process has logged anything to the run
+        self.is_autologged = False
         self._recorder = recorder
         self._process = process
         self._parent = parent
@@ -106,6 +112,16 @@ class RunTracking:
     def run_id(self) -> str:
         """The run that is written to."""
         return self._recorder.run_id
+
+    @property
+    def client(self) -> MlflowClient:
+        """Of the run's store."""
+        return self._recorder.client
+
+    @property
+    def is_held(self) -> bool:
+        """Whether everything is still kept back."""
+        return self._recorder.is_held
 
     @property
     def assumptions(self) -> Assumptions:
@@ -124,6 +140,8 @@ class RunTracking:
     def release(self) -> None:
         """Writes what was held back until it was clear that this process does the run's work."""
         self._recorder.release()
+        if self.assumptions.defaulted:
+            _say_once(self.assumptions.sentence())
         if self._parent is not None:
             self._parent.mark_as_parent()
 
@@ -201,8 +219,6 @@ class RunTracking:
         if not self._process.forget(self):
             return
         try:
-            if self.has_written:
-                self.release()
             if not self._is_marked_by_user:
                 self._epochs.flush()
             has_figures = self._recorder.finish()
@@ -237,8 +253,7 @@ class ProcessMetering:
 
     def tracking_of(self, run_id: str) -> RunTracking | None:
         """Returns the tracking of a run that is being metered in this process."""
-        with self._lock:
-            return self._runs.get(run_id)
+        return self._runs.get(run_id)  # without the lock: asked at each metric that is logged
 
     def track(
         self,
@@ -246,6 +261,7 @@ class ProcessMetering:
         options: TrackingOptions,
         *,
         run: Run | None = None,
+        client: MlflowClient | None = None,
         meter: Meter | None = None,
         is_held: bool = False,
     ) -> RunTracking:
@@ -255,6 +271,7 @@ class ProcessMetering:
             run_id: the run to write to.
             options: how it is metered and reported.
             run: what the store says of the run; ``None`` asks it.
+            client: of the run's store; ``None`` for MLflow's current one.
             meter: a started meter to use instead of the process's own.
             is_held: whether nothing is written before it is released.
 
@@ -266,8 +283,8 @@ class ProcessMetering:
             if tracking is not None:
                 tracking.join(options)
                 return tracking
-            assumptions, client = options.assumptions(), MlflowClient()
-            known = run or within(READ_TIMEOUT_S, lambda: client.get_run(run_id))
+            assumptions, client = options.assumptions(), client or MlflowClient()
+            known = run or within(READ_TIMEOUT_S, functools.partial(client.get_run, run_id))
             parent_run_id = known and known.data.tags.get(MLFLOW_PARENT_RUN_ID)
             recorder = Recorder(
                 run_id,
@@ -311,6 +328,11 @@ class ProcessMetering:
             self._meter = Meter(settings)
             self._meter.start()
         return self._meter
+
+
+@functools.cache
+def _say_once(sentence: str) -> None:
+    _logger.info(sentence)
 
 
 def _earlier_part(client: MlflowClient, run: Run) -> EarlierPart | None:

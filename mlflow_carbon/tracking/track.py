@@ -1,10 +1,8 @@
 """``track()``: one line around a block of work puts its energy and CO2e on an MLflow run."""
 
-import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
 from itertools import islice
 from typing import TypeVar
 
@@ -15,9 +13,6 @@ from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget
 from mlflow_carbon.tracking.run_tracking import RunTracking, TrackingOptions, this_process
-
-# A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
-_logger = logging.getLogger("mlflow.carbon")
 
 T = TypeVar("T")
 
@@ -139,12 +134,30 @@ def track(
     options.assumptions()  # a bad setting is told before a run is started
     with _run(run_id) as tracked_run_id:
         tracking = this_process.track(tracked_run_id, options, meter=meter)
-        if tracking.assumptions.defaulted:
-            _say_once(tracking.assumptions.sentence())
         try:
             yield Tracker(tracking)
         finally:
             tracking.leave()
+
+
+def windows(
+    items: Iterable[T], *, unit: str = "iteration", units_per_window: int = 1
+) -> Iterator[T]:
+    """Yields the items and measures every ``units_per_window`` of them as one window of the run.
+
+    In a run that is metered already they are windows of that run; else the loop is metered as by
+    ``track()``.
+
+    Args:
+        items: a loader, a range; each item is one unit of work.
+        unit: what one item is: ``iteration``, ``epoch``, ``sample``, ``minute``.
+        units_per_window: items of one window.
+
+    Raises:
+        InvalidInputError: the unit is none, or ``units_per_window`` is below 1.
+    """
+    with track(unit=unit) as tracker:
+        yield from tracker.windows(items, units_per_window=units_per_window)
 
 
 def _length(items: Iterable[object]) -> int | None:
@@ -153,11 +166,6 @@ def _length(items: Iterable[object]) -> int | None:
         return len(items)  # type: ignore[arg-type]
     except Exception:  # items are the user's, and a data loader without a length may raise anything
         return None
-
-
-@cache
-def _say_once(sentence: str) -> None:
-    _logger.info(sentence)
 
 
 def _run(run_id: str | None) -> AbstractContextManager[str]:

@@ -1,0 +1,135 @@
+"""``autolog()``: every run of this process is metered, with no other line changed."""
+
+import atexit
+import functools
+import logging
+import sys
+from typing import Any
+
+from mlflow.entities import Run, RunStatus
+from mlflow.tracking.client import MlflowClient
+from mlflow.tracking.fluent import ActiveRun, _active_run_stack
+from mlflow.utils.autologging_utils import autologging_integration
+from mlflow.utils.autologging_utils.safety import _AUTOLOGGING_CLEANUP_CALLBACKS
+
+from mlflow_carbon.tracking.framework_windows import watch_frameworks
+from mlflow_carbon.tracking.patches import INTEGRATION, go_around, is_on
+
+# What follows a run is imported when the first run starts: this file is part of `import mlflow`.
+_LIFECYCLE = "mlflow_carbon.tracking.run_lifecycle"
+
+
+@autologging_integration(INTEGRATION)  # type: ignore[untyped-decorator]  # MLflow's
+def autolog(
+    *,
+    region: str | None = None,
+    month: str | None = None,
+    pue: float | None = None,
+    intensity_set: str | None = None,
+    components: str | None = None,
+    attribution: str | None = None,
+    register_models: bool = False,  # noqa: ARG001  # read where a run ends, from MLflow's config
+    registered_model_name: str | None = None,  # noqa: ARG001
+    disable: bool = False,  # noqa: ARG001  # MLflow's, as is silent
+    silent: bool = False,
+) -> None:
+    """Meters every run that this process works in, until it ends.
+
+    What is ``None`` is taken from the environment (``MLFLOW_CARBON_REGION`` and so on), else from
+    the defaults, which are tagged. Runs that are active already are metered from now on.
+
+    Args:
+        region: where the electricity comes from: a name, an ISO code, ``EU27``, ``WORLD``.
+        month: ``2022-02``; else the year's mean.
+        pue: facility energy over IT energy.
+        intensity_set: the only set of intensities to look in.
+        components: ``all``, or ``gpu`` and ``cpu``, comma-separated.
+        attribution: ``whole_node``, ``process_share`` or ``gpu_only``.
+        register_models: whether each model that a run logs is registered when the run ends.
+        registered_model_name: the name to register under; else each model's own.
+        disable: whether to stop; runs that go on get their totals of the time until then.
+        silent: whether to say and warn of nothing.
+
+    Raises:
+        MlflowCarbonError: a setting is none.
+    """
+    logging.getLogger("mlflow.carbon").disabled = silent
+    if any((region, month, pue, intensity_set, components, attribution)):
+        from mlflow_carbon.tracking.autolog_settings import chosen_options
+
+        chosen_options()
+    _follow_runs()
+    watch_frameworks()
+    _finish_at_exit()
+    for run in (run for runs in _active_run_stack.get_all_thread_values().values() for run in runs):
+        _run_is_active(None, run)
+
+
+def _follow_runs() -> None:
+    go_around(ActiveRun, "__init__", after=_run_is_active)
+    go_around(MlflowClient, "create_run", after=_run_was_created)
+    for write in ("log_metric", "log_batch", "log_param", "log_artifact", "log_artifacts"):
+        go_around(MlflowClient, write, after=functools.partial(_run_was_written_to, write))
+    for end in ("set_terminated", "update_run"):
+        go_around(MlflowClient, end, before=functools.partial(_run_may_end, end))
+    _AUTOLOGGING_CLEANUP_CALLBACKS[INTEGRATION] = [_stop_if_disabled]
+
+
+def _run_is_active(_: None, run: Run, *__: Any) -> None:
+    from mlflow_carbon.tracking.run_lifecycle import run_is_active
+
+    run_is_active(run)
+
+
+def _run_was_created(
+    run: Run, client: MlflowClient, experiment_id: str, start_time: Any = None, *_: Any, **__: Any
+) -> None:
+    del experiment_id
+    if start_time is not None:  # the record of a run that was
+        return
+    from mlflow_carbon.tracking.run_lifecycle import run_was_created
+
+    run_was_created(client, run)
+
+
+def _run_was_written_to(
+    write: str, _: Any, client: MlflowClient, run_id: str, *args: Any, **kwargs: Any
+) -> None:
+    del client
+    from mlflow_carbon.tracking.run_lifecycle import run_was_written_to
+
+    has_metrics = bool(kwargs.get("metrics") or (args and args[0]))
+    is_metric = write == "log_metric" or (write == "log_batch" and has_metrics)
+    run_was_written_to(run_id, is_metric=is_metric)
+
+
+def _run_may_end(
+    end: str, client: MlflowClient, run_id: str, status: str | None = None, *_: Any, **__: Any
+) -> None:
+    del client
+    if end == "update_run" and not (status and _is_final(status)):
+        return
+    from mlflow_carbon.tracking.run_lifecycle import run_ends
+
+    run_ends(run_id)
+
+
+def _is_final(status: str) -> bool:
+    return bool(RunStatus.is_terminated(RunStatus.from_string(status)))
+
+
+def _stop_if_disabled() -> None:
+    """Follows no run any more, unless MLflow only sets autologging up anew."""
+    if _LIFECYCLE in sys.modules and not is_on():
+        sys.modules[_LIFECYCLE].stop_following()
+
+
+@functools.cache
+def _finish_at_exit() -> None:
+    """Writes totals before MLflow's own exit handler, which came first, ends the active run."""
+    atexit.register(_finish_all)
+
+
+def _finish_all() -> None:
+    if _LIFECYCLE in sys.modules:
+        sys.modules[_LIFECYCLE].finish_all()

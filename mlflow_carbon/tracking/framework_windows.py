@@ -1,0 +1,109 @@
+"""Windows where others mark epochs: Lightning, Transformers, Keras and Carbontracker's users."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mlflow.utils.import_hooks import register_post_import_hook
+
+from mlflow_carbon import schema
+from mlflow_carbon.tracking.patches import go_around, is_on
+
+_logger = logging.getLogger("mlflow.carbon")
+
+
+@dataclass(frozen=True)
+class EpochCalls:
+    """Which calls of a framework begin and end an epoch of training; they may be the same."""
+
+    module: str
+    class_name: str
+    begin: str
+    end: str
+
+
+FRAMEWORKS = (
+    EpochCalls("lightning.pytorch.loops.fit_loop", "_FitLoop", "advance", "advance"),
+    EpochCalls("pytorch_lightning.loops.fit_loop", "_FitLoop", "advance", "advance"),
+    EpochCalls(
+        "transformers.trainer_callback", "CallbackHandler", "on_epoch_begin", "on_epoch_end"
+    ),
+    EpochCalls(
+        "keras.src.callbacks.callback_list", "CallbackList", "on_epoch_begin", "on_epoch_end"
+    ),
+)
+CARBONTRACKER = "carbontracker.tracker"
+
+# On the user's own tracker: the run that its epoch belongs to, and the window.
+_WINDOW = "_mlflow_carbon_window"
+
+
+def watch_frameworks() -> None:
+    """Marks windows from now on in those that are imported, and in the others once they are."""
+    for calls in FRAMEWORKS:
+        _when_imported(calls.module, partial(_watch_epochs, calls))
+    _when_imported(CARBONTRACKER, _watch_carbontracker)
+
+
+def _when_imported(name: str, watch: Callable[[Any], None]) -> None:
+    def hook(module: Any) -> None:
+        if not is_on():
+            return
+        try:
+            watch(module)
+        except Exception as error:  # a version that we do not know: its runs have minutes
+            _logger.warning("Epochs of %s are not told apart: %s", name, error)
+
+    register_post_import_hook(hook, name)
+
+
+def _watch_epochs(calls: EpochCalls, module: Any) -> None:
+    framework = getattr(module, calls.class_name)
+    if calls.begin == calls.end:
+        go_around(framework, calls.begin, before=_epoch_begins, after=_epoch_ends)
+    else:
+        go_around(framework, calls.begin, before=_epoch_begins)
+        go_around(framework, calls.end, after=_epoch_ends)
+
+
+def _epoch_begins(*_: Any, **__: Any) -> None:
+    from mlflow_carbon.tracking.run_lifecycle import current_tracking
+
+    tracking = current_tracking()
+    if tracking is not None:
+        tracking.epoch_begins()
+
+
+def _epoch_ends(*_: Any, **__: Any) -> None:
+    from mlflow_carbon.tracking.run_lifecycle import current_tracking
+
+    tracking = current_tracking()
+    if tracking is not None:
+        tracking.epoch_ends()
+
+
+def _watch_carbontracker(module: Any) -> None:
+    """Makes windows of the epochs of Carbontracker's users; its own figures stay as they are."""
+    go_around(module.CarbonTracker, "epoch_start", after=_open_window)
+    go_around(module.CarbonTracker, "epoch_end", before=_close_window)
+    go_around(module.CarbonTracker, "stop", before=_drop_window)
+
+
+def _open_window(_: None, carbon_tracker: Any) -> None:
+    from mlflow_carbon.tracking.run_lifecycle import current_tracking
+
+    tracking = current_tracking()
+    if tracking is not None:
+        vars(carbon_tracker)[_WINDOW] = (tracking, tracking.open())
+
+
+def _close_window(carbon_tracker: Any) -> None:
+    tracking, window = vars(carbon_tracker).pop(_WINDOW, (None, None))
+    if tracking is not None:
+        tracking.close(window, 1, unit=schema.UNIT_EPOCH)
+
+
+def _drop_window(carbon_tracker: Any) -> None:
+    vars(carbon_tracker).pop(_WINDOW, None)

@@ -1,0 +1,115 @@
+"""Which runs of this process are metered without being asked, and from when to when.
+
+A run is this process's own if the process makes it active (``start_run``), or creates it by a
+client and then logs metrics to it, marks windows in it, or ends it after logging anything. A run
+that it only creates, for others to work in, or only reads, is not.
+"""
+
+import logging
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, SourceType
+from mlflow.tracking.fluent import active_run
+from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
+
+from mlflow_carbon import schema
+from mlflow_carbon.errors import MlflowCarbonError
+from mlflow_carbon.tracking.autolog_settings import (
+    chosen_options,
+    registered_model_name,
+    registers_models,
+)
+from mlflow_carbon.tracking.model_registration import register_logged_models
+from mlflow_carbon.tracking.patches import switch_off
+from mlflow_carbon.tracking.patience import within
+from mlflow_carbon.tracking.run_tracking import RunTracking, this_process
+
+_logger = logging.getLogger("mlflow.carbon")
+
+# A process that creates more runs than these, and works in none, creates them for others.
+MAX_HELD = 8
+REGISTER_TIMEOUT_S = 15.0
+
+
+def run_is_active(run: Run) -> None:
+    """Meters a run that ``start_run`` has made active, new or resumed."""
+    tracking = this_process.tracking_of(run.info.run_id)
+    if tracking is None:
+        _track(run, MlflowClient(), is_held=False)
+    else:
+        tracking.release()
+
+
+def run_was_created(client: MlflowClient, run: Run) -> None:
+    """Meters a run that a client created, and holds the figures back for now."""
+    tags = run.data.tags
+    is_for_a_project = tags.get(MLFLOW_SOURCE_TYPE) == SourceType.to_string(SourceType.PROJECT)
+    if is_for_a_project or schema.TAG_SCHEMA in tags:  # its process meters it; a copy
+        return
+    _track(run, MlflowClient(client.tracking_uri), is_held=True)
+    held = [tracking for tracking in this_process.trackings if tracking.is_held]
+    for tracking in held[:-MAX_HELD]:
+        tracking.finish()
+
+
+def run_was_written_to(run_id: str, *, is_metric: bool) -> None:
+    """Notes that this process works in the run, where it is held back."""
+    tracking = this_process.tracking_of(run_id)
+    if tracking is not None and tracking.is_held:
+        tracking.has_written = True
+        if is_metric:
+            tracking.release()
+
+
+def run_ends(run_id: str) -> None:
+    """Writes the totals of a run that is about to get its final status."""
+    tracking = this_process.tracking_of(run_id)
+    if tracking is None:
+        return
+    if tracking.has_written:
+        tracking.release()
+    if registers_models() and not tracking.is_held:
+        name = registered_model_name()
+        within(REGISTER_TIMEOUT_S, lambda: register_logged_models(tracking.client, run_id, name))
+    tracking.finish()
+
+
+def finish_all() -> None:
+    """Writes the totals of all runs that are metered, children before their parents."""
+    for tracking in reversed(this_process.trackings):
+        tracking.finish()
+
+
+def current_tracking(run_ids: tuple[str | None, ...] = ()) -> RunTracking | None:
+    """Returns the tracking of the run that this code works in.
+
+    Args:
+        run_ids: runs that come first, if they are metered; else the active run comes, and then
+            the one that was started last.
+    """
+    active = active_run()
+    for run_id in (*run_ids, active and active.info.run_id):
+        tracking = this_process.tracking_of(run_id or "")
+        if tracking is not None:
+            return tracking
+    trackings = this_process.trackings
+    return trackings[-1] if trackings else None
+
+
+def stop_following() -> None:
+    """Lets go of the runs that are metered unasked; those with a ``track()`` block go on in it."""
+    for tracking in reversed(this_process.trackings):
+        if tracking.is_autologged:
+            tracking.is_autologged = False
+            tracking.leave()
+
+
+def _track(run: Run, client: MlflowClient, *, is_held: bool) -> None:
+    try:
+        options = chosen_options()
+    except MlflowCarbonError as error:
+        _logger.warning("Runs are not metered: %s", error)
+        switch_off()
+        return
+    tracking = this_process.track(run.info.run_id, options, run=run, client=client, is_held=is_held)
+    tracking.is_autologged = True
