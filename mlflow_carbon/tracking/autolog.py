@@ -72,6 +72,7 @@ def _follow_runs() -> None:
         go_around(MlflowClient, write, after=functools.partial(_run_was_written_to, write))
     for end in ("set_terminated", "update_run"):
         go_around(MlflowClient, end, before=functools.partial(_run_may_end, end))
+    go_around(MlflowClient, "create_model_version", after=_model_was_registered)
     _AUTOLOGGING_CLEANUP_CALLBACKS[INTEGRATION] = [_stop_if_disabled]
 
 
@@ -116,6 +117,12 @@ def _run_may_end(
 
 def _is_final(status: str) -> bool:
     return bool(RunStatus.is_terminated(RunStatus.from_string(status)))
+
+
+def _model_was_registered(version: Any, client: MlflowClient, *_: Any, **__: Any) -> None:
+    from mlflow_carbon.tracking.run_lifecycle import model_was_registered
+
+    model_was_registered(client, version)
 
 
 def _stop_if_disabled() -> None:

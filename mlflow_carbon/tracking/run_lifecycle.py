@@ -9,11 +9,13 @@ import logging
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, SourceType
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking.fluent import active_run
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon import schema
 from mlflow_carbon.errors import MlflowCarbonError
+from mlflow_carbon.registry.run_models import record_version
 from mlflow_carbon.tracking.autolog_settings import (
     chosen_options,
     registered_model_name,
@@ -72,6 +74,12 @@ def run_ends(run_id: str) -> None:
         name = registered_model_name()
         within(REGISTER_TIMEOUT_S, lambda: register_logged_models(tracking.client, run_id, name))
     tracking.finish()
+
+
+def model_was_registered(client: MlflowClient, version: ModelVersion) -> None:
+    """Puts emissions on a version of a run that is over; others get theirs when the run ends."""
+    if version.run_id and this_process.tracking_of(version.run_id) is None:
+        within(REGISTER_TIMEOUT_S, lambda: record_version(client, version))
 
 
 def finish_all() -> None:

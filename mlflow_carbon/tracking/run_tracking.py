@@ -225,7 +225,7 @@ class RunTracking:
         finally:
             self._process.release_meter()
         if has_figures:
-            within(CLOSE_TIMEOUT_S, lambda: record_run_models(MlflowClient(), self.run_id))
+            within(CLOSE_TIMEOUT_S, lambda: record_run_models(self.client, self.run_id))
 
 
 class ProcessMetering:
