@@ -48,6 +48,7 @@ TAG_TRACKER = "carbon.tracker"
 TAG_UNIT = "carbon.unit"
 TAG_NUM_UNITS = "carbon.num_units"
 TAG_NUM_WINDOWS = "carbon.num_windows"
+TAG_NUM_DISTINCT_READINGS = "carbon.num_distinct_readings"  # different powers of the windows
 TAG_FIRST_WINDOW_STEP = "carbon.first_window_step"  # windows before it count another unit
 TAG_TRIGGERED_BY_RUN_ID = "carbon.triggered_by_run_id"
 TAG_ERROR = "carbon.error"

@@ -35,6 +35,8 @@ def run_row(run_id="r", **figures):
         "intensity_g_per_kwh": 200.0,
         "num_units": 4.0,
         "num_windows": 2.0,
+        "num_distinct_readings": 10.0,
+        "coverage_fraction": 0.75,
         "energy_kwh_per_unit": 0.5,
         "energy_kwh_per_unit_std_within": 0.1,
         "params.steps": "50",
@@ -94,6 +96,23 @@ def test_compare_runs_leaves_runs_of_one_window_out_of_the_std_within():
     row = only_row(compare_runs(frame(run_row(), one_window)))
     assert row["energy_kwh_per_unit_std_within"] == pytest.approx(0.1)
     assert row["num_windows"] == 3
+
+
+def test_compare_runs_gives_the_readings_of_all_runs_and_their_mean_coverage():
+    row = only_row(compare_runs(frame(run_row(), run_row(coverage_fraction=0.25))))
+    assert (row["num_distinct_readings"], row["coverage_fraction"]) == (20, 0.5)
+
+
+def test_compare_runs_warns_of_runs_with_few_readings():
+    runs = frame(run_row(), run_row(num_distinct_readings=4), run_row(num_distinct_readings=5))
+    (notice,) = compare_runs(runs).notices
+    assert notice.startswith("1 of 3 runs rest on fewer than 5 distinct power readings: their")
+
+
+def test_compare_runs_knows_no_readings_where_a_run_does_not_say():
+    comparison = compare_runs(frame(run_row(), run_row(num_distinct_readings=math.nan)))
+    assert math.isnan(only_row(comparison)["num_distinct_readings"])
+    assert comparison.notices == ()
 
 
 def test_compare_runs_has_no_std_between_for_one_run():

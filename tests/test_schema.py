@@ -43,6 +43,7 @@ TAGS = {
     "carbon.unit",
     "carbon.num_units",
     "carbon.num_windows",
+    "carbon.num_distinct_readings",
     "carbon.triggered_by_run_id",
     "carbon.co2e_kg",
     "carbon.energy_kwh",

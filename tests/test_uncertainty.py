@@ -13,6 +13,7 @@ from mlflow_carbon.accounting.uncertainty import (
     INDEPENDENT,
     Window,
     cautions,
+    num_distinct_readings,
     prediction_interval,
     spread_kwh,
     unit_statistics,
@@ -181,3 +182,17 @@ def test_little_coverage_is_a_caution():
     statistics = unit_statistics(windows_of([1, 2, 3]))
     assert any("12%" in line for line in cautions(statistics, 0.12))
     assert not any("observed" in line for line in cautions(statistics, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("powers_w", "num_distinct"),
+    [
+        ([50.0, 49.999999999999986, 50.0], 1),  # one power, up to rounding
+        ([100.0, 100.001], 2),  # sensors tell mW
+        ([50.0, None], 1),
+        ([None], None),
+        ([], None),
+    ],
+)
+def test_distinct_readings_differ_by_more_than_rounding(powers_w, num_distinct):
+    assert num_distinct_readings(powers_w) == num_distinct

@@ -1,7 +1,7 @@
 """What ± can mean for a total of many units: the paper's spread, and a prediction interval."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ DEFAULT_CONFIDENCE_FRACTION = 0.95
 INDEPENDENT = "prediction interval, windows taken as independent"
 CORRECTED = "prediction interval, corrected for autocorrelation"
 
+_POWER_DIGITS = 6  # sensors tell mW; beyond that one power differs from itself by rounding
 _MAX_AUTOCORRELATION = 0.95
 _WANDERING_SIGNIFICANCE = 0.05  # of the test whether correlation outlasts the correction
 _DIFFERENCE = 1e-4  # of the autocorrelation, for a numerical derivative
@@ -73,6 +74,14 @@ class Interval:
     method: str
 
 
+def num_distinct_readings(powers_w: Iterable[float | None]) -> int | None:
+    """Returns how many different powers there are; ``None`` where none is known."""
+    distinct = {
+        float(f"{power_w:.{_POWER_DIGITS}g}") for power_w in powers_w if power_w is not None
+    }
+    return len(distinct) or None
+
+
 def unit_statistics(windows: Sequence[Window]) -> UnitStatistics:
     """Returns mean, spread and correlation of the energy per unit.
 
@@ -94,7 +103,6 @@ def unit_statistics(windows: Sequence[Window]) -> UnitStatistics:
     autocorrelation = None
     if num_windows >= MIN_WINDOWS_FOR_CORRELATION:
         autocorrelation = _autocorrelation(residuals)
-    powers_w = {window.power_w for window in windows if window.power_w is not None}
     return UnitStatistics(
         mean_kwh=mean_kwh,
         max_kwh=float((energies_kwh / nums_units).max()),
@@ -102,7 +110,7 @@ def unit_statistics(windows: Sequence[Window]) -> UnitStatistics:
         unit_variance_kwh2=float(residuals @ residuals) / (num_windows - 1) if has_spread else None,
         num_windows=num_windows,
         num_units=num_units,
-        num_distinct_readings=len(powers_w) or None,
+        num_distinct_readings=num_distinct_readings(window.power_w for window in windows),
         autocorrelation=autocorrelation,
         effective_num_windows=num_windows / _variance_factor(autocorrelation or 0.0, num_windows),
         is_wandering=autocorrelation is not None and _is_wandering(residuals, autocorrelation),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import Assumptions
 from mlflow_carbon.accounting.emissions import co2e_g, facility_energy_kwh, mean_std
+from mlflow_carbon.accounting.uncertainty import num_distinct_readings
 from mlflow_carbon.metering.meter import MeterDescription
 from mlflow_carbon.metering.readings import Reading
 from mlflow_carbon.units import kg_from_grams, watts_from_kwh
@@ -26,8 +27,9 @@ def window_metrics(reading: Reading, num_units: float) -> dict[str, float]:
         schema.WINDOW_DURATION_S: reading.duration_s,
         schema.WINDOW_NUM_UNITS: num_units,
     }
-    if reading.duration_s > 0:
-        values[schema.WINDOW_POWER_W] = watts_from_kwh(reading.energy_kwh, reading.duration_s)
+    power_w = _power_w(reading)
+    if power_w is not None:
+        values[schema.WINDOW_POWER_W] = power_w
     for component, energy_kwh in reading.energy_kwh_by_component().items():
         values[schema.window_component_energy_kwh(component)] = energy_kwh
     return values
@@ -95,11 +97,19 @@ def window_tags(windows: list[WindowRecord], unit: str) -> dict[str, str]:
     """Returns the tags that say how many windows and units the per-unit figures rest on."""
     if not windows:
         return {}
+    num_distinct = num_distinct_readings(_power_w(record.reading) for record in windows)
     return {
         schema.TAG_UNIT: unit,
         schema.TAG_NUM_UNITS: f"{sum(record.num_units for record in windows):g}",
         schema.TAG_NUM_WINDOWS: str(len(windows)),
+        **({} if num_distinct is None else {schema.TAG_NUM_DISTINCT_READINGS: str(num_distinct)}),
     }
+
+
+def _power_w(reading: Reading) -> float | None:
+    if reading.energy_kwh is None or reading.duration_s <= 0:
+        return None
+    return watts_from_kwh(reading.energy_kwh, reading.duration_s)
 
 
 def description_tags(description: MeterDescription) -> dict[str, str]:

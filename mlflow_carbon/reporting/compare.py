@@ -10,6 +10,7 @@ from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import co2e_g, mean_std, pooled_std, validate_pue
 from mlflow_carbon.accounting.hourly import FILE_SET
 from mlflow_carbon.accounting.intensity import CarbonIntensity, basis_notice
+from mlflow_carbon.accounting.uncertainty import MIN_DISTINCT_READINGS
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.reporting.store import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX, Cell
 
@@ -29,6 +30,7 @@ STATISTIC_COLUMNS = (
     "co2e_g_mean",
     "co2e_g_std_between",
 )
+BASIS_COLUMNS = ("num_distinct_readings", "coverage_fraction")
 ASSUMPTION_COLUMNS = (
     "pue",
     "intensity_g_per_kwh",
@@ -38,7 +40,7 @@ ASSUMPTION_COLUMNS = (
     "methods",
 )
 
-_NUMBER_COLUMNS = (*STATISTIC_COLUMNS[2:], "pue", "intensity_g_per_kwh")
+_NUMBER_COLUMNS = (*STATISTIC_COLUMNS[2:], *BASIS_COLUMNS, "pue", "intensity_g_per_kwh")
 _WITHIN = "energy_kwh_per_unit_std_within"
 _FIX_OF_MIXTURE = {
     "methods": "energy got in different ways; tell it apart by --group-by carbon.method.cpu.",
@@ -52,8 +54,9 @@ _FIX_OF_MIXTURE = {
 class Comparison:
     """One row a group, unit and region, and what a reader of it must know.
 
-    ``table`` has the group keys, ``ALWAYS_GROUPED_BY``, ``STATISTIC_COLUMNS`` and
-    ``ASSUMPTION_COLUMNS``; what is not known, or differs inside a group, is None there.
+    ``table`` has the group keys, ``ALWAYS_GROUPED_BY``, ``STATISTIC_COLUMNS``, ``BASIS_COLUMNS``
+    (readings of all runs, and their mean coverage) and ``ASSUMPTION_COLUMNS``; what is not known,
+    or differs inside a group, is None there.
     """
 
     table: pd.DataFrame
@@ -102,7 +105,7 @@ def compare_runs(
     ]
     table = pd.DataFrame(rows).astype(dict.fromkeys(_NUMBER_COLUMNS, "float64"))
     table = _sorted(table, [*columns, "unit"], regions)
-    return Comparison(table, tuple(columns), (*notices, *_mixtures(priced, keys)))
+    return Comparison(table, tuple(columns), (*notices, *_doubts(priced, keys)))
 
 
 def usable_runs(
@@ -135,7 +138,7 @@ def usable_runs(
 
 def column_of(runs: pd.DataFrame, name: str) -> str:
     """Returns the column of the parameter or else the tag of that name, or of the experiment."""
-    if name in STATISTIC_COLUMNS + ASSUMPTION_COLUMNS:
+    if name in STATISTIC_COLUMNS + BASIS_COLUMNS + ASSUMPTION_COLUMNS:
         raise InvalidInputError(
             f"Cannot group by {name!r}: the comparison has a column of that name. "
             f"Use {PARAM_COLUMN_PREFIX}{name} or {TAG_COLUMN_PREFIX}{name}."
@@ -174,6 +177,8 @@ def _statistics(group: pd.DataFrame) -> dict[Hashable, Cell]:
         total = mean_std(_in(quantity, group, "energy_kwh"))
         row[f"{quantity}_mean"] = total.mean
         row[f"{quantity}_std_between"] = total.std
+    row["num_distinct_readings"] = group["num_distinct_readings"].sum(skipna=False)
+    row["coverage_fraction"] = group["coverage_fraction"].mean()
     return row | {column: _common(group[column]) for column in ASSUMPTION_COLUMNS}
 
 
@@ -196,8 +201,8 @@ def _common(values: pd.Series) -> Cell:
     return distinct[0] if len(distinct) == 1 else None
 
 
-def _mixtures(priced: pd.DataFrame, keys: list[str]) -> Iterator[str]:
-    """Yields what differs inside a group though a mean over it is only fair if it does not."""
+def _doubts(priced: pd.DataFrame, keys: list[str]) -> Iterator[str]:
+    """Yields what makes the rows compare badly, inside a group or with each other."""
     is_by_file = priced["intensity_set"].eq(FILE_SET).all()
     for column, fix in _FIX_OF_MIXTURE.items():
         if column == "intensity_g_per_kwh" and is_by_file:
@@ -207,6 +212,15 @@ def _mixtures(priced: pd.DataFrame, keys: list[str]) -> Iterator[str]:
         if mixed:
             listed = ", ".join(sorted({str(value) for values in mixed for value in values}))
             yield f"{len(mixed)} of {len(distinct_in_group)} rows mix {column} {listed}: {fix}"
+    num_few = int(
+        (priced.groupby("run_id")["num_distinct_readings"].min() < MIN_DISTINCT_READINGS).sum()
+    )
+    if num_few:
+        yield (
+            f"{num_few} of {priced['run_id'].nunique()} runs rest on fewer than "
+            f"{MIN_DISTINCT_READINGS} distinct power readings: their spread may be that of the "
+            "sampling, not of the work; measure more or longer windows."
+        )
     regions_by_set = priced.dropna(subset="intensity_set").groupby("intensity_set")["region"]
     if len(regions_by_set) > 1:
         listed = ", ".join(

@@ -38,11 +38,13 @@ _TAG_BY_COLUMN = {
 _COUNT_TAG_BY_COLUMN = {
     "num_units": schema.TAG_NUM_UNITS,
     "num_windows": schema.TAG_NUM_WINDOWS,
+    "num_distinct_readings": schema.TAG_NUM_DISTINCT_READINGS,
 }
 _METRIC_BY_COLUMN = {
     "energy_kwh": schema.ENERGY_KWH,
     "duration_s": schema.DURATION_S,
     "co2e_g": schema.CO2E_G,
+    "coverage_fraction": schema.COVERAGE_FRACTION,
     "pue": schema.PUE,
     "intensity_g_per_kwh": schema.INTENSITY_G_PER_KWH,
 }

@@ -27,6 +27,7 @@ _LEGEND = """\
 between (std_between): sample std over the runs, each run counting once.
 within (std_within): pooled std over the windows inside each run.
 The ± is between for two runs or more, within for one.
+readings: distinct powers of the windows. coverage: share of the time that was observed.
 """
 
 
@@ -176,6 +177,10 @@ def _whole_run_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
         scale = choose_scale(means, scales)
         texts = map(scale.text_with_std, means, rows[f"{quantity}_std_between"])
         columns.append(Column(f"{title} ({scale.symbol})", list(texts)))
+    readings = [ABSENT if pd.isna(num) else f"{num:.0f}" for num in rows["num_distinct_readings"]]
+    coverages = [ABSENT if pd.isna(part) else f"{part:.0%}" for part in rows["coverage_fraction"]]
+    columns.append(Column("readings", readings))
+    columns.append(Column("coverage", coverages))
     columns.append(Column("PUE", _assumption_texts(rows["pue"])))
     columns.append(Column("g/kWh", _assumption_texts(rows["intensity_g_per_kwh"])))
     columns.append(Column("methods", list(rows["methods"].fillna(MIXED)), is_text=True))

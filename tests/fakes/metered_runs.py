@@ -91,6 +91,7 @@ def _window_tags(windows: Sequence[tuple[float, float]], unit: str) -> dict[str,
         schema.TAG_UNIT: unit,
         schema.TAG_NUM_UNITS: f"{sum(units for _, units in windows):g}",
         schema.TAG_NUM_WINDOWS: str(len(windows)),
+        schema.TAG_NUM_DISTINCT_READINGS: str(len({kwh for kwh, _ in windows})),
     }
 
 
@@ -111,6 +112,7 @@ def _metrics(
         schema.CO2E_G: energy_kwh * pue * intensity_g_per_kwh,
         schema.CO2E_KG: energy_kwh * pue * intensity_g_per_kwh / 1000,
         schema.DURATION_S: WINDOW_S * len(windows),
+        schema.COVERAGE_FRACTION: 1.0,
         schema.PUE: pue,
         schema.INTENSITY_G_PER_KWH: intensity_g_per_kwh,
         per_unit_key: run_value_kwh,
