@@ -16,8 +16,8 @@ HOUSE = {
         ("", "errors units schema redaction"),
         (
             "accounting",
-            "intensity emissions assumptions uncertainty forecast steps_model hourly advice "
-            "providers equivalents functional_unit paper",
+            "intensity emissions providers assumptions uncertainty forecast steps_model hourly "
+            "advice equivalents functional_unit paper",
         ),
         (
             "metering",

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import mlflow_carbon
+from mlflow_carbon.accounting.assumptions import resolve_assumptions
 from mlflow_carbon.accounting.intensity import lookup_intensity
 from mlflow_carbon.accounting.providers import PROVIDERS, ask_provider, fetch_intensity, split_zone
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
@@ -214,6 +215,19 @@ def test_key_comes_from_the_providers_own_variable(server):
     found = ask_provider("electricity-maps", "DE", environment=environment, base_url=server.url)
     assert server.keys == [KEY]
     assert KEY not in repr(found)
+
+
+def test_live_answer_is_what_a_run_assumes_and_no_fallback_is_tagged(server):
+    server.answer = ELECTRICITY_MAPS
+    environment = {"ELECTRICITY_MAPS_API_KEY": KEY}
+    live = ask_provider("electricity-maps", "DE", environment=environment, base_url=server.url)
+    assumptions = resolve_assumptions(live=live)
+    assert assumptions.intensity.g_per_kwh == 322
+    assert assumptions.defaulted == ("pue",)
+    tags = assumptions.tags()
+    assert tags["carbon.intensity_set"] == "live:electricity-maps"
+    assert "carbon.intensity_fallback" not in tags
+    assert KEY not in str(tags)
 
 
 def test_fallback_of_a_zone_is_that_of_its_country(server):

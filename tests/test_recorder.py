@@ -105,6 +105,15 @@ def test_tags_say_how_it_was_measured_and_what_was_assumed(store):
     assert not [tag for tag in tags if tag.startswith("carbon.default.")]
 
 
+def test_fallback_of_a_silent_provider_is_tagged(store, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.delenv("no_proxy", raising=False)
+    live = {"region": "UK", "intensity_set": None, "intensity_provider": "uk-carbon-intensity"}
+    tags = tracked_run(**live).data.tags
+    assert tags["carbon.intensity_fallback"].startswith("uk-carbon-intensity cannot be reached")
+    assert (tags["carbon.region"], tags["carbon.intensity_set"]) == ("GB", "ember")
+
+
 def test_what_the_user_left_open_is_tagged_as_default(store):
     tags = tracked_run(region=None, intensity_set=None, pue=None).data.tags
     assert tags["carbon.default.region"] == "WORLD"
@@ -217,6 +226,12 @@ def test_forked_child_repeats_no_figure(store):
         ({"region": "Atlantis"}, NoIntensityError, "Atlantis"),
         ({"pue": 0.9}, InvalidInputError, "0.9"),
         ({"region": "Poland", "month": "2022-02", "intensity_set": None}, NoIntensityError, "PL"),
+        ({"intensity_provider": "uk-carbon-intensity"}, InvalidInputError, "neither a month nor"),
+        (
+            {"intensity_provider": "me", "intensity_set": None},
+            InvalidInputError,
+            "provider is 'me'",
+        ),
     ],
 )
 def test_bad_setting_is_told_before_the_block_starts(store, settings, error, message):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import validate_pue
 from mlflow_carbon.accounting.intensity import CarbonIntensity, lookup_intensity
+from mlflow_carbon.accounting.providers import LiveIntensity
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,13 @@ class Assumptions:
     intensity: CarbonIntensity
     pue: float
     defaulted: tuple[str, ...]
+    fallback_reason: str | None = None  # why the intensity is not the live one asked for
 
     def tags(self) -> dict[str, str]:
         """Returns the run tags that say what was assumed."""
+        reason = self.fallback_reason
         return {
+            **({} if reason is None else {schema.TAG_INTENSITY_FALLBACK: reason}),
             schema.TAG_REGION: self.intensity.region,
             schema.TAG_PERIOD: self.intensity.period,
             schema.TAG_INTENSITY_SET: self.intensity.intensity_set,
@@ -45,6 +49,8 @@ class Assumptions:
             f"({self.intensity.region} {self.intensity.period}, {self.intensity.intensity_set}) "
             f"and PUE {self.pue:g}"
         )
+        if self.fallback_reason is not None:
+            line += f"; not live: {self.fallback_reason.rstrip('.')}"
         if self.defaulted:
             line += f"; not chosen by you: {', '.join(self.defaulted)}"
         return f"{line}."
@@ -64,6 +70,7 @@ def resolve_assumptions(
     month: str | None = None,
     pue: float | None = None,
     intensity_set: str | None = None,
+    live: LiveIntensity | None = None,
     defaults: Defaults = Defaults(),  # frozen
 ) -> Assumptions:
     """Returns the factors for the settings given; ``None`` is filled from the defaults.
@@ -73,12 +80,17 @@ def resolve_assumptions(
         month: ``2022-02``; ``None`` for the year's mean of the set.
         pue: facility energy over IT energy, 1 to 3.
         intensity_set: the only set to look in; ``None`` tries the default's first.
+        live: what a provider has answered; takes the place of region, month and set.
         defaults: what is assumed where nothing is given.
 
     Raises:
         NoIntensityError: nothing is known for that region and period.
         InvalidInputError: the PUE or the month is none.
     """
+    used_pue = validate_pue(defaults.pue if pue is None else pue)
+    if live is not None:
+        defaulted = ("pue",) if pue is None else ()
+        return Assumptions(live.intensity, used_pue, defaulted, live.fallback_reason)
     chosen = {"region": region, "intensity_set": intensity_set or month, "pue": pue}
     intensity = lookup_intensity(
         region or defaults.region,
@@ -88,6 +100,6 @@ def resolve_assumptions(
     )
     return Assumptions(
         intensity=intensity,
-        pue=validate_pue(defaults.pue if pue is None else pue),
+        pue=used_pue,
         defaulted=tuple(setting for setting, value in chosen.items() if value is None),
     )

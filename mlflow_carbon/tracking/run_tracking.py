@@ -13,6 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
 from mlflow_carbon.accounting.forecast import WITHIN
+from mlflow_carbon.accounting.providers import LiveIntensity
 from mlflow_carbon.errors import CarbonBudgetError, InvalidInputError
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Window
 from mlflow_carbon.recording.delivery import CLOSE_TIMEOUT_S
@@ -39,6 +40,7 @@ class TrackingOptions:
         month: ``2022-02``; ``None`` takes the year's mean.
         pue: facility energy over IT energy; ``None`` takes the default's.
         intensity_set: the only set of intensities to look in.
+        live: what a provider has answered for the region; ``None`` where none was asked.
         defaults: what is assumed for what is left open.
         settings: what is measured; only those of the run that starts the meter count.
         plan: how much work the run will do, and what it may emit.
@@ -49,6 +51,7 @@ class TrackingOptions:
     month: str | None = None
     pue: float | None = None
     intensity_set: str | None = None
+    live: LiveIntensity | None = None
     defaults: Defaults = Defaults()  # noqa: RUF009  # frozen
     settings: MeterSettings = MeterSettings()  # noqa: RUF009  # frozen
     plan: CarbonPlan = CarbonPlan()  # noqa: RUF009  # frozen
@@ -66,6 +69,7 @@ class TrackingOptions:
             month=self.month,
             pue=self.pue,
             intensity_set=self.intensity_set,
+            live=self.live,
             defaults=self.defaults,
         )
 
@@ -79,6 +83,7 @@ class TrackingOptions:
                 region=outer.region,
                 month=outer.month,
                 intensity_set=outer.intensity_set,
+                live=outer.live,
                 pue=pue,
                 plan=plan,
             )

@@ -1,6 +1,7 @@
 """``track()``: one line around a block of work puts its energy and CO2e on an MLflow run."""
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
@@ -9,6 +10,7 @@ from typing import TypeVar
 import mlflow
 
 from mlflow_carbon.accounting.assumptions import Defaults
+from mlflow_carbon.accounting.providers import LiveIntensity, ask_provider
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget
@@ -92,6 +94,7 @@ def track(
     intensity_set: str | None = None,
     defaults: Defaults = Defaults(),  # noqa: B008  # frozen
     settings: MeterSettings = MeterSettings(),  # noqa: B008  # frozen
+    intensity_provider: str | None = None,
     total_units: float | None = None,
     carbon_budget_kg: float | None = None,
     on_budget: OnBudget = WARN,
@@ -109,6 +112,10 @@ def track(
         intensity_set: the only set of intensities to look in.
         defaults: what is assumed for what is left open; each use is tagged.
         settings: what is measured, and how a shared node is attributed.
+        intensity_provider: who is asked, once and for 3 s at most, for the intensity of the region
+            now: ``electricity-maps`` (key in ``ELECTRICITY_MAPS_API_KEY``),
+            ``uk-carbon-intensity`` or ``energi-data-service``. Where it does not answer, the
+            year's mean stands in, and a tag says why.
         total_units: units that the block will do, for the forecast of its total; ``None`` takes the
             length of what ``windows`` is given, where that has one.
         carbon_budget_kg: CO2e that the run may emit; ``None`` for as much as it takes.
@@ -127,6 +134,7 @@ def track(
         month=month,
         pue=pue,
         intensity_set=intensity_set,
+        live=_live_intensity(intensity_provider, region, month or intensity_set, defaults),
         defaults=defaults,
         settings=settings,
         plan=CarbonPlan(total_units, carbon_budget_kg, on_budget),
@@ -158,6 +166,26 @@ def windows(
     """
     with track(unit=unit) as tracker:
         yield from tracker.windows(items, units_per_window=units_per_window)
+
+
+def _live_intensity(
+    provider: str | None, region: str | None, period_or_set: str | None, defaults: Defaults
+) -> LiveIntensity | None:
+    """Returns what a provider answers; ``None`` where none is to be asked.
+
+    Raises:
+        MlflowCarbonError: it cannot be asked for that.
+    """
+    if provider is None:
+        return None
+    if region is None or period_or_set is not None:
+        raise InvalidInputError(
+            f"{provider} tells the intensity of a region now: "
+            "give a region, and neither a month nor a set."
+        )
+    return ask_provider(
+        provider, region, environment=os.environ, preferred_set=defaults.intensity_set
+    )
 
 
 def _length(items: Iterable[object]) -> int | None:
