@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from mlflow_carbon.commands.advise import advise
+from mlflow_carbon.commands.card import card
 from mlflow_carbon.commands.compare import compare
 from mlflow_carbon.commands.doctor import doctor
 from mlflow_carbon.commands.equivalents import equivalents
@@ -39,6 +40,7 @@ COMMANDS = (
     models,
     tag_models,
     gate,
+    card,
     predict,
     advise,
     equivalents,

@@ -32,7 +32,8 @@ HOUSE = {
         ),
         (
             "registry",
-            "footprints lineage inference model_tags run_models model_list model_footprint gate",
+            "footprints lineage inference model_tags run_models model_list model_footprint gate "
+            "citations model_card",
         ),
         (
             "tracking",
@@ -41,8 +42,8 @@ HOUSE = {
         ),
         (
             "commands",
-            "options pricing compare models tag_models gate predict advise equivalents paper_check "
-            "doctor recover",
+            "options pricing compare models tag_models gate card predict advise equivalents "
+            "paper_check doctor recover",
         ),
         ("", "cli project_backend plugin __init__ __main__"),
     ],

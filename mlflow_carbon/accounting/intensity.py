@@ -82,6 +82,12 @@ def resolve_region(name: str) -> str:
     )
 
 
+def region_name(code: str) -> str:
+    """Returns the name of a region's code; what is no code is its own name."""
+    names = {row["iso2"]: row["name"] for row in _rows(REGIONS_FILE)}
+    return names.get(code, code)
+
+
 def lookup_intensity(
     region: str,
     *,

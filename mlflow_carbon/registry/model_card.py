@@ -1,0 +1,165 @@
+"""A model's footprint for its card: Hugging Face metadata, and a paragraph that can be quoted."""
+
+import yaml
+
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.intensity import region_name
+from mlflow_carbon.errors import NoRunsError
+from mlflow_carbon.registry.footprints import Footprint
+from mlflow_carbon.registry.model_footprint import ModelFootprint
+from mlflow_carbon.reporting.tables import ENERGY_SCALES, MASS_SCALES, Scale, choose_scale
+from mlflow_carbon.units import SECONDS_PER_HOUR, SECONDS_PER_MINUTE, grams_from_kg
+
+TRAINING_TYPES = ("pre-training", "fine-tuning")  # Hugging Face's words
+
+_HOW = {
+    schema.METHOD_COUNTER: "read from energy counters",
+    schema.METHOD_SAMPLED: "integrated from power samples",
+    schema.METHOD_TDP: "estimated from its design power and its use",
+    schema.METHOD_SIMULATED: "simulated",
+    schema.METHOD_BACKFILLED: "integrated afterwards from MLflow's system metrics",
+    schema.METHOD_UNAVAILABLE: "not measured",
+}
+_METHOD_PREFIX = schema.method_tag("")
+
+
+def model_card(model: ModelFootprint, *, training_type: str, with_lineage: bool = False) -> str:
+    """Returns the head of a Hugging Face model card and its paragraph on emissions.
+
+    Args:
+        model: whose training was measured.
+        training_type: one of ``TRAINING_TYPES``.
+        with_lineage: the head's emissions are those of all trainings that the model rests on.
+
+    Raises:
+        NoRunsError: its emissions, or with lineage theirs, are not known.
+    """
+    own = measured(model)
+    co2e_kg: float | None = own.co2e_kg
+    if with_lineage:
+        co2e_kg = model.lineage.priced_kg()
+    if co2e_kg is None:
+        raise NoRunsError(
+            f"The lineage of {model.title} is not known: {'; '.join(model.lineage.problems)}."
+        )
+    block = {"emissions": grams_from_kg(co2e_kg), "source": _source(own)}
+    block["training_type"] = training_type
+    if schema.default_tag("region") not in own.run.data.tags:  # a default is no place
+        block["geographical_location"] = region_name(own.region)
+    if hardware := own.run.data.tags.get(schema.TAG_HARDWARE):
+        block["hardware_used"] = hardware
+    head = yaml.safe_dump({"co2_eq_emissions": block}, sort_keys=False, allow_unicode=True)
+    return f"---\n{head}---\n\n## Emissions\n\n{paragraph(model, own)}\n"
+
+
+def measured(model: ModelFootprint) -> Footprint:
+    """Returns the footprint of a model's own training.
+
+    Raises:
+        NoRunsError: it is not known.
+    """
+    if model.own is None:
+        raise NoRunsError(f"No emissions of {model.title} are known: {model.reason}.")
+    return model.own
+
+
+def paragraph(model: ModelFootprint, own: Footprint) -> str:
+    """Returns what a paper can quote: figures, method, source of the intensity, spread."""
+    sentences = [_total(model, own), _per_unit(own), _method(own), _assumed(own), _lineage(model)]
+    tag = schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
+    if per_sample_g := model.version.tags.get(tag):
+        sentences.append(
+            f"A sample of the model costs {_text(float(per_sample_g), MASS_SCALES, unit='CO2e')}."
+        )
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _total(model: ModelFootprint, own: Footprint) -> str:
+    tags = own.run.data.tags
+    duration_s = own.run.data.metrics.get(schema.DURATION_S)
+    during = "" if duration_s is None else f" in {_duration(duration_s)}"
+    basis = tags.get(schema.TAG_INTENSITY_BASIS, "basis not recorded")
+    return (
+        f"Training {model.title} took {_text(own.energy_kwh, ENERGY_SCALES)} of IT energy{during}. "
+        f"By energy × PUE × carbon intensity, with PUE {own.pue:g} and "
+        f"{own.intensity_g_per_kwh:g} g CO2e/kWh ({region_name(own.region)} "
+        f"{tags.get(schema.TAG_PERIOD, '')}; "
+        f"{tags.get(schema.TAG_INTENSITY_SOURCE, 'source not recorded')}; {basis}), that is "
+        f"{_text(grams_from_kg(own.co2e_kg), MASS_SCALES, unit='CO2e')}."
+    )
+
+
+def _per_unit(own: Footprint) -> str:
+    """Returns the energy of one unit with its spread; the total alone has none."""
+    tags, metrics = own.run.data.tags, own.run.data.metrics
+    unit, num_windows = tags.get(schema.TAG_UNIT, ""), tags.get(schema.TAG_NUM_WINDOWS, "0")
+    key = schema.energy_kwh_per_unit(unit)
+    if key not in metrics:
+        return "The run holds no windows, so no spread is known."
+    scale = choose_scale([metrics[key]], ENERGY_SCALES)
+    std_kwh = metrics.get(schema.std_of(key))
+    if std_kwh is None:
+        return (
+            f"One {unit} took {scale.text(metrics[key])} {scale.symbol} (n = {num_windows} window: "
+            "no spread is known)."
+        )
+    return (
+        f"One {unit} took {scale.text_with_std(metrics[key], std_kwh)} {scale.symbol} (mean ± "
+        f"sample standard deviation of the windows inside this run, n = {num_windows} windows)."
+    )
+
+
+def _method(own: Footprint) -> str:
+    tags = own.run.data.tags
+    how = [
+        f"{key.removeprefix(_METHOD_PREFIX)} energy was {_HOW.get(value, value)}"
+        for key, value in sorted(tags.items())
+        if key.startswith(_METHOD_PREFIX)
+    ]
+    tracker = tags.get(schema.TAG_TRACKER, "an unnamed tool")
+    sentence = f"Measured with {tracker}: {', '.join(how)}"
+    coverage = own.run.data.metrics.get(schema.COVERAGE_FRACTION)
+    if coverage is not None:
+        sentence += f"; counters or samples observed {coverage:.0%} of the time"
+    return f"{sentence}."
+
+
+def _assumed(own: Footprint) -> str:
+    """Returns what nobody chose."""
+    prefix = schema.default_tag("")
+    settings = sorted(key for key in own.run.data.tags if key.startswith(prefix))
+    names = [key.removeprefix(prefix).replace("_", " ").replace("pue", "PUE") for key in settings]
+    return f"Assumed, not chosen: {', '.join(names)}." if names else ""
+
+
+def _lineage(model: ModelFootprint) -> str:
+    if model.lineage.num_runs < 2:
+        return ""
+    co2e_kg = model.lineage.priced_kg()
+    if co2e_kg is None:
+        return f"Its whole lineage is not known: {'; '.join(model.lineage.problems)}."
+    mass = _text(grams_from_kg(co2e_kg), MASS_SCALES, unit="CO2e")
+    return f"With all {model.lineage.num_runs} trainings that it rests on: {mass}."
+
+
+def _source(own: Footprint) -> str:
+    tags = own.run.data.tags
+    tracker = tags.get(schema.TAG_TRACKER, "mlflow-carbon")
+    region = f"{own.region} {tags.get(schema.TAG_PERIOD, '')}".strip()
+    return (
+        f"{tracker} by mlflow-carbon; {own.intensity_g_per_kwh:g} g/kWh ({region}, "
+        f"{tags.get(schema.TAG_INTENSITY_SOURCE, 'source not recorded')}), PUE {own.pue:g}"
+    )
+
+
+def _text(value: float, scales: tuple[Scale, ...], *, unit: str = "") -> str:
+    scale = choose_scale([value], scales)
+    return f"{scale.text(value)} {scale.symbol} {unit}".strip()
+
+
+def _duration(duration_s: float) -> str:
+    if duration_s < SECONDS_PER_MINUTE:
+        return f"{duration_s:.3g} s"
+    if duration_s < SECONDS_PER_HOUR:
+        return f"{duration_s / SECONDS_PER_MINUTE:.3g} min"
+    return f"{duration_s / SECONDS_PER_HOUR:.4g} h"

@@ -1,0 +1,69 @@
+"""A real MLflow server on a free port of this machine, ended with the test."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+START_TIMEOUT_S = 60.0
+
+
+@contextmanager
+def mlflow_server(
+    store: str,
+    folder: Path,
+    *,
+    options: Sequence[str] = (),
+    environment: dict[str, str] | None = None,
+) -> Iterator[str]:
+    """Gives the URI of a server over this store; its log lies in the folder.
+
+    Args:
+        store: URI of the database.
+        folder: where it runs and keeps artifacts.
+        options: further ones of ``mlflow server``.
+        environment: further variables.
+    """
+    port = _free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, *options],
+            cwd=folder,
+            env=os.environ | (environment or {}),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            uri = f"http://127.0.0.1:{port}"
+            _wait_for(uri, process, folder / "server.log")
+            yield uri
+        finally:
+            os.killpg(process.pid, 15)  # its workers too
+            process.wait(timeout=20)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=5)
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+        else:
+            return
+    raise RuntimeError(f"The server did not start: {log.read_text()[-2000:]}")

@@ -1,0 +1,75 @@
+"""MLflow's own registry page, in a real browser: models found by band and threshold tags."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from mlflow_carbon.registry.run_models import record_run_models
+from tests.fakes.metered_runs import write_run
+from tests.fakes.mlflow_server import mlflow_server
+
+# Where to put the README's picture; it is drawn only when asked for.
+PICTURE_VARIABLE = "REGISTRY_PAGE_PICTURE"
+
+# kWh x 1.5 x 250 g/kWh: 75 g (band A), 3 kg (C), 34 kg (D)
+ENERGY_KWH = {"ldm-ct-2d-64-tiny": 0.2, "ldm-ct-2d-256-small": 8.0, "ldm-ct-3d-large": 90.0}
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def page(store, tmp_path):
+    """The registry page of a real ``mlflow ui`` over three registered models."""
+    client = MlflowClient(tracking_uri=store)
+    for name, energy_kwh in ENERGY_KWH.items():
+        run_id = write_run(client, "train", windows=[(energy_kwh, 100.0)], unit="iteration")
+        client.create_registered_model(name)
+        client.create_model_version(name, "s3://bucket/model", run_id)
+        assert record_run_models(client, run_id)
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    with mlflow_server(store, tmp_path) as uri, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 330})
+        page.goto(f"{uri}/#/models")
+        expect(row(page, "ldm-ct-3d-large")).to_be_visible(timeout=60_000)
+        page.keyboard.press("Escape")  # what MLflow shows a first visitor in front of the page
+        yield page
+        browser.close()
+
+
+def row(page: Page, name: str) -> Locator:
+    return page.get_by_role("row").filter(has_text=name)
+
+
+def search(page: Page, text: str, *, found: set[str]) -> None:
+    """Types into the search box, and waits until the page shows these models and no others."""
+    box = page.get_by_test_id("model-search-input")
+    box.fill(text)
+    box.press("Enter")
+    for name in sorted(ENERGY_KWH, key=lambda name: name not in found):
+        expect(row(page, name)).to_have_count(int(name in found), timeout=30_000)
+
+
+def test_registry_page_finds_models_by_band_and_threshold(page):
+    search(page, "tags.`carbon.band` = 'A'", found={"ldm-ct-2d-64-tiny"})
+    search(page, "tags.`carbon.band` = 'D'", found={"ldm-ct-3d-large"})
+    under_10kg = {"ldm-ct-2d-64-tiny", "ldm-ct-2d-256-small"}
+    search(page, "tags.`carbon.under_10kg` = 'true'", found=under_10kg)
+    if PICTURE_VARIABLE in os.environ:
+        draw(page, Path(os.environ[PICTURE_VARIABLE]))
+
+
+def draw(page: Page, path: Path) -> None:
+    """Takes the README's picture, without the assistant and with room for what was typed."""
+    page.get_by_role("button", name="Close", exact=True).click()
+    box = page.get_by_test_id("model-search-input")
+    box.evaluate(
+        "box => { for (let part = box, i = 0; i < 4; part = part.parentElement, i++)"
+        " part.style.minWidth = '330px'; box.blur(); }"
+    )
+    page.wait_for_timeout(1000)  # the assistant slides out
+    page.screenshot(path=path)
