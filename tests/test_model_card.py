@@ -91,13 +91,16 @@ def test_paragraph_names_method_source_and_spread(client):
         "intensity, with PUE 1.5 and 250 g CO2e/kWh (European Union (27) 2022; EEA; production; "
         "direct), that is 3.000 kg CO2e. One iteration took 40 ± 14 Wh (mean ± sample standard "
         "deviation of the windows inside this run, n = 2 windows). Measured with carbontracker "
-        "2.4.7: cpu energy was read from energy counters.\n"
+        "2.4.7: cpu energy was read from energy counters; counters or samples observed 100% of "
+        "the time.\n"
     )
 
 
 def test_paragraph_says_that_one_window_has_no_spread(client):
     train(client, "ldm", (8.0,))
-    assert "One iteration took 80.00 Wh (n = 1 window: no spread is known)." in card("models:/ldm/1")
+    assert "One iteration took 80.00 Wh (n = 1 window: no spread is known)." in card(
+        "models:/ldm/1"
+    )
 
 
 def test_bibtex_cites_meter_intensity_and_equation(client):
