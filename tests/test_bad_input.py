@@ -1,8 +1,11 @@
-"""Bad input to the arithmetic: one clear error each, which names the value."""
+"""Bad input to the arithmetic and to its commands: one clear error each, which names the value."""
 
 import math
+import shutil
 
 import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
 
 from mlflow_carbon.accounting.advice import rank
 from mlflow_carbon.accounting.emissions import co2e_g, validate_pue
@@ -18,7 +21,9 @@ from mlflow_carbon.accounting.intensity import (
 )
 from mlflow_carbon.accounting.steps_model import StepsPoint, fit_steps, proportional_saving_fraction
 from mlflow_carbon.accounting.uncertainty import Window, prediction_interval, unit_statistics
+from mlflow_carbon.cli import cli
 from mlflow_carbon.errors import InvalidInputError, MlflowCarbonError, NoIntensityError
+from tests.fakes.metered_runs import write_run
 
 NAN, INF = math.nan, math.inf
 TWO = unit_statistics([Window(1, 1), Window(2, 1)])
@@ -132,3 +137,73 @@ def test_bad_input_is_one_error_that_names_the_value(call, message):
     assert message in str(caught.value)
     assert str(caught.value).endswith(".")
     assert isinstance(caught.value, InvalidInputError | NoIntensityError)
+
+
+# Every command that prices, forecasts or compares, on runs of two samples ("two"), of one window
+# ("one"), of which nothing could be measured ("empty"), and of epochs ("epochs").
+PRICE = "--carbon-intensity-g-per-kwh"
+BAD_COMMANDS = [
+    ("compare --pue 0.9", "PUE is 0.9;"),
+    ("compare --pue 3.5", "PUE is 3.5;"),
+    ("compare --pue nan", "PUE is nan;"),
+    (f"compare {PRICE} -1", "carbon_intensity_g_per_kwh is -1.0;"),
+    (f"compare {PRICE} nan", "carbon_intensity_g_per_kwh is nan;"),
+    (f"compare {PRICE} inf", "carbon_intensity_g_per_kwh is inf;"),
+    ("compare --region XQ", "region 'XQ'. Nearest: "),
+    ("compare --region Poland --month 2022-02", "for PL in 2022-02. Known months: DE"),
+    ("compare --region DE --month 2022-13", "month is '2022-13';"),
+    ("compare --fit steps", "needs runs at two step counts or more; found only 50"),
+    ("compare --fit steps --saving 0:9", "found only 50"),
+    ("predict two --samples 0", "--samples is 0;"),
+    ("predict two --samples -3", "--samples is -3;"),
+    ("predict two --units nan", "--units is nan;"),
+    ("predict two --units inf", "--units is inf;"),
+    ("predict two", "Give --iterations, --samples or --units"),
+    ("predict two --samples 1 --units 2", "only one of them"),
+    ("predict two --iterations 5", "energy per sample, so --iterations does not apply"),
+    ("predict epochs --samples 5", "energy per epoch, so --samples does not apply"),
+    ("predict two --samples 5 --pue 0.9", "PUE is 0.9;"),
+    ("predict two --samples 5 --region XQ", "region 'XQ'. Nearest: "),
+    ("predict two --samples 5 --region PL --month 2022-02", "for PL in 2022-02."),
+    (f"predict two --samples 5 {PRICE} -1", "carbon_intensity_g_per_kwh is -1.0;"),
+    ("predict one --samples 5", "There is one window in run"),
+    ("predict empty --samples 5", "carries no measured energy"),
+    ("predict nobody --samples 5", "has the id or name 'nobody'"),
+    ("predict two --samples 5 --embodied-kg -1 --device-lifetime-years 1", "embodied_kg is -1.0;"),
+    ("predict two --samples 5 --embodied-kg 1 --device-lifetime-years 0", "lifetime_years is 0.0;"),
+    ("predict two --samples 5 --intensity-file none.csv", "'none.csv' cannot be read"),
+    ("advise empty", "carries no measured energy"),
+    ("advise two --pue 0.9", "PUE is 0.9;"),
+    ("advise two --region XQ", "region 'XQ'. Nearest: "),
+    ("models --max-co2e-kg nan", "max_co2e_kg is nan;"),
+    ("models --max-co2e-kg -1", "max_co2e_kg is -1.0;"),
+    ("models --pue 0.9 --region DE", "PUE is 0.9;"),
+    ("equivalents nan", "co2e_kg is nan;"),
+    ("equivalents 1 --population 0", "population is 0.0;"),
+]
+
+
+@pytest.fixture(scope="module")
+def store_of_runs(empty_store, tmp_path_factory):
+    """The URI of a store that holds the four runs; no test writes to it."""
+    path = tmp_path_factory.mktemp("runs") / "mlflow.db"
+    shutil.copy(empty_store, path)
+    uri = f"sqlite:///{path}"
+    client = MlflowClient(tracking_uri=uri)
+    steps = {"steps": "50"}
+    write_run(client, "Default", windows=[(1, 1), (2, 1)], name="two", params=steps)
+    write_run(client, "Default", windows=[(1, 1)], name="one", params=steps)
+    write_run(client, "Default", windows=[], name="empty", params=steps)
+    write_run(client, "other", windows=[(1, 1), (2, 1)], name="epochs", unit="epoch")
+    return uri
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_COMMANDS, ids=[line for line, _ in BAD_COMMANDS])
+def test_bad_input_to_a_command_is_one_line_and_exit_code_1(store_of_runs, line, message):
+    command, *args = line.split()
+    uri = [] if command == "equivalents" else ["--tracking-uri", store_of_runs]
+    result = CliRunner().invoke(cli, [command, *uri, *args])
+    assert (result.exit_code, result.stdout) == (1, "")
+    (error,) = [text for text in result.stderr.splitlines() if text.startswith("Error: ")]
+    assert message in error
+    assert error.endswith(".")

@@ -38,7 +38,7 @@ def facility_energy_kwh(energy_kwh: float, pue: float) -> float:
     Raises:
         InvalidInputError: the energy is negative or not finite, or the PUE is none.
     """
-    return _checked("energy_kwh", energy_kwh) * validate_pue(pue)
+    return checked("energy_kwh", energy_kwh) * validate_pue(pue)
 
 
 def co2e_g(energy_kwh: float, *, pue: float, intensity_g_per_kwh: float) -> float:
@@ -49,7 +49,7 @@ def co2e_g(energy_kwh: float, *, pue: float, intensity_g_per_kwh: float) -> floa
     Raises:
         InvalidInputError: a factor is negative or not finite, or the PUE is none.
     """
-    intensity = _checked("intensity_g_per_kwh", intensity_g_per_kwh)
+    intensity = checked("intensity_g_per_kwh", intensity_g_per_kwh)
     return facility_energy_kwh(energy_kwh, pue) * intensity
 
 
@@ -89,7 +89,12 @@ def pooled_std(stds: Sequence[float], nums: Sequence[float]) -> float | None:
     return math.sqrt(squares / sum(degrees))
 
 
-def _checked(name: str, value: float) -> float:
+def checked(name: str, value: float) -> float:
+    """Returns an amount.
+
+    Raises:
+        InvalidInputError: it is negative or not finite.
+    """
     if not (math.isfinite(value) and value >= 0):
         raise InvalidInputError(f"{name} is {value}; give a finite number, 0 or more.")
     return value

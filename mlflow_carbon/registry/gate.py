@@ -1,11 +1,10 @@
 """A limit on a model's emissions, so that a pipeline can refuse its promotion."""
 
-import math
 from dataclasses import dataclass
 
 from mlflow_carbon import schema
+from mlflow_carbon.accounting.emissions import checked
 from mlflow_carbon.accounting.intensity import CarbonIntensity
-from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.model_footprint import ModelFootprint
 
@@ -38,8 +37,7 @@ def judge(
     Raises:
         InvalidInputError: the limit or the PUE is none.
     """
-    if not (math.isfinite(max_co2e_kg) and max_co2e_kg >= 0):
-        raise InvalidInputError(f"max_co2e_kg is {max_co2e_kg}; give a finite number, 0 or more.")
+    checked("max_co2e_kg", max_co2e_kg)
     if model.own is None:
         return Verdict(False, f"{model.title} is refused: {model.reason}.")
     g_per_kwh = None if intensity is None else intensity.g_per_kwh

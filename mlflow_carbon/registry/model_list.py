@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from mlflow_carbon import schema
-from mlflow_carbon.accounting.emissions import co2e_g, validate_pue
+from mlflow_carbon.accounting.emissions import checked, co2e_g, validate_pue
 from mlflow_carbon.accounting.intensity import CarbonIntensity
 from mlflow_carbon.registry.model_tags import search_versions
 from mlflow_carbon.reporting.store import Cell, number, reading
@@ -41,7 +41,7 @@ def list_models(
         pue: re-prices with this PUE instead of the recorded one.
 
     Raises:
-        InvalidInputError: the PUE is none.
+        InvalidInputError: the limit or the PUE is none.
         TrackingStoreError: the registry cannot be read.
     """
     with reading(client.tracking_uri):
@@ -52,7 +52,7 @@ def list_models(
         models = _repriced(models, intensity, pue)
     models["band"] = [None if pd.isna(kg) else schema.band(kg) for kg in models["co2e_kg"]]
     if max_co2e_kg is not None:
-        models = models[models["co2e_kg"] <= max_co2e_kg]
+        models = models[models["co2e_kg"] <= checked("max_co2e_kg", max_co2e_kg)]
     return models.reset_index(drop=True)
 
 
