@@ -168,3 +168,10 @@ def test_months_are_listed_oldest_first():
 def test_own_figure_is_taken_for_any_place():
     found = given_intensity(123, region="our roof")
     assert (found.g_per_kwh, found.region, found.intensity_set) == (123, "our roof", "given")
+
+
+def test_year_may_stand_in_the_place_of_the_month():
+    found = lookup_intensity("DE", month="2022", intensity_set="eea")
+    assert found == lookup_intensity("DE", year=2022, intensity_set="eea")
+    with pytest.raises(NoIntensityError, match="No carbon intensity for DE in 1999"):
+        lookup_intensity("DE", month="1999")

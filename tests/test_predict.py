@@ -1,6 +1,8 @@
 """``mlflow-carbon predict``: exact output, and every figure against a computation by hand."""
 
+import csv
 import json
+from importlib.resources import files
 
 import pytest
 from click.testing import CliRunner
@@ -116,6 +118,25 @@ def test_device_adds_its_share_per_unit(run_id):
 def test_mixed_bases_are_named(run_id):
     notices = predict(run_id, "--samples", "1", "--region", "EU27,China").stderr
     assert "Intensities rest on different bases and do not compare" in notices
+
+
+@pytest.mark.parametrize("name", ["T2D_min", "S3D_max"])
+def test_paper_is_reproduced_to_its_printed_digits(client, name):
+    text = (files("mlflow_carbon") / "data" / "paper_results.csv").read_text(encoding="utf-8")
+    (row,) = (row for row in csv.DictReader(text.splitlines()) if row["id"] == name)
+    # 50 windows of one epoch or sample whose mean is the paper's energy and whose std gives its ±
+    num_units = float(row["N_epochs"] or row["N"])
+    mean_kwh = float(row["wh_it_per_unit"]) / 1000 * float(row["N"]) / num_units
+    # 25 values above and 25 below by d have sample std d √(50/49)
+    offset_kwh = mean_kwh * float(row["kg_std"]) / float(row["kg_mean"]) * (49 / 50) ** 0.5
+    windows = [(mean_kwh + sign * offset_kwh, 1) for _ in range(25) for sign in (1, -1)]
+    unit = "epoch" if row["N_epochs"] else "sample"
+    run_id = write_run(client, "paper", windows=windows, unit=unit, pue=1.55)
+    priced = ("--region", "EU27", "--intensity-set", "paper_table1")
+    (found,) = predict_json(run_id, "--units", str(num_units), *priced)
+    decimals = max(len(row[key].partition(".")[2]) for key in ("kg_mean", "kg_std"))
+    assert round(found["co2e_g"] / 1000, decimals) == float(row["kg_mean"])
+    assert round(found["co2e_g_spread"] / 1000, decimals) == float(row["kg_std"])
 
 
 @pytest.mark.parametrize("args", [("--samples", "1"), ("--units", "1")])

@@ -100,7 +100,7 @@ def lookup_intensity(
 
     Args:
         region: anything ``resolve_region`` takes.
-        month: ``2022-02``; only the monthly sets have months.
+        month: ``2022-02``, or a year: ``2022``; only the monthly sets have months.
         year: ``None`` takes the latest year of the set.
         intensity_set: look in this set only.
         preferred_set: look here first, then in the worldwide yearly sets.
@@ -111,6 +111,8 @@ def lookup_intensity(
     """
     code = resolve_region(region)
     _check_set(intensity_set)
+    if month is not None and re.fullmatch(r"\d{4}", month):
+        year, month = int(month), None
     if month is not None:
         return _monthly(code, _checked_month(month), intensity_set)
     if intensity_set in MONTHLY_SETS:
@@ -251,7 +253,7 @@ def _known_years(code: str) -> str:
 
 def _checked_month(month: str) -> str:
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
-        raise InvalidInputError(f"month is {month!r}; give year and month as 2022-02.")
+        raise InvalidInputError(f"month is {month!r}; give year and month as 2022-02, or a year.")
     return month
 
 

@@ -52,7 +52,7 @@ tracking_uri_option = click.option(
 month_option = click.option(
     "--month",
     callback=given_text,
-    help="Month of the intensity: 2022-02. Default: the year's mean.",
+    help="Month of the intensity: 2022-02, or a year: 2022. Default: the latest year's mean.",
 )
 pue_option = click.option(
     "--pue",
