@@ -1,0 +1,126 @@
+"""Training scripts of users, unchanged: what MLflow or the framework logs carries its energy."""
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.fakes.user_scripts import UserFolder, energy_joules
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def user(empty_store, tmp_path):
+    return UserFolder(tmp_path, empty_store)
+
+
+def model_metrics(user, run):
+    """Returns the metrics of the one model that the run logged."""
+    client = MlflowClient(tracking_uri=user.uri)
+    (output,) = client.get_run(run.info.run_id).outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    return {metric.key: metric.value for metric in model.metrics}
+
+
+def test_sklearn_run_and_its_model_carry_the_energy(user):
+    script = """
+import mlflow
+from sklearn.datasets import load_iris
+from sklearn.ensemble import RandomForestClassifier
+mlflow.sklearn.autolog(log_datasets=False, log_model_signatures=False)
+RandomForestClassifier(n_estimators=50).fit(*load_iris(return_X_y=True))
+"""
+    user.run(script)
+    run = user.only_run()
+    assert run.data.params["n_estimators"] == "50"  # MLflow's own autologging is untouched
+    assert energy_joules(run) > 0
+    assert model_metrics(user, run)["carbon/co2e_kg"] == run.data.metrics["carbon/co2e_kg"]
+
+
+def test_children_that_a_grid_search_records_afterwards_are_not_metered(user):
+    script = """
+import mlflow
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+mlflow.sklearn.autolog(log_models=False, log_datasets=False)
+GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}).fit(*load_iris(return_X_y=True))
+"""
+    user.run(script)
+    metered = ["carbon.schema" in run.data.tags for run in user.runs()]
+    assert sorted(metered) == [False, False, True]
+
+
+def test_xgboost_run_is_metered(user):
+    script = """
+import mlflow, numpy, xgboost
+mlflow.xgboost.autolog(log_datasets=False, log_models=False)
+data = xgboost.DMatrix(numpy.random.rand(5000, 20), numpy.random.rand(5000))
+xgboost.train({"max_depth": 6, "nthread": 1}, data, num_boost_round=100)
+"""
+    user.run(script)
+    run = user.only_run()
+    assert run.data.params["max_depth"] == "6"
+    assert energy_joules(run) > 0
+
+
+LIGHTNING = """
+import lightning, logging, torch
+from torch.utils.data import DataLoader, TensorDataset
+
+class Regression(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+    def training_step(self, batch, index):
+        loss = self.layer(batch[0]).square().mean()
+        self.log("loss", loss)
+        return loss
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+def fit(**settings):
+    data = DataLoader(TensorDataset(torch.rand(64, 4)), batch_size=8)
+    trainer = lightning.Trainer(
+        max_epochs=3, accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, log_every_n_steps=4, **settings)
+    trainer.fit(Regression(), data)
+"""
+
+
+def test_lightning_autologged_epochs_are_windows(user):
+    script = LIGHTNING + "import mlflow\nmlflow.pytorch.autolog(log_models=False)\nfit()\n"
+    user.run(script)
+    run = user.only_run()
+    assert energy_joules(run) > 0
+    assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
+
+
+def test_lightning_logger_has_a_run_of_its_own_and_epochs_are_windows(user):
+    script = LIGHTNING + (
+        "from lightning.pytorch.loggers import MLFlowLogger\n"
+        "fit(logger=MLFlowLogger(tracking_uri={uri!r}))\n"
+    )
+    user.run(script.replace("{uri!r}", repr(user.uri)))
+    run = user.only_run()
+    assert run.info.status == "FINISHED"
+    assert energy_joules(run) > 0
+    assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
+
+
+def test_transformers_trainer_epochs_are_windows(user):
+    script = """
+import torch
+from transformers import (BertConfig, BertForSequenceClassification, Trainer, TrainingArguments)
+model = BertForSequenceClassification(BertConfig(
+    vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=16, max_position_embeddings=16))
+data = [{"input_ids": torch.arange(8), "labels": i % 2} for i in range(16)]
+arguments = TrainingArguments(
+    "out", num_train_epochs=3, report_to="mlflow", save_strategy="no", use_cpu=True,
+    disable_tqdm=True)
+Trainer(model, arguments, train_dataset=data).train()
+"""
+    user.run(script)
+    run = user.only_run()
+    assert energy_joules(run) > 0
+    assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
