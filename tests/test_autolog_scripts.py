@@ -36,6 +36,7 @@ def test_with_block_is_metered_and_its_output_is_the_users(user):
     assert "carbon.default.region" not in run.data.tags
 
 
+@pytest.mark.slow
 def test_bad_value_is_one_warning_and_no_tracking(user):
     bad = {**ZERO_CODE, "MLFLOW_CARBON_PUE": "low"}
     done = user.run(WITH_BLOCK * 2, environment=bad)

@@ -62,7 +62,7 @@ def autolog(
     watch_frameworks()
     _finish_at_exit()
     for run in (run for runs in _active_run_stack.get_all_thread_values().values() for run in runs):
-        _run_is_active(None, run)
+        _run_goes_on(run)
 
 
 def _follow_runs() -> None:
@@ -80,6 +80,12 @@ def _run_is_active(_: None, run: Run, *__: Any) -> None:
     from mlflow_carbon.tracking.run_lifecycle import run_is_active
 
     run_is_active(run)
+
+
+def _run_goes_on(run: Run) -> None:
+    from mlflow_carbon.tracking.run_lifecycle import run_goes_on
+
+    run_goes_on(run)
 
 
 def _run_was_created(

@@ -42,6 +42,15 @@ def run_is_active(run: Run) -> None:
         tracking.release()
 
 
+def run_goes_on(run: Run) -> None:
+    """Meters a run that was active before; one that is metered is reported by the new settings."""
+    tracking = this_process.tracking_of(run.info.run_id)
+    if tracking is None:
+        run_is_active(run)
+    elif tracking.is_autologged:
+        tracking.report_by(chosen_options())
+
+
 def run_was_created(client: MlflowClient, run: Run) -> None:
     """Meters a run that a client created, and holds the figures back for now."""
     tags = run.data.tags

@@ -135,12 +135,16 @@ class RunTracking:
 
     def join(self, options: TrackingOptions) -> None:
         """Lets somebody more mark windows; what the last one asks for counts for the run."""
-        self.options = options.within(self.options)
-        self._recorder.report_as(self.options.unit, self.options.assumptions())
+        self.report_by(options)
         if options.plan != CarbonPlan():
             self._recorder.live.replan(options.plan)
         self._num_users += 1
         self.release()
+
+    def report_by(self, options: TrackingOptions) -> None:
+        """Changes what the run is reported by; what the options leave open stays as it was."""
+        self.options = options.within(self.options)
+        self._recorder.report_as(self.options.unit, self.options.assumptions())
 
     def release(self) -> None:
         """Writes what was held back until it was clear that this process does the run's work."""

@@ -31,8 +31,19 @@ class UserFolder:
         self, script: str, *, environment: Mapping[str, str] = ZERO_CODE, exit_code: int = 0
     ) -> subprocess.CompletedProcess[str]:
         """Runs a script of these lines."""
-        (self.path / "script.py").write_text(script)
-        return self.command(sys.executable, "script.py", environment=environment, rc=exit_code)
+        return self.run_as("script.py", script, environment=environment, exit_code=exit_code)
+
+    def run_as(
+        self,
+        name: str,
+        script: str,
+        *,
+        environment: Mapping[str, str] = ZERO_CODE,
+        exit_code: int = 0,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a script of these lines that has this name."""
+        (self.path / name).write_text(script)
+        return self.command(sys.executable, name, environment=environment, rc=exit_code)
 
     def command(
         self, *command: str, environment: Mapping[str, str] = ZERO_CODE, rc: int = 0

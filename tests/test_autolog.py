@@ -1,0 +1,243 @@
+"""``autolog()`` in this process: what it replaces, how it is switched, and whose runs it meters."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.tracking.fluent import ActiveRun
+from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
+
+import mlflow_carbon
+from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.tracking.autolog_settings import chosen_options
+from mlflow_carbon.tracking.mlflow_autolog import is_switched_on
+from mlflow_carbon.tracking.patches import INTEGRATION, is_on
+from mlflow_carbon.tracking.run_tracking import this_process
+from tests.fakes.meter import FakeMeter, reading
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def fake_meter(store):
+    """The process's one meter, of which each interval costs 36 J; autologging is off at the end."""
+    meter = FakeMeter([reading(cpu_joules=36)] * 100)
+    meter.stop = lambda: None
+    this_process._meter = meter
+    yield meter
+    mlflow_carbon.autolog(disable=True)
+    AUTOLOGGING_INTEGRATIONS[INTEGRATION] = {}
+    this_process._meter = None
+
+
+def data_of(run):
+    return MlflowClient().get_run(run.info.run_id).data
+
+
+def is_metered(run):
+    return "carbon.schema" in data_of(run).tags
+
+
+def test_run_is_metered_by_the_arguments(fake_meter):
+    mlflow_carbon.autolog(region="Sweden", intensity_set="paper_table1", pue=2.0)
+    with mlflow.start_run() as run:
+        pass
+    # 36 J = 1e-5 kWh; x PUE 2 x 7 g/kWh
+    assert data_of(run).metrics["carbon/co2e_g"] == pytest.approx(1.4e-4)
+
+
+def test_totals_are_there_before_the_run_is_finished(fake_meter):
+    mlflow_carbon.autolog(region="SE")
+    with mlflow.start_run() as run:
+        store = MlflowClient()._tracking_client.store
+        end, keys_then = store.update_run_info, []
+
+        def watch(run_id, *args, **kwargs):
+            keys_then.extend(store.get_run(run_id).data.metrics)
+            return end(run_id, *args, **kwargs)
+
+        store.update_run_info = watch
+        try:
+            mlflow.end_run()
+        finally:
+            del store.update_run_info
+    assert "carbon/energy_kwh" in keys_then
+    assert MlflowClient().get_run(run.info.run_id).info.status == "FINISHED"
+
+
+def test_disabled_in_a_run_it_writes_the_totals_until_then(fake_meter):
+    mlflow_carbon.autolog(region="SE")
+    with mlflow.start_run() as run:
+        mlflow_carbon.autolog(disable=True)
+        assert "carbon/energy_kwh" in data_of(run).metrics
+    with mlflow.start_run() as later:
+        pass
+    assert not is_metered(later)
+
+
+def test_enabled_in_a_run_it_meters_that_run(fake_meter):
+    with mlflow.start_run() as run:
+        mlflow_carbon.autolog(region="SE")
+    assert "carbon/energy_kwh" in data_of(run).metrics
+
+
+def test_called_again_in_a_run_it_reports_by_the_new_settings(fake_meter):
+    mlflow_carbon.autolog(region="SE")
+    with mlflow.start_run() as run:
+        mlflow_carbon.autolog(region="PL")
+    data = data_of(run)
+    assert data.tags["carbon.region"] == "PL"
+    assert data.metrics["carbon/energy_kwh"] == pytest.approx(36 / 3.6e6)
+
+
+def test_mlflow_autolog_switches_on_and_off(fake_meter):
+    mlflow.autolog()
+    with mlflow.start_run() as on:
+        pass
+    mlflow.autolog(disable=True)
+    with mlflow.start_run() as off:
+        pass
+    assert (is_metered(on), is_metered(off)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "config", [{"exclude_flavors": [INTEGRATION]}, {"disable": True}], ids=["excluded", "disabled"]
+)
+def test_mlflow_autolog_leaves_us_off_where_it_says_so(fake_meter, config):
+    mlflow.autolog(**config)
+    assert not is_on()
+
+
+def test_mlflow_autolog_does_not_overrule_the_users_own_call(fake_meter):
+    mlflow_carbon.autolog(disable=True)
+    mlflow.autolog()
+    assert not is_on()
+    mlflow.autolog(disable=True)
+
+
+def test_windows_of_a_loop_are_those_of_the_autologged_run(fake_meter):
+    mlflow_carbon.autolog(region="SE")
+    with mlflow.start_run() as run:
+        assert list(mlflow_carbon.windows("abc", unit="epoch")) == ["a", "b", "c"]
+    tags = data_of(run).tags
+    assert (tags["carbon.unit"], tags["carbon.num_windows"]) == ("epoch", "3")
+    assert tags["carbon.region"] == "SE"
+
+
+def test_registers_the_models_of_a_run_when_told_to(fake_meter):
+    mlflow_carbon.autolog(region="SE", register_models=True, registered_model_name="mine")
+    client = MlflowClient()
+    with mlflow.start_run() as run:
+        model_id = mlflow.create_external_model(name="logged").model_id
+        client.log_outputs(run.info.run_id, [mlflow.entities.LoggedModelOutput(model_id, 0)])
+    (version,) = client.search_model_versions("name = 'mine'")
+    assert version.source == f"models:/{model_id}"
+    assert client.get_model_version("mine", version.version).tags["carbon.region"] == "SE"
+
+
+def test_error_of_ours_is_a_warning_and_the_users_call_goes_on(fake_meter, caplog):
+    mlflow_carbon.autolog(region="SE")
+    fake_meter.open_window = None
+    with mlflow.start_run() as run:
+        mlflow.log_metric("loss", 1.0)
+    assert data_of(run).metrics["loss"] == 1.0
+    assert MlflowClient().get_run(run.info.run_id).info.status == "FINISHED"
+    assert "Energy is not tracked here: TypeError" in caplog.text
+
+
+def test_bad_argument_is_told_at_the_call_and_nothing_is_metered(fake_meter):
+    with pytest.raises(NoIntensityError, match="Atlantis"):
+        mlflow_carbon.autolog(region="Atlantis")
+    with mlflow.start_run() as run:
+        pass
+    assert not is_metered(run)
+
+
+# Settings
+
+
+def test_arguments_win_over_the_environment(fake_meter):
+    mlflow_carbon.autolog(region="SE")
+    environment = {"MLFLOW_CARBON_REGION": "DE", "MLFLOW_CARBON_PUE": "1.5"}
+    options = chosen_options(environment)
+    assert (options.region, options.pue) == ("SE", 1.5)
+
+
+def test_environment_sets_what_is_measured(fake_meter):
+    environment = {
+        "MLFLOW_CARBON_COMPONENTS": "cpu",
+        "MLFLOW_CARBON_ATTRIBUTION": "process_share",
+        "MLFLOW_CARBON_MONTH": "2022-02",
+        "MLFLOW_CARBON_REGION": "DE",
+    }
+    options = chosen_options(environment)
+    assert (options.settings.components, options.settings.attribution) == ("cpu", "process_share")
+    assert options.assumptions().intensity.period == "2022-02"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("PUE", "low", "MLFLOW_CARBON_PUE is 'low'; give a number."),
+        ("COMPONENTS", "tpu", "components is 'tpu'"),
+        ("ATTRIBUTION", "mine", "attribution is 'mine'"),
+    ],
+)
+def test_bad_variable_is_named_with_its_value(store, variable, value, message):
+    with pytest.raises(InvalidInputError, match=message):
+        chosen_options({f"MLFLOW_CARBON_{variable}": value})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("true", True), ("1", True), ("False", False), ("", None), ("on", None)]
+)
+def test_switch_reads_true_and_false(text, expected):
+    assert is_switched_on({"MLFLOW_CARBON_AUTOLOG": text}) is expected
+
+
+# Off
+
+REPLACED = """
+import json, sys
+import mlflow, mlflow.projects
+from mlflow.projects.backend import loader
+from mlflow.tracking.fluent import ActiveRun
+from mlflow.utils.autologging_utils.events import AutologgingEventLogger
+
+def is_ours(thing):
+    return getattr(thing, "__module__", type(thing).__module__).startswith("mlflow_carbon")
+
+places = {f"{name}.{key}": value
+          for name, module in list(sys.modules.items()) if name.startswith("mlflow.")
+          for key, value in list(vars(module).items())}
+places |= {f"{owner.__name__}.{key}": value for owner in (ActiveRun, mlflow.MlflowClient)
+           for key, value in vars(owner).items()}
+places |= {f"backend {name}": backend for name, backend in loader.MLFLOW_BACKENDS.items()}
+places["event logger"] = AutologgingEventLogger._event_logger
+ours = [name for name, module in sys.modules.items() if name.startswith("mlflow_carbon")]
+print(json.dumps([sorted(place for place, thing in places.items() if is_ours(thing)), ours]))
+"""
+
+
+def test_switched_off_it_replaces_the_event_logger_and_the_local_backend_only():
+    printed = subprocess.run(
+        [sys.executable, "-c", REPLACED], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    replaced, loaded = json.loads(printed)
+    assert replaced == ["backend local", "event logger"]
+    assert "mlflow_carbon.metering.meter" not in loaded
+    assert "mlflow_carbon.tracking.autolog" not in loaded
+
+
+def test_disabled_it_gives_back_all_that_it_replaced(fake_meter):
+    originals = {name: getattr(MlflowClient, name) for name in ("create_run", "set_terminated")}
+    made = ActiveRun.__init__
+    mlflow_carbon.autolog(region="SE")
+    assert ActiveRun.__init__ is not made
+    mlflow_carbon.autolog(disable=True)
+    assert ActiveRun.__init__ is made
+    assert all(getattr(MlflowClient, name) is kept for name, kept in originals.items())
