@@ -15,14 +15,20 @@ PHANTOM = "phantom"
 
 TINY = "tiny"  # the model size that trains on a laptop
 
-SAMPLERS = ("ddpm", "ddim", "dpmpp", "unipc")
+DIFFUSION, RFLOW = "diffusion", "rflow"  # what a UNet can be trained as
+SAMPLERS_BY_OBJECTIVE = {DIFFUSION: ("ddpm", "ddim", "dpmpp", "unipc"), RFLOW: ("rflow",)}
+SAMPLERS = tuple(name for names in SAMPLERS_BY_OBJECTIVE.values() for name in names)
+PRECISIONS = (AUTO, "fp32", "bf16")
 BACKENDS = ("core", "generative")
 SLICE_AXES = ("axial", "coronal", "sagittal")
 
 DEFAULT_SIZE_BY_DIMS = {2: (64, 64), 3: (32, 32, 32)}
 DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training
-DEFAULT_SYNTH_BATCH_SIZE = 4
-DEFAULT_NUM_SAMPLES = 20  # five windows of four: a spread to report
+DEFAULT_NUM_SAMPLES = 20
+MIN_SYNTH_WINDOWS = 5  # one for each batch: a spread to report
+MAX_SYNTH_BATCH_SIZE = 32  # from here on an image gets hardly cheaper
+# Of one batch: a TFLOP per step with the medium UNet, and under 2 GB between its layers.
+MAX_LATENT_POSITIONS = 2**16
 WINDOWS_PER_TRAINING = 10
 MAX_SLICE_EPOCHS = 16  # epochs of slices whose latents are kept: as many slices per volume
 HELD_OUT_FRACTION = 0.2  # of the scans: never trained on, for judging
@@ -146,7 +152,11 @@ class SynthConfig(TrainConfig):
     steps: int = parameter(50, "Denoising steps per image.")
     sampler: str = parameter("unipc", "Noise scheduler.", choices=SAMPLERS)
     num_samples: str = parameter(AUTO, "Images to make. auto: 20.")
-    batch_size: str = parameter(AUTO, "Images sampled together, one window each. auto: 4.")
+    precision: str = parameter(
+        AUTO, "Of the UNet. auto: bf16 where it is quicker.", choices=PRECISIONS
+    )
+    compile: str = parameter("off", "Compile the UNet by torch.compile.", choices=("off", "on"))
+    batch_size: str = parameter(AUTO, "Images sampled together. auto: by size, 32 at most.")
     model: str = parameter(
         AUTO, "LDM: a checkpoint folder or models:/name/version. auto: newest, else trained."
     )
@@ -239,8 +249,16 @@ def resolve_training_batch_size(config: VqganConfig) -> int:
 
 
 def resolve_synth_batch_size(config: SynthConfig) -> int:
-    """Returns the number of images sampled together."""
-    return resolve_count("batch_size", config.batch_size, DEFAULT_SYNTH_BATCH_SIZE)
+    """Returns the number of images sampled together, and measured in one window.
+
+    ``auto`` takes as many as fill a device, and leaves windows enough for a spread.
+    """
+    size = resolve_size(config.size, config.dims, config.model_size)
+    num_positions = math.prod(size) // DOWNSAMPLING_FACTOR ** len(size)
+    for_a_spread = math.ceil(resolve_num_samples(config) / MIN_SYNTH_WINDOWS)
+    fitting = max(1, MAX_LATENT_POSITIONS // num_positions)
+    default = min(MAX_SYNTH_BATCH_SIZE, fitting, for_a_spread)
+    return resolve_count("batch_size", config.batch_size, default)
 
 
 def resolve_num_samples(config: SynthConfig) -> int:

@@ -11,6 +11,8 @@ from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, dec
 from ldm_project.diffusion.noise_schedulers import (
     NOISE_SCHEDULE,
     build_noise_scheduler,
+    check_sampler,
+    flowed,
     noised,
     set_denoising_steps,
 )
@@ -43,7 +45,26 @@ class GaussianUnet(nn.Module):
         return a.sqrt() * noise - (1 - a).sqrt() * data
 
 
-def gaussian_unet():
+class GaussianFlow(nn.Module):
+    """The best possible rectified flow for the same data.
+
+    With t = the share of noise and x = (1-t)·x0 + t·e, e - x0 and x are jointly normal too:
+    cov(e - x0, x) = t - (1-t)·0.5² and var(x) = (1-t)²·0.5² + t².
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(1))  # a network has a device
+
+    def forward(self, latents, timesteps):
+        t = ((timesteps + 1) / 1000).view(-1, *[1] * (latents.ndim - 1))
+        share = (t - (1 - t) * DATA_STD**2) / ((1 - t) ** 2 * DATA_STD**2 + t**2)
+        return -DATA_MEAN + share * (latents - (1 - t) * DATA_MEAN)
+
+
+def gaussian_unet(sampler="ddpm"):
+    if sampler == "rflow":
+        return GaussianFlow()
     return GaussianUnet(DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod)
 
 
@@ -61,7 +82,9 @@ def last(steps):
 @pytest.mark.parametrize("steps", [1000, 200])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sampler_reaches_the_known_gaussian(sampler, steps):
-    samples = last(denoise(gaussian_unet(), gaussian_noise(), sampler=sampler, steps=steps))
+    samples = last(
+        denoise(gaussian_unet(sampler), gaussian_noise(), sampler=sampler, steps=steps)
+    )
     assert abs(samples.std().item() - DATA_STD) < 0.03
     assert abs(samples.mean().item() - DATA_MEAN) < 0.02
 
@@ -120,7 +143,7 @@ def test_every_number_of_steps_walks_down_that_many_timesteps(sampler):
         assert timesteps[0] == 999  # trailing: from noise alone
         assert timesteps[-1] >= 0
         assert steps == 1 or (timesteps.diff() < 0).all()
-        if sampler != "ddpm":  # the others keep noise levels too: one per step, then none
+        if sampler not in ("ddpm", "rflow"):  # the others keep noise levels too: one per step, then none
             assert len(scheduler.sigmas) == steps + 1
             assert scheduler.sigmas[-1] == 0 < scheduler.sigmas[-2]
 
@@ -128,10 +151,40 @@ def test_every_number_of_steps_walks_down_that_many_timesteps(sampler):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [61, 201])  # diffusers lists one timestep too many for these
 def test_awkward_number_of_steps_samples_as_well_as_its_neighbour(sampler, steps):
-    unet, noise = gaussian_unet(), gaussian_noise()
+    unet, noise = gaussian_unet(sampler), gaussian_noise()
     samples = last(denoise(unet, noise, sampler=sampler, steps=steps))
     neighbour = last(denoise(unet, noise, sampler=sampler, steps=steps - 1))
     assert abs(samples.std().item() - neighbour.std().item()) < 0.003
+
+
+def test_flowing_latents_are_between_data_and_noise_in_a_straight_line():
+    clean, noise = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
+    latents, velocity = flowed(clean, noise, torch.tensor([999, 499, 249]))
+    torch.testing.assert_close(latents[0], noise[0])  # timestep 999: noise alone
+    torch.testing.assert_close(latents[1], (clean[1] + noise[1]) / 2)
+    # a quarter of the way along the velocity leads back to data
+    torch.testing.assert_close(latents[2] - 0.25 * velocity[2], clean[2])
+
+
+@pytest.mark.parametrize(("sampler", "objective"), [("unipc", "rflow"), ("rflow", "diffusion")])
+def test_sampler_of_the_other_objective_is_refused(sampler, objective):
+    with pytest.raises(InvalidInputError, match=f"trained with objective={objective}; use one of"):
+        check_sampler(sampler, objective)
+
+
+def test_bf16_changes_a_sample_by_its_rounding_only():
+    spec = SPECS[2]
+    torch.manual_seed(0)
+    unet = build_unet(spec).eval()
+    nn.init.normal_(unet.out[2].conv.weight, std=0.1)
+    noise = initial_noise(spec, [0], seed=5)
+    exact, rounded = (
+        last(denoise(unet, noise, sampler="unipc", steps=5, precision=precision))
+        for precision in ("fp32", "bf16")
+    )
+    assert rounded.dtype == torch.float32
+    difference = (rounded - exact).abs().mean() / exact.std()
+    assert 0 < difference < 2**-6  # bf16 keeps 8 bits
 
 
 def test_noised_latents_and_velocities_are_what_the_samplers_assume():
@@ -154,8 +207,11 @@ def test_samples_do_not_depend_on_the_batch_they_are_made_in(dims, sampler):
     def sample(indices):
         return last(denoise(unet, initial_noise(spec, indices, seed=5), sampler=sampler, steps=3))
 
-    together, apart = sample([0, 1, 2]), torch.cat([sample([2]), sample([0, 1])])
-    torch.testing.assert_close(together, apart[[1, 2, 0]], rtol=1e-3, atol=1e-3)
+    together = sample(range(8))
+    by_three = torch.cat([sample(range(0, 3)), sample(range(3, 6)), sample(range(6, 8))])
+    alone = torch.cat([sample([index]) for index in range(8)])
+    torch.testing.assert_close(by_three, together, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(alone, together, rtol=1e-3, atol=1e-3)
 
 
 def test_noise_differs_between_indices_and_seeds():

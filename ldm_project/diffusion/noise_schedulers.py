@@ -1,5 +1,10 @@
-"""How much noise a latent holds at each timestep, and the four schedulers that take it out."""
+"""How much noise a latent holds at each timestep, and the schedulers that take it out.
 
+Two processes: diffusion, where noise follows a cosine, and rectified flow, where latents move to
+noise in a straight line. A UNet is trained for one of them and sampled by that one's schedulers.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,10 +13,38 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from ldm_project.config import NUM_TRAIN_TIMESTEPS, SAMPLERS
+from ldm_project.config import NUM_TRAIN_TIMESTEPS, SAMPLERS, SAMPLERS_BY_OBJECTIVE
 from ldm_project.errors import InvalidInputError
 
-NoiseScheduler = DDPMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
+
+@dataclass(frozen=True)
+class EulerStep:
+    """Latents after a step, by the name that diffusers gives them."""
+
+    prev_sample: Tensor
+
+
+class RectifiedFlowScheduler:
+    """Euler's method along the straight lines from noise to data.
+
+    Source: Liu et al. 2022 (arXiv:2209.03003), eq. 1, with time counted from data (0) to noise (1).
+    """
+
+    def __init__(self) -> None:
+        self.timesteps = torch.empty(0)
+
+    def set_timesteps(self, steps: int, device: torch.device) -> None:
+        """Divides the way from noise alone into equal steps."""
+        self.timesteps = timestep_of(torch.arange(steps, 0, -1, device=device) / steps)
+
+    def step(self, velocity: Tensor, timestep: Tensor, latents: Tensor) -> EulerStep:  # noqa: ARG002  # diffusers' signature
+        """Returns the latents one step nearer to data; ``velocity`` points to noise."""
+        return EulerStep(latents - velocity / len(self.timesteps))
+
+
+NoiseScheduler = (
+    DDPMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler | RectifiedFlowScheduler
+)
 
 # Cosine: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 17. The UNet predicts the velocity
 # (Salimans & Ho 2022, arXiv:2202.00512, eq. D.1), which stays bounded where nothing but noise is
@@ -40,7 +73,23 @@ def build_noise_scheduler(sampler: str) -> NoiseScheduler:
         return DPMSolverMultistepScheduler(solver_order=2, **NOISE_SCHEDULE)
     if sampler == "unipc":
         return UniPCMultistepScheduler(solver_order=2, **NOISE_SCHEDULE)
+    if sampler == "rflow":
+        return RectifiedFlowScheduler()
     raise InvalidInputError(f"sampler is {sampler!r}; use one of {', '.join(SAMPLERS)}.")
+
+
+def check_sampler(sampler: str, objective: str) -> None:
+    """Checks that a sampler suits what a UNet was trained as: ``diffusion`` or ``rflow``.
+
+    Raises:
+        InvalidInputError: it would make noise of it.
+    """
+    suited = SAMPLERS_BY_OBJECTIVE[objective]
+    if sampler not in suited:
+        raise InvalidInputError(
+            f"sampler is {sampler!r} but the model is trained with objective={objective}; "
+            f"use one of {', '.join(suited)}."
+        )
 
 
 def set_denoising_steps(scheduler: NoiseScheduler, steps: int, device: torch.device) -> None:
@@ -67,3 +116,22 @@ def noised(clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Ten
     kept = alphas_cumprod[timesteps].view(-1, *[1] * (clean.ndim - 1))
     signal, spread = kept.sqrt(), (1.0 - kept).sqrt()
     return signal * clean + spread * noise, signal * noise - spread * clean
+
+
+def flowed(clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns latents moved towards noise in a straight line, and their velocity, to be learnt.
+
+    ``clean`` and ``noise`` are ``(B, C, *S)``, ``timesteps`` ``(B,)`` from 0 to 999.
+    """
+    time = time_of(timesteps).view(-1, *[1] * (clean.ndim - 1))
+    return (1.0 - time) * clean + time * noise, noise - clean
+
+
+def time_of(timesteps: Tensor) -> Tensor:
+    """Returns the share of noise that rectified flow has at timesteps 0 to 999: 0.001 to 1."""
+    return (timesteps + 1) / NUM_TRAIN_TIMESTEPS
+
+
+def timestep_of(time: Tensor) -> Tensor:
+    """Returns what the UNet is told of a share of noise, between the trained timesteps too."""
+    return time * NUM_TRAIN_TIMESTEPS - 1

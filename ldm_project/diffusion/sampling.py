@@ -1,4 +1,4 @@
-"""From noise to images: denoising as a loop that any of the four samplers drives."""
+"""From noise to images: denoising as a loop that any of the samplers drives."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +12,13 @@ from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor, nn
 
 from ldm_project.config import NUM_TRAIN_TIMESTEPS
-from ldm_project.diffusion.models import ModelSpec, decode, device_of
+from ldm_project.diffusion.models import ModelSpec, device_of
 from ldm_project.diffusion.noise_schedulers import (
     NoiseScheduler,
     build_noise_scheduler,
     set_denoising_steps,
 )
+from ldm_project.diffusion.tiled_decoding import decode_in_tiles
 from ldm_project.errors import InvalidInputError
 
 
@@ -38,21 +39,24 @@ def initial_noise(spec: ModelSpec, indices: Sequence[int], *, seed: int) -> Tens
     """
     return torch.stack(
         [
-            torch.randn(spec.latent_shape, generator=_generator(f"{seed} {index}".encode()))
+            torch.randn(spec.latent_shape, generator=noise_generator(f"{seed} {index}".encode()))
             for index in indices
         ]
     )
 
 
 @torch.inference_mode()
-def denoise(unet: nn.Module, noise: Tensor, *, sampler: str, steps: int) -> Iterator[DenoisingStep]:
+def denoise(
+    unet: nn.Module, noise: Tensor, *, sampler: str, steps: int, precision: str = "fp32"
+) -> Iterator[DenoisingStep]:
     """Yields the latents after each denoising step, the last of them finished samples.
 
     Args:
-        unet: predicts the noise in latents ``(B, C, *S)`` at timesteps ``(B,)``.
+        unet: predicts the velocity of latents ``(B, C, *S)`` at timesteps ``(B,)``.
         noise: where the samples start, ``(B, C, *S)``; what ``ddpm`` adds later follows from it.
-        sampler: ``ddpm``, ``ddim``, ``dpmpp`` or ``unipc``.
+        sampler: ``ddpm``, ``ddim``, ``dpmpp`` or ``unipc``, or ``rflow`` for a rectified flow.
         steps: 1 to 1000.
+        precision: ``fp32`` or ``bf16``, of the UNet alone: latents stay in full precision.
 
     Raises:
         InvalidInputError: no such sampler, or too few or too many steps.
@@ -66,26 +70,27 @@ def denoise(unet: nn.Module, noise: Tensor, *, sampler: str, steps: int) -> Iter
     set_denoising_steps(scheduler, steps, latents.device)
     take_step = _step_function(scheduler, noise)
     for step, timestep in enumerate(scheduler.timesteps, start=1):
-        predicted_noise = unet(latents, timestep.expand(len(latents)))
-        latents = take_step(predicted_noise, timestep, latents).prev_sample
+        with torch.autocast(latents.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            velocity = unet(latents, timestep.expand(len(latents)))
+        latents = take_step(velocity.float(), timestep, latents).prev_sample
         yield DenoisingStep(step, steps, latents)
 
 
 @torch.inference_mode()
 def decode_samples(vqgan: VQVAE, latents: Tensor, scale: float) -> Tensor:
     """Returns images ``(B, 1, *S)`` in [-1, 1] of latents that were divided by ``scale``."""
-    return decode(vqgan, latents * scale)
+    return decode_in_tiles(vqgan, latents * scale)
 
 
 def _step_function(scheduler: NoiseScheduler, noise: Tensor) -> Callable[..., Any]:
     """Returns the scheduler's step; DDPM's own noise is seeded by each sample's first noise."""
     if not isinstance(scheduler, DDPMScheduler):
         return scheduler.step
-    generators = [_generator(sample.cpu().numpy().tobytes()) for sample in noise]
+    generators = [noise_generator(sample.cpu().numpy().tobytes()) for sample in noise]
     return partial(scheduler.step, generator=generators)
 
 
-def _generator(key: bytes) -> torch.Generator:
+def noise_generator(key: bytes) -> torch.Generator:
     """Returns a generator on the CPU, so that every device gets the same numbers."""
     digest = hashlib.blake2b(key, digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))

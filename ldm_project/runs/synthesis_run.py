@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Never
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ldm_project.config import (
     AUTO,
+    DIFFUSION,
     PHANTOM,
     TINY,
     SynthConfig,
@@ -25,8 +26,11 @@ from ldm_project.config import (
 from ldm_project.ct.data import open_scans
 from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.ct.images import write_nifti, write_png, write_preview
+from ldm_project.diffusion.acceleration import prepared, resolve_precision
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
 from ldm_project.diffusion.flops import cost_of
+from ldm_project.diffusion.models import resolve_device
+from ldm_project.diffusion.noise_schedulers import check_sampler
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
 from ldm_project.errors import CheckpointError
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
@@ -62,6 +66,8 @@ def run_synth(config: SynthConfig) -> str:
         reference = _ldm_for(config, run_id)
         ldm = load_ldm(reference.checkpoint, backend=config.backend, device=config.device)
         check_size(ldm.spec, config, reference)
+        check_sampler(config.sampler, DIFFUSION)  # what every checkpoint is trained as
+        ldm = replace(ldm, unet=prepared(ldm.unet, is_compiled=config.compile == "on"))
         with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
             mlflow.set_tags(_tags(config, reference))
             note_used_model(run_id, reference)
@@ -92,7 +98,10 @@ def _sample_batch(
 ) -> Tensor:
     noise = initial_noise(ldm.spec, indices, seed=config.seed)
     latents = noise
-    for step in denoise(ldm.unet, noise, sampler=config.sampler, steps=config.steps):
+    precision = _precision(config)
+    for step in denoise(
+        ldm.unet, noise, sampler=config.sampler, steps=config.steps, precision=precision
+    ):
         latents = step.latents
         progress.update(len(indices))
     images = decode_samples(ldm.vqgan, latents, ldm.latent_scale)
@@ -121,7 +130,12 @@ def _tags(config: SynthConfig, reference: ModelReference) -> dict[str, str]:
         "ldm.model": reference.uri,
         "ldm.num_samples": str(resolve_num_samples(config)),
         "ldm.batch_size": str(resolve_synth_batch_size(config)),
+        "ldm.precision": _precision(config),
     }
+
+
+def _precision(config: SynthConfig) -> str:
+    return resolve_precision(config.precision, resolve_device(config.device), config.model_size)
 
 
 def _ldm_for(config: SynthConfig, run_id: str) -> ModelReference:

@@ -1,0 +1,40 @@
+"""What makes the UNet quicker on a device without changing what it computes."""
+
+import torch
+from torch import nn
+
+from ldm_project.config import AUTO, TINY
+from ldm_project.diffusion.models import device_of
+
+BF16, FP32 = "bf16", "fp32"
+CPU_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "sve_bf16")
+
+
+def resolve_precision(precision: str, device: torch.device, model_size: str) -> str:
+    """Returns ``bf16`` or ``fp32``; ``auto`` is the quicker one.
+
+    A CPU without instructions for bf16 emulates it, and the layers of ``tiny`` are too small to
+    make up for the conversions.
+    """
+    if precision != AUTO:
+        return precision
+    if device.type == "cuda":
+        return BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else FP32
+    capabilities = torch.cpu.get_capabilities()
+    has_bf16 = any(capabilities.get(name, False) for name in CPU_BF16_INSTRUCTIONS)
+    return BF16 if has_bf16 and model_size != TINY else FP32
+
+
+def prepared(unet: nn.Module, *, is_compiled: bool) -> nn.Module:
+    """Returns the UNet as it samples quickest: channels last on a GPU, compiled if asked for."""
+    if device_of(unet).type == "cuda":
+        channels_last(unet)
+    return torch.compile(unet) if is_compiled else unet  # type: ignore[return-value]
+
+
+def channels_last(unet: nn.Module) -> None:
+    """Moves the weights of convolutions, in place, into the order that tensor cores read."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in unet.parameters():
+        if weight.ndim in formats:
+            weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])

@@ -1,0 +1,65 @@
+"""Latents to images in tiles that overlap, so that memory does not grow with the image."""
+
+import math
+
+import torch
+from monai.networks.nets.vqvae import VQVAE
+from torch import Tensor
+
+from ldm_project.config import DOWNSAMPLING_FACTOR
+from ldm_project.diffusion.models import decode
+
+# Of one tile of a batch: with 64 channels in fp32 the decoder's largest tensor then has 2 GiB.
+MAX_TILE_VOXELS = 2**23
+
+
+def decode_in_tiles(
+    vqgan: VQVAE, latents: Tensor, *, max_voxels: int = MAX_TILE_VOXELS
+) -> Tensor:
+    """Returns images ``(B, 1, *S)`` in [-1, 1], as ``decode`` would of all latents at once.
+
+    The decoder is made of convolutions, so a voxel depends on latents nearby only. Tiles overlap
+    by so many: there is no seam, and nothing to blend.
+
+    Args:
+        vqgan: trained.
+        latents: ``(B, C, *S / 4)``.
+        max_voxels: of the images decoded at once; a tile that is hardly more than its overlap is
+            decoded even where it has more.
+    """
+    batch_size, axes = len(latents), latents.shape[2:]
+    if batch_size * math.prod(axes) * DOWNSAMPLING_FACTOR ** len(axes) <= max_voxels:
+        return decode(vqgan, latents)
+    if batch_size > 1:
+        halves = latents.tensor_split(2)
+        return torch.cat([decode_in_tiles(vqgan, h, max_voxels=max_voxels) for h in halves])
+    overlap = decoder_reach(vqgan)
+    length = max(axes)
+    if length <= 4 * overlap:
+        return decode(vqgan, latents)
+    axis = 2 + axes.index(length)
+    middle = length // 2
+    first = decode_in_tiles(
+        vqgan, latents.narrow(axis, 0, middle + overlap), max_voxels=max_voxels
+    )
+    start = middle - overlap
+    second = decode_in_tiles(
+        vqgan, latents.narrow(axis, start, length - start), max_voxels=max_voxels
+    )
+    num_first, num_skipped = middle * DOWNSAMPLING_FACTOR, overlap * DOWNSAMPLING_FACTOR
+    rest = second.narrow(axis, num_skipped, second.shape[axis] - num_skipped)
+    return torch.cat([first.narrow(axis, 0, num_first), rest], dim=axis)
+
+
+def decoder_reach(vqgan: VQVAE) -> int:
+    """Returns how many latents away, along each axis, a voxel can still depend on.
+
+    At each level, every residual layer has two 3×3 convolutions and the upsampling reaches one
+    position further; levels are finer by the strides before them. One 3×3 comes before all.
+    """
+    decoder = vqgan.decoder
+    reach, latents_per_position = 1.0, 1.0
+    for stride, *_ in decoder.upsample_parameters:
+        reach += latents_per_position * (2 * decoder.num_res_layers + 1)
+        latents_per_position /= stride
+    return math.ceil(reach)

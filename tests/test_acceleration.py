@@ -1,0 +1,70 @@
+"""What is quicker computes the same: precision by device and size, order of weights, compiler."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ldm_project.diffusion.acceleration import channels_last, prepared, resolve_precision
+from ldm_project.diffusion.models import ModelSpec, build_unet
+
+SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
+
+
+def random_unet(spec):
+    torch.manual_seed(0)
+    unet = build_unet(spec).eval().requires_grad_(False)
+    nn.init.normal_(unet.out[2].conv.weight, std=0.1)  # MONAI starts it at zero
+    return unet
+
+
+def predict(unet, spec):
+    latents = torch.randn(2, *spec.latent_shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        return unet(latents, torch.tensor([3, 900]))
+
+
+def test_precision_that_is_asked_for_is_taken():
+    cpu = torch.device("cpu")
+    assert resolve_precision("bf16", cpu, "tiny") == "bf16"
+    assert resolve_precision("fp32", cpu, "large") == "fp32"
+
+
+def test_tiny_stays_in_fp32_on_a_cpu():
+    assert resolve_precision("auto", torch.device("cpu"), "tiny") == "fp32"
+
+
+def test_larger_networks_take_bf16_where_the_cpu_has_instructions_for_it():
+    capabilities = torch.cpu.get_capabilities()
+    has_bf16 = any("bf16" in name and has for name, has in capabilities.items())
+    expected = "bf16" if has_bf16 else "fp32"
+    assert resolve_precision("auto", torch.device("cpu"), "medium") == expected
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_channels_last_moves_weights_and_changes_no_prediction(dims):
+    spec = SPECS[dims]
+    unet = random_unet(spec)
+    moved = copy.deepcopy(unet)
+    channels_last(moved)
+    weight = moved.conv_in.conv.weight
+    order = {2: torch.channels_last, 3: torch.channels_last_3d}[dims]
+    assert weight.is_contiguous(memory_format=order)
+    assert not weight.is_contiguous()
+    torch.testing.assert_close(predict(moved, spec), predict(unet, spec), rtol=1e-4, atol=1e-4)
+
+
+def test_unet_is_left_alone_on_a_cpu_unless_compiled():
+    unet = random_unet(SPECS[2])
+    assert prepared(unet, is_compiled=False) is unet
+
+
+@pytest.mark.slow
+def test_compiled_network_computes_the_same():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU()).eval()
+    latents = torch.randn(2, 4, 8, 8)
+    compiled = prepared(network, is_compiled=True)
+    assert compiled is not network
+    torch.testing.assert_close(compiled(latents), network(latents), rtol=1e-4, atol=1e-4)
