@@ -50,7 +50,11 @@ HOUSE = {
     "ldm_project": [
         ("", "errors config"),
         ("ct", "hounsfield phantoms ct_files data images"),
-        ("diffusion", "models flops noise_schedulers training tiled_decoding acceleration sampling checkpoints"),
+        (
+            "diffusion",
+            "models flops noise_schedulers training tiled_decoding acceleration sampling "
+            "checkpoints",
+        ),
         (
             "runs",
             "references arithmetic_metrics logged_models ldm_pyfunc vqgan_pyfunc command_runs "

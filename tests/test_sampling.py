@@ -82,9 +82,7 @@ def last(steps):
 @pytest.mark.parametrize("steps", [1000, 200])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sampler_reaches_the_known_gaussian(sampler, steps):
-    samples = last(
-        denoise(gaussian_unet(sampler), gaussian_noise(), sampler=sampler, steps=steps)
-    )
+    samples = last(denoise(gaussian_unet(sampler), gaussian_noise(), sampler=sampler, steps=steps))
     assert abs(samples.std().item() - DATA_STD) < 0.03
     assert abs(samples.mean().item() - DATA_MEAN) < 0.02
 
@@ -143,7 +141,10 @@ def test_every_number_of_steps_walks_down_that_many_timesteps(sampler):
         assert timesteps[0] == 999  # trailing: from noise alone
         assert timesteps[-1] >= 0
         assert steps == 1 or (timesteps.diff() < 0).all()
-        if sampler not in ("ddpm", "rflow"):  # the others keep noise levels too: one per step, then none
+        if sampler not in (
+            "ddpm",
+            "rflow",
+        ):  # the others keep noise levels too: one per step, then none
             assert len(scheduler.sigmas) == steps + 1
             assert scheduler.sigmas[-1] == 0 < scheduler.sigmas[-2]
 

@@ -13,9 +13,7 @@ from ldm_project.diffusion.models import decode
 MAX_TILE_VOXELS = 2**23
 
 
-def decode_in_tiles(
-    vqgan: VQVAE, latents: Tensor, *, max_voxels: int = MAX_TILE_VOXELS
-) -> Tensor:
+def decode_in_tiles(vqgan: VQVAE, latents: Tensor, *, max_voxels: int = MAX_TILE_VOXELS) -> Tensor:
     """Returns images ``(B, 1, *S)`` in [-1, 1], as ``decode`` would of all latents at once.
 
     The decoder is made of convolutions, so a voxel depends on latents nearby only. Tiles overlap
@@ -39,9 +37,7 @@ def decode_in_tiles(
         return decode(vqgan, latents)
     axis = 2 + axes.index(length)
     middle = length // 2
-    first = decode_in_tiles(
-        vqgan, latents.narrow(axis, 0, middle + overlap), max_voxels=max_voxels
-    )
+    first = decode_in_tiles(vqgan, latents.narrow(axis, 0, middle + overlap), max_voxels=max_voxels)
     start = middle - overlap
     second = decode_in_tiles(
         vqgan, latents.narrow(axis, start, length - start), max_voxels=max_voxels

@@ -68,9 +68,7 @@ def ddim(model: Model, latents: np.ndarray, steps: int) -> np.ndarray:
     return latents
 
 
-def ddpm(
-    model: Model, latents: np.ndarray, steps: int, draws: Sequence[np.ndarray]
-) -> np.ndarray:
+def ddpm(model: Model, latents: np.ndarray, steps: int, draws: Sequence[np.ndarray]) -> np.ndarray:
     """Ho et al. 2020 (arXiv:2006.11239), eq. 6 and 7, between any two levels.
 
     ``draws`` is the noise added after each step but the last.
@@ -79,9 +77,7 @@ def ddpm(
         data = data_of(latents, model(latents, timestep), here)
         ratio = here.alpha / after.alpha  # sqrt of the paper's alpha_t
         beta = 1 - ratio**2
-        mean = (
-            after.alpha * beta * data + ratio * after.sigma**2 * latents
-        ) / here.sigma**2
+        mean = (after.alpha * beta * data + ratio * after.sigma**2 * latents) / here.sigma**2
         std = math.sqrt(beta) * after.sigma / here.sigma
         latents = mean + std * draws[number] if after.sigma else mean
     return latents
