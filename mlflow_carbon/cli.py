@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from mlflow_carbon.commands.advise import advise
+from mlflow_carbon.commands.backfill import backfill
 from mlflow_carbon.commands.card import card
 from mlflow_carbon.commands.compare import compare
 from mlflow_carbon.commands.doctor import doctor
@@ -47,6 +48,7 @@ COMMANDS = (
     paper_check,
     doctor,
     recover,
+    backfill,
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -1,6 +1,7 @@
 """Conversions at the border; inside the package everything is kWh, W, s and g."""
 
 JOULES_PER_KWH = 3.6e6
+MILLISECONDS_PER_SECOND = 1000.0
 SECONDS_PER_HOUR = 3600.0
 SECONDS_PER_MINUTE = 60.0
 WATTS_PER_KILOWATT = 1000.0

@@ -38,12 +38,13 @@ HOUSE = {
         (
             "tracking",
             "patience epoch_windows run_tracking track patches autolog_settings "
-            "model_registration run_lifecycle framework_windows autolog mlflow_autolog",
+            "model_registration run_lifecycle framework_windows autolog mlflow_autolog "
+            "system_metrics backfill",
         ),
         (
             "commands",
             "options pricing compare models tag_models gate card predict advise equivalents "
-            "paper_check doctor recover",
+            "paper_check doctor recover backfill",
         ),
         ("", "cli project_backend plugin __init__ __main__"),
     ],

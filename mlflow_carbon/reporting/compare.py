@@ -212,6 +212,13 @@ def _doubts(priced: pd.DataFrame, keys: list[str]) -> Iterator[str]:
         if mixed:
             listed = ", ".join(sorted({str(value) for values in mixed for value in values}))
             yield f"{len(mixed)} of {len(distinct_in_group)} rows mix {column} {listed}: {fix}"
+    by_method = priced.drop_duplicates("run_id")["methods"]
+    num_backfilled = int(by_method.str.contains(schema.METHOD_BACKFILLED, regex=False).sum())
+    if num_backfilled:
+        yield (
+            f"{num_backfilled} of {len(by_method)} runs were backfilled from MLflow's system "
+            "metrics, not metered as they ran; --group-by carbon.tracker tells them apart."
+        )
     num_few = int(
         (priced.groupby("run_id")["num_distinct_readings"].min() < MIN_DISTINCT_READINGS).sum()
     )

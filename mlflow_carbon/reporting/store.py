@@ -110,7 +110,7 @@ def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.Da
         NoRunsError: no metered run of these experiments is finished.
     """
     with reading(client.tracking_uri):
-        experiments = [_find_experiment(client, name) for name in experiment_names]
+        experiments = [find_experiment(client, name) for name in experiment_names]
         names_by_id = {item.experiment_id: item.name for item in experiments}
         runs = list(_metered_runs(client, list(names_by_id)))
     finished = [run for run in runs if run.info.status == "FINISHED"]
@@ -144,7 +144,12 @@ def _metered_runs(client: MlflowClient, experiment_ids: list[str]) -> Iterator[R
             return
 
 
-def _find_experiment(client: MlflowClient, name: str) -> Experiment:
+def find_experiment(client: MlflowClient, name: str) -> Experiment:
+    """Returns the active experiment of that name.
+
+    Raises:
+        TrackingStoreError: there is none; offers the nearest names.
+    """
     experiment = client.get_experiment_by_name(name)
     if experiment is not None and experiment.lifecycle_stage == "active":
         return experiment

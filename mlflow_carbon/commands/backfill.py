@@ -1,0 +1,155 @@
+"""``mlflow-carbon backfill``: energy of runs that nobody metered, by their system metrics."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from mlflow_carbon.commands.options import (
+    carbon_intensity_option,
+    example,
+    given_text,
+    intensity_set_option,
+    month_option,
+    print_notices,
+    tracking_uri_option,
+)
+from mlflow_carbon.commands.pricing import Pricing, chosen_intensities
+
+if TYPE_CHECKING:
+    from mlflow_carbon.accounting.assumptions import Assumptions
+    from mlflow_carbon.tracking.backfill import Candidate, Survey
+
+
+@click.command(
+    epilog=example("mlflow-carbon backfill --experiment Default --region Germany --dry-run")
+)
+@click.option(
+    "--experiment", multiple=True, required=True, help="Experiment to go through; repeatable."
+)
+@click.option(
+    "--region", callback=given_text, help="Where the electricity came from. Default: WORLD."
+)
+@month_option
+@click.option("--pue", type=float, help="Power usage effectiveness. Default: 1.")
+@intensity_set_option
+@carbon_intensity_option
+@click.option(
+    "--cpu", help="Model of the node's one CPU, whose design power is looked up in a table."
+)
+@click.option(
+    "--cpu-tdp-w",
+    type=float,
+    help="Design power of all the node's CPUs together, instead of --cpu.",
+)
+@click.option("--dry-run", is_flag=True, help="Prints what would be written, and stops.")
+@tracking_uri_option
+def backfill(
+    experiment: tuple[str, ...],
+    region: str | None,
+    month: str | None,
+    pue: float | None,
+    intensity_set: str | None,
+    carbon_intensity_g_per_kwh: float | None,
+    cpu: str | None,
+    cpu_tdp_w: float | None,
+    dry_run: bool,
+    tracking_uri: str | None,
+) -> None:
+    """Gives ended runs that were never metered the energy of their system metrics.
+
+    GPUs by their logged power; the CPU by its use times its design power, where that is given.
+    Time without system metrics is not counted. The runs are tagged as backfilled; a second call
+    finds nothing to do.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from mlflow_carbon.redaction import reason_of
+    from mlflow_carbon.reporting.store import find_experiment, open_client, reading
+    from mlflow_carbon.tracking.backfill import cpu_power, survey, write
+
+    pricing = Pricing(
+        regions=() if region is None else (region,),
+        month=month,
+        intensity_set=intensity_set,
+        carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
+    )
+    assumptions = _assumptions(pricing, pue)
+    power = cpu_power(cpu, cpu_tdp_w)
+    client = open_client(tracking_uri)
+    with reading(client.tracking_uri):
+        ids = [find_experiment(client, name).experiment_id for name in experiment]
+        found = survey(client, ids, cpu=power)
+    print_notices([assumptions.sentence(), *_left_alone(found)])
+    num_problems = 0
+    for candidate in found.candidates:
+        became = "would be written" if dry_run else "written"
+        if not candidate.has_energy:
+            became = "left as it is"
+        elif not dry_run:
+            try:
+                write(client, candidate, assumptions, cpu=power)
+            except MlflowException as error:
+                became = f"not written: {reason_of(error)}"
+                num_problems += 1
+        click.echo(_line(candidate, assumptions, became))
+    if not found.candidates:
+        click.echo("Nothing to backfill.")
+    if num_problems:
+        raise click.ClickException(f"{num_problems} runs could not be written.")
+
+
+def _assumptions(pricing: Pricing, pue: float | None) -> "Assumptions":
+    """Returns what turns the energy into CO2e; a figure that the user brings needs no lookup."""
+    from mlflow_carbon.accounting.assumptions import Assumptions, resolve_assumptions
+
+    is_given = pricing.carbon_intensity_g_per_kwh is not None
+    looked_up = resolve_assumptions(
+        region=None if is_given or not pricing.regions else pricing.regions[0],
+        month=pricing.month,
+        pue=pue,
+        intensity_set=pricing.intensity_set,
+    )
+    if not is_given:
+        return looked_up
+    (given,) = chosen_intensities(pricing, preferred_set="")
+    defaulted = tuple(name for name in looked_up.defaulted if name == "pue")
+    return Assumptions(given, looked_up.pue, defaulted)
+
+
+def _left_alone(found: "Survey") -> list[str]:
+    """Returns a sentence for each kind of run that there is nothing to do for."""
+    nums = {
+        "metered or backfilled already": found.num_metered,
+        "without system metrics of power or CPU use": found.num_without_metrics,
+        "not ended": found.num_running,
+    }
+    return [
+        f"Left alone {num} {'run' if num == 1 else 'runs'} {which}."
+        for which, num in nums.items()
+        if num
+    ]
+
+
+def _line(candidate: "Candidate", assumptions: "Assumptions", became: str) -> str:
+    """Returns one run's figures, what is missing in them, and what became of it."""
+    from mlflow_carbon.accounting.emissions import co2e_g
+    from mlflow_carbon.reporting.tables import ENERGY_SCALES, MASS_SCALES, choose_scale
+
+    found, info = candidate.found, candidate.run.info
+    title = f"run {info.run_id} ({info.run_name})"
+    notes = list(found.problems)
+    if found.num_gaps:
+        gaps = "gap is" if found.num_gaps == 1 else "gaps are"
+        notes.append(f"{found.num_gaps} {gaps} not counted.")
+    energy_kwh = found.reading.energy_kwh
+    if energy_kwh is None:
+        return " ".join([f"{title}: no energy; {became}.", *notes])
+    mass_g = co2e_g(
+        energy_kwh, pue=assumptions.pue, intensity_g_per_kwh=assumptions.intensity.g_per_kwh
+    )
+    energy, mass = choose_scale([energy_kwh], ENERGY_SCALES), choose_scale([mass_g], MASS_SCALES)
+    figures = (
+        f"{energy.text(energy_kwh)} {energy.symbol}, {mass.text(mass_g)} {mass.symbol} CO2e; "
+        f"{found.covered_s:.4g} s of {found.reading.duration_s:.4g} s covered; {became}."
+    )
+    return " ".join([f"{title}: {figures}", *notes])

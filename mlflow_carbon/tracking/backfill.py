@@ -1,0 +1,189 @@
+"""Runs that were never metered get the energy that their system metrics tell of."""
+
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from mlflow_carbon import schema
+from mlflow_carbon.accounting.assumptions import Assumptions
+from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.metering.cpu_power import USER, load_models, plain_name
+from mlflow_carbon.recording.figures import (
+    WindowRecord,
+    per_unit_metrics,
+    total_metrics,
+    window_tags,
+)
+from mlflow_carbon.recording.journal import Batch, Point
+from mlflow_carbon.recording.recorder import RunWriter
+from mlflow_carbon.registry.run_models import record_run_models
+from mlflow_carbon.tracking.system_metrics import Backfilled, has_system_metrics, read_backfilled
+from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
+
+TRACKER = "mlflow system metrics"
+_PAGE_SIZE = 1000
+_RUNNING = "RUNNING"
+
+
+@dataclass(frozen=True)
+class CpuPower:
+    """Design power of a node's CPUs together, and where the figure is from."""
+
+    tdp_w: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run that was not metered, and what its system metrics say of its energy."""
+
+    run: Run
+    is_parent: bool
+    found: Backfilled
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether there is anything to write."""
+        return self.found.reading.energy_kwh is not None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The runs of some experiments: those to backfill, and how many there is nothing to do for."""
+
+    candidates: tuple[Candidate, ...]
+    num_metered: int
+    num_without_metrics: int
+    num_running: int
+
+
+def cpu_power(name: str | None, tdp_w: float | None) -> CpuPower | None:
+    """Returns the design power of a CPU by its name or as given; ``None`` where neither is.
+
+    Raises:
+        InvalidInputError: both are given, the power is none, or the table has no such CPU.
+    """
+    if tdp_w is not None:
+        if name is not None:
+            raise InvalidInputError("Give --cpu or --cpu-tdp-w, not both.")
+        if not (math.isfinite(tdp_w) and tdp_w > 0):
+            raise InvalidInputError(f"cpu_tdp_w is {tdp_w}; give a number above 0.")
+        return CpuPower(tdp_w, USER)
+    return None if name is None else _power_by_table(name)
+
+
+def _power_by_table(cpu_name: str) -> CpuPower:
+    models = load_models()
+    plain = plain_name(cpu_name)
+    if plain in models:
+        model = models[plain]
+        return CpuPower(model.tdp_w, f"table: {model.name} ({model.tdp_w:g} W)")
+    near = difflib.get_close_matches(plain, models, n=3, cutoff=0.5)
+    names = ", ".join(models[name].name for name in near)
+    offer = f" Nearest: {names}." if names else ""
+    raise InvalidInputError(f"No TDP is known for CPU {cpu_name!r}.{offer} Or pass --cpu-tdp-w.")
+
+
+def survey(client: MlflowClient, experiment_ids: Sequence[str], *, cpu: CpuPower | None) -> Survey:
+    """Returns what there is to backfill; writes nothing.
+
+    Args:
+        client: of the store.
+        experiment_ids: where to look.
+        cpu: ``None`` leaves the CPU out.
+    """
+    metered, running, without, found = [], [], [], []
+    for run in _runs(client, experiment_ids):
+        if schema.TAG_SCHEMA in run.data.tags:
+            metered.append(run)
+        elif not has_system_metrics(run):
+            without.append(run)
+        elif run.info.status == _RUNNING or run.info.end_time is None:
+            running.append(run)
+        else:
+            found.append(run)
+    with_energy = [*metered, *found]
+    parent_run_ids = {run.data.tags.get(MLFLOW_PARENT_RUN_ID) for run in with_energy}
+    candidates = [
+        Candidate(
+            run,
+            run.info.run_id in parent_run_ids,
+            read_backfilled(client, run, cpu_tdp_w=None if cpu is None else cpu.tdp_w),
+        )
+        for run in found
+    ]
+    return Survey(tuple(candidates), len(metered), len(without), len(running))
+
+
+def write(
+    client: MlflowClient, candidate: Candidate, assumptions: Assumptions, *, cpu: CpuPower | None
+) -> None:
+    """Writes a candidate's energy and CO2e to its run, all at once, and to the run's models.
+
+    Args:
+        client: of the store.
+        candidate: with energy.
+        assumptions: what turns energy into CO2e.
+        cpu: as in the survey.
+
+    Raises:
+        MlflowException: the store refuses.
+    """
+    run_id, reading = candidate.run.info.run_id, candidate.found.reading
+    values, tags = figures(candidate, assumptions, cpu=cpu)
+    timestamp_ms = round((reading.start_unix_s + reading.duration_s) * MILLISECONDS_PER_SECOND)
+    points = tuple(Point(key, value, timestamp_ms, 0) for key, value in values.items())
+    RunWriter(client, run_id).write(Batch(points, tags))
+    record_run_models(client, run_id)
+
+
+def figures(
+    candidate: Candidate, assumptions: Assumptions, *, cpu: CpuPower | None
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Returns the metrics and tags of a candidate's run.
+
+    Power and energy per minute are those of the covered time; nothing is made up for the rest.
+    """
+    total, covered_s = candidate.found.reading, candidate.found.covered_s
+    covered = replace(total, duration_s=covered_s)
+    windows = [WindowRecord(covered, covered_s / SECONDS_PER_MINUTE)]
+    values = total_metrics(covered, assumptions) | {schema.DURATION_S: total.duration_s}
+    values |= per_unit_metrics(windows, schema.UNIT_MINUTE, assumptions)
+    components = sorted(total.energy_kwh_by_component())
+    tags = assumptions.tags() | assumptions.default_tags()
+    tags |= window_tags(windows, schema.UNIT_MINUTE)
+    tags |= {schema.method_tag(component): schema.METHOD_BACKFILLED for component in components}
+    tags |= {
+        schema.TAG_SCHEMA: schema.SCHEMA_VERSION,
+        schema.TAG_SCOPE: schema.SCOPE_PARENT if candidate.is_parent else schema.SCOPE_RUN,
+        schema.TAG_COMPONENTS: ",".join(components),
+        schema.TAG_TRACKER: TRACKER,
+        schema.TAG_ATTRIBUTION: "whole_node" if "cpu" in components else "gpu_only",
+    }
+    if "cpu" not in components:
+        tags[schema.method_tag("cpu")] = schema.METHOD_UNAVAILABLE
+    elif cpu is not None:
+        tags[schema.TAG_CPU_TDP_SOURCE] = cpu.source
+    if candidate.found.problems:
+        tags[schema.TAG_ERROR] = " ".join(candidate.found.problems)
+    return values, tags
+
+
+def _runs(client: MlflowClient, experiment_ids: Sequence[str]) -> Iterator[Run]:
+    page_token = None
+    while True:
+        page = client.search_runs(
+            list(experiment_ids),
+            order_by=["attributes.start_time ASC"],
+            max_results=_PAGE_SIZE,
+            page_token=page_token,
+        )
+        yield from page
+        page_token = page.token
+        if not page_token:
+            return

@@ -1,0 +1,173 @@
+"""Energy integrated from the system metrics that MLflow itself logs with a run."""
+
+import math
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from mlflow_carbon import schema
+from mlflow_carbon.metering.readings import DeviceEnergy, Reading
+from mlflow_carbon.units import MILLISECONDS_PER_SECOND, kwh_from_joules
+
+# Points further apart than this many usual distances have a gap between them.
+GAP_FACTOR = 3.0
+
+# MLFLOW_SYSTEM_METRICS_NODE_ID may stand between the prefix and the name.
+_GPU_POWER = re.compile(r"system/(?:(?P<node>[^/]+)/)?gpu_(?P<index>\d+)_power_usage_watts")
+_CPU_USE = re.compile(r"system/(?:(?P<node>[^/]+)/)?cpu_utilization_percentage")
+
+
+@dataclass(frozen=True)
+class PowerSeries:
+    """The power of one device over time, oldest first."""
+
+    component: str
+    index: int
+    unix_s: tuple[float, ...]
+    power_w: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Integral:
+    """Energy of one device over the time that its points cover; ``None`` where they cover none."""
+
+    energy_kwh: float | None
+    covered_s: float
+    num_gaps: int
+
+
+@dataclass(frozen=True)
+class Backfilled:
+    """What the system metrics of one run say of its energy.
+
+    Attributes:
+        reading: of the whole run; its energy is that of the covered time alone.
+        covered_s: how long that is, averaged over devices.
+        num_gaps: stretches without points, of all devices together.
+        problems: what is left out, and why.
+    """
+
+    reading: Reading
+    covered_s: float
+    num_gaps: int
+    problems: tuple[str, ...]
+
+
+def has_system_metrics(run: Run) -> bool:
+    """Returns whether a run carries a system metric that energy can be got from."""
+    keys = run.data.metrics
+    return any(_GPU_POWER.fullmatch(key) or _CPU_USE.fullmatch(key) for key in keys)
+
+
+def read_backfilled(client: MlflowClient, run: Run, *, cpu_tdp_w: float | None) -> Backfilled:
+    """Returns the energy of an ended run by its system metrics.
+
+    Args:
+        client: of the store.
+        run: ended, with system metrics.
+        cpu_tdp_w: design power of a node's CPUs together; ``None`` where nobody knows it, and
+            the CPU is left out.
+    """
+    gpus = _read_series(client, run, _GPU_POWER, component="gpu", factor=1.0)
+    cpus: list[PowerSeries] = []
+    problems = []
+    if cpu_tdp_w is None:
+        problems.append("The CPU is left out: its model is not recorded; give its TDP.")
+    else:
+        cpus = _read_series(client, run, _CPU_USE, component="cpu", factor=cpu_tdp_w / 100)
+    return backfilled(
+        [*gpus, *cpus],
+        start_unix_s=run.info.start_time / MILLISECONDS_PER_SECOND,
+        end_unix_s=run.info.end_time / MILLISECONDS_PER_SECOND,
+        problems=problems,
+    )
+
+
+def backfilled(
+    series: Iterable[PowerSeries],
+    *,
+    start_unix_s: float,
+    end_unix_s: float,
+    problems: Sequence[str] = (),
+) -> Backfilled:
+    """Returns the energy of an interval by these series; a device of one point has none.
+
+    The coverage is the observed share of the time, averaged over devices; a CPU's power is
+    assumed and counts 0.
+    """
+    duration_s = end_unix_s - start_unix_s
+    devices, integrals, observed_s, left_out = [], [], [], list(problems)
+    for one in series:
+        integral = integrate(one.unix_s, one.power_w)
+        if integral.energy_kwh is None:
+            left_out.append(f"{one.component} {one.index} is left out: it has a single point.")
+            continue
+        integrals.append(integral)
+        observed_s.append(integral.covered_s if one.component == "gpu" else 0.0)
+        devices.append(
+            DeviceEnergy(one.component, one.index, integral.energy_kwh, schema.METHOD_BACKFILLED)
+        )
+    coverage_fraction = covered_s = None
+    if devices and duration_s > 0:
+        coverage_fraction = min(1.0, statistics.fmean(observed_s) / duration_s)
+    if integrals:
+        covered_s = statistics.fmean(integral.covered_s for integral in integrals)
+    return Backfilled(
+        Reading(
+            start_unix_s=start_unix_s,
+            duration_s=duration_s,
+            devices=tuple(devices),
+            coverage_fraction=coverage_fraction,
+            num_readings=max((len(one.unix_s) for one in series), default=0),
+        ),
+        covered_s or 0.0,
+        sum(integral.num_gaps for integral in integrals),
+        tuple(left_out),
+    )
+
+
+def integrate(unix_s: Sequence[float], power_w: Sequence[float]) -> Integral:
+    """Returns the energy under the points by trapezoids, the gaps between them left out.
+
+    Args:
+        unix_s: ascending times.
+        power_w: at these times.
+    """
+    steps = [(start, end) for start, end in pairwise(zip(unix_s, power_w, strict=True))]
+    lengths_s = [end[0] - start[0] for start, end in steps if end[0] > start[0]]
+    if not lengths_s:
+        return Integral(None, 0.0, 0)
+    longest_s = GAP_FACTOR * statistics.median(lengths_s)
+    energy_joules = covered_s = 0.0
+    num_gaps = 0
+    for (start_s, start_w), (end_s, end_w) in steps:
+        if end_s - start_s > longest_s:
+            num_gaps += 1
+            continue
+        covered_s += end_s - start_s
+        energy_joules += (start_w + end_w) / 2 * (end_s - start_s)
+    return Integral(kwh_from_joules(energy_joules), covered_s, num_gaps)
+
+
+def _read_series(
+    client: MlflowClient, run: Run, pattern: re.Pattern[str], *, component: str, factor: float
+) -> list[PowerSeries]:
+    """Returns the series of all devices, numbered through over nodes; values times a factor."""
+    found = [match for key in run.data.metrics if (match := pattern.fullmatch(key))]
+    found.sort(key=lambda match: (match["node"] or "", int(match.groupdict().get("index", 0))))
+    series = []
+    for index, match in enumerate(found):
+        history = client.get_metric_history(run.info.run_id, match.string)
+        points = sorted(
+            (point.timestamp / MILLISECONDS_PER_SECOND, point.value * factor)
+            for point in history
+            if math.isfinite(point.value) and point.value >= 0
+        )
+        times, powers = tuple(time for time, _ in points), tuple(power for _, power in points)
+        series.append(PowerSeries(component, index, times, powers))
+    return series
