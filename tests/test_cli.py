@@ -40,14 +40,14 @@ The ± is between for two runs or more, within for one.
 readings: distinct powers of the windows. coverage: share of the time that was observed.
 
 CO2e per run is as much as
-steps  region  car (km)  phone (charges)  flight (km)  trees (10 years)  1.5 °C budget (%)
-   50  EU27    1.55e-05         1.35e-04     6.93e-06          2.79e-08           1.45e-07
-   50  SE      4.32e-07         3.76e-06     1.93e-07          7.78e-10           4.03e-09
-  200  EU27    8.51e-05         7.42e-04     3.81e-05          1.53e-07           7.95e-07
-  200  SE      2.37e-06         2.07e-05     1.06e-06          4.28e-09           2.22e-08
+steps  region  car (km)  phone charges  flight (km)     trees  1.5 °C budget (%)
+   50  EU27    1.55e-05       1.35e-04     6.93e-06  2.79e-08           1.45e-07
+   50  SE      4.32e-07       3.76e-06     1.93e-07  7.78e-10           4.03e-09
+  200  EU27    8.51e-05       7.42e-04     3.81e-05  1.53e-07           7.95e-07
+  200  SE      2.37e-06       2.07e-05     1.06e-06  4.28e-09           2.22e-08
 
 car: EU new cars 2022, final; phone: EPA, current; flight: paper, implied per km; tree: EPA 2023;
-budget: 250 Gt, 8 billion people, 27 years.
+budget: 250 Gt, 8 billion people, 27 years; trees: what they take up in ten years.
 Ranges and sources: mlflow-carbon equivalents KG
 """
 

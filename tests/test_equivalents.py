@@ -1,6 +1,7 @@
 """Equivalents of kg CO2e against hand computations; every factor has its edition and source."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -129,3 +130,8 @@ def test_command_refuses_what_is_no_mass(args, message):
 )
 def test_quantities_have_three_digits(value, text):
     assert quantity_text(value) == text
+
+
+def test_docs_show_it():
+    usage = Path(__file__).parent.parent / "docs" / "usage.md"
+    assert TABLE in usage.read_text(encoding="utf-8")

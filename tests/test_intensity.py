@@ -168,6 +168,7 @@ def test_months_are_listed_oldest_first():
 def test_own_figure_is_taken_for_any_place():
     found = given_intensity(123, region="our roof")
     assert (found.g_per_kwh, found.region, found.intensity_set) == (123, "our roof", "given")
+    assert given_intensity(123, region="Germany").region == "DE"
 
 
 def test_year_may_stand_in_the_place_of_the_month():

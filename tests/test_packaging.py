@@ -51,11 +51,12 @@ def test_every_dependency_says_why_it_is_there():
             assert lines[number - 1].strip().startswith("#"), line
 
 
-def test_readme_python_snippets_run(store, monkeypatch):
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/usage.md"])
+def test_python_snippets_of_the_docs_run(store, page):
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert snippets
     for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), {})
+        exec(compile(snippet, page, "exec"), {})
 
 
 def test_readme_shows_only_options_that_exist():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -118,3 +119,8 @@ def test_verdict_follows_from_the_gap(claimed, derived, verdict):
 def test_quotient_of_ranges_takes_the_far_ends():
     found = Range(8, 10) / Range(2, 4)
     assert (found.low, found.high) == (2, 5)
+
+
+def test_docs_show_it():
+    usage = Path(__file__).parent.parent / "docs" / "usage.md"
+    assert OUTPUT.splitlines()[-1] in usage.read_text(encoding="utf-8")

@@ -88,6 +88,14 @@ def region_name(code: str) -> str:
     return names.get(code, code)
 
 
+def region_label(name: str) -> str:
+    """Returns the code of a region, or the name itself where it is the user's own."""
+    try:
+        return resolve_region(name)
+    except NoIntensityError:
+        return name
+
+
 def lookup_intensity(
     region: str,
     *,
@@ -150,7 +158,7 @@ def given_intensity(g_per_kwh: float, *, region: str = GIVEN) -> CarbonIntensity
         )
     return CarbonIntensity(
         g_per_kwh=g_per_kwh,
-        region=region,
+        region=region_label(region),
         period=GIVEN,
         intensity_set=GIVEN,
         basis=GIVEN,

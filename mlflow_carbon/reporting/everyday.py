@@ -19,9 +19,9 @@ BUDGET_UNIT = "% of a person's year"
 
 _HEAD_BY_KIND = {
     "car": "car (km)",
-    "phone": "phone (charges)",
+    "phone": "phone charges",
     "flight": "flight (km)",
-    "tree": "trees (10 years)",
+    "tree": "trees",
 }
 PEOPLE_PER_BILLION = 1e9
 _PLAIN = Scale("", 1.0)
@@ -47,7 +47,8 @@ def footer_text(title: str, keys: Sequence[Column], masses_g: Sequence[float]) -
     columns.append(Column("1.5 °C budget (%)", shares))
     editions = "; ".join(f"{item.factor.kind}: {item.factor.edition}" for item in equivalents(0))
     return (
-        f"{title}\n{text_table(columns)}\n{editions};\nbudget: {_assumed(budget_share(0))}.\n"
+        f"{title}\n{text_table(columns)}\n{editions};\nbudget: {_assumed(budget_share(0))}; "
+        "trees: what they take up in ten years.\n"
         "Ranges and sources: mlflow-carbon equivalents KG\n"
     )
 

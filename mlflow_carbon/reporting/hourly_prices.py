@@ -4,7 +4,7 @@ import pandas as pd
 from mlflow import MlflowClient
 
 from mlflow_carbon.accounting.hourly import IntensitySeries, intensity_of_spans
-from mlflow_carbon.accounting.intensity import GIVEN, CarbonIntensity
+from mlflow_carbon.accounting.intensity import GIVEN, CarbonIntensity, region_label
 from mlflow_carbon.errors import NoIntensityError
 from mlflow_carbon.reporting.run_windows import MeteredRun, read_metered_run
 
@@ -23,7 +23,7 @@ def file_intensity(
         NoIntensityError: the file does not cover the run.
     """
     try:
-        return intensity_of_spans(series, run.spans, region=region or GIVEN)
+        return intensity_of_spans(series, run.spans, region=region_label(region or GIVEN))
     except NoIntensityError as error:
         raise NoIntensityError(f"No intensity for {run.title}: {error}") from error
 
