@@ -54,7 +54,7 @@ HOUSE = {
         (
             "diffusion",
             "models flops noise_schedulers training tiled_decoding acceleration sampling "
-            "checkpoints",
+            "checkpoints quality iso_quality",
         ),
         (
             "runs",

@@ -1,0 +1,240 @@
+"""How good sampled images are: distances to real ones, diversity, and what was merely memorised."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.networks.nets.vqvae import VQVAE
+from scipy.linalg import eigh
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+from ldm_project.config import HU_MAX, HU_MIN
+from ldm_project.ct.hounsfield import hu_from_network
+from ldm_project.diffusion.models import encode
+
+FEATURE_GRID = 2  # places along each axis where the encoder's channels are averaged
+NUM_RESAMPLES = 200
+CONFIDENCE_FRACTION = 0.95
+HU_PER_BIN = 10.0
+HU_EDGES = np.arange(HU_MIN, HU_MAX + HU_PER_BIN, HU_PER_BIN)
+MAX_PAIRS = 64  # of samples that are compared with each other
+ENCODED_TOGETHER = 16
+
+# Wang et al. 2003 (multi-scale structural similarity), section 3.2: weights of the scales, the
+# finest first, and the constants of Wang et al. 2004, section III.C.
+SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+SSIM_SIGMA, SSIM_RADIUS = 1.5, 5
+SSIM_CONSTANTS = (0.01, 0.03)
+NETWORK_RANGE = 2.0  # of images in [-1, 1]
+
+# A sample is memorised if it lies much nearer to a training image than unseen real images do,
+# and no image at all if it lies much farther away: both in medians of these.
+MEMORISED_BELOW, REJECTED_ABOVE = 0.5, 2.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and the interval in which a repetition would find it, with 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """What is kept of images to judge them: features, the histogram of HU, and some of them."""
+
+    features: np.ndarray  # (N, D)
+    hu_fractions: np.ndarray  # of the voxels, in each bin of HU_EDGES
+    examples: np.ndarray  # (at most MAX_PAIRS, *S) in [-1, 1]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How a set of images compares with real ones.
+
+    Attributes:
+        frechet: Fréchet distance of features.
+        kid: kernel distance of features; about 0 where nothing can be told apart.
+        hu_wasserstein: Wasserstein-1 distance of the histograms, in HU.
+        pair_ms_ssim: mean likeness of two of the images; 1 where all are the same.
+        memorised_fraction: of the images, copies of training images.
+        accepted_fraction: of the images, neither memorised nor unlike every real one.
+    """
+
+    frechet: Estimate
+    kid: Estimate
+    hu_wasserstein: float
+    pair_ms_ssim: float
+    memorised_fraction: float
+    accepted_fraction: float
+
+
+def image_set(vqgan: VQVAE, images: Tensor) -> ImageSet:
+    """Returns what is needed to judge images ``(N, 1, *S)`` in [-1, 1]."""
+    hu = hu_from_network(images).cpu().numpy()
+    counts, _ = np.histogram(hu.clip(HU_MIN, HU_MAX), HU_EDGES)
+    return ImageSet(
+        features=encoder_features(vqgan, images),
+        hu_fractions=counts / counts.sum(),
+        examples=images[:MAX_PAIRS, 0].cpu().numpy(),
+    )
+
+
+@torch.inference_mode()
+def encoder_features(vqgan: VQVAE, images: Tensor) -> np.ndarray:
+    """Returns features ``(N, D)`` of images ``(N, 1, *S)``, from the VQ-GAN's encoder.
+
+    They are the mean of each channel at a few places and its spread: what the diffusion model
+    works in, without a network of somebody else's.
+    """
+    rows = []
+    for start in range(0, len(images), ENCODED_TOGETHER):
+        latents = encode(vqgan, images[start : start + ENCODED_TOGETHER]).float()
+        pool = F.adaptive_avg_pool2d if latents.ndim == 4 else F.adaptive_avg_pool3d
+        means = pool(latents, FEATURE_GRID).flatten(start_dim=1)
+        spreads = latents.flatten(start_dim=2).std(dim=2)
+        rows.append(torch.cat([means, spreads], dim=1).cpu())
+    return torch.cat(rows).double().numpy()
+
+
+def judge(images: ImageSet, training: ImageSet, held_out: ImageSet) -> Quality:
+    """Returns how images compare with those trained on.
+
+    Args:
+        images: what is judged.
+        training: real images that the model was trained on.
+        held_out: real images that it was not; they say how near real images are to each other.
+    """
+    distances = nearest_distances(images.features, training.features)
+    usual = float(np.median(nearest_distances(held_out.features, training.features)))
+    is_memorised = distances < MEMORISED_BELOW * usual
+    is_accepted = ~is_memorised & (distances <= REJECTED_ABOVE * usual)
+    return Quality(
+        frechet=estimate(frechet_distance, images.features, training.features),
+        kid=estimate(kernel_distance, images.features, training.features),
+        hu_wasserstein=hu_wasserstein(images.hu_fractions, training.hu_fractions),
+        pair_ms_ssim=pair_ms_ssim(images.examples),
+        memorised_fraction=float(is_memorised.mean()),
+        accepted_fraction=float(is_accepted.mean()),
+    )
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the Fréchet distance of Gaussians with the features' means and covariances.
+
+    Source: Dowson & Landau 1982, eq. 4; Heusel et al. 2017 (arXiv:1706.08500), eq. 6. The trace of
+    the root of C1·C2 is the sum of the roots of the eigenvalues of √C1·C2·√C1, which is symmetric.
+    """
+    means = first.mean(axis=0) - second.mean(axis=0)
+    covariances = [np.cov(features, rowvar=False) for features in (first, second)]
+    values, vectors = eigh(covariances[0])
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    mixed = eigh(root @ covariances[1] @ root, eigvals_only=True)
+    traces = sum(np.trace(covariance) for covariance in covariances)
+    return float(means @ means + traces - 2 * np.sqrt(mixed.clip(min=0)).sum())
+
+
+def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the kernel distance (KID), unbiased: 0 on average for equal distributions.
+
+    Source: Bińkowski et al. 2018 (arXiv:1801.01401), section 3.1 with the kernel of section 4.
+    Features are in units of the second set's spread, so that no scale of the encoder matters.
+    """
+    scale = second.std(axis=0).mean()
+    x, y = first / scale, second / scale
+    dimension = x.shape[1]
+    among = [((z @ z.T) / dimension + 1) ** 3 for z in (x, y)]
+    within = [
+        (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)) for kernel in among
+    ]
+    across = (((x @ y.T) / dimension + 1) ** 3).mean()
+    return float(sum(within) - 2 * across)
+
+
+def estimate(
+    distance: Callable[[np.ndarray, np.ndarray], float],
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    seed: int = 0,
+) -> Estimate:
+    """Returns a distance with its bootstrap interval over both sets' images.
+
+    Drawing with replacement repeats images, which moves every distance up; the interval is moved
+    back by as much, so that it lies around the distance of the images themselves.
+    """
+    generator = np.random.default_rng(seed)
+    value = distance(first, second)
+    drawn = [
+        distance(*(rows[generator.integers(len(rows), size=len(rows))] for rows in (first, second)))
+        for _ in range(NUM_RESAMPLES)
+    ]
+    tail = (1 - CONFIDENCE_FRACTION) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail]) - np.mean(drawn) + value
+    return Estimate(value, float(low), float(high))
+
+
+def hu_wasserstein(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the Wasserstein-1 distance in HU of two histograms: the area between their sums."""
+    return float(np.abs(np.cumsum(first - second)).sum() * HU_PER_BIN)
+
+
+def nearest_distances(features: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Returns each row's distance to the nearest training image, ``(N,)``."""
+    return cdist(features, training).min(axis=1)
+
+
+def pair_ms_ssim(images: np.ndarray) -> float:
+    """Returns the mean MS-SSIM of neighbours among images ``(N, *S)``; 1 for a single one."""
+    if len(images) < 2:
+        return 1.0
+    pairs = zip(images, np.roll(images, 1, axis=0), strict=True)
+    return float(np.mean([ms_ssim(first, second) for first, second in pairs]))
+
+
+def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the likeness of two images ``(*S)`` in [-1, 1] over all scales that they have.
+
+    A scale needs room for the Gaussian window of 11 pixels; the weights of the used ones sum to 1.
+    """
+    num_scales = 1
+    while num_scales < len(SSIM_WEIGHTS) and min(first.shape) // 2**num_scales > 2 * SSIM_RADIUS:
+        num_scales += 1
+    weights = np.array(SSIM_WEIGHTS[:num_scales]) / sum(SSIM_WEIGHTS[:num_scales])
+    likeness = 1.0
+    for scale, weight in enumerate(weights):
+        luminance, structure = _ssim_terms(first, second)
+        term = luminance * structure if scale == num_scales - 1 else structure
+        likeness *= max(0.0, float(term.mean())) ** weight
+        first, second = _halved(first), _halved(second)
+    return likeness
+
+
+def _ssim_terms(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns luminance and contrast-structure where the window lies inside the image."""
+    inside = (slice(SSIM_RADIUS, -SSIM_RADIUS),) * first.ndim
+
+    def blurred(image: np.ndarray) -> np.ndarray:
+        return gaussian_filter(image.astype(float), SSIM_SIGMA, radius=SSIM_RADIUS)[inside]
+
+    c1, c2 = ((constant * NETWORK_RANGE) ** 2 for constant in SSIM_CONSTANTS)
+    mean_1, mean_2 = blurred(first), blurred(second)
+    variance_1 = blurred(first * first) - mean_1**2
+    variance_2 = blurred(second * second) - mean_2**2
+    covariance = blurred(first * second) - mean_1 * mean_2
+    luminance = (2 * mean_1 * mean_2 + c1) / (mean_1**2 + mean_2**2 + c1)
+    return luminance, (2 * covariance + c2) / (variance_1 + variance_2 + c2)
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    """Returns an image at half its size, each pixel the mean of those it stands for."""
+    for axis in range(image.ndim):
+        even = np.moveaxis(image, axis, 0)[: image.shape[axis] // 2 * 2]
+        image = np.moveaxis((even[::2] + even[1::2]) / 2, 0, axis)
+    return image

@@ -1,0 +1,186 @@
+"""Measures of quality: against formulas and libraries of others, and on images with an answer."""
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics.regression import compute_ms_ssim
+from scipy.linalg import sqrtm
+from scipy.stats import wasserstein_distance
+
+from ldm_project.diffusion import quality
+from ldm_project.diffusion.iso_quality import Setting, iso_quality, pareto_front
+from ldm_project.diffusion.models import ModelSpec, build_vqgan
+from ldm_project.diffusion.quality import Estimate, ImageSet, Quality
+
+DIMENSION = 12
+
+
+def gaussian_features(num, *, seed, mean=0.0, std=1.0):
+    return np.random.default_rng(seed).normal(mean, std, (num, DIMENSION))
+
+
+def set_of(features, images=None):
+    bins = len(quality.HU_EDGES) - 1
+    examples = np.zeros((2, 16, 16)) if images is None else images
+    return ImageSet(features, np.full(bins, 1 / bins), examples)
+
+
+def test_frechet_distance_is_the_formula_with_the_root_of_a_matrix():
+    generator = np.random.default_rng(0)
+    first = generator.normal(size=(300, 4)) @ generator.normal(size=(4, 4))
+    second = generator.normal(0.5, size=(200, 4)) @ generator.normal(size=(4, 4))
+    c1, c2 = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
+    means = first.mean(axis=0) - second.mean(axis=0)
+    expected = means @ means + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
+    assert quality.frechet_distance(first, second) == pytest.approx(expected)
+
+
+def test_frechet_distance_of_shifted_gaussians_is_the_square_of_the_shift():
+    first = gaussian_features(500, seed=0)
+    assert quality.frechet_distance(first, first + 2.0) == pytest.approx(4.0 * DIMENSION)
+    assert quality.frechet_distance(first, first) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_kernel_distance_averages_to_zero_over_equal_distributions():
+    distances = [
+        quality.kernel_distance(
+            gaussian_features(12, seed=seed), gaussian_features(12, seed=1000 + seed)
+        )
+        for seed in range(400)
+    ]
+    error = np.std(distances) / np.sqrt(len(distances))
+    assert abs(np.mean(distances)) < 3 * error
+    assert min(distances) < 0  # unbiased: it has to fall below sometimes
+
+
+def test_kernel_distance_of_two_and_two_numbers_by_hand():
+    # k(x, y) = (x·y + 1)³; second = {-1, 1} has spread 1.
+    # within first {0, 2}: k(0, 2) = 1. within second: k(-1, 1) = 0.
+    # across: k(0, ±1) = 1, 1; k(2, -1) = -1, k(2, 1) = 27: mean 28 / 4 = 7. 1 + 0 - 2·7 = -13
+    first, second = np.array([[0.0], [2.0]]), np.array([[-1.0], [1.0]])
+    assert quality.kernel_distance(first, second) == pytest.approx(-13.0)
+
+
+def test_interval_holds_the_true_distance_about_as_often_as_it_says():
+    held = 0
+    for seed in range(40):
+        first, second = gaussian_features(40, seed=seed), gaussian_features(40, seed=500 + seed)
+        found = quality.estimate(quality.kernel_distance, first, second)
+        held += found.low <= 0.0 <= found.high
+        assert found.low < found.value < found.high
+    assert held >= 34  # 38 of 40 expected; 33 or fewer has a chance of 2 in 1000
+
+
+def test_interval_is_narrower_with_more_images():
+    few, many = (
+        quality.estimate(
+            quality.frechet_distance,
+            gaussian_features(num, seed=0),
+            gaussian_features(num, seed=1),
+        )
+        for num in (30, 300)
+    )
+    assert many.high - many.low < (few.high - few.low) / 2
+
+
+def test_distance_of_histograms_is_scipys_over_the_same_voxels():
+    generator = np.random.default_rng(0)
+    first, second = generator.normal(-200, 150, 5000), generator.normal(60, 300, 4000)
+    fractions = [
+        np.histogram(values.clip(-1000, 1000), quality.HU_EDGES)[0] / len(values)
+        for values in (first, second)
+    ]
+    expected = wasserstein_distance(first.clip(-1000, 1000), second.clip(-1000, 1000))
+    assert quality.hu_wasserstein(*fractions) == pytest.approx(expected, abs=10)  # a bin's width
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 48, 48)])
+def test_likeness_is_monais_with_the_same_window_and_weights(size):
+    generator = np.random.default_rng(0)
+    first = np.cumsum(generator.normal(0, 0.2, size), axis=0).clip(-1, 1)
+    second = (first + generator.normal(0, 0.3, size)).clip(-1, 1)
+    weights = np.array(quality.SSIM_WEIGHTS[:3])  # 48, 24 and 12 have room for 11
+    expected = compute_ms_ssim(
+        torch.tensor(first)[None, None],
+        torch.tensor(second)[None, None],
+        spatial_dims=len(size),
+        data_range=2.0,
+        kernel_size=11,
+        kernel_sigma=1.5,
+        weights=weights / weights.sum(),
+    )
+    assert quality.ms_ssim(first, second) == pytest.approx(expected.item(), abs=1e-3)
+
+
+def test_equal_images_are_alike_and_different_ones_are_not():
+    noise = np.random.default_rng(0).uniform(-1, 1, (4, 64, 64))
+    assert quality.pair_ms_ssim(np.stack([noise[0]] * 4)) == pytest.approx(1.0)
+    assert quality.pair_ms_ssim(noise) < 0.2
+
+
+def test_copies_of_training_images_are_memorised_and_far_ones_are_rejected():
+    training = set_of(gaussian_features(50, seed=0))
+    held_out = set_of(gaussian_features(50, seed=1))
+    copies, fresh = training.features[:20] + 1e-3, gaussian_features(20, seed=2)
+    far = gaussian_features(10, seed=3) + 30.0
+    found = quality.judge(set_of(np.concatenate([copies, fresh, far])), training, held_out)
+    assert found.memorised_fraction == pytest.approx(20 / 50, abs=0.05)
+    assert found.accepted_fraction == pytest.approx(20 / 50, abs=0.05)
+
+
+def test_unseen_real_images_are_hardly_ever_memorised():
+    training, held_out = (
+        set_of(gaussian_features(200, seed=0)),
+        set_of(gaussian_features(50, seed=1)),
+    )
+    found = quality.judge(held_out, training, held_out)
+    assert found.memorised_fraction <= 0.04
+    assert found.accepted_fraction >= 0.9
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 16, 16)])
+def test_features_tell_images_of_another_brightness_apart(size):
+    torch.manual_seed(0)
+    vqgan = build_vqgan(ModelSpec(len(size), size, "tiny")).eval()
+    images = torch.rand(20, 1, *size) - 0.5
+    features = quality.encoder_features(vqgan, images)
+    # 4 channels at 2 places along each axis, and 4 spreads
+    assert features.shape == (20, 4 * 2 ** len(size) + 4)
+    darker = quality.encoder_features(vqgan, images - 0.4)
+    assert quality.kernel_distance(features, darker) > quality.kernel_distance(
+        features[:10], features[10:]
+    )
+
+
+def test_image_set_holds_the_histogram_of_hounsfield_units():
+    vqgan = build_vqgan(ModelSpec(2, (32, 32), "tiny")).eval()
+    images = torch.full((3, 1, 32, 32), -1.0)
+    images[..., 16:] = 1.0
+    found = quality.image_set(vqgan, images)
+    assert found.hu_fractions[0] == found.hu_fractions[-1] == 0.5  # -1000 and 1000 HU
+    assert found.examples.shape == (3, 32, 32)
+
+
+def setting(steps, co2e_g, kid, *, accepted=1.0, half_width=0.1):
+    estimate = Estimate(kid, kid - half_width, kid + half_width)
+    measured = Quality(estimate, estimate, 10.0, 0.3, 1.0 - accepted, accepted)
+    return Setting("unipc", steps, co2e_g, measured)
+
+
+def test_iso_quality_is_the_cheapest_within_the_references_interval():
+    reference = setting(1000, 100.0, 0.50)  # up to 0.60
+    settings = [reference, setting(50, 5.0, 0.55), setting(20, 2.0, 0.59), setting(10, 1.0, 0.7)]
+    assert iso_quality(settings, reference).steps == 20
+
+
+def test_rejected_images_are_paid_for_by_the_accepted_ones():
+    reference = setting(1000, 100.0, 0.5)
+    wasteful, thrifty = setting(20, 2.0, 0.5, accepted=0.25), setting(50, 5.0, 0.5)
+    assert wasteful.co2e_g_per_accepted_sample == pytest.approx(8.0)
+    assert iso_quality([reference, wasteful, thrifty], reference) is thrifty
+    assert setting(5, 1.0, 0.5, accepted=0.0).co2e_g_per_accepted_sample is None
+
+
+def test_pareto_front_drops_what_is_dearer_and_no_better():
+    settings = [setting(1000, 100.0, 0.5), setting(50, 5.0, 0.5), setting(20, 2.0, 0.6)]
+    assert [found.steps for found in pareto_front(settings)] == [20, 50]
