@@ -157,6 +157,28 @@ def test_bad_argument_is_told_at_the_call_and_nothing_is_metered(fake_meter):
     assert not is_metered(run)
 
 
+def test_short_children_of_a_sweep_are_written_in_one_call_each(fake_meter):
+    mlflow_carbon.autolog(region="SE")
+    store = MlflowClient()._tracking_client.store
+    log_batch, writes = store.log_batch, []
+
+    def count(run_id, *args, **kwargs):
+        writes.append(run_id)
+        return log_batch(run_id, *args, **kwargs)
+
+    store.log_batch = count
+    try:
+        with mlflow.start_run() as parent:
+            for _ in range(5):
+                with mlflow.start_run(nested=True) as child:
+                    pass
+    finally:
+        del store.log_batch
+    assert writes.count(child.info.run_id) == 1
+    assert len(writes) <= 5 + 3  # the parent: its start, its tag as one, its totals
+    assert data_of(parent).tags["carbon.scope"] == "parent"
+
+
 # Settings
 
 

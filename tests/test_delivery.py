@@ -170,3 +170,12 @@ def test_line_that_was_cut_off_is_left_out(tmp_path):
     path.write_text(path.read_text().rsplit("\n", 2)[0] + '\n{"points": [["carb')
     (left,) = left_behind(tmp_path)
     assert [batch.points[0].step for batch in left.batches] == [1, 2, 3]
+
+
+def test_first_batch_waits_for_company_and_closing_ends_the_wait(journal):
+    calls = []
+    delivery = Delivery(lambda sent: calls.append(len(sent.points)), journal, linger_s=60.0)
+    for step in (1, 2):
+        delivery.put(batch(step))
+    assert delivery.close()
+    assert calls == [2]

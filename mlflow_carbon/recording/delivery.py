@@ -41,6 +41,7 @@ class Delivery:
         journal: Journal | None,
         *,
         first_retry_s: float = FIRST_RETRY_S,
+        linger_s: float = 0.0,
     ) -> None:
         """Starts nothing yet.
 
@@ -48,10 +49,12 @@ class Delivery:
             send: writes one batch to the store; raises what the store raises.
             journal: where batches wait beyond this process; ``None`` keeps them in memory only.
             first_retry_s: wait after a first failure; doubles up to ``LAST_RETRY_S``.
+            linger_s: how long the very first batch waits for others to be sent with.
         """
         self._send = send
         self._journal = journal
         self._first_retry_s = first_retry_s
+        self._linger_s = linger_s
         self._pending: deque[Batch] = deque()
         self._changed = threading.Condition()
         self._is_closing = False
@@ -108,6 +111,10 @@ class Delivery:
     def _run(self) -> None:
         """Sends what is pending until the delivery is closed and empty."""
         retry_s = self._first_retry_s
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_closing or len(self._pending) > 1, self._linger_s
+            )
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._is_closing)

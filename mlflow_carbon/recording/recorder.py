@@ -32,6 +32,7 @@ from mlflow_carbon.units import SECONDS_PER_MINUTE
 _logger = logging.getLogger("mlflow.carbon")
 
 MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
+LINGER_S = 1.0  # a shorter run, such as a trial of a sweep, is written in one call
 
 
 class Recorder:
@@ -246,7 +247,8 @@ class Recorder:
     def _deliver(self, batch: Batch) -> None:
         if self._delivery is None:
             writer = RunWriter(self.client, self.run_id, marks_parent=self._marks_parent)
-            self._delivery = Delivery(writer.write, _open_journal(self.client, self.run_id))
+            journal = _open_journal(self.client, self.run_id)
+            self._delivery = Delivery(writer.write, journal, linger_s=LINGER_S)
         self._delivery.put(batch)
 
 

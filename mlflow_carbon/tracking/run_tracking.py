@@ -345,6 +345,8 @@ def _say_once(sentence: str) -> None:
 
 
 def _earlier_part(client: MlflowClient, run: Run) -> EarlierPart | None:
+    if schema.TAG_SCHEMA not in run.data.tags:
+        return None
     return within(READ_TIMEOUT_S, lambda: read_earlier_part(client, run))
 
 
