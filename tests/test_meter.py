@@ -49,3 +49,19 @@ def test_use_of_a_minute_that_fails_is_a_problem_and_the_readings_go_on(tmp_path
         total = meter.stop()
     assert total.duration_s == 90.0
     assert "could not be used: ZeroDivisionError" in meter.description.problems[0]
+
+
+def test_reading_so_far_is_that_of_the_latest_reading_and_leaves_the_window_open(
+    tmp_path: Path,
+) -> None:
+    with gpu_node(tmp_path, Constant(100.0)) as node:
+        meter = node.started_meter(MeterSettings(components="gpu"))
+        window = meter.open_window()
+        node.run(meter, 10.0)
+        node.clock.advance(5.0)  # nobody reads
+        so_far = meter.reading_so_far(window)
+        whole = meter.close_window(window)
+        meter.stop()
+    # 100 W for 10 s, and for 15 s
+    assert (so_far.duration_s, so_far.energy_kwh) == (10.0, pytest.approx(1000 / 3.6e6))
+    assert whole.energy_kwh == pytest.approx(1500 / 3.6e6)

@@ -110,3 +110,13 @@ def test_runs_that_cannot_be_fitted_are_one_error(client, runs, message):
     result = fit()
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr
+
+
+def test_line_below_zero_has_terms_and_says_why_it_has_no_saving(client):
+    # 100 steps cost 1 J and 200 cost 9: -7 J fixed, so that 50 steps would cost -3
+    write(client, (100, 1), (200, 9))
+    result = fit("--format", "json", "--saving", "200:50")
+    assert [(row["from_steps"], row["to_steps"]) for row in json.loads(result.stdout)] == [
+        (200, 100)
+    ]
+    assert "unit sample: The fitted energy at 50 steps is not above 0" in result.stderr

@@ -63,6 +63,11 @@ class Collector:
         with self._condition:
             self._listeners = [other for other in self._listeners if other is not listener]
 
+    @property
+    def last_snapshot(self) -> Snapshot:
+        """The tallies after the latest reading, which is waited for by nobody."""
+        return self._snapshot
+
     def snapshot(self, timeout_s: float) -> Snapshot:
         """Returns the tallies after a reading made now; the last ones if there is none in time.
 

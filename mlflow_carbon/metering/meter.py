@@ -120,8 +120,8 @@ class Meter:
         return self._reading(window, self._synchronized_snapshot())
 
     def reading_so_far(self, window: Window) -> Reading:
-        """Returns the energy since the window was opened, and leaves it open."""
-        return self._reading(window, self._snapshot())
+        """Returns the energy from the window's opening to the latest reading; leaves it open."""
+        return self._reading(window, self._collector.last_snapshot)
 
     def every(self, duration_s: float, use: Callable[[Reading], None]) -> Callable[[], None]:
         """Hands the energy of each ``duration_s`` from now on to ``use``, in the meter's thread.

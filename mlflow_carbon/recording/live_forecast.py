@@ -135,7 +135,7 @@ class LiveForecast:
             record: the window that was just closed.
             is_planned: whether it counts the unit that the plan counts.
             spent_kwh: measured by the run so far, gaps between windows included; ``None`` where
-                there are no gaps.
+                that is not known, so that there are no gaps.
             assumptions: what turns energy into CO2e.
         """
         energy_kwh = record.reading.energy_kwh or 0.0

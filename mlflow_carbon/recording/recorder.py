@@ -138,8 +138,7 @@ class Recorder:
             num_units: units that were done in it.
             unit: what it counts; ``None`` for the run's own unit.
         """
-        reading = self._meter.close_window(window)
-        self._add_window(reading, num_units, unit or self._unit, spent_kwh=self._spent_kwh())
+        self._add_window(self._meter.close_window(window), num_units, unit or self._unit)
 
     def finish(self) -> bool:
         """Closes the run's interval and writes its totals; call it before the run ends.
@@ -174,9 +173,7 @@ class Recorder:
     def _add_minute(self, reading: Reading) -> None:
         self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, schema.UNIT_MINUTE)
 
-    def _add_window(
-        self, reading: Reading, num_units: float, unit: str, *, spent_kwh: float | None = None
-    ) -> None:
+    def _add_window(self, reading: Reading, num_units: float, unit: str) -> None:
         if reading.energy_kwh is None or num_units == 0 or self._is_forked():
             return
         with self._lock:
@@ -190,7 +187,7 @@ class Recorder:
                 live = self.live.add(
                     WindowRecord(reading, num_units),
                     is_planned=unit == self._unit,
-                    spent_kwh=spent_kwh,
+                    spent_kwh=self._spent_kwh(),
                     assumptions=self.assumptions,
                 )
                 values |= live.values
@@ -198,8 +195,8 @@ class Recorder:
             self._put(values, end_unix_s, tags, step=self._series.num_points)
 
     def _spent_kwh(self) -> float | None:
-        """Returns the run's energy so far; ``None`` where nobody asks or nothing is measured."""
-        if not self.live.is_wanted or self._total is None:
+        """Returns the run's energy up to the latest reading; ``None`` if nothing is measured."""
+        if self._total is None:
             return None
         energy_kwh = self._meter.reading_so_far(self._total).energy_kwh
         return None if energy_kwh is None else self._earlier_kwh + energy_kwh

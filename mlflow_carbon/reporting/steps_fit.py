@@ -76,7 +76,8 @@ def fit_groups(
     usable, notices = usable_runs(runs, {**columns, steps_name: steps_column}, [])
     if usable.empty:
         raise NoRunsError(f"None of {len(runs)} metered runs can be fitted. {' '.join(notices)}")
-    fits, reasons = [], []
+    fits: list[StepsFit] = []
+    reasons: list[str] = []
     for values, group in usable.groupby([*columns.values(), "unit"], sort=True):
         keys = dict(zip([*columns, "unit"], map(str, values), strict=True))
         points = [
@@ -89,14 +90,10 @@ def fit_groups(
             model = fit_steps(points)
         except InvalidInputError as error:
             reasons.append(f"{_label(keys)}: {error}")
-            continue
-        savings = []
-        for from_steps, to_steps in dict.fromkeys([*_measured_pairs(model), *pairs]):
-            try:
-                savings.append(_saving(model, from_steps, to_steps))
-            except InvalidInputError as error:
-                reasons.append(f"{_label(keys)}: {error}")
-        fits.append(StepsFit(keys, model, tuple(savings)))
+        else:
+            savings, untold = _savings(model, pairs)
+            fits.append(StepsFit(keys, model, savings))
+            reasons += [f"{_label(keys)}: {reason}" for reason in untold]
     if not fits:
         raise InvalidInputError(" ".join(reasons))
     return tuple(fits), (*notices, *reasons)
@@ -116,7 +113,7 @@ def fits_frame(fits: Sequence[StepsFit]) -> pd.DataFrame:
             "residual_std_kwh": model.residual_std_kwh,
             "confidence_fraction": model.confidence_fraction,
         }
-        rows += [
+        pairs = [
             {
                 **terms,
                 "from_steps": saving.from_steps,
@@ -126,28 +123,33 @@ def fits_frame(fits: Sequence[StepsFit]) -> pd.DataFrame:
             }
             for saving in fit.savings
         ]
+        rows += pairs or [terms]
     return pd.DataFrame(rows)
 
 
 def fits_text(fits: Sequence[StepsFit]) -> str:
     """Returns a table of the terms, one of the savings, and what they mean."""
-    parts = ["Energy per unit = fixed + steps x step", text_table(_term_columns(fits))]
-    parts += ["Energy saved by other steps", text_table(_saving_columns(fits)), _LEGEND]
-    return "{}\n{}\n{}\n{}\n{}".format(*parts)
-
-
-def _saving(model: StepsModel, from_steps: int, to_steps: int) -> Saving:
-    return Saving(
-        from_steps,
-        to_steps,
-        model.saving_fraction(from_steps, to_steps),
-        proportional_saving_fraction(from_steps, to_steps),
+    return (
+        f"Energy per unit = fixed + steps x step\n{text_table(_term_columns(fits))}\n"
+        f"Energy saved by other steps\n{text_table(_saving_columns(fits))}\n{_LEGEND}"
     )
 
 
-def _measured_pairs(model: StepsModel) -> list[tuple[int, int]]:
-    """Returns every pair of measured step counts, from more to fewer."""
-    return list(combinations(sorted(model.step_counts, reverse=True), 2))
+def _savings(
+    model: StepsModel, pairs: Sequence[tuple[int, int]]
+) -> tuple[tuple[Saving, ...], list[str]]:
+    """Returns what other steps save, measured pairs first, and why a pair has no figure."""
+    measured = combinations(sorted(model.step_counts, reverse=True), 2)
+    savings, reasons = [], []
+    for from_steps, to_steps in dict.fromkeys([*measured, *pairs]):
+        try:
+            fitted = model.saving_fraction(from_steps, to_steps)
+        except InvalidInputError as error:
+            reasons.append(str(error))
+            continue
+        proportional = proportional_saving_fraction(from_steps, to_steps)
+        savings.append(Saving(from_steps, to_steps, fitted, proportional))
+    return tuple(savings), reasons
 
 
 def _num_steps(text: str, steps_name: str) -> int:
