@@ -60,6 +60,15 @@ MODELS = """\
 model  version  band  CO2e (kg)  with lineage (kg)  energy (kWh)  PUE  region
 small        1  A       0.07500                  -        0.2000  1.5  EU27
 big          1  C         3.000                  -         8.000  1.5  EU27
+
+CO2e of the training is as much as
+name   version  car (km)  phone charges  flight (km)    trees  1.5 °C budget (%)
+small        1     0.694           6.05        0.311  0.00125            0.00648
+big          1      27.8            242         12.4   0.0500              0.259
+
+car: EU new cars 2022, final; phone: EPA, current; flight: paper, implied per km; tree: EPA 2023;
+budget: 250 Gt, 8 billion people, 27 years; trees: what they take up in ten years.
+Ranges and sources: mlflow-carbon equivalents KG
 """
 
 
@@ -329,6 +338,14 @@ def test_models_lists_what_is_under_a_limit_in_another_region():
     # 0.2 kWh x 1.5 x 7 g/kWh = 2.1 g; the big one has 84 g.
     assert [(row["name"], row["co2e_kg"]) for row in rows] == [("small", pytest.approx(0.0021))]
     assert result.stderr == "CO2e by 7 g/kWh (SE 2022, paper_table1).\n"
+
+
+@pytest.mark.usefixtures("registered")
+def test_models_says_where_bases_mix(client):
+    version = client.get_model_version("big", "1")
+    client.set_model_version_tag("big", version.version, "carbon.intensity_basis", "life-cycle")
+    notices = invoke("models").stderr
+    assert "rest on different bases and do not compare (EU27: life-cycle; EU27: prod" in notices
 
 
 @pytest.mark.usefixtures("registered")

@@ -68,6 +68,7 @@ def test_version_carries_the_tags_of_the_contract(client):
         "carbon.pue": "1.5",
         "carbon.region": "EU27",
         "carbon.period": "2022",
+        "carbon.intensity_basis": "production; direct",
         "carbon.method.cpu": "counter",
         "carbon.band": "C",
         "carbon.under_10kg": "true",

@@ -47,9 +47,10 @@ def models(
     tracking_uri: str | None,
 ) -> None:
     """Lists model versions with the CO2e of their own training."""
-    from mlflow_carbon.accounting.intensity import DEFAULT_SET
+    from mlflow_carbon.accounting.intensity import DEFAULT_SET, basis_notice
     from mlflow_carbon.registry.model_list import list_models
     from mlflow_carbon.reporting import tables
+    from mlflow_carbon.reporting.everyday import models_footer
     from mlflow_carbon.reporting.store import open_client
 
     pricing = Pricing(
@@ -76,4 +77,8 @@ def models(
         print_notices([f"Left out {num_unmeasured} {versions} without emissions."])
     if measured.empty:
         print_notices(["No model version to list."])
-    print_frame(measured, tables.models_text(measured), format)
+    bases = measured[["region", "intensity_basis"]].dropna().drop_duplicates()
+    notice = basis_notice(bases.itertuples(index=False, name=None))
+    print_notices([] if notice is None else [notice])
+    text = f"{tables.models_text(measured)}\n{models_footer(measured)}"
+    print_frame(measured, text, format)

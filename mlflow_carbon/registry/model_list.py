@@ -19,7 +19,15 @@ _TAG_BY_NUMBER_COLUMN = {
     "pue": schema.TAG_MODEL_PUE,
     "lineage_co2e_kg": schema.TAG_MODEL_LINEAGE_CO2E_KG,
 }
-MODEL_COLUMNS = ("name", "version", "region", "band", *_TAG_BY_NUMBER_COLUMN, "run_id")
+MODEL_COLUMNS = (
+    "name",
+    "version",
+    "region",
+    "intensity_basis",
+    "band",
+    *_TAG_BY_NUMBER_COLUMN,
+    "run_id",
+)
 
 
 def list_models(
@@ -65,6 +73,7 @@ def _model_row(version: ModelVersion) -> dict[str, Cell]:
         "name": version.name,
         "version": int(version.version),  # text over HTTP, a number from sqlite
         "region": version.tags.get(schema.TAG_REGION),
+        "intensity_basis": version.tags.get(schema.TAG_INTENSITY_BASIS),
         "run_id": version.run_id,
     }
 
@@ -79,6 +88,7 @@ def _repriced(
         models["pue"] = pue
     if intensity is not None:
         models["region"] = intensity.region
+        models["intensity_basis"] = intensity.basis
         models["co2e_kg"] = [
             _co2e_kg(energy_kwh, pue, intensity.g_per_kwh)
             for energy_kwh, pue in zip(models["energy_kwh"], models["pue"], strict=True)

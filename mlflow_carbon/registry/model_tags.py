@@ -16,6 +16,8 @@ _METHOD_PREFIX = schema.method_tag("")
 
 Writer = Callable[[str, str | None], None]  # sets a tag, or deletes it for None
 
+# What of the run's own tags a model carries too, besides its methods.
+_RUN_TAGS = (schema.TAG_PERIOD, schema.TAG_INTENSITY_BASIS)
 # What is written on models; other carbon.* tags there are left alone.
 _OWN_TAGS = {
     schema.TAG_MODEL_CO2E_KG,
@@ -25,7 +27,7 @@ _OWN_TAGS = {
     schema.TAG_MODEL_LINEAGE_PROBLEM,
     schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE,
     schema.TAG_REGION,
-    schema.TAG_PERIOD,
+    *_RUN_TAGS,
     schema.TAG_MODEL_BAND,
     *(schema.under_tag(limit_kg) for limit_kg in schema.BAND_UPPER_BOUNDS_KG.values()),
 }
@@ -50,7 +52,7 @@ def version_tags(
     tags |= schema.emission_tags(footprint.co2e_kg, footprint.energy_kwh, footprint.region)
     tags[schema.TAG_MODEL_PUE] = f"{footprint.pue:.6g}"
     for key, value in footprint.run.data.tags.items():
-        if key == schema.TAG_PERIOD or key.startswith(_METHOD_PREFIX):
+        if key in _RUN_TAGS or key.startswith(_METHOD_PREFIX):
             tags[key] = value
     if lineage.problems:
         tags[schema.TAG_MODEL_LINEAGE_PROBLEM] = "; ".join(lineage.problems)[:_MAX_TAG_LENGTH]

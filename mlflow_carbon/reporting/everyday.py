@@ -12,7 +12,7 @@ from mlflow_carbon.accounting.equivalents import (
 )
 from mlflow_carbon.reporting.compare import ALWAYS_GROUPED_BY, Comparison
 from mlflow_carbon.reporting.tables import ABSENT, Column, Scale, key_columns, text_table
-from mlflow_carbon.units import kg_from_grams
+from mlflow_carbon.units import grams_from_kg, kg_from_grams
 
 BUDGET_KIND = "budget"
 BUDGET_UNIT = "% of a person's year"
@@ -61,6 +61,14 @@ def comparison_footer(comparison: Comparison) -> str:
         names.remove("unit")
     return footer_text(
         "CO2e per run is as much as", key_columns(table, names), list(table["co2e_g_mean"])
+    )
+
+
+def models_footer(models: pd.DataFrame) -> str:
+    """Returns the CO2e of each model version's training as everyday quantities."""
+    masses_g = [grams_from_kg(kg) for kg in models["co2e_kg"]]
+    return footer_text(
+        "CO2e of the training is as much as", key_columns(models, ["name", "version"]), masses_g
     )
 
 
