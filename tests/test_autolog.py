@@ -1,6 +1,8 @@
 """``autolog()`` in this process: what it replaces, how it is switched, and whose runs it meters."""
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -219,6 +221,18 @@ def test_bad_variable_is_named_with_its_value(store, variable, value, message):
 )
 def test_switch_reads_true_and_false(text, expected):
     assert is_switched_on({"MLFLOW_CARBON_AUTOLOG": text}) is expected
+
+
+def test_documented_variables_are_the_arguments(store):
+    documented = re.findall(
+        r"^\| `MLFLOW_CARBON_(\w+)` \| `(\w+)` \|",
+        (ROOT / "docs" / "usage.md").read_text(),
+        re.MULTILINE,
+    )
+    others = {"register_models", "registered_model_name", "disable", "silent"}
+    arguments = inspect.signature(mlflow_carbon.autolog).parameters.keys() - others
+    assert {argument for _, argument in documented} == arguments
+    assert all(variable == argument.upper() for variable, argument in documented)
 
 
 # Off

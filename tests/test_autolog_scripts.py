@@ -1,6 +1,7 @@
 """Scripts of users who changed no line: the environment alone has their runs metered."""
 
 import signal
+import socket
 import sys
 
 import pytest
@@ -241,3 +242,15 @@ def test_notebook_is_metered(user):
     done = user.run(NOTEBOOK.replace("WORK", WORK))
     assert done.stdout == "['done\\n']\n"
     assert energy_joules(user.only_run()) > 0
+
+
+@pytest.mark.slow
+def test_nothing_of_the_machine_or_the_environment_is_written(user):
+    secret = {"API_TOKEN": "tok-5f1c", "MLFLOW_TRACKING_PASSWORD": "pw-77aa", "USER": "usr-42ce"}
+    done = user.run(WITH_BLOCK, environment={**ZERO_CODE, **secret, "LOGNAME": "usr-42ce"})
+    data = user.only_run().data
+    ours = {key: value for key, value in data.tags.items() if key.startswith("carbon.")}
+    written = f"{ours} {done.stdout} {done.stderr}"
+    assert ours
+    for private in (*secret.values(), socket.gethostname(), str(user.path)):
+        assert private not in written, private
