@@ -121,6 +121,28 @@ def test_mlflow_autolog_does_not_overrule_the_users_own_call(fake_meter):
     mlflow.autolog(disable=True)
 
 
+def test_run_created_by_a_client_and_activated_later_is_metered_from_then_on(fake_meter):
+    mlflow_carbon.autolog(region="SE")
+    run = MlflowClient().create_run("0")
+    fake_meter.scripted[0] = reading(cpu_joules=9999)  # what somebody else did in between
+    with mlflow.start_run(run_id=run.info.run_id):
+        pass
+    assert data_of(run).metrics["carbon/energy_kwh"] == pytest.approx(36 / 3.6e6)
+
+
+def test_interrupt_while_ours_waits_ends_the_run_and_reaches_the_user(fake_meter):
+    mlflow_carbon.autolog(region="SE")
+
+    def interrupted(window):
+        raise KeyboardInterrupt
+
+    run = mlflow.start_run()
+    fake_meter.close_window = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        mlflow.end_run()
+    assert MlflowClient().get_run(run.info.run_id).info.status == "FINISHED"
+
+
 def test_windows_of_a_loop_are_those_of_the_autologged_run(fake_meter):
     mlflow_carbon.autolog(region="SE")
     with mlflow.start_run() as run:

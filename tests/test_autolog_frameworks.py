@@ -1,9 +1,11 @@
 """Training scripts of users, unchanged: what MLflow or the framework logs carries its energy."""
 
+import json
+
 import pytest
 from mlflow import MlflowClient
 
-from tests.fakes.user_scripts import UserFolder, energy_joules
+from tests.fakes.user_scripts import ZERO_CODE, UserFolder, energy_joules
 
 pytestmark = pytest.mark.slow
 
@@ -124,3 +126,42 @@ Trainer(model, arguments, train_dataset=data).train()
     run = user.only_run()
     assert energy_joules(run) > 0
     assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
+
+
+def test_keras_epochs_are_windows(user):
+    script = """
+import keras, mlflow, numpy
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+model.compile(optimizer="sgd", loss="mse")
+with mlflow.start_run():
+    model.fit(numpy.random.rand(256, 4), numpy.random.rand(256), epochs=3, verbose=0)
+"""
+    user.run(script, environment={**ZERO_CODE, "KERAS_BACKEND": "torch"})
+    run = user.only_run()
+    assert energy_joules(run) > 0
+    assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
+
+
+def test_trials_of_a_sweep_are_children_that_count_and_their_parent_does_not(user):
+    script = """
+import mlflow, optuna
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+def objective(trial):
+    with mlflow.start_run(nested=True):
+        x = trial.suggest_float("x", -1, 1)
+        mlflow.log_param("kind", "trial")
+        sum(i * i for i in range(3 * 10**5))
+        return x**2
+
+with mlflow.start_run():
+    mlflow.log_param("kind", "study")
+    optuna.create_study().optimize(objective, n_trials=20)
+"""
+    user.run(script)
+    done = user.command(
+        "mlflow-carbon", "compare", "--group-by", "kind", "--format", "json", environment={}
+    )
+    (row,) = json.loads(done.stdout)
+    assert (row["kind"], row["num_runs"]) == ("trial", 20)
+    assert "Left out 1 run whose energy contains that of child runs." in done.stderr

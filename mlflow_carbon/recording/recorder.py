@@ -105,6 +105,12 @@ class Recorder:
         if self._series.unit in (None, schema.UNIT_MINUTE):
             self._end_minutes = self._meter.every(SECONDS_PER_MINUTE, self._add_minute)
 
+    def restart(self) -> None:
+        """Opens the run's own interval again, later."""
+        if self._total is not None:
+            self._meter.close_window(self._total)
+        self._total = self._meter.open_window()
+
     def release(self) -> None:
         """Writes what was held, and from now on all at once."""
         with self._lock:

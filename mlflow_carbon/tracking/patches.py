@@ -33,8 +33,12 @@ def go_around(
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if before is not None:
-            _try(before, *args, **kwargs)
+        try:
+            if before is not None:
+                _try(before, *args, **kwargs)
+        except BaseException:  # Ctrl-C while ours waits: the user's call comes first
+            original(*args, **kwargs)
+            raise
         result = original(*args, **kwargs)
         if after is not None:
             _try(after, result, *args, **kwargs)

@@ -38,8 +38,8 @@ def run_is_active(run: Run) -> None:
     tracking = this_process.tracking_of(run.info.run_id)
     if tracking is None:
         _track(run, MlflowClient(), is_held=False)
-    else:
-        tracking.release()
+    elif tracking.is_held:
+        tracking.begin_anew()
 
 
 def run_goes_on(run: Run) -> None:

@@ -154,6 +154,11 @@ class RunTracking:
         if self._parent is not None:
             self._parent.mark_as_parent()
 
+    def begin_anew(self) -> None:
+        """Meters the run from now on: until now it was created, but nobody worked in it."""
+        self._recorder.restart()
+        self.release()
+
     def mark_as_parent(self) -> None:
         """Tags the run, once, as one whose energy contains that of other metered runs."""
         if not self._is_parent:

@@ -38,7 +38,7 @@ class FakeMeter:
     """Answers each closed window with the next scripted reading, in the order they close."""
 
     def __init__(self, readings: Sequence[Reading], description: MeterDescription = DESCRIPTION):
-        self._readings = list(readings)
+        self.scripted = list(readings)
         self.description = description
         self._closed: list[Reading] = []
         self.num_opened = 0
@@ -58,7 +58,7 @@ class FakeMeter:
     def close_window(self, window: int) -> Reading:
         """Returns the next reading."""
         assert window <= self.num_opened
-        self._closed.append(self._readings.pop(0))
+        self._closed.append(self.scripted.pop(0))
         return self._closed[-1]
 
     def reading_so_far(self, _window: int) -> Reading:
