@@ -1,5 +1,8 @@
 """Emissions on LoggedModels, versions and registered models, and models found by them."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -7,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.intensity import lookup_intensity
 from mlflow_carbon.errors import TrackingStoreError
-from mlflow_carbon.registry.model_list import list_models
+from mlflow_carbon.registry.model_list import price_models, read_models
 from mlflow_carbon.registry.run_models import record_run_models, record_version, tag_models
 from tests.fakes.metered_runs import experiment_id, write_run
 
@@ -55,6 +58,10 @@ def trained_model(client, energy_kwh, name="m"):
     return version
 
 
+def list_models(client, **prices):
+    return price_models(read_models(client), **prices)
+
+
 def carbon_tags(entity):
     return {key: value for key, value in entity.tags.items() if key.startswith("carbon.")}
 
@@ -68,6 +75,7 @@ def test_version_carries_the_tags_of_the_contract(client):
         "carbon.pue": "1.5",
         "carbon.region": "EU27",
         "carbon.period": "2022",
+        "carbon.intensity_set": "paper_table1",
         "carbon.intensity_basis": "production; direct",
         "carbon.method.cpu": "counter",
         "carbon.band": "C",
@@ -306,3 +314,15 @@ def test_list_models_refuses_a_tag_that_holds_no_number(client):
         TrackingStoreError, match=r"carbon\.pue of version 1 of model 'm' is 'high'"
     ):
         list_models(client)
+
+
+def test_version_keeps_its_tags_where_its_run_cannot_be_read(client):
+    version = trained_model(client, 8.0)
+    run_id = client.get_model_version("m", version).run_id
+    with closing(sqlite3.connect(client.tracking_uri.removeprefix("sqlite:///"))) as database:
+        for table in ("tags", "metrics", "latest_metrics", "runs"):
+            database.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run_id,))
+        database.commit()
+    (tagged,) = tag_models(client, ["m"])
+    assert "cannot be read" in tagged.problems[0]
+    assert client.get_model_version("m", version).tags["carbon.co2e_kg"] == "3"

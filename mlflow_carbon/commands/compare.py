@@ -114,7 +114,7 @@ def compare(
     from mlflow_carbon.reporting.everyday import comparison_footer
     from mlflow_carbon.reporting.hourly_prices import priced_by_file
     from mlflow_carbon.reporting.steps_fit import fit_groups, fits_frame, fits_text
-    from mlflow_carbon.reporting.store import open_client, read_runs
+    from mlflow_carbon.reporting.store import open_client, read_runs, visibility_notice
 
     pricing = Pricing(
         regions=region,
@@ -140,7 +140,8 @@ def compare(
         group_by = (*(name for name in group_by if name != fit), fit)
     comparison = compare_runs(runs, group_by=group_by, intensities=intensities, pue=pue)
     text = f"{tables.comparison_text(comparison)}\n{comparison_footer(comparison)}"
-    print_notices(comparison.notices)
+    visibility = visibility_notice(client, len(runs))
+    print_notices([*([] if visibility is None else [visibility]), *comparison.notices])
     if fit is None:
         print_frame(comparison.table, text, format)
     else:

@@ -12,6 +12,7 @@ from mlflow_carbon.commands.options import (
     print_frame,
     print_notices,
     pue_option,
+    recorded_set,
     tracking_uri_option,
 )
 from mlflow_carbon.commands.pricing import Pricing, chosen_intensities
@@ -47,8 +48,8 @@ def models(
     tracking_uri: str | None,
 ) -> None:
     """Lists model versions with the CO2e of their own training."""
-    from mlflow_carbon.accounting.intensity import DEFAULT_SET, basis_notice
-    from mlflow_carbon.registry.model_list import list_models
+    from mlflow_carbon.accounting.intensity import basis_notice
+    from mlflow_carbon.registry.model_list import price_models, read_models
     from mlflow_carbon.reporting import tables
     from mlflow_carbon.reporting.everyday import models_footer
     from mlflow_carbon.reporting.store import open_client
@@ -59,13 +60,14 @@ def models(
         intensity_set=intensity_set,
         carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
     )
-    prices = chosen_intensities(pricing, preferred_set=DEFAULT_SET)
+    recorded = read_models(open_client(tracking_uri))
+    prices = chosen_intensities(pricing, preferred_set=recorded_set(recorded))
     print_notices(
         f"CO2e by {price.g_per_kwh:g} g/kWh ({price.region} {price.period}, {price.intensity_set})."
         for price in prices
     )
-    listed = list_models(
-        open_client(tracking_uri),
+    listed = price_models(
+        recorded,
         max_co2e_kg=max_co2e_kg,
         intensity=prices[0] if prices else None,
         pue=pue,

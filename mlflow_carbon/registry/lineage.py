@@ -28,13 +28,18 @@ class Lineage:
 
     Attributes:
         footprints: of the trainings, without those inside another one's energy.
-        num_runs: trainings that were found, measured or not.
+        runs: all trainings that were found, measured or not, by their ids.
         problems: why the sum is not known; none where it is.
     """
 
     footprints: tuple[Footprint, ...]
-    num_runs: int
+    runs: Mapping[str, Run]
     problems: tuple[str, ...]
+
+    @property
+    def num_runs(self) -> int:
+        """How many trainings were found, measured or not."""
+        return len(self.runs)
 
     def priced_kg(
         self, *, intensity_g_per_kwh: float | None = None, pue: float | None = None
@@ -98,7 +103,7 @@ def read_lineage(client: MlflowClient, start: Iterable[str]) -> Lineage:
         for footprint in measured.values()
         if not _is_inside(client, footprint.run, measured)
     ]
-    return Lineage(tuple(counted), len(runs), tuple(sorted(problems)))
+    return Lineage(tuple(counted), runs, tuple(sorted(problems)))
 
 
 def _follow(client: MlflowClient, reference: str) -> tuple[Run | None, set[str]]:

@@ -50,11 +50,9 @@ def read_model_footprint(client: MlflowClient, uri: str) -> ModelFootprint:
         lineage = version_lineage(client, version)
     if not version.run_id:
         return ModelFootprint(uri, version, None, "it names no run that trained it", lineage)
-    try:
-        run = client.get_run(version.run_id)
-    except MlflowException as error:
-        reason = f"its run {version.run_id} cannot be read: {reason_of(error)}"
-        return ModelFootprint(uri, version, None, reason, lineage)
+    run = lineage.runs.get(version.run_id)
+    if run is None:
+        return ModelFootprint(uri, version, None, "; ".join(lineage.problems), lineage)
     own = read_footprint(run)
     return ModelFootprint(uri, version, own, why_unmeasured(run) if own is None else None, lineage)
 

@@ -10,7 +10,7 @@ from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import checked, co2e_g, validate_pue
 from mlflow_carbon.accounting.intensity import CarbonIntensity
 from mlflow_carbon.registry.model_tags import search_versions
-from mlflow_carbon.reporting.store import Cell, number, reading
+from mlflow_carbon.reporting.store import Cell, methods, number, reading
 from mlflow_carbon.units import kg_from_grams
 
 _TAG_BY_NUMBER_COLUMN = {
@@ -18,44 +18,59 @@ _TAG_BY_NUMBER_COLUMN = {
     "energy_kwh": schema.TAG_MODEL_ENERGY_KWH,
     "pue": schema.TAG_MODEL_PUE,
     "lineage_co2e_kg": schema.TAG_MODEL_LINEAGE_CO2E_KG,
+    "inference_co2e_g_per_sample": schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE,
+}
+_TAG_BY_TEXT_COLUMN = {
+    "region": schema.TAG_REGION,
+    "period": schema.TAG_PERIOD,
+    "intensity_set": schema.TAG_INTENSITY_SET,
+    "intensity_basis": schema.TAG_INTENSITY_BASIS,
+    "band": schema.TAG_MODEL_BAND,
 }
 MODEL_COLUMNS = (
     "name",
     "version",
-    "region",
-    "intensity_basis",
-    "band",
+    *_TAG_BY_TEXT_COLUMN,
     *_TAG_BY_NUMBER_COLUMN,
+    "methods",
     "run_id",
 )
 
 
-def list_models(
-    client: MlflowClient,
+def read_models(client: MlflowClient) -> pd.DataFrame:
+    """Returns one row a model version, with the emissions of its own training.
+
+    Columns: ``MODEL_COLUMNS``; a version without emissions has none in them.
+
+    Raises:
+        TrackingStoreError: the registry cannot be read, or a tag that should hold a number
+            holds none.
+    """
+    with reading(client.tracking_uri):
+        rows = [_model_row(version) for version in search_versions(client)]
+    models = pd.DataFrame(rows, columns=list(MODEL_COLUMNS))
+    return models.astype(dict.fromkeys(_TAG_BY_NUMBER_COLUMN, "float64"))
+
+
+def price_models(
+    models: pd.DataFrame,
     *,
     max_co2e_kg: float | None = None,
     intensity: CarbonIntensity | None = None,
     pue: float | None = None,
 ) -> pd.DataFrame:
-    """Returns one row a model version, with the emissions of its own training.
-
-    Columns: ``MODEL_COLUMNS``; a version without emissions has none in them.
+    """Returns models with their emissions in another place, or those under a limit, or both.
 
     Args:
-        client: of the registry.
+        models: as ``read_models`` returns them.
         max_co2e_kg: only versions at or under this limit, and so only those with emissions.
-        intensity: re-prices the recorded energy by Eq. 1; the lineage, of which no energy is
-            recorded, is then left out. ``None`` keeps each version's own CO2e.
+        intensity: re-prices the recorded energy by Eq. 1; the lineage and the samples, of which
+            no energy is recorded, are then left out. ``None`` keeps each version's own CO2e.
         pue: re-prices with this PUE instead of the recorded one.
 
     Raises:
         InvalidInputError: the limit or the PUE is none.
-        TrackingStoreError: the registry cannot be read.
     """
-    with reading(client.tracking_uri):
-        rows = [_model_row(version) for version in search_versions(client)]
-    models = pd.DataFrame(rows, columns=list(MODEL_COLUMNS))
-    models = models.astype(dict.fromkeys(_TAG_BY_NUMBER_COLUMN, "float64"))
     if intensity is not None or pue is not None:
         models = _repriced(models, intensity, pue)
     models["band"] = [None if pd.isna(kg) else schema.band(kg) for kg in models["co2e_kg"]]
@@ -72,9 +87,9 @@ def _model_row(version: ModelVersion) -> dict[str, Cell]:
     return row | {
         "name": version.name,
         "version": int(version.version),  # text over HTTP, a number from sqlite
-        "region": version.tags.get(schema.TAG_REGION),
-        "intensity_basis": version.tags.get(schema.TAG_INTENSITY_BASIS),
+        "methods": methods(version.tags) or None,
         "run_id": version.run_id,
+        **{column: version.tags.get(tag) for column, tag in _TAG_BY_TEXT_COLUMN.items()},
     }
 
 
@@ -82,12 +97,13 @@ def _repriced(
     models: pd.DataFrame, intensity: CarbonIntensity | None, pue: float | None
 ) -> pd.DataFrame:
     """Returns the models with CO2e = recorded energy x PUE x intensity (Eq. 1)."""
-    models = models.assign(lineage_co2e_kg=math.nan)
+    models = models.assign(lineage_co2e_kg=math.nan, inference_co2e_g_per_sample=math.nan)
     if pue is not None:
         models["co2e_kg"] *= validate_pue(pue) / models["pue"]
         models["pue"] = pue
     if intensity is not None:
         models["region"] = intensity.region
+        models["period"], models["intensity_set"] = intensity.period, intensity.intensity_set
         models["intensity_basis"] = intensity.basis
         models["co2e_kg"] = [
             _co2e_kg(energy_kwh, pue, intensity.g_per_kwh)

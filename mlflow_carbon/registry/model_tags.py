@@ -17,7 +17,8 @@ _METHOD_PREFIX = schema.method_tag("")
 Writer = Callable[[str, str | None], None]  # sets a tag, or deletes it for None
 
 # What of the run's own tags a model carries too, besides its methods.
-_RUN_TAGS = (schema.TAG_PERIOD, schema.TAG_INTENSITY_BASIS)
+_RUN_TAGS = (schema.TAG_PERIOD, schema.TAG_INTENSITY_SET, schema.TAG_INTENSITY_BASIS)
+
 # What is written on models; other carbon.* tags there are left alone.
 _OWN_TAGS = {
     schema.TAG_MODEL_CO2E_KG,
@@ -151,7 +152,7 @@ def _replace(current: Mapping[str, str], wanted: Mapping[str, str], write: Write
         try:
             write(change, wanted.get(change))
         except Exception:
-            for key in changes[: position + 1]:
+            for key in changes[:position]:
                 with suppress(Exception):  # the first error is the one to tell
                     write(key, current.get(key))
             raise

@@ -11,6 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.artifact.utils.models import _parse_model_id_if_present
 
 from mlflow_carbon import schema
+from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint
 from mlflow_carbon.registry.inference import note_used_models, sample_co2e_g
@@ -22,7 +23,7 @@ from mlflow_carbon.registry.model_tags import (
     version_tags,
     versions_of,
 )
-from mlflow_carbon.reporting.store import reading
+from mlflow_carbon.reporting.store import PERMISSION_DENIED, reading
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -130,7 +131,9 @@ def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str
     is_changed = False
     with _noting(problems, f"version {version.version} of {version.name!r}"):
         lineage = version_lineage(client, version)
-        run = client.get_run(version.run_id) if version.run_id else None
+        run = lineage.runs.get(version.run_id or "")
+        if version.run_id and run is None:  # what is there may be right: leave it
+            raise TrackingStoreError("; ".join(lineage.problems))
         model_id = _logged_model_of(client, version)
         tags = version_tags(
             None if run is None else read_footprint(run),
@@ -188,7 +191,8 @@ def _noting(problems: list[str], what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the store is the user's: whatever it raises, the run goes on
-        problems.append(f"{what} ({reason_of(error)})")
+        is_forbidden = getattr(error, "error_code", None) == PERMISSION_DENIED
+        problems.append(f"{what} ({'permission denied' if is_forbidden else reason_of(error)})")
 
 
 def _warn(problems: list[str]) -> None:

@@ -13,6 +13,8 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, SourceType
 from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2
+from mlflow.protos.databricks_pb2 import ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -20,6 +22,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from mlflow_carbon import schema
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
 from mlflow_carbon.redaction import reason_of, redact
+
+PERMISSION_DENIED = ErrorCode.Name(databricks_pb2.PERMISSION_DENIED)
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -110,7 +114,7 @@ def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.Da
         NoRunsError: no metered run of these experiments is finished.
     """
     with reading(client.tracking_uri):
-        experiments = [find_experiment(client, name) for name in experiment_names]
+        experiments = _readable_experiments(client, experiment_names)
         names_by_id = {item.experiment_id: item.name for item in experiments}
         runs = list(_metered_runs(client, list(names_by_id)))
     finished = [run for run in runs if run.info.status == "FINISHED"]
@@ -142,6 +146,39 @@ def _metered_runs(client: MlflowClient, experiment_ids: list[str]) -> Iterator[R
         page_token = page.token
         if not page_token:
             return
+
+
+def visibility_notice(client: MlflowClient, num_runs: int) -> str | None:
+    """Returns a sentence on how many runs could be seen, where a server decides on that."""
+    if not client.tracking_uri.startswith(("http://", "https://")):
+        return None
+    runs_word = "run" if num_runs == 1 else "runs"
+    return f"The server let you see {num_runs} finished metered {runs_word} of these experiments."
+
+
+def _readable_experiments(client: MlflowClient, names: Sequence[str]) -> list[Experiment]:
+    """Returns the experiments, without those that the user may not read.
+
+    Raises:
+        TrackingStoreError: one does not exist, or none may be read.
+    """
+    found, forbidden = [], []
+    for name in names:
+        try:
+            found.append(find_experiment(client, name))
+        except MlflowException as error:
+            if error.error_code != PERMISSION_DENIED:
+                raise
+            forbidden.append(repr(name))
+    if not found:
+        raise TrackingStoreError(
+            f"You may not read experiment {', '.join(forbidden)} in "
+            f"{redact(client.tracking_uri)}. Ask for the permission READ, or pass another "
+            "--experiment."
+        )
+    if forbidden:
+        _logger.warning("Left out experiment %s: you may not read it.", ", ".join(forbidden))
+    return found
 
 
 def find_experiment(client: MlflowClient, name: str) -> Experiment:

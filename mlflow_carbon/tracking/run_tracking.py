@@ -239,7 +239,17 @@ class RunTracking:
         finally:
             self._process.release_meter()
         if has_figures:
-            within(CLOSE_TIMEOUT_S, lambda: record_run_models(self.client, self.run_id))
+            self._record_models()
+
+    def _record_models(self) -> None:
+        """Puts the figures on the run's models; waits no longer for the store than a run may."""
+        if within(CLOSE_TIMEOUT_S, lambda: record_run_models(self.client, self.run_id)) is None:
+            _logger.warning(
+                "The models of run %s did not get their emissions in %g s; "
+                "`mlflow-carbon tag-models --all` writes them.",
+                self.run_id,
+                CLOSE_TIMEOUT_S,
+            )
 
 
 class ProcessMetering:
