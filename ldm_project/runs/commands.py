@@ -46,8 +46,9 @@ def summary(run: Run) -> list[str]:
     )
     return [
         f"energy  {joules_from_kwh(per_unit_kwh):.4g}{spread} J per {unit} "
-        f"({tags[schema.TAG_NUM_WINDOWS]} windows of {tags[schema.TAG_NUM_UNITS]} {unit}s in all; "
-        f"{methods})",
+        f"({tags[schema.TAG_NUM_WINDOWS]} windows of {tags[schema.TAG_NUM_UNITS]} {unit}s in all, "
+        f"{tags[schema.TAG_NUM_DISTINCT_READINGS]} distinct powers; {methods}; "
+        f"coverage {metrics[schema.COVERAGE_FRACTION]:.0%})",
         f"CO2e    {metrics[schema.co2e_g_per_unit(unit)] * 1000:.4g} mg per {unit}, "
         f"{metrics[schema.CO2E_G]:.4g} g for the run of {metrics[schema.DURATION_S]:.3g} s",
         f"run     {run.info.run_id} (mlflow ui shows it)",

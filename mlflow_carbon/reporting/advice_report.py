@@ -15,7 +15,7 @@ from mlflow_carbon.accounting.intensity import (
     latest_intensities,
     lookup_intensity,
     monthly_intensities,
-    resolve_region,
+    region_label,
     yearly_sets,
 )
 from mlflow_carbon.errors import NoIntensityError
@@ -91,7 +91,7 @@ def rank_places(
         try:
             rankings += rank_months(run, region, intensity_set=intensity_set, pue=pue)
         except NoIntensityError:
-            unknown.append(resolve_region(region))
+            unknown.append(region_label(region))
     return rankings, [f"No months are known of {', '.join(unknown)}."] if unknown else []
 
 
@@ -150,7 +150,6 @@ def rank_starts(
     now_s: float,
     deadline_s: float | None,
     pue: float,
-    region: str | None = None,
 ) -> Ranking:
     """Returns the best start of a run of this length, beside a start at once.
 
@@ -160,7 +159,6 @@ def rank_starts(
         now_s: the earliest start, in s since 1970.
         deadline_s: when it must have ended; ``None`` takes the end of the series.
         pue: facility energy over IT energy.
-        region: names what the series is for.
 
     Raises:
         InvalidInputError: the run cannot end in time.
@@ -177,7 +175,7 @@ def rank_starts(
     def at(start_s: float, g_per_kwh: float) -> CarbonIntensity:
         return CarbonIntensity(
             g_per_kwh=g_per_kwh,
-            region=region or GIVEN,
+            region=GIVEN,
             period=time_text(start_s),
             intensity_set=series.source,
             basis=series.basis,
