@@ -1,6 +1,7 @@
 """A run that goes on foretells its total, and warns, stops or calls before its budget is spent."""
 
 import math
+from dataclasses import replace
 
 import mlflow
 import pytest
@@ -8,6 +9,7 @@ from mlflow import MlflowClient
 
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import resolve_assumptions
+from mlflow_carbon.accounting.intensity import given_intensity
 from mlflow_carbon.errors import CarbonBudgetError, InvalidInputError
 from mlflow_carbon.recording.figures import WindowRecord
 from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
@@ -222,6 +224,68 @@ def test_block_inside_a_tracked_run_keeps_the_runs_budget(store):
             with track() as inner:
                 for _ in inner.windows(range(3)):
                     pass
+
+
+def test_block_inside_a_tracked_run_may_bring_a_budget(store):
+    with mlflow.start_run(), track(meter=meter_of(9, 9), **SWEDEN):
+        with track(carbon_budget_kg=0.1, on_budget="stop") as inner:
+            with pytest.raises(CarbonBudgetError):
+                list(inner.windows(range(3)))
+
+
+def test_earlier_part_of_a_resumed_run_counts(store):
+    with mlflow.start_run() as run, track(meter=meter_of(30), **SWEDEN) as tracker:
+        with tracker.window():
+            pass
+    done = []
+    # 50 kWh in all: after 30 + 9 + 9 another 9 may be too much
+    options = {"carbon_budget_kg": 0.35, "on_budget": "stop"}
+    with pytest.raises(CarbonBudgetError), mlflow.start_run(run_id=run.info.run_id):
+        with track(meter=meter_of(9, 9), **options, **SWEDEN) as tracker:
+            for item in tracker.windows(range(10)):
+                done.append(item)
+    assert done == [0, 1]
+
+
+def live_of(energies_kwh, *, total_units, budget_kwh):
+    """The forecast after windows of one unit and these energies, at 1000 g/kWh."""
+    live = LiveForecast(CarbonPlan(total_units, budget_kg=budget_kwh))
+    assumptions = replace(
+        resolve_assumptions(**SWEDEN), intensity=given_intensity(1000, region="SE")
+    )
+    spent_kwh = 0.0
+    for energy_kwh in energies_kwh:
+        spent_kwh += energy_kwh
+        record = WindowRecord(reading(cpu_joules=energy_kwh * KWH), 1)
+        live.add(record, is_planned=True, spent_kwh=spent_kwh, assumptions=assumptions)
+    return live
+
+
+@pytest.mark.parametrize(
+    ("budget_kwh", "state"),
+    [
+        # 21 windows of 1 kWh, whose spread is computed, and one of 10, whose is not: 31 spent,
+        # 8 left of mean 31/22: 42.3 expected; 41 after another window of 10
+        (40.9, "stop_now"),
+        (41.9, "will_exceed"),
+        (100, "within"),
+    ],
+)
+def test_mean_and_dearest_window_are_always_up_to_date(budget_kwh, state):
+    live = live_of([1.0] * 21 + [10.0], total_units=30, budget_kwh=budget_kwh)
+    assert live.verdict.state == state
+
+
+def test_minutes_before_the_first_window_say_nothing_of_the_units():
+    live = LiveForecast(CarbonPlan(total_units=3))
+    assumptions = resolve_assumptions(**SWEDEN)
+    minute = WindowRecord(reading(cpu_joules=100 * KWH), 1)
+    live.add(minute, is_planned=False, spent_kwh=100.0, assumptions=assumptions)
+    unit = WindowRecord(reading(cpu_joules=10 * KWH), 1)
+    live.add(unit, is_planned=True, spent_kwh=110.0, assumptions=assumptions)
+    found = live.add(unit, is_planned=True, spent_kwh=120.0, assumptions=assumptions)
+    # 120 spent and one unit of 10 left
+    assert found.values[schema.FORECAST_ENERGY_KWH] == pytest.approx(130)
 
 
 def test_long_runs_compute_the_spread_seldom():

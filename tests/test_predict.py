@@ -158,6 +158,15 @@ def test_dead_provider_falls_back_and_says_so(run_id, monkeypatch):
     assert "g/kWh (GB 2024, ember)." in result.stderr
 
 
+def test_key_of_a_provider_comes_from_the_environment_and_is_not_printed(run_id, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("ELECTRICITY_MAPS_API_KEY", "secret-key")
+    result = predict(run_id, "--samples", "1", "--region", "DE", "--provider", "electricity-maps")
+    assert "electricity-maps cannot be reached" in result.stderr
+    assert "secret-key" not in result.output
+
+
 def test_recorded_set_is_looked_in_first(client):
     tags = {schema.TAG_INTENSITY_SET: "eea"}
     run_id = write_run(client, "a", windows=[(1, 1), (2, 1)], tags=tags)

@@ -76,7 +76,6 @@ class TrackingOptions:
     def within(self, outer: "TrackingOptions") -> "TrackingOptions":
         """Returns these options with what they leave open taken from those around them."""
         pue = outer.pue if self.pue is None else self.pue
-        plan = outer.plan if self.plan == CarbonPlan() else self.plan
         if self.region is None and self.month is None and self.intensity_set is None:
             return replace(
                 self,
@@ -85,9 +84,8 @@ class TrackingOptions:
                 intensity_set=outer.intensity_set,
                 live=outer.live,
                 pue=pue,
-                plan=plan,
             )
-        return replace(self, pue=pue, plan=plan)
+        return replace(self, pue=pue)
 
 
 class RunTracking:
