@@ -52,6 +52,10 @@ TAG_NUM_DISTINCT_READINGS = "carbon.num_distinct_readings"  # different powers o
 TAG_FIRST_WINDOW_STEP = "carbon.first_window_step"  # windows before it count another unit
 TAG_TRIGGERED_BY_RUN_ID = "carbon.triggered_by_run_id"
 TAG_ERROR = "carbon.error"
+TAG_LAUNCH = "carbon.launch"  # by which the processes of one launch find their run
+TAG_NUM_NODES = "carbon.num_nodes"
+TAG_MISSING_NODES = "carbon.missing_nodes"  # those whose energy is not in the total, or not all
+TAG_NODE_STATE = "carbon.state"  # of one node, by node_tag()
 TAG_MODEL_INPUT_IDS = "carbon.model_input_ids"  # the logged models that a metered run used
 TAG_BUDGET_KG = "carbon.budget_kg"
 TAG_BUDGET_STATE = "carbon.budget_state"
@@ -123,6 +127,16 @@ def component_power_w(component: str, index: int | None = None) -> str:
 def window_component_energy_kwh(component: str) -> str:
     """Returns the metric key of a component's energy in one window, in kWh."""
     return f"{WINDOW_PREFIX}/{component}/energy_kwh"
+
+
+def node_metric(metric: str, node_index: int) -> str:
+    """Returns the key of one node's part of a total of the run: carbon/node/1/energy_kwh."""
+    return f"carbon/node/{node_index}/{metric.removeprefix('carbon/')}"
+
+
+def node_tag(tag: str, node_index: int) -> str:
+    """Returns the key of what a run's tag says of one further node: carbon.node.1.hardware."""
+    return f"carbon.node.{node_index}.{tag.removeprefix(TAG_PREFIX)}"
 
 
 def method_tag(component: str) -> str:

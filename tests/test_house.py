@@ -21,10 +21,13 @@ HOUSE = {
         ),
         (
             "metering",
-            "clock readings meter_settings devices cpu_power counters machine collector meter "
-            "examination",
+            "launch clock readings meter_settings devices cpu_power counters machine collector "
+            "meter examination",
         ),
-        ("recording", "journal delivery figures earlier live_forecast recorder recovery"),
+        (
+            "recording",
+            "journal delivery figures earlier nodes node_record live_forecast recorder recovery",
+        ),
         (
             "reporting",
             "store run_windows hourly_prices compare tables everyday steps_fit prediction "
@@ -37,9 +40,9 @@ HOUSE = {
         ),
         (
             "tracking",
-            "patience epoch_windows run_tracking track patches autolog_settings "
-            "model_registration run_lifecycle framework_windows autolog mlflow_autolog "
-            "system_metrics backfill",
+            "patience epoch_windows launch_run idle_tracking run_tracking track patches "
+            "autolog_settings model_registration run_lifecycle framework_windows autolog "
+            "mlflow_autolog system_metrics backfill",
         ),
         (
             "commands",

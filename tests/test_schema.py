@@ -44,6 +44,9 @@ TAGS = {
     "carbon.num_units",
     "carbon.num_windows",
     "carbon.num_distinct_readings",
+    "carbon.launch",
+    "carbon.num_nodes",
+    "carbon.missing_nodes",
     "carbon.triggered_by_run_id",
     "carbon.co2e_kg",
     "carbon.energy_kwh",
@@ -66,6 +69,8 @@ def test_derived_keys_are_those_of_the_contract():
     assert schema.energy_kwh_per_unit("sample") == "carbon/energy_kwh_per_sample"
     assert schema.std_of(schema.co2e_g_per_unit("epoch")) == "carbon/co2e_g_per_epoch_std"
     assert schema.window_component_energy_kwh("dram") == "carbon/window/dram/energy_kwh"
+    assert schema.node_metric(schema.ENERGY_KWH, 1) == "carbon/node/1/energy_kwh"
+    assert schema.node_tag(schema.TAG_HARDWARE, 1) == "carbon.node.1.hardware"
     assert schema.method_tag("cpu") == "carbon.method.cpu"
     assert schema.default_tag("region") == "carbon.default.region"
 

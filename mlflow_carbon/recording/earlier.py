@@ -1,14 +1,17 @@
 """What an earlier part of a resumed run has written, so that its energy is not lost."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 
 from mlflow_carbon import schema
 from mlflow_carbon.metering.readings import DeviceEnergy, Reading
 from mlflow_carbon.recording.figures import WindowRecord
+from mlflow_carbon.units import MILLISECONDS_PER_SECOND
+
+MIN_PART_S = 0.002  # time stamps are whole ms
 
 
 @dataclass
@@ -50,27 +53,82 @@ class EarlierPart:
     scope: str
 
 
-def read_earlier_part(client: MlflowClient, run: Run) -> EarlierPart | None:
+def read_earlier_part(
+    client: MlflowClient, run: Run, *, node_index: int | None = None
+) -> EarlierPart | None:
     """Returns what is on a run that was metered before; ``None`` if it was not.
 
-    A part that was killed left windows and no totals; they count as its total.
+    A part that was killed left windows and no totals, or totals of the time before it; the
+    windows after those count too.
+
+    Args:
+        client: of the run's store.
+        run: the run.
+        node_index: whose part it is where the run is on several nodes; the first has the windows.
+
+    Raises:
+        Exception: whatever the store raises.
     """
-    metrics, tags = run.data.metrics, run.data.tags
+    tags = run.data.tags
+    metrics = run.data.metrics if node_index is None else of_node(run.data.metrics, node_index)
     if schema.TAG_SCHEMA not in tags:
         return None
-    if not any(key.startswith("carbon/") for key in metrics):
+    if not any(key.startswith("carbon/") for key in (metrics if node_index else run.data.metrics)):
         return None
-    series = _read_series(client, run)
-    if schema.DURATION_S in metrics:
-        total = Reading(
-            start_unix_s=run.info.start_time / 1000,
-            duration_s=metrics[schema.DURATION_S],
-            devices=tuple(_devices(metrics, tags)),
-            coverage_fraction=metrics.get(schema.COVERAGE_FRACTION),
-        )
-    else:
-        total = added([record.reading for record in series.windows])
+    series = WindowSeries() if node_index else _read_series(client, run)
+    total = recorded_total(run, metrics)
+    parts = [] if total is None else [total]
+    if total is None or series.windows:
+        since_s = 0.0 if total is None else _end_unix_s(client, run, node_index)
+        parts += [after for record in series.windows if (after := _after(record.reading, since_s))]
+    total = added(parts) if parts else Reading(run.info.start_time / MILLISECONDS_PER_SECOND, 0.0)
     return EarlierPart(total, series, tags.get(schema.TAG_SCOPE, schema.SCOPE_RUN))
+
+
+def of_node(metrics: Mapping[str, float], node_index: int) -> dict[str, float]:
+    """Returns one node's totals under the names that a run on one node has."""
+    prefix = schema.node_metric("", node_index)
+    return {
+        f"carbon/{key.removeprefix(prefix)}": value
+        for key, value in metrics.items()
+        if key.startswith(prefix)
+    }
+
+
+def recorded_total(run: Run, metrics: Mapping[str, float]) -> Reading | None:
+    """Returns the totals among a run's metrics; ``None`` if none were written."""
+    if schema.DURATION_S not in metrics:
+        return None
+    return Reading(
+        start_unix_s=run.info.start_time / MILLISECONDS_PER_SECOND,
+        duration_s=metrics[schema.DURATION_S],
+        devices=tuple(_devices(metrics, run.data.tags)),
+        coverage_fraction=metrics.get(schema.COVERAGE_FRACTION),
+    )
+
+
+def _end_unix_s(client: MlflowClient, run: Run, node_index: int | None) -> float:
+    """Returns when the interval of the totals ended."""
+    key = schema.DURATION_S
+    key = key if node_index is None else schema.node_metric(key, node_index)
+    points = client.get_metric_history(run.info.run_id, key)
+    return max(point.timestamp for point in points) / MILLISECONDS_PER_SECOND
+
+
+def _after(window: Reading, since_unix_s: float) -> Reading | None:
+    """Returns the part of a window that is after a time, its energy spread evenly over it."""
+    end_s = window.start_unix_s + window.duration_s
+    after_s = min(end_s - since_unix_s, window.duration_s)
+    if after_s <= MIN_PART_S or window.duration_s <= 0:
+        return None
+    fraction = after_s / window.duration_s
+    return replace(
+        window,
+        duration_s=after_s,
+        devices=tuple(
+            replace(device, energy_kwh=device.energy_kwh * fraction) for device in window.devices
+        ),
+    )
 
 
 def added(readings: Iterable[Reading]) -> Reading:
@@ -108,7 +166,7 @@ def _sum(first: Reading, second: Reading) -> Reading:
     )
 
 
-def _devices(metrics: dict[str, float], tags: dict[str, str]) -> Iterable[DeviceEnergy]:
+def _devices(metrics: Mapping[str, float], tags: Mapping[str, str]) -> Iterable[DeviceEnergy]:
     """Yields the energy of each device; keys of the contract: carbon/gpu/0/energy_kwh."""
     for key, energy_kwh in metrics.items():
         match key.split("/"):
@@ -126,13 +184,15 @@ def _read_series(client: MlflowClient, run: Run) -> WindowSeries:
         for name in map(_window_component, run.data.metrics)
         if name is not None
     }
-    durations_s = _by_step(client, run, schema.WINDOW_DURATION_S)
+    durations = _history(client, run, schema.WINDOW_DURATION_S)
+    durations_s = {point.step: point.value for point in durations}
+    ends_ms = {point.step: point.timestamp for point in durations}
     nums_units = _by_step(client, run, schema.WINDOW_NUM_UNITS)
     first_step = int(run.data.tags.get(schema.TAG_FIRST_WINDOW_STEP, "1"))
     windows = [
         WindowRecord(
             Reading(
-                start_unix_s=run.info.start_time / 1000,
+                start_unix_s=ends_ms[step] / MILLISECONDS_PER_SECOND - durations_s[step],
                 duration_s=durations_s[step],
                 devices=tuple(
                     DeviceEnergy(name, 0, by_step[step], schema.METHOD_UNAVAILABLE)
@@ -156,7 +216,10 @@ def _window_component(key: str) -> str | None:
 
 
 def _by_step(client: MlflowClient, run: Run, key: str) -> dict[int, float]:
+    return {point.step: point.value for point in _history(client, run, key)}
+
+
+def _history(client: MlflowClient, run: Run, key: str) -> list[Metric]:
     if key not in run.data.metrics:
-        return {}
-    points = client.get_metric_history(run.info.run_id, key)
-    return {point.step: point.value for point in points}
+        return []
+    return list(client.get_metric_history(run.info.run_id, key))

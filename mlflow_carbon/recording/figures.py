@@ -69,6 +69,26 @@ def total_metrics(total: Reading, assumptions: Assumptions) -> dict[str, float]:
     return values
 
 
+def node_metrics(total: Reading, assumptions: Assumptions, node_index: int) -> dict[str, float]:
+    """Returns what one node adds to a run of several, and what all of them assume."""
+    values = {schema.DURATION_S: total.duration_s}
+    assumed = {}
+    if total.energy_kwh is not None:
+        values[schema.ENERGY_KWH] = total.energy_kwh
+        values[schema.COVERAGE_FRACTION] = total.coverage_fraction or 0.0
+        for device in total.devices:
+            key = schema.component_energy_kwh(device.component, device.index)
+            values[key] = device.energy_kwh
+        for component, energy_kwh in total.energy_kwh_by_component().items():
+            values[schema.component_energy_kwh(component)] = energy_kwh
+        assumed = {
+            schema.INTENSITY_G_PER_KWH: assumptions.intensity.g_per_kwh,
+            schema.PUE: assumptions.pue,
+        }
+    of_node = {schema.node_metric(key, node_index): value for key, value in values.items()}
+    return of_node | assumed
+
+
 def per_unit_metrics(
     windows: list[WindowRecord], unit: str, assumptions: Assumptions
 ) -> dict[str, float]:

@@ -80,13 +80,20 @@ class LiveForecast:
     A window counts with the gap before it, so that what is foretold is the run's own total.
     """
 
-    def __init__(self, plan: CarbonPlan, *, spent_kwh: float = 0.0) -> None:
-        """Starts with what an earlier part of the run has spent."""
+    def __init__(self, plan: CarbonPlan, *, spent_kwh: float = 0.0, num_nodes: int = 1) -> None:
+        """Starts with what an earlier part of the run has spent.
+
+        Args:
+            plan: what is to be done.
+            spent_kwh: of the node that is looked at.
+            num_nodes: nodes of the run; the others are taken to spend as much.
+        """
         self.plan = plan
+        self._num_nodes = num_nodes
         self.verdict: BudgetVerdict | None = None
         self._units_left = plan.total_units
         self._units_planned = plan.total_units or 0.0
-        self._spent_kwh = spent_kwh
+        self._spent_kwh = spent_kwh * num_nodes
         self._start_afresh(is_planned=True)
 
     def _start_afresh(self, *, is_planned: bool) -> None:
@@ -138,10 +145,11 @@ class LiveForecast:
                 that is not known, so that there are no gaps.
             assumptions: what turns energy into CO2e.
         """
-        energy_kwh = record.reading.energy_kwh or 0.0
+        energy_kwh = (record.reading.energy_kwh or 0.0) * self._num_nodes
         if is_planned != self._is_planned:
             self._start_afresh(is_planned=is_planned)
-        spent_kwh = self._spent_kwh + energy_kwh if spent_kwh is None else spent_kwh
+        gapless_kwh = self._spent_kwh + energy_kwh
+        spent_kwh = gapless_kwh if spent_kwh is None else spent_kwh * self._num_nodes
         if self._windows:
             energy_kwh = max(spent_kwh - self._spent_kwh, 0.0)
         self._spent_kwh = spent_kwh
@@ -169,7 +177,7 @@ class LiveForecast:
             return False
         return self._is_news(
             judge_spent(
-                spent_kwh,
+                spent_kwh * self._num_nodes,
                 budget_kg=self.plan.budget_kg,
                 pue=assumptions.pue,
                 intensity_g_per_kwh=assumptions.intensity.g_per_kwh,

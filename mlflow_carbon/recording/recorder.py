@@ -12,6 +12,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import Assumptions
 from mlflow_carbon.accounting.forecast import AT_RISK, WITHIN
+from mlflow_carbon.metering.launch import ALONE, Place
 from mlflow_carbon.metering.meter import Meter, Window
 from mlflow_carbon.metering.readings import Reading
 from mlflow_carbon.recording.delivery import Delivery
@@ -26,6 +27,8 @@ from mlflow_carbon.recording.figures import (
 )
 from mlflow_carbon.recording.journal import Batch, Journal, Point, journal_dir
 from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
+from mlflow_carbon.recording.node_record import NodeRecord
+from mlflow_carbon.recording.nodes import ends_a_node, settle
 from mlflow_carbon.units import SECONDS_PER_MINUTE
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -54,11 +57,13 @@ class Recorder:
         marks_parent: bool = True,
         is_held: bool = False,
         plan: CarbonPlan = CarbonPlan(),  # noqa: B008  # frozen
+        place: Place = ALONE,
+        launch_tag: str | None = None,
     ) -> None:
         """Starts nothing yet.
 
         Args:
-            run_id: the run to write to.
+            run_id: the run to write to; empty, and ``is_held``, until ``write_to`` names it.
             unit: what a marked window counts.
             assumptions: what turns energy into CO2e.
             client: of the run's store.
@@ -67,10 +72,15 @@ class Recorder:
             marks_parent: whether the run's parent, if it has a metered one, is still to be tagged.
             is_held: whether nothing is written before ``release``.
             plan: how much work the run will do, and what it may emit.
+            place: the node that is measured, among those whose energy the run is to have.
+            launch_tag: by which other nodes find the run.
         """
         self.run_id = run_id
+        self._place = place
+        self._node = NodeRecord(place, self._put) if place.num_nodes > 1 else None
+        self._launch_tag = launch_tag
         self._earlier_kwh = 0.0 if earlier is None else earlier.total.energy_kwh or 0.0
-        self.live = LiveForecast(plan, spent_kwh=self._earlier_kwh)
+        self.live = LiveForecast(plan, spent_kwh=self._earlier_kwh, num_nodes=place.num_nodes)
         self.assumptions = assumptions
         self._unit = unit
         self._meter = meter
@@ -100,8 +110,13 @@ class Recorder:
         """Opens the run's own interval and tags the run with what is assumed about it."""
         scope = schema.SCOPE_RUN if self._earlier is None else self._earlier.scope
         tags = {schema.TAG_SCHEMA: schema.SCHEMA_VERSION, schema.TAG_SCOPE: scope}
-        self._put({}, None, tags | self.assumptions.tags())
+        if self._launch_tag is not None:
+            tags[schema.TAG_LAUNCH] = self._launch_tag
+        if self._place.node_index == 0:
+            self._put({}, None, tags | self.assumptions.tags())
         self._total = self._meter.open_window()
+        if self._node is not None:
+            self._node.start(self._earlier, self._meter, self.assumptions)
         if self._series.unit in (None, schema.UNIT_MINUTE):
             self._end_minutes = self._meter.every(SECONDS_PER_MINUTE, self._add_minute)
 
@@ -112,7 +127,9 @@ class Recorder:
         self._total = self._meter.open_window()
 
     def release(self) -> None:
-        """Writes what was held, and from now on all at once."""
+        """Writes what was held, and from now on all at once, if it is known to which run."""
+        if not self.run_id:
+            return
         with self._lock:
             batches, self._held = self._held or [], None
             for batch in batches:
@@ -146,6 +163,13 @@ class Recorder:
         """
         self._add_window(self._meter.close_window(window), num_units, unit or self._unit)
 
+    def write_to(self, run_id: str, earlier: EarlierPart | None) -> None:
+        """Writes to a run that is found only now; a further node has held nothing but totals."""
+        with self._lock:
+            self.run_id, self._earlier, self._held = run_id, earlier, None
+            if self._node is not None:
+                self._node.resume(earlier, self.assumptions)
+
     def finish(self) -> bool:
         """Closes the run's interval and writes its totals; call it before the run ends.
 
@@ -163,8 +187,7 @@ class Recorder:
         windows, unit = self._series.windows, self._series.unit or schema.UNIT_MINUTE
         if not windows and total.energy_kwh is not None:
             windows = [WindowRecord(total, total.duration_s / SECONDS_PER_MINUTE)]
-        values = total_metrics(total, self.assumptions)
-        values |= per_unit_metrics(windows, unit, self.assumptions)
+        per_unit = per_unit_metrics(windows, unit, self.assumptions)
         description = self._meter.description
         if description.problems and not self.is_held:
             _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
@@ -172,7 +195,10 @@ class Recorder:
         tags |= self.assumptions.default_tags()  # only now is it known what stays unchosen
         if total.energy_kwh is not None and self.live.end(total.energy_kwh, self.assumptions):
             tags |= self._budget_tags()
-        self._put(values, end_unix_s, tags)
+        if self._node is None:
+            self._put(total_metrics(total, self.assumptions) | per_unit, end_unix_s, tags)
+        else:
+            self._node.end(total, end_unix_s, self.assumptions, per_unit=per_unit, tags=tags)
         delivery = self._delivery
         return delivery is not None and delivery.close() and not delivery.has_lost
 
@@ -187,6 +213,8 @@ class Recorder:
             if self._has_finished or is_late_minute:
                 return
             tags = self._series.add(WindowRecord(reading, num_units), unit)
+            if self._place.node_index > 0:  # the series are the first node's
+                return
             end_unix_s = reading.start_unix_s + reading.duration_s
             values = window_metrics(reading, num_units)
             if self.live.is_wanted:
@@ -270,6 +298,8 @@ class RunWriter:
         ]
         tags = [RunTag(key, value[:MAX_TAG_LENGTH]) for key, value in batch.tags.items()]
         self._client.log_batch(self._run_id, metrics=metrics, tags=tags)
+        if ends_a_node(batch.tags):
+            settle(self._client, self._run_id)
         if self._marks_parent:
             self._mark_parent()
             self._marks_parent = False

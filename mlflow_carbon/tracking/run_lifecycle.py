@@ -6,6 +6,7 @@ that it only creates, for others to work in, or only reads, is not.
 """
 
 import logging
+import os
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, SourceType
@@ -15,6 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon import schema
 from mlflow_carbon.errors import MlflowCarbonError
+from mlflow_carbon.metering.launch import find_place
 from mlflow_carbon.registry.run_models import record_version
 from mlflow_carbon.tracking.autolog_settings import (
     chosen_options,
@@ -122,6 +124,9 @@ def stop_following() -> None:
 
 
 def _track(run: Run, client: MlflowClient, *, is_held: bool) -> None:
+    place = find_place(os.environ)
+    if not place.is_leader or (is_held and not place.is_first):
+        return  # its node is measured by another rank; a run that it only creates is no other's
     try:
         options = chosen_options()
     except MlflowCarbonError as error:

@@ -15,6 +15,7 @@ from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_
 from mlflow_carbon.accounting.forecast import WITHIN
 from mlflow_carbon.accounting.providers import LiveIntensity
 from mlflow_carbon.errors import CarbonBudgetError, InvalidInputError
+from mlflow_carbon.metering.launch import ALONE, Place, find_place
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Window
 from mlflow_carbon.recording.delivery import CLOSE_TIMEOUT_S
 from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_part
@@ -22,12 +23,18 @@ from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.registry.run_models import record_run_models
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
+from mlflow_carbon.tracking.launch_run import RunSearch, find_launch_run, launch_tag
 from mlflow_carbon.tracking.patience import within
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
 _logger = logging.getLogger("mlflow.carbon")
 
 READ_TIMEOUT_S = 2.0
+FIND_TIMEOUT_S = 10.0  # at the end of a further node's work
+NO_RUN = (
+    "The energy of this node is lost: no run of rank 0 was found in this experiment. "
+    "Pass run_id= or set MLFLOW_RUN_ID on all nodes."
+)
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,12 @@ class RunTracking:
         *,
         process: "ProcessMetering",
         parent: "RunTracking | None",
+        key: str,
+        search: RunSearch | None = None,
     ) -> None:
         self.options = options
+        self.key = key  # of the run that this process works in, which may be another
+        self._search = search
         self.has_written = False  # whether this process has logged anything to the run
         self.is_autologged = False
         self._recorder = recorder
@@ -113,7 +124,7 @@ class RunTracking:
 
     @property
     def run_id(self) -> str:
-        """The run that is written to."""
+        """The run that is written to; empty while a further node looks for it."""
         return self._recorder.run_id
 
     @property
@@ -233,6 +244,10 @@ class RunTracking:
         try:
             if not self._is_marked_by_user:
                 self._epochs.flush()
+            if self._search is not None:
+                self._search.close(FIND_TIMEOUT_S)
+                if not self.run_id:
+                    _logger.warning("%s", NO_RUN)
             has_figures = self._recorder.finish()
         finally:
             self._process.release_meter()
@@ -266,6 +281,7 @@ class ProcessMetering:
         self._runs: dict[str, RunTracking] = {}  # the newest last
         self._meter: Meter | None = None
         self._num_users = 0
+        self.num_in_launch = 0  # runs so far that other ranks may be metering too
 
     @property
     def trackings(self) -> tuple[RunTracking, ...]:
@@ -286,6 +302,7 @@ class ProcessMetering:
         client: MlflowClient | None = None,
         meter: Meter | None = None,
         is_held: bool = False,
+        is_named: bool = False,
     ) -> RunTracking:
         """Starts to meter a run, or joins those who meter it already.
 
@@ -296,6 +313,8 @@ class ProcessMetering:
             client: of the run's store; ``None`` for MLflow's current one.
             meter: a started meter to use instead of the process's own.
             is_held: whether nothing is written before it is released.
+            is_named: whether the user said that it is this run; otherwise a further node of a
+                launch writes to that of the first node, which it looks for.
 
         Raises:
             MlflowCarbonError: a setting is none.
@@ -306,22 +325,35 @@ class ProcessMetering:
                 tracking.join(options)
                 return tracking
             assumptions, client = options.assumptions(), client or MlflowClient()
-            known = run or within(READ_TIMEOUT_S, functools.partial(client.get_run, run_id))
+            place = ALONE if is_held else find_place(os.environ)
+            is_sought = place.node_index > 0 and not is_named
+            experiment_id = run.info.experiment_id if run is not None else None
+            known = None
+            if not is_sought:
+                known = run or within(READ_TIMEOUT_S, functools.partial(client.get_run, run_id))
+            place = _place_in_run(place, known)
+            tag = launch_tag(place, self.num_in_launch) if place.num_ranks > 1 else None
             parent_run_id = known and known.data.tags.get(MLFLOW_PARENT_RUN_ID)
             recorder = Recorder(
-                run_id,
+                "" if is_sought else run_id,
                 unit=options.unit,
                 assumptions=assumptions,
                 client=client,
                 meter=meter or self._running_meter(options.settings),
-                earlier=None if known is None else _earlier_part(client, known),
+                earlier=None if known is None else _earlier_part(client, known, place),
                 marks_parent=known is None or parent_run_id not in (None, *self._runs),
-                is_held=is_held,
-                plan=options.plan,
+                is_held=is_held or is_sought,
+                plan=options.plan if place.is_first else CarbonPlan(),
+                place=place,
+                launch_tag=tag,
             )
+            search = None
+            if is_sought:
+                search = _search(recorder, experiment_id, place, self.num_in_launch)
+            self.num_in_launch += place.num_ranks > 1
             parent = self._runs.get(parent_run_id or "")
             tracking = self._runs[run_id] = RunTracking(
-                recorder, options, process=self, parent=parent
+                recorder, options, process=self, parent=parent, key=run_id, search=search
             )
             self._num_users += 1
             recorder.start()
@@ -332,9 +364,9 @@ class ProcessMetering:
     def forget(self, tracking: RunTracking) -> bool:
         """Takes a run off the list; returns whether it was on it."""
         with self._lock:
-            if self._runs.get(tracking.run_id) is not tracking:
+            if self._runs.get(tracking.key) is not tracking:
                 return False
-            del self._runs[tracking.run_id]
+            del self._runs[tracking.key]
             return True
 
     def release_meter(self) -> None:
@@ -357,10 +389,34 @@ def _say_once(sentence: str) -> None:
     _logger.info(sentence)
 
 
-def _earlier_part(client: MlflowClient, run: Run) -> EarlierPart | None:
+def _place_in_run(place: Place, run: Run | None) -> Place:
+    """Returns the place with as many nodes as the run has had before."""
+    num_nodes = 0 if run is None else int(run.data.tags.get(schema.TAG_NUM_NODES, "0"))
+    return replace(place, num_nodes=max(num_nodes, place.num_nodes))
+
+
+def _earlier_part(client: MlflowClient, run: Run, place: Place) -> EarlierPart | None:
     if schema.TAG_SCHEMA not in run.data.tags:
         return None
-    return within(READ_TIMEOUT_S, lambda: read_earlier_part(client, run))
+    return within(READ_TIMEOUT_S, lambda: read_earlier_part(client, run, node_index=_node(place)))
+
+
+def _node(place: Place) -> int | None:
+    return place.node_index if place.num_nodes > 1 else None
+
+
+def _search(recorder: Recorder, experiment_id: str | None, place: Place, ordinal: int) -> RunSearch:
+    """Looks for the first node's run, and lets the recorder write there."""
+    client = recorder.client
+
+    def find() -> Run | None:
+        return find_launch_run(client, experiment_id, place, ordinal)
+
+    def use(run: Run) -> None:
+        earlier = read_earlier_part(client, run, node_index=_node(place))
+        recorder.write_to(run.info.run_id, earlier)
+
+    return RunSearch(find, use)
 
 
 this_process = ProcessMetering()

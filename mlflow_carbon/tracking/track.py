@@ -8,13 +8,24 @@ from itertools import islice
 from typing import TypeVar
 
 import mlflow
+from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_RUN_ID
 
 from mlflow_carbon.accounting.assumptions import Defaults
 from mlflow_carbon.accounting.providers import LiveIntensity, ask_provider
 from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.metering.launch import Place, find_place
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget
-from mlflow_carbon.tracking.run_tracking import RunTracking, TrackingOptions, this_process
+from mlflow_carbon.tracking.idle_tracking import IdleTracking
+from mlflow_carbon.tracking.launch_run import find_launch_run
+from mlflow_carbon.tracking.patience import within
+from mlflow_carbon.tracking.run_tracking import (
+    READ_TIMEOUT_S,
+    RunTracking,
+    TrackingOptions,
+    this_process,
+)
 
 T = TypeVar("T")
 
@@ -22,12 +33,12 @@ T = TypeVar("T")
 class Tracker:
     """What ``track()`` hands to its block: marks windows of the run that is being measured."""
 
-    def __init__(self, tracking: RunTracking) -> None:
+    def __init__(self, tracking: RunTracking | IdleTracking) -> None:
         self._tracking = tracking
 
     @property
     def run_id(self) -> str:
-        """The MLflow run that is being measured."""
+        """The MLflow run that is being measured; empty in a rank that knows of none."""
         return self._tracking.run_id
 
     @contextmanager
@@ -140,8 +151,15 @@ def track(
         plan=CarbonPlan(total_units, carbon_budget_kg, on_budget),
     )
     options.assumptions()  # a bad setting is told before a run is started
-    with _run(run_id) as tracked_run_id:
-        tracking = this_process.track(tracked_run_id, options, meter=meter)
+    place = find_place(os.environ)
+    named_run_id = run_id or (MLFLOW_RUN_ID.get() if place.node_index else None)
+    if not place.is_leader:  # another rank measures this node
+        yield Tracker(IdleTracking(named_run_id or _active_run_id()))
+        return
+    with _run(named_run_id, place) as tracked_run_id:
+        tracking = this_process.track(
+            tracked_run_id, options, meter=meter, is_named=named_run_id is not None
+        )
         try:
             yield Tracker(tracking)
         finally:
@@ -196,17 +214,36 @@ def _length(items: Iterable[object]) -> int | None:
         return None
 
 
-def _run(run_id: str | None) -> AbstractContextManager[str]:
-    """Returns a context that gives the run to write to, started for the block if need be."""
+def _active_run_id() -> str:
+    """Returns the run that this thread works in; empty where there is none."""
     active_run = mlflow.active_run()
-    if run_id is not None:
-        return nullcontext(run_id)
-    if active_run is not None:
-        return nullcontext(active_run.info.run_id)
-    return _new_run()
+    return "" if active_run is None else str(active_run.info.run_id)
+
+
+def _run(run_id: str | None, place: Place) -> AbstractContextManager[str]:
+    """Returns a context that gives the run to work in, started for the block if need be.
+
+    A further node of a launch starts none: it writes to that of the first.
+    """
+    known_run_id = run_id or _active_run_id()
+    if known_run_id or not place.is_first:
+        return nullcontext(known_run_id)
+    return _new_run(place)
 
 
 @contextmanager
-def _new_run() -> Iterator[str]:
-    with mlflow.start_run() as run:
+def _new_run(place: Place) -> Iterator[str]:
+    with mlflow.start_run(run_id=_run_before_restart(place)) as run:
         yield run.info.run_id
+
+
+def _run_before_restart(place: Place) -> str | None:
+    """Returns the run of a launch whose processes were started anew; ``None`` if there is none."""
+    if place.num_restarts == 0:
+        return None
+    ordinal = this_process.num_in_launch
+    run = within(
+        READ_TIMEOUT_S,
+        lambda: find_launch_run(MlflowClient(), None, place, ordinal),
+    )
+    return None if run is None else str(run.info.run_id)

@@ -42,7 +42,7 @@ class FakeMeter:
         self.description = description
         self._closed: list[Reading] = []
         self.num_opened = 0
-        self.on_minute = None
+        self._minute_listeners = []
 
     def open_window(self) -> int:
         """Returns a token."""
@@ -52,8 +52,17 @@ class FakeMeter:
     def every(self, duration_s: float, use):
         """Lets the test say by ``on_minute`` when a minute is over."""
         assert duration_s == 60
-        self.on_minute = use
-        return lambda: setattr(self, "on_minute", None)
+        self._minute_listeners.append(use)
+        return lambda: self._minute_listeners.remove(use)
+
+    @property
+    def on_minute(self):
+        """What a minute's reading is to be given to; None where nobody listens."""
+        return self._tell_minute if self._minute_listeners else None
+
+    def _tell_minute(self, minute: Reading) -> None:
+        for use in list(self._minute_listeners):
+            use(minute)
 
     def close_window(self, window: int) -> Reading:
         """Returns the next reading."""

@@ -1,0 +1,31 @@
+"""Tracking in a rank that does not measure: another one of its node does, for all of them."""
+
+from mlflow_carbon.metering.meter import Window
+from mlflow_carbon.metering.readings import Snapshot
+
+_NO_WINDOW = Window(Snapshot(0.0, {}), 0.0)
+
+
+class IdleTracking:
+    """Takes what a block marks and does nothing with it."""
+
+    must_stop = False
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+
+    def open(self) -> Window:
+        """Returns a window that nobody measures."""
+        return _NO_WINDOW
+
+    def close(self, window: Window, num_units: float) -> None:
+        """Does nothing."""
+
+    def expect(self, num_units: float) -> None:
+        """Does nothing."""
+
+    def heed_budget(self) -> None:
+        """Does nothing: the budget is the run's, and another rank writes to that."""
+
+    def tell_budget(self) -> None:
+        """Does nothing."""
