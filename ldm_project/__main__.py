@@ -1,4 +1,4 @@
-"""The command line of the project: ``python -m ldm_project vqgan|train|synth``."""
+"""The command line of the project: ``python -m ldm_project vqgan|train|synth|estimate|quality``."""
 
 import json
 import os
@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from ldm_project.config import SynthConfig, TrainConfig, VqganConfig, resolved, validate
+from ldm_project.config import (
+    EstimateConfig,
+    QualityConfig,
+    RunConfig,
+    SynthConfig,
+    TrainConfig,
+    VqganConfig,
+    resolved,
+    validate,
+)
 from ldm_project.errors import LdmProjectError
 from mlflow_carbon.errors import MlflowCarbonError
 
@@ -28,7 +37,7 @@ class _Group(click.Group):
             ) from error
 
 
-def parameters_of(config_class: type[VqganConfig]) -> Callable[[Any], Any]:
+def parameters_of(config_class: type[RunConfig]) -> Callable[[Any], Any]:
     """Returns a decorator that gives a command one option per field of its configuration."""
 
     def add_options(command: Any) -> Any:
@@ -77,7 +86,21 @@ def synth(dry_run: bool, **parameters: Any) -> None:
     _run(SynthConfig(**parameters), dry_run)
 
 
-def _run(config: VqganConfig, dry_run: bool) -> None:
+@main.command(epilog="Example: python -m ldm_project estimate --size 512 --model-size medium")
+@parameters_of(EstimateConfig)
+def estimate(dry_run: bool, **parameters: Any) -> None:
+    """Predict what synth would take, from a few denoising steps and one decoding."""
+    _run(EstimateConfig(**parameters), dry_run)
+
+
+@main.command(epilog="Example: python -m ldm_project quality --samplers unipc --step-counts 50,20")
+@parameters_of(QualityConfig)
+def quality(dry_run: bool, **parameters: Any) -> None:
+    """Judge samplers and step counts beside what they emit; find the least for equal quality."""
+    _run(QualityConfig(**parameters), dry_run)
+
+
+def _run(config: RunConfig, dry_run: bool) -> None:
     """Checks the parameters, then runs the command they belong to and prints what it cost."""
     validate(config)
     if dry_run:

@@ -25,6 +25,7 @@ SLICE_AXES = ("axial", "coronal", "sagittal")
 DEFAULT_SIZE_BY_DIMS = {2: (64, 64), 3: (32, 32, 32)}
 DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training
 DEFAULT_NUM_SAMPLES = 20
+DEFAULT_NUM_JUDGED = 64  # images of each setting that quality compares
 MIN_SYNTH_WINDOWS = 5  # one for each batch: a spread to report
 MAX_SYNTH_BATCH_SIZE = 32  # from here on an image gets hardly cheaper
 # Of one batch: a TFLOP per step with the medium UNet, and under 2 GB between its layers.
@@ -116,23 +117,29 @@ def parameter(default: int | str, help_text: str, *, choices: tuple[str, ...] = 
 
 
 @dataclass(frozen=True, kw_only=True)
-class VqganConfig:
-    """Parameters of the ``vqgan`` entry point: train the autoencoder that the LDM lives in."""
+class RunConfig:
+    """Parameters of every entry point that computes: with what networks, where, at what price."""
 
     dims: int = parameter(2, "2 for slices, 3 for volumes.")
     size: str = parameter(AUTO, "Image size: 192 or 256x256x192. auto: 64 (2D), 32x32x32 (3D).")
     model_size: str = parameter("tiny", "Widths of the networks.", choices=tuple(PRESETS))
-    vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
-    batch_size: str = parameter(AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D).")
     backend: str = parameter("core", "Networks from MONAI or monai-generative.", choices=BACKENDS)
-    data: str = parameter(PHANTOM, "Folder or glob of CT (NIfTI, DICOM). phantom: made here.")
-    slice_axis: str = parameter("axial", "Slices drawn from volumes in 2D.", choices=SLICE_AXES)
-    spacing_mm: str = parameter(AUTO, "Resample to this spacing: 1 or 1x1x2. auto: as scanned.")
     region: str = parameter(AUTO, "Where the electricity comes from. auto: EU27.")
     month: str = parameter(AUTO, "Month of the carbon intensity: 2022-02. auto: the year's mean.")
     pue: str = parameter(AUTO, "Power usage effectiveness. auto: 1.55, the paper's.")
     seed: int = parameter(0, "Seed of the data, the training and the noise.")
     device: str = parameter(AUTO, "cpu, cuda, cuda:1. auto: a GPU where there is one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqganConfig(RunConfig):
+    """Parameters of the ``vqgan`` entry point: train the autoencoder that the LDM lives in."""
+
+    vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
+    batch_size: str = parameter(AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D).")
+    data: str = parameter(PHANTOM, "Folder or glob of CT (NIfTI, DICOM). phantom: made here.")
+    slice_axis: str = parameter("axial", "Slices drawn from volumes in 2D.", choices=SLICE_AXES)
+    spacing_mm: str = parameter(AUTO, "Resample to this spacing: 1 or 1x1x2. auto: as scanned.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,20 +153,54 @@ class TrainConfig(VqganConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthConfig(TrainConfig):
-    """Parameters of the ``synth`` entry point: sample CT images and measure what that costs."""
+class BatchConfig(RunConfig):
+    """Parameters of every entry point that denoises: how much at once, and how."""
 
-    steps: int = parameter(50, "Denoising steps per image.")
-    sampler: str = parameter("unipc", "Noise scheduler.", choices=SAMPLERS)
     num_samples: str = parameter(AUTO, "Images to make. auto: 20.")
+    batch_size: str = parameter(AUTO, "Images sampled together. auto: by size, 32 at most.")
     precision: str = parameter(
         AUTO, "Of the UNet. auto: bf16 where it is quicker.", choices=PRECISIONS
     )
     compile: str = parameter("off", "Compile the UNet by torch.compile.", choices=("off", "on"))
-    batch_size: str = parameter(AUTO, "Images sampled together. auto: by size, 32 at most.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepsConfig(BatchConfig):
+    """Parameters of every entry point that denoises in one way."""
+
+    steps: int = parameter(50, "Denoising steps per image.")
+    sampler: str = parameter("unipc", "Noise scheduler.", choices=SAMPLERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateConfig(StepsConfig):
+    """Parameters of the ``estimate`` entry point: what ``synth`` would cost, from a short probe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(BatchConfig, TrainConfig):
+    """Parameters of every entry point that makes images by a trained model."""
+
     model: str = parameter(
         AUTO, "LDM: a checkpoint folder or models:/name/version. auto: newest, else trained."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthConfig(StepsConfig, SamplingConfig):
+    """Parameters of the ``synth`` entry point: sample CT images and measure what that costs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig(SamplingConfig):
+    """Parameters of the ``quality`` entry point: what each sampler and step count gives and costs.
+
+    Every setting is compared with 1000 steps, which are always sampled too.
+    """
+
+    num_samples: str = parameter(AUTO, "Images of each setting. auto: 64.")
+    samplers: str = parameter("unipc,dpmpp,ddim", "Noise schedulers, comma-separated.")
+    step_counts: str = parameter("50,20,10", "Denoising steps per image, comma-separated.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +289,7 @@ def resolve_training_batch_size(config: VqganConfig) -> int:
     return resolve_count("batch_size", config.batch_size, DEFAULT_BATCH_SIZE_BY_DIMS[config.dims])
 
 
-def resolve_synth_batch_size(config: SynthConfig) -> int:
+def resolve_synth_batch_size(config: BatchConfig) -> int:
     """Returns the number of images sampled together, and measured in one window.
 
     ``auto`` takes as many as fill a device, and leaves windows enough for a spread.
@@ -261,9 +302,35 @@ def resolve_synth_batch_size(config: SynthConfig) -> int:
     return resolve_count("batch_size", config.batch_size, default)
 
 
-def resolve_num_samples(config: SynthConfig) -> int:
+def resolve_num_samples(config: BatchConfig) -> int:
     """Returns the number of images to make."""
-    return resolve_count("num_samples", config.num_samples, DEFAULT_NUM_SAMPLES)
+    is_judged = isinstance(config, QualityConfig)
+    default = DEFAULT_NUM_JUDGED if is_judged else DEFAULT_NUM_SAMPLES
+    return resolve_count("num_samples", config.num_samples, default)
+
+
+def resolve_settings(config: QualityConfig) -> list[SynthConfig]:
+    """Returns the synthesis of each sampler at each number of steps, 1000 steps of DDPM first.
+
+    Raises:
+        InvalidInputError: an unknown sampler, or a number of steps that no model is trained for.
+    """
+    shared = {item.name: getattr(config, item.name) for item in fields(SamplingConfig)}
+    shared["num_samples"] = str(resolve_num_samples(config))
+    step_counts = [
+        resolve_count("step_counts", text.strip(), NUM_TRAIN_TIMESTEPS)
+        for text in config.step_counts.split(",")
+    ]
+    grid = [
+        SynthConfig(**shared, sampler=sampler.strip(), steps=steps)
+        for sampler in config.samplers.split(",")
+        for steps in step_counts
+    ]
+    reference = SynthConfig(**shared, sampler="ddpm", steps=NUM_TRAIN_TIMESTEPS)
+    settings = [reference, *(setting for setting in grid if setting != reference)]
+    for setting in settings:
+        validate(setting)
+    return settings
 
 
 def size_text(size: tuple[int, ...]) -> str:
@@ -304,15 +371,13 @@ def resolve_spacing_mm(spacing_mm: str) -> tuple[float, ...] | None:
     return axes * 3 if len(axes) == 1 else axes
 
 
-def validate(config: VqganConfig) -> None:
+def validate(config: RunConfig) -> None:
     """Checks what can be checked before any work starts.
 
     Raises:
         InvalidInputError: naming the parameter, its value, and what it may be.
     """
     resolve_size(config.size, config.dims, config.model_size)
-    resolve_count("batch_size", config.batch_size, 1)
-    resolve_spacing_mm(config.spacing_mm)
     resolve_pue(config.pue)
     for parameter_field in fields(config):
         value = getattr(config, parameter_field.name)
@@ -323,16 +388,22 @@ def validate(config: VqganConfig) -> None:
             )
         if parameter_field.name.endswith("iterations") and value < 1:
             raise InvalidInputError(f"{parameter_field.name} is {value}; give 1 or more.")
-    if isinstance(config, SynthConfig):
+    if isinstance(config, VqganConfig):
+        resolve_count("batch_size", config.batch_size, 1)
+        resolve_spacing_mm(config.spacing_mm)
+    if isinstance(config, BatchConfig):
         resolve_num_samples(config)
-        if not 1 <= config.steps <= NUM_TRAIN_TIMESTEPS:
-            raise InvalidInputError(
-                f"steps is {config.steps}; give 1 to {NUM_TRAIN_TIMESTEPS}, "
-                f"the number the model is trained for."
-            )
+        resolve_synth_batch_size(config)
+    if isinstance(config, QualityConfig):
+        resolve_settings(config)
+    if isinstance(config, StepsConfig) and not 1 <= config.steps <= NUM_TRAIN_TIMESTEPS:
+        raise InvalidInputError(
+            f"steps is {config.steps}; give 1 to {NUM_TRAIN_TIMESTEPS}, "
+            f"the number the model is trained for."
+        )
 
 
-def resolved(config: VqganConfig) -> dict[str, int | str]:
+def resolved(config: RunConfig) -> dict[str, int | str]:
     """Returns every parameter by name, with what ``auto`` stands for where that is known."""
     values: dict[str, int | str] = {
         parameter_field.name: getattr(config, parameter_field.name)
@@ -341,9 +412,9 @@ def resolved(config: VqganConfig) -> dict[str, int | str]:
     values["size"] = size_text(resolve_size(config.size, config.dims, config.model_size))
     values["region"] = given(config.region) or DEFAULT_REGION
     values["pue"] = given(config.pue) or str(DEFAULT_PUE)
-    if isinstance(config, SynthConfig):
+    if isinstance(config, BatchConfig):
         values["num_samples"] = str(resolve_num_samples(config))
         values["batch_size"] = str(resolve_synth_batch_size(config))
-    else:
+    elif isinstance(config, VqganConfig):
         values["batch_size"] = str(resolve_training_batch_size(config))
     return values

@@ -18,6 +18,8 @@ CONFIG_BY_ENTRY_POINT = {
     "vqgan": config.VqganConfig,
     "train": config.TrainConfig,
     "synth": config.SynthConfig,
+    "estimate": config.EstimateConfig,
+    "quality": config.QualityConfig,
     "compare": config.CompareConfig,
 }
 
@@ -37,7 +39,7 @@ def test_mlproject_passes_every_parameter_to_the_command(entry_point):
     assert content["command"] == f"python -m {module} {entry_point} {options}"
 
 
-@pytest.mark.parametrize("command", ["vqgan", "train", "synth"])
+@pytest.mark.parametrize("command", ["vqgan", "train", "synth", "estimate", "quality"])
 def test_command_line_defaults_are_the_dataclass_defaults(command):
     options = {option.name: option.default for option in main.commands[command].params}
     del options["dry_run"]

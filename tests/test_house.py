@@ -62,7 +62,7 @@ HOUSE = {
         (
             "runs",
             "references arithmetic_metrics logged_models ldm_pyfunc vqgan_pyfunc command_runs "
-            "training_runs synthesis_run commands",
+            "training_runs trained_ldm synthesis_run estimate_run quality_run commands",
         ),
         ("", "__init__ __main__"),
     ],

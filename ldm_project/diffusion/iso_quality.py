@@ -12,16 +12,16 @@ class Setting:
 
     sampler: str
     steps: int
-    co2e_g_per_sample: float
+    co2e_g_per_sample: float | None  # None: nothing could be measured
     quality: Quality
 
     @property
     def co2e_g_per_accepted_sample(self) -> float | None:
         """What an image costs that is neither memorised nor unlike real ones, rejects included.
 
-        ``None`` where every image was rejected.
+        ``None`` where nothing was measured, or every image was rejected.
         """
-        if self.quality.accepted_fraction == 0:
+        if self.co2e_g_per_sample is None or self.quality.accepted_fraction == 0:
             return None
         return self.co2e_g_per_sample / self.quality.accepted_fraction
 

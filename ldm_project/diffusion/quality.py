@@ -111,18 +111,28 @@ def judge(images: ImageSet, training: ImageSet, held_out: ImageSet) -> Quality:
         training: real images that the model was trained on.
         held_out: real images that it was not; they say how near real images are to each other.
     """
-    distances = nearest_distances(images.features, training.features)
-    usual = float(np.median(nearest_distances(held_out.features, training.features)))
+    judged, seen, unseen = _standardised(images, training, held_out, by=training)
+    distances = nearest_distances(judged, seen)
+    usual = float(np.median(nearest_distances(unseen, seen)))
     is_memorised = distances < MEMORISED_BELOW * usual
     is_accepted = ~is_memorised & (distances <= REJECTED_ABOVE * usual)
     return Quality(
-        frechet=estimate(frechet_distance, images.features, training.features),
-        kid=estimate(kernel_distance, images.features, training.features),
+        frechet=estimate(frechet_distance, judged, seen),
+        kid=estimate(kernel_distance, judged, seen),
         hu_wasserstein=hu_wasserstein(images.hu_fractions, training.hu_fractions),
         pair_ms_ssim=pair_ms_ssim(images.examples),
         memorised_fraction=float(is_memorised.mean()),
         accepted_fraction=float(is_accepted.mean()),
     )
+
+
+def _standardised(*sets: ImageSet, by: ImageSet) -> list[np.ndarray]:
+    """Returns the features of each set, in units in which one set has mean 0 and std 1.
+
+    No scale of the encoder, and no channel that is larger than others, then decides a distance.
+    """
+    mean, std = by.features.mean(axis=0), by.features.std(axis=0)
+    return [(images.features - mean) / std for images in sets]
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -144,16 +154,13 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Returns the kernel distance (KID), unbiased: 0 on average for equal distributions.
 
     Source: Bińkowski et al. 2018 (arXiv:1801.01401), section 3.1 with the kernel of section 4.
-    Features are in units of the second set's spread, so that no scale of the encoder matters.
     """
-    scale = second.std(axis=0).mean()
-    x, y = first / scale, second / scale
-    dimension = x.shape[1]
-    among = [((z @ z.T) / dimension + 1) ** 3 for z in (x, y)]
+    dimension = first.shape[1]
+    among = [((z @ z.T) / dimension + 1) ** 3 for z in (first, second)]
     within = [
         (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)) for kernel in among
     ]
-    across = (((x @ y.T) / dimension + 1) ** 3).mean()
+    across = (((first @ second.T) / dimension + 1) ** 3).mean()
     return float(sum(within) - 2 * across)
 
 

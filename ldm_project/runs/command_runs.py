@@ -16,7 +16,7 @@ from ldm_project.config import (
     DEFAULT_INTENSITY_SET,
     DEFAULT_PUE,
     DEFAULT_REGION,
-    VqganConfig,
+    RunConfig,
     given,
     resolve_pue,
 )
@@ -32,7 +32,7 @@ PROJECT_DEFAULTS = Defaults(
 
 @contextmanager
 def command_run(
-    name: str, config: VqganConfig, *, triggered_by_run_id: str | None = None
+    name: str, config: RunConfig, *, triggered_by_run_id: str | None = None
 ) -> Iterator[str]:
     """Gives the id of the run that the block writes to, created but not yet active.
 
@@ -51,7 +51,7 @@ def command_run(
         raise
 
 
-def assumptions_of(config: VqganConfig) -> Assumptions:
+def assumptions_of(config: RunConfig) -> Assumptions:
     """Returns the carbon intensity and PUE of a command, so that bad ones fail before any work.
 
     Raises:
@@ -65,7 +65,7 @@ def assumptions_of(config: VqganConfig) -> Assumptions:
     )
 
 
-def tracked(config: VqganConfig, *, unit: str, total_units: int) -> AbstractContextManager[Tracker]:
+def tracked(config: RunConfig, *, unit: str, total_units: int) -> AbstractContextManager[Tracker]:
     """Returns the context that measures a block of so many units into the active run."""
     return track(
         unit=unit,
@@ -77,7 +77,7 @@ def tracked(config: VqganConfig, *, unit: str, total_units: int) -> AbstractCont
     )
 
 
-def _create_run(name: str, config: VqganConfig, triggered_by_run_id: str | None) -> str:
+def _create_run(name: str, config: RunConfig, triggered_by_run_id: str | None) -> str:
     tags = {MLFLOW_RUN_NAME: name}
     if triggered_by_run_id is not None:
         tags[schema.TAG_TRIGGERED_BY_RUN_ID] = triggered_by_run_id

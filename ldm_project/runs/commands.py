@@ -4,8 +4,18 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from ldm_project.config import TINY, SynthConfig, TrainConfig, VqganConfig
+from ldm_project.config import (
+    TINY,
+    EstimateConfig,
+    QualityConfig,
+    RunConfig,
+    SynthConfig,
+    TrainConfig,
+    VqganConfig,
+)
 from ldm_project.runs.command_runs import assumptions_of
+from ldm_project.runs.estimate_run import prediction_lines, run_estimate
+from ldm_project.runs.quality_run import report_lines, run_quality
 from ldm_project.runs.references import run_id_of
 from ldm_project.runs.synthesis_run import run_synth
 from ldm_project.runs.training_runs import run_train, run_vqgan
@@ -13,16 +23,23 @@ from mlflow_carbon import schema
 from mlflow_carbon.units import joules_from_kwh
 
 
-def run_command(config: VqganConfig) -> list[str]:
+def run_command(config: RunConfig) -> list[str]:
     """Runs the command that the configuration belongs to; returns what it cost, in lines."""
     assumptions_of(config)  # a region or month without figures fails here, before any work
     if config.model_size == TINY:
         # So small a network gains nothing from threads, and two of them that wait for each other
         # on a busy machine are several times slower than one.
         torch.set_num_threads(1)
+    if isinstance(config, QualityConfig):
+        run_id, report = run_quality(config)
+        return [*report_lines(report), f"run     {run_id} (mlflow ui shows it)"]
+    if isinstance(config, EstimateConfig):
+        run_id, prediction = run_estimate(config)
+        return [*prediction_lines(prediction, config), f"run     {run_id} (mlflow ui shows it)"]
     if isinstance(config, SynthConfig):
         run_id = run_synth(config)
         return summary(MlflowClient().get_run(run_id))
+    assert isinstance(config, VqganConfig)  # the commands left train a network
     uri = run_train(config) if isinstance(config, TrainConfig) else run_vqgan(config)
     return [f"model   {uri}", *summary(MlflowClient().get_run(run_id_of(uri)))]
 

@@ -9,7 +9,7 @@ from mlflow.entities import LoggedModelInput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from ldm_project.config import AUTO, VqganConfig, resolve_size, size_text
+from ldm_project.config import AUTO, RunConfig, resolve_size, size_text
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.errors import CheckpointError
 
@@ -28,7 +28,7 @@ class ModelReference:
     model_id: str | None = None
 
 
-def registered_name(kind: str, config: VqganConfig) -> str:
+def registered_name(kind: str, config: RunConfig) -> str:
     """Returns the registry's name of a model of this kind and size, ``ldm-ct-2d-64-tiny``."""
     axes = resolve_size(config.size, config.dims, config.model_size)
     size = str(axes[0]) if len(set(axes)) == 1 else size_text(axes)
@@ -36,7 +36,7 @@ def registered_name(kind: str, config: VqganConfig) -> str:
 
 
 def find_model(
-    asked_for: str, kind: str, config: VqganConfig, *, data_digest: str | None
+    asked_for: str, kind: str, config: RunConfig, *, data_digest: str | None
 ) -> ModelReference | None:
     """Returns the model a command was told to use, or the newest registered one that fits.
 
@@ -78,7 +78,7 @@ def note_used_model(run_id: str, reference: ModelReference) -> None:
         MlflowClient().log_inputs(run_id, models=[LoggedModelInput(reference.model_id)])
 
 
-def check_size(spec: ModelSpec, config: VqganConfig, reference: ModelReference) -> None:
+def check_size(spec: ModelSpec, config: RunConfig, reference: ModelReference) -> None:
     """Checks that a checkpoint makes images of the size asked for.
 
     Raises:

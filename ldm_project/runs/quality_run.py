@@ -1,0 +1,215 @@
+"""The quality command: samplers and step counts judged beside what they emit, each a run."""
+
+import json
+from dataclasses import asdict, dataclass
+from itertools import islice
+
+import mlflow
+import torch
+from mlflow import MlflowClient
+from torch import Tensor
+
+from ldm_project.config import (
+    HELD_OUT_FRACTION,
+    MAX_SLICE_EPOCHS,
+    QualityConfig,
+    SynthConfig,
+    resolve_num_samples,
+    resolve_settings,
+)
+from ldm_project.ct.data import CtScans, open_scans
+from ldm_project.ct.hounsfield import network_from_hu
+from ldm_project.diffusion.checkpoints import LdmCheckpoint
+from ldm_project.diffusion.flops import cost_of
+from ldm_project.diffusion.iso_quality import Setting, iso_quality, pareto_front
+from ldm_project.diffusion.models import decode, encode
+from ldm_project.diffusion.quality import ImageSet, Quality, image_set, judge
+from ldm_project.runs.arithmetic_metrics import log_arithmetic
+from ldm_project.runs.command_runs import command_run, tracked
+from ldm_project.runs.references import ModelReference, note_used_model
+from ldm_project.runs.synthesis_run import sample_batches, sampling_tags
+from ldm_project.runs.trained_ldm import open_ldm, trained_ldm
+from ldm_project.runs.training_runs import data_spec
+from mlflow_carbon import schema
+
+MAX_REAL_IMAGES = 512  # of each kind
+SETTING_RUN_NAME = "quality setting"
+REPORT_FILE = "quality.json"
+
+# The project's own keys.
+CO2E_G_PER_ACCEPTED_SAMPLE = "ldm/co2e_g_per_accepted_sample"
+ISO_QUALITY_CO2E_G_PER_SAMPLE = "ldm/iso_quality/co2e_g_per_sample"
+ISO_QUALITY_SAVING_FRACTION = "ldm/iso_quality/saving_fraction"
+TAG_ISO_QUALITY = "ldm.iso_quality"
+TAG_QUALITY_RUN_ID = "ldm.quality_run_id"
+TAG_SETTING = "ldm.setting"
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Real images that the model was trained on, that it was not, and the latter decoded again."""
+
+    training: ImageSet
+    held_out: ImageSet
+    reconstructed: ImageSet
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """Every setting, the one of 1000 steps first, and what real images and the VQ-GAN reach."""
+
+    settings: tuple[Setting, ...]
+    best: Setting | None
+    front: tuple[Setting, ...]
+    real: Quality  # held-out images against those trained on: nothing can be expected to be better
+    reconstruction: Quality  # what the autoencoder alone loses
+
+
+def run_quality(config: QualityConfig) -> tuple[str, QualityReport]:
+    """Samples every setting in a run of its own, and judges them; returns the command's own run.
+
+    The command's run is not metered: what it made was measured in the settings' runs.
+    """
+    with command_run("quality", config) as run_id:
+        reference = trained_ldm(config, run_id)
+        ldm = open_ldm(reference, config)
+        real = real_images(ldm, config)
+        settings = [
+            _sampled_setting(setting, ldm, reference, real, run_id)
+            for setting in resolve_settings(config)
+        ]
+        report = QualityReport(
+            settings=tuple(settings),
+            best=iso_quality(settings, settings[0]),
+            front=tuple(pareto_front(settings)),
+            real=judge(real.held_out, real.training, real.held_out),
+            reconstruction=judge(real.reconstructed, real.training, real.held_out),
+        )
+        with mlflow.start_run(run_id=run_id):
+            _log_report(report)
+    return run_id, report
+
+
+def real_images(ldm: LdmCheckpoint, config: QualityConfig) -> RealImages:
+    """Returns the real images that samples are judged by, split by patient as in training."""
+    training, held_out = open_scans(data_spec(config)).split(HELD_OUT_FRACTION)
+    unseen = _images_of(held_out, config)
+    with torch.inference_mode():
+        decoded = torch.cat([decode(ldm.vqgan, encode(ldm.vqgan, image[None])) for image in unseen])
+    return RealImages(
+        training=image_set(ldm.vqgan, _images_of(training, config)),
+        held_out=image_set(ldm.vqgan, unseen),
+        reconstructed=image_set(ldm.vqgan, decoded.cpu()),
+    )
+
+
+def _images_of(scans: CtScans, config: QualityConfig) -> Tensor:
+    """Returns volumes, or as many slices of them as training saw, at most 512."""
+    num_epochs = MAX_SLICE_EPOCHS if config.dims == 2 else 1
+    images = (image for epoch in range(num_epochs) for image in scans.images(epoch))
+    return torch.stack(list(islice(images, MAX_REAL_IMAGES)))
+
+
+def _sampled_setting(
+    config: SynthConfig,
+    ldm: LdmCheckpoint,
+    reference: ModelReference,
+    real: RealImages,
+    quality_run_id: str,
+) -> Setting:
+    """Samples one setting in a run of its own, measured as ``synth`` does, and judges it."""
+    name = f"{config.sampler} {config.steps}"
+    with (
+        command_run(SETTING_RUN_NAME, config, triggered_by_run_id=quality_run_id) as run_id,
+        mlflow.start_run(run_id=run_id),
+    ):
+        own = {TAG_QUALITY_RUN_ID: quality_run_id, TAG_SETTING: name}
+        mlflow.set_tags(sampling_tags(config, reference) | own)
+        note_used_model(run_id, reference)
+        with tracked(config, unit="sample", total_units=resolve_num_samples(config)) as tracker:
+            batches = [batch.images_hu for batch in sample_batches(tracker, ldm, config)]
+        log_arithmetic(run_id, unit="sample", tflop=cost_of(ldm.spec).sample_tflop(config.steps))
+        images = network_from_hu(torch.cat(batches))
+        quality = judge(image_set(ldm.vqgan, images), real.training, real.held_out)
+        measured = MlflowClient().get_run(run_id).data.metrics
+        setting = Setting(
+            sampler=config.sampler,
+            steps=config.steps,
+            co2e_g_per_sample=measured.get(schema.co2e_g_per_unit("sample")),
+            quality=quality,
+        )
+        mlflow.log_metrics(quality_metrics(quality))
+        if setting.co2e_g_per_accepted_sample is not None:
+            mlflow.log_metric(CO2E_G_PER_ACCEPTED_SAMPLE, setting.co2e_g_per_accepted_sample)
+    return setting
+
+
+def quality_metrics(quality: Quality, *, of: str = "") -> dict[str, float]:
+    """Returns a quality as metrics: ``ldm/kid``, or ``ldm/<of>/kid`` for an anchor."""
+    place = f"ldm/{of}/" if of else "ldm/"
+    return {
+        f"{place}kid": quality.kid.value,
+        f"{place}kid_low": quality.kid.low,
+        f"{place}kid_high": quality.kid.high,
+        f"{place}frechet": quality.frechet.value,
+        f"{place}frechet_low": quality.frechet.low,
+        f"{place}frechet_high": quality.frechet.high,
+        f"{place}hu_wasserstein": quality.hu_wasserstein,
+        f"{place}pair_ms_ssim": quality.pair_ms_ssim,
+        f"{place}memorised_fraction": quality.memorised_fraction,
+        f"{place}accepted_fraction": quality.accepted_fraction,
+    }
+
+
+def _log_report(report: QualityReport) -> None:
+    mlflow.log_metrics(quality_metrics(report.real, of="real"))
+    mlflow.log_metrics(quality_metrics(report.reconstruction, of="reconstruction"))
+    mlflow.log_metrics(quality_metrics(report.settings[0].quality, of="reference"))
+    mlflow.log_text(json.dumps(asdict(report), indent=2), REPORT_FILE)
+    if report.best is None:
+        return
+    mlflow.set_tag(TAG_ISO_QUALITY, f"{report.best.sampler} {report.best.steps}")
+    cost, most = (found.co2e_g_per_accepted_sample for found in (report.best, report.settings[0]))
+    if cost is not None:
+        mlflow.log_metric(ISO_QUALITY_CO2E_G_PER_SAMPLE, cost)
+    if cost is not None and most is not None:
+        mlflow.log_metric(ISO_QUALITY_SAVING_FRACTION, 1 - cost / most)
+
+
+def report_lines(report: QualityReport) -> list[str]:
+    """Returns the settings as a table of 79 columns, the anchors below it, and the answer."""
+    lines = [
+        f"{'setting':<14}{'mg CO2e':>9}{'KID':>8}{'95 %':>17}"
+        f"{'Frechet':>9}{'HU':>5}{'alike':>6}{'copied':>7}"
+    ]
+    for setting in report.settings:
+        cost_g = setting.co2e_g_per_accepted_sample
+        mark = "*" if setting in report.front else ""
+        lines.append(_row(f"{setting.sampler} {setting.steps}{mark}", cost_g, setting.quality))
+    lines.append(_row("real", None, report.real))
+    lines.append(_row("reconstructed", None, report.reconstruction))
+    return [
+        *lines,
+        "mg CO2e per accepted image; * nothing else is both cheaper and better by KID.",
+        _answer(report.best, report.settings[0]),
+    ]
+
+
+def _row(name: str, cost_g: float | None, quality: Quality) -> str:
+    cost = "-" if cost_g is None else f"{cost_g * 1000:.4g}"
+    kid = quality.kid
+    return (
+        f"{name:<14}{cost:>9}{kid.value:>8.2g}{f'{kid.low:.2g} to {kid.high:.2g}':>17}"
+        f"{quality.frechet.value:>9.3g}{quality.hu_wasserstein:>5.0f}"
+        f"{quality.pair_ms_ssim:>6.2f}{quality.memorised_fraction:>7.0%}"
+    )
+
+
+def _answer(best: Setting | None, reference: Setting) -> str:
+    if best is None or best.co2e_g_per_accepted_sample is None:
+        return "iso-quality: no setting has an image to accept within the KID of 1000 steps."
+    cost_g, most_g = best.co2e_g_per_accepted_sample, reference.co2e_g_per_accepted_sample
+    answer = f"iso-quality: {best.sampler} {best.steps}, {cost_g * 1000:.4g} mg CO2e"
+    if most_g is None:
+        return answer
+    return f"{answer}: {most_g / cost_g:.3g} times less than {reference.sampler} {reference.steps}"

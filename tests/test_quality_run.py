@@ -1,0 +1,112 @@
+"""``quality`` into the tracking store: a run for each setting, anchors, the answer, and compare."""
+
+import json
+
+import mlflow
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+
+from ldm_project.config import QualityConfig, resolve_settings, validate
+from ldm_project.diffusion.iso_quality import Setting
+from ldm_project.diffusion.quality import Estimate, Quality
+from ldm_project.errors import InvalidInputError
+from ldm_project.runs.commands import run_command
+from ldm_project.runs.quality_run import QualityReport, quality_metrics, report_lines
+from mlflow_carbon.cli import cli
+
+
+def quality(kid):
+    return Quality(
+        frechet=Estimate(1.5, 1.0, 2.0),
+        kid=Estimate(kid, kid - 0.1, kid + 0.1),
+        hu_wasserstein=10.0,
+        pair_ms_ssim=0.3,
+        memorised_fraction=0.0,
+        accepted_fraction=1.0,
+    )
+
+
+def test_every_sampler_meets_every_step_count_after_1000_steps():
+    settings = resolve_settings(QualityConfig(samplers="unipc, ddim", step_counts="20,10"))
+    assert [(setting.sampler, setting.steps) for setting in settings] == [
+        ("ddpm", 1000),
+        ("unipc", 20),
+        ("unipc", 10),
+        ("ddim", 20),
+        ("ddim", 10),
+    ]
+    assert {setting.num_samples for setting in settings} == {"64"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"samplers": "unipc,euler"}, "sampler is 'euler'; use one of ddpm"),
+        ({"step_counts": "20,many"}, "step_counts is 'many'; give a whole number above zero"),
+        ({"step_counts": "2000"}, "steps is 2000; give 1 to 1000"),
+    ],
+)
+def test_bad_grid_is_told_before_any_work(parameters, message):
+    with pytest.raises(InvalidInputError, match=message):
+        validate(QualityConfig(**parameters))
+
+
+def test_report_fits_80_columns_and_ends_with_the_answer():
+    reference = Setting("ddpm", 1000, 0.1, quality(0.5))
+    cheap, poor = Setting("unipc", 20, 0.002, quality(0.55)), Setting("ddim", 10, 0.001, quality(9))
+    report = QualityReport(
+        settings=(reference, cheap, poor),
+        best=cheap,
+        front=(poor, cheap, reference),
+        real=quality(0.0),
+        reconstruction=quality(0.2),
+    )
+    lines = report_lines(report)
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "iso-quality: unipc 20, 2 mg CO2e: 50 times less than ddpm 1000"
+
+
+def test_setting_that_nothing_could_measure_has_no_price():
+    unmeasured = Setting("ddpm", 1000, None, quality(0.5))
+    report = QualityReport((unmeasured,), None, (), quality(0.0), quality(0.2))
+    assert report_lines(report)[1].split()[2] == "-"
+    assert "no setting has an image to accept" in report_lines(report)[-1]
+
+
+def test_anchors_have_keys_of_their_own():
+    assert quality_metrics(quality(0.5))["ldm/kid"] == 0.5
+    assert quality_metrics(quality(0.5), of="real")["ldm/real/kid"] == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dims", "size"), [(2, "32"), (3, "16")])
+def test_settings_are_runs_that_compare_groups_by_sampler_and_steps(store, dims, size):
+    config = QualityConfig(
+        dims=dims,
+        size=size,
+        num_samples="6",
+        samplers="unipc",
+        step_counts="5",
+        iterations=8,
+        vqgan_iterations=8,
+    )
+    run_command(config)
+    client = MlflowClient()
+    runs = client.search_runs(["0"])
+    (own,) = (run for run in runs if run.info.run_name == "quality")
+    settings = [run for run in runs if run.info.run_name == "quality setting"]
+    assert {run.data.tags["ldm.setting"] for run in settings} == {"ddpm 1000", "unipc 5"}
+    for run in settings:
+        assert run.data.tags["ldm.quality_run_id"] == own.info.run_id
+        assert run.data.metrics["carbon/energy_kwh_per_sample"] > 0
+        assert run.data.metrics["ldm/kid_low"] <= run.data.metrics["ldm/kid_high"]
+    assert {"ldm/real/kid", "ldm/reconstruction/kid", "ldm/reference/kid"} <= set(own.data.metrics)
+    assert "carbon/energy_kwh" not in own.data.metrics  # measured in the settings' runs
+    report = json.loads(mlflow.artifacts.load_text(f"runs:/{own.info.run_id}/quality.json"))
+    assert [entry["steps"] for entry in report["settings"]] == [1000, 5]
+    shown = CliRunner().invoke(cli, ["compare", "--group-by", "sampler,steps", "--format", "csv"])
+    assert shown.exit_code == 0, shown.output
+    assert {"ddpm,1000", "unipc,5"} <= {
+        ",".join(line.split(",")[:2]) for line in shown.stdout.split()
+    }
