@@ -117,11 +117,15 @@ def registered_names(client: MlflowClient) -> list[str]:
 
 
 def _tag(client: MlflowClient, versions: Iterable[ModelVersion], problems: list[str]) -> None:
-    """Tags versions, then the registered models that they belong to."""
+    """Tags versions, then the registered models that they belong to; none after a refusal."""
     by_place = {(version.name, version.version): version for version in versions}
+    refused = set()
     for version in by_place.values():
+        num_before = len(problems)
         _tag_version(client, version, problems)
-    for name in sorted({name for name, _ in by_place}):
+        if len(problems) > num_before:
+            refused.add(version.name)
+    for name in sorted({name for name, _ in by_place} - refused):
         with _noting(problems, f"registered model {name!r}"):
             show_version(client, name)
 
