@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.tracking.fluent import ActiveRun
 from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
 
@@ -18,6 +20,7 @@ from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 from mlflow_carbon.tracking.autolog_settings import chosen_options
 from mlflow_carbon.tracking.mlflow_autolog import is_switched_on
 from mlflow_carbon.tracking.patches import INTEGRATION, is_on
+from mlflow_carbon.tracking.run_lifecycle import MAX_HELD
 from mlflow_carbon.tracking.run_tracking import this_process
 from tests.fakes.meter import FakeMeter, reading
 
@@ -130,6 +133,24 @@ def test_run_created_by_a_client_and_activated_later_is_metered_from_then_on(fak
     assert data_of(run).metrics["carbon/energy_kwh"] == pytest.approx(36 / 3.6e6)
 
 
+def test_run_of_a_client_of_another_store_is_written_there(fake_meter, empty_store, tmp_path):
+    shutil.copy(empty_store, tmp_path / "other.db")
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/other.db")
+    mlflow_carbon.autolog(region="SE")
+    run_id = client.create_run("0").info.run_id
+    client.log_batch(run_id, metrics=[Metric("loss", 1.0, 0, 0)])
+    client.update_run(run_id, status="FINISHED")
+    assert "carbon/energy_kwh" in client.get_run(run_id).data.metrics
+
+
+def test_runs_created_for_others_are_forgotten_one_by_one(fake_meter):
+    mlflow_carbon.autolog(region="SE")
+    for _ in range(MAX_HELD + 3):
+        run_id = MlflowClient().create_run("0").info.run_id
+        MlflowClient().log_param(run_id, "for", "others")
+    assert len(this_process.trackings) == MAX_HELD
+
+
 def test_interrupt_while_ours_waits_ends_the_run_and_reaches_the_user(fake_meter):
     mlflow_carbon.autolog(region="SE")
 
@@ -157,7 +178,7 @@ def test_registers_the_models_of_a_run_when_told_to(fake_meter):
     client = MlflowClient()
     with mlflow.start_run() as run:
         model_id = mlflow.create_external_model(name="logged").model_id
-        client.log_outputs(run.info.run_id, [mlflow.entities.LoggedModelOutput(model_id, 0)])
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, 0)])
     (version,) = client.search_model_versions("name = 'mine'")
     assert version.source == f"models:/{model_id}"
     assert client.get_model_version("mine", version.version).tags["carbon.region"] == "SE"

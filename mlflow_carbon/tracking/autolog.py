@@ -4,6 +4,7 @@ import atexit
 import functools
 import logging
 import sys
+from importlib import import_module
 from typing import Any
 
 from mlflow.entities import Run, RunStatus
@@ -62,7 +63,7 @@ def autolog(
     watch_frameworks()
     _finish_at_exit()
     for run in (run for runs in _active_run_stack.get_all_thread_values().values() for run in runs):
-        _run_goes_on(run)
+        _lifecycle().run_goes_on(run)
 
 
 def _follow_runs() -> None:
@@ -76,49 +77,37 @@ def _follow_runs() -> None:
     _AUTOLOGGING_CLEANUP_CALLBACKS[INTEGRATION] = [_stop_if_disabled]
 
 
-def _run_is_active(_: None, run: Run, *__: Any) -> None:
-    from mlflow_carbon.tracking.run_lifecycle import run_is_active
-
-    run_is_active(run)
+def _lifecycle() -> Any:
+    return import_module(_LIFECYCLE)
 
 
-def _run_goes_on(run: Run) -> None:
-    from mlflow_carbon.tracking.run_lifecycle import run_goes_on
-
-    run_goes_on(run)
+def _run_is_active(_: None, run: Run, /, *__: Any, **___: Any) -> None:
+    _lifecycle().run_is_active(run)
 
 
 def _run_was_created(
     run: Run, client: MlflowClient, experiment_id: str, start_time: Any = None, *_: Any, **__: Any
 ) -> None:
     del experiment_id
-    if start_time is not None:  # the record of a run that was
-        return
-    from mlflow_carbon.tracking.run_lifecycle import run_was_created
-
-    run_was_created(client, run)
+    if start_time is None:  # else it is the record of a run that was
+        _lifecycle().run_was_created(client, run)
 
 
 def _run_was_written_to(
     write: str, _: Any, client: MlflowClient, run_id: str, *args: Any, **kwargs: Any
 ) -> None:
     del client
-    from mlflow_carbon.tracking.run_lifecycle import run_was_written_to
-
     has_metrics = bool(kwargs.get("metrics") or (args and args[0]))
     is_metric = write == "log_metric" or (write == "log_batch" and has_metrics)
-    run_was_written_to(run_id, is_metric=is_metric)
+    _lifecycle().run_was_written_to(run_id, is_metric=is_metric)
 
 
 def _run_may_end(
     end: str, client: MlflowClient, run_id: str, status: str | None = None, *_: Any, **__: Any
 ) -> None:
     del client
-    if end == "update_run" and not (status and _is_final(status)):
-        return
-    from mlflow_carbon.tracking.run_lifecycle import run_ends
-
-    run_ends(run_id)
+    if end == "set_terminated" or (status and _is_final(status)):
+        _lifecycle().run_ends(run_id)
 
 
 def _is_final(status: str) -> bool:
@@ -126,15 +115,13 @@ def _is_final(status: str) -> bool:
 
 
 def _model_was_registered(version: Any, client: MlflowClient, *_: Any, **__: Any) -> None:
-    from mlflow_carbon.tracking.run_lifecycle import model_was_registered
-
-    model_was_registered(client, version)
+    _lifecycle().model_was_registered(client, version)
 
 
 def _stop_if_disabled() -> None:
     """Follows no run any more, unless MLflow only sets autologging up anew."""
     if _LIFECYCLE in sys.modules and not is_on():
-        sys.modules[_LIFECYCLE].stop_following()
+        _lifecycle().stop_following()
 
 
 @functools.cache
@@ -145,4 +132,4 @@ def _finish_at_exit() -> None:
 
 def _finish_all() -> None:
     if _LIFECYCLE in sys.modules:
-        sys.modules[_LIFECYCLE].finish_all()
+        _lifecycle().finish_all()

@@ -59,7 +59,7 @@ def run_was_created(client: MlflowClient, run: Run) -> None:
     is_for_a_project = tags.get(MLFLOW_SOURCE_TYPE) == SourceType.to_string(SourceType.PROJECT)
     if is_for_a_project or schema.TAG_SCHEMA in tags:  # its process meters it; a copy
         return
-    _track(run, MlflowClient(client.tracking_uri), is_held=True)
+    _track(run, client, is_held=True)
     held = [tracking for tracking in this_process.trackings if tracking.is_held]
     for tracking in held[:-MAX_HELD]:
         tracking.finish()
@@ -99,20 +99,15 @@ def finish_all() -> None:
         tracking.finish()
 
 
-def current_tracking(run_ids: tuple[str | None, ...] = ()) -> RunTracking | None:
+def current_tracking() -> RunTracking | None:
     """Returns the tracking of the run that this code works in.
 
-    Args:
-        run_ids: runs that come first, if they are metered; else the active run comes, and then
-            the one that was started last.
+    That is the thread's active run, if it is metered; else the run that was started last.
     """
     active = active_run()
-    for run_id in (*run_ids, active and active.info.run_id):
-        tracking = this_process.tracking_of(run_id or "")
-        if tracking is not None:
-            return tracking
+    tracking = None if active is None else this_process.tracking_of(active.info.run_id)
     trackings = this_process.trackings
-    return trackings[-1] if trackings else None
+    return tracking or (trackings[-1] if trackings else None)
 
 
 def stop_following() -> None:
