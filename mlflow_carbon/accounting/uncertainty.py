@@ -206,7 +206,8 @@ def cautions(statistics: UnitStatistics, coverage_fraction: float | None = None)
         )
     if num_distinct is not None and num_distinct < MIN_DISTINCT_READINGS:
         sentences.append(
-            f"Only {num_distinct} distinct power readings in {n} windows: "
+            f"Only {num_distinct} distinct power reading{'s' if num_distinct > 1 else ''} "
+            f"in {n} windows: "
             "the spread may be that of the sampling, not of the work; use longer windows."
         )
     if coverage_fraction is not None and coverage_fraction < 0.5:
