@@ -37,6 +37,11 @@ def test_spans_carry_all_of_the_energy_at_the_runs_own_times(client):
     assert run.window_duration_s == 2 * WINDOW_S
 
 
+def test_rest_that_is_one_of_rounding_is_no_span(client):
+    run_id = write_run(client, "a", windows=[(2.0, 1.0), (3.0, 1.0)], gap_kwh=1e-12)
+    assert len(read(client, run_id).spans) == 2
+
+
 def test_run_without_windows_is_one_of_minutes(client):
     run_id = client.create_run("0").info.run_id
     totals = {schema.ENERGY_KWH: 0.25, schema.DURATION_S: 90.0, schema.POWER_W: 10_000.0}

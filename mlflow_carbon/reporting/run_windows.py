@@ -18,6 +18,7 @@ from mlflow_carbon.units import SECONDS_PER_MINUTE
 
 LATEST = "latest"
 _METERED = f"tags.`{schema.TAG_SCHEMA}` LIKE '%'"
+_ROUNDING_FRACTION = 1e-9  # a smaller rest of the energy is one of adding up
 _NUM_NAMESAKES = 5  # as many ids as an error lists
 
 
@@ -123,22 +124,7 @@ def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
     if unit is None or energy_kwh is None or duration_s is None:
         reason = tags.get(schema.TAG_ERROR, "meter it with mlflow_carbon.track().")
         raise NoRunsError(f"The {title} carries no measured energy: {reason}")
-    with reading(client.tracking_uri):
-        histories = {
-            key: client.get_metric_history(run_id, key)
-            for key in (
-                schema.ENERGY_KWH,
-                schema.WINDOW_ENERGY_KWH,
-                schema.WINDOW_NUM_UNITS,
-                schema.WINDOW_POWER_W,
-                schema.WINDOW_DURATION_S,
-            )
-        }
-    first_step = int(tags.get(schema.TAG_FIRST_WINDOW_STEP, 0))
-    histories = {
-        key: [point for point in points if point.step >= first_step or key == schema.ENERGY_KWH]
-        for key, points in histories.items()
-    }
+    histories = _histories(client, run)
     end_s = histories[schema.ENERGY_KWH][-1].timestamp / 1000
     whole = EnergySpan(end_s - duration_s, end_s, energy_kwh)
     windows, spans = _windows(histories), _spans(histories)
@@ -148,7 +134,7 @@ def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
         spans = (whole,)
     between_kwh = energy_kwh - sum(span.energy_kwh for span in spans)
     window_duration_s = sum(span.end_s - span.start_s for span in spans)
-    if between_kwh > 0:
+    if between_kwh > _ROUNDING_FRACTION * energy_kwh:
         spans = (*spans, EnergySpan(whole.start_s, whole.end_s, between_kwh))
     return MeteredRun(
         run_id=run_id,
@@ -179,6 +165,24 @@ def pue_of(run: MeteredRun, pue: float | None) -> float:
 
 def _title(run_id: str, name: str) -> str:
     return f"run {run_id} ({name})"
+
+
+def _histories(client: MlflowClient, run: Run) -> dict[str, list[Metric]]:
+    """Returns the run's window series and its total energy; windows of its last unit only."""
+    first_step = int(run.data.tags.get(schema.TAG_FIRST_WINDOW_STEP, 0))
+    series = (
+        schema.WINDOW_ENERGY_KWH,
+        schema.WINDOW_NUM_UNITS,
+        schema.WINDOW_POWER_W,
+        schema.WINDOW_DURATION_S,
+    )
+    with reading(client.tracking_uri):
+        points = {
+            key: client.get_metric_history(run.info.run_id, key)
+            for key in (schema.ENERGY_KWH, *series)
+        }
+    windows = {key: [point for point in points[key] if point.step >= first_step] for key in series}
+    return points | windows
 
 
 def _windows(histories: dict[str, list[Metric]]) -> tuple[Window, ...]:
