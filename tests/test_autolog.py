@@ -184,6 +184,26 @@ def test_registers_the_models_of_a_run_when_told_to(fake_meter):
     assert client.get_model_version("mine", version.version).tags["carbon.region"] == "SE"
 
 
+@pytest.mark.parametrize("way", ["register_model", "create_model_version", "copy_model_version"])
+def test_version_that_is_registered_after_its_run_gets_emissions_at_once(fake_meter, way):
+    mlflow_carbon.autolog(region="SE", intensity_set="paper_table1", pue=1.0)
+    client = MlflowClient()
+    with mlflow.start_run() as run:
+        model_id = mlflow.create_external_model(name="logged").model_id
+    source = f"models:/{model_id}"
+    client.create_registered_model("late")
+    if way == "register_model":
+        mlflow.register_model(source, "late")
+    else:
+        client.create_model_version("late", source, run.info.run_id, model_id=model_id)
+    name = "late"
+    if way == "copy_model_version":
+        name = client.copy_model_version("models:/late/1", "copy").name
+    # 36 J = 1e-5 kWh; x 7 g/kWh
+    assert client.get_model_version(name, "1").tags["carbon.co2e_kg"] == "7e-08"
+    assert client.get_registered_model(name).tags["carbon.band"] == "A"
+
+
 def test_error_of_ours_is_a_warning_and_the_users_call_goes_on(fake_meter, caplog):
     mlflow_carbon.autolog(region="SE")
     fake_meter.open_window = None

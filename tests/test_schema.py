@@ -48,10 +48,15 @@ TAGS = {
     "carbon.num_nodes",
     "carbon.missing_nodes",
     "carbon.triggered_by_run_id",
+    "carbon.model_input_ids",
+    "carbon.parent_model",
+    "carbon.shows",
     "carbon.co2e_kg",
     "carbon.energy_kwh",
+    "carbon.pue",
     "carbon.band",
     "carbon.lineage_co2e_kg",
+    "carbon.lineage_problem",
     "carbon.inference_co2e_g_per_sample",
 }
 

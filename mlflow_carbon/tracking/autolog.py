@@ -73,7 +73,9 @@ def _follow_runs() -> None:
         go_around(MlflowClient, write, after=functools.partial(_run_was_written_to, write))
     for end in ("set_terminated", "update_run"):
         go_around(MlflowClient, end, before=functools.partial(_run_may_end, end))
-    go_around(MlflowClient, "create_model_version", after=_model_was_registered)
+    # what register_model, log_model and create_model_version all come to
+    for register in ("_create_model_version", "copy_model_version"):
+        go_around(MlflowClient, register, after=_model_was_registered)
     _AUTOLOGGING_CLEANUP_CALLBACKS[INTEGRATION] = [_stop_if_disabled]
 
 
