@@ -3,7 +3,12 @@
 import pytest
 
 from benchmarks.model_sizes import PAGE, SIZES, page
-from ldm_project.diffusion.flops import cost_of, weights_of
+from ldm_project.diffusion.flops import (
+    cost_of,
+    diffusion_iteration_tflop,
+    vqgan_iteration_tflop,
+    weights_of,
+)
 from ldm_project.diffusion.models import ModelSpec, build_unet, num_parameters
 
 
@@ -47,6 +52,23 @@ def test_an_image_costs_its_decoding_and_each_of_its_steps():
     cost = cost_of(ModelSpec(3, (32, 32, 32), "tiny"))
     assert cost.sample_tflop(20) - cost.sample_tflop(10) == pytest.approx(10 * cost.step_tflop)
     assert cost.sample_tflop(1) == pytest.approx(cost.decode_tflop + cost.step_tflop)
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, (64, 64)), (3, (32, 32, 32))])
+def test_training_takes_three_times_the_forward_pass(dims, size):
+    # backward: once for the weights and once for what came in, except for the first convolution
+    # and the timestep, whose input needs no gradient
+    spec = ModelSpec(dims, size, "tiny")
+    forward = cost_of(spec).step_tflop
+    assert 2.9 * forward < diffusion_iteration_tflop(spec, 1) < 3.0 * forward
+    assert diffusion_iteration_tflop(spec, 8) == pytest.approx(
+        8 * diffusion_iteration_tflop(spec, 1)
+    )
+
+
+def test_autoencoder_costs_more_to_train_than_three_decodings():
+    spec = ModelSpec(2, (64, 64), "tiny")
+    assert vqgan_iteration_tflop(spec, 1) > 3 * cost_of(spec).decode_tflop
 
 
 def test_weights_are_those_of_the_real_network():

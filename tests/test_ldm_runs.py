@@ -94,6 +94,11 @@ def test_synth_logs_its_arithmetic_and_what_a_tflop_costs(store):
     assert metrics["ldm/tflop_per_sample"] == pytest.approx(expected)
     joules = metrics["carbon/energy_kwh_per_sample"] * 3.6e6
     assert metrics["ldm/joules_per_tflop"] == pytest.approx(joules / expected)
+    for name in ("vqgan", "train"):
+        trained = runs_by_name()[name].data.metrics
+        joules = trained["carbon/energy_kwh_per_iteration"] * 3.6e6
+        per_tflop = joules / trained["ldm/tflop_per_iteration"]
+        assert trained["ldm/joules_per_tflop"] == pytest.approx(per_tflop)
 
 
 def test_samples_are_in_hounsfield_units(store):

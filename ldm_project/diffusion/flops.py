@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, num_parameters
+from ldm_project.diffusion.models import (
+    IMAGE_CHANNELS,
+    ModelSpec,
+    build_unet,
+    build_vqgan,
+    num_parameters,
+)
 
 FLOP_PER_TFLOP = 1e12
 META = torch.device("meta")  # shapes without numbers: any size costs milliseconds
@@ -50,8 +56,31 @@ def weights_of(spec: ModelSpec) -> Weights:
         return Weights(num_parameters(build_unet(spec)), num_parameters(build_vqgan(spec)))
 
 
+def diffusion_iteration_tflop(spec: ModelSpec, batch_size: int) -> float:
+    """Returns the TFLOP of one training iteration of the UNet: its forward and backward pass."""
+    with META:
+        unet = build_unet(spec)
+        latents, timesteps = torch.zeros(1, *spec.latent_shape), torch.zeros(1)
+    return batch_size * _counted(lambda: unet(latents, timesteps).sum().backward())
+
+
+def vqgan_iteration_tflop(spec: ModelSpec, batch_size: int) -> float:
+    """Returns the TFLOP of one training iteration of the autoencoder, both ways through it.
+
+    The discriminator, which takes part in the last iterations only, is left out.
+    """
+    with META:
+        vqgan = build_vqgan(spec)
+        images = torch.zeros(1, IMAGE_CHANNELS, *spec.size)
+    return batch_size * _counted(lambda: vqgan.decode(vqgan.encode(images)).sum().backward())
+
+
 @torch.inference_mode()
 def _tflop(compute: Callable[[], object]) -> float:
+    return _counted(compute)
+
+
+def _counted(compute: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         compute()
     return counter.get_total_flops() / FLOP_PER_TFLOP

@@ -27,6 +27,7 @@ from ldm_project.config import (
 )
 from ldm_project.ct.data import CtScans, DataSpec, batches, open_scans
 from ldm_project.diffusion.checkpoints import load_vqgan, save_ldm, save_vqgan
+from ldm_project.diffusion.flops import diffusion_iteration_tflop, vqgan_iteration_tflop
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_discriminator,
@@ -41,6 +42,7 @@ from ldm_project.diffusion.training import (
     train_diffusion,
     train_vqgan,
 )
+from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.logged_models import log_ldm, log_vqgan
 from ldm_project.runs.references import (
@@ -74,6 +76,8 @@ def run_vqgan(config: VqganConfig, *, triggered_by_run_id: str | None = None) ->
             iterations = config.vqgan_iterations
             with tracked(config, unit="iteration", total_units=iterations) as tracker:
                 _run_training(tracker, steps, iterations, title="VQ-GAN")
+            tflop = vqgan_iteration_tflop(spec, resolve_training_batch_size(config))
+            log_arithmetic(run_id, unit="iteration", tflop=tflop)
             checkpoint = Path(folder) / CHECKPOINT_FOLDER
             save_vqgan(checkpoint, spec, vqgan)
             name = registered_name("vqgan", config)
@@ -107,6 +111,8 @@ def run_train(config: TrainConfig, *, triggered_by_run_id: str | None = None) ->
                     seed=config.seed,
                 )
                 _run_training(tracker, steps, config.iterations, title="diffusion UNet")
+            tflop = diffusion_iteration_tflop(vqgan.spec, resolve_training_batch_size(config))
+            log_arithmetic(run_id, unit="iteration", tflop=tflop)
             checkpoint = Path(folder) / CHECKPOINT_FOLDER
             save_ldm(checkpoint, vqgan.spec, unet, vqgan.vqgan, latents.scale)
             return log_ldm(

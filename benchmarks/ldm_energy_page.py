@@ -1,0 +1,165 @@
+"""The page of ``benchmarks.ldm_energy``: its figures as Markdown, apart from measuring them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ldm_project.config import size_text
+from ldm_project.diffusion.iso_quality import Setting
+from ldm_project.diffusion.quality import Quality
+
+# What issue 6 asks for: times less per image than the baseline, by dimension.
+SAME_STEPS_BAR = {2: 3.0, 3: 5.0}
+ISO_QUALITY_BAR = 40.0
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Way:
+    """What an image takes by one way of sampling, medians over the rounds."""
+
+    name: str
+    wall_s: float
+    cpu_s: float
+    energy_joules: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The ways of one dimension, and the quality of ours."""
+
+    dims: int
+    size: tuple[int, ...]
+    precision: str
+    batch_size: int
+    num_rounds: int
+    baseline: Way
+    same_steps: Way
+    iso_quality: Way
+    ways: tuple[Way, ...]  # ours, in the order of the settings
+    settings: tuple[Setting, ...]  # 1000 steps first
+    real: Quality
+    reconstruction: Quality
+
+
+@dataclass(frozen=True)
+class GpuRow:
+    """What one image takes on a GPU."""
+
+    size: tuple[int, ...]
+    model_size: str
+    steps: int
+    energy_joules: float | None
+    wall_s: float
+    tflop: float
+    peak_tflop_per_s: float
+
+
+def page(reports: Sequence[Report], gpu_rows: Sequence[GpuRow]) -> str:
+    """Returns the page."""
+    return HEAD.format(
+        ways="\n".join(line for report in reports for line in _way_rows(report)),
+        quality="\n".join(line for report in reports for line in _quality_rows(report)),
+        gpu="\n".join(_gpu_rows(gpu_rows)),
+        num_rounds=reports[0].num_rounds,
+        batch_size=reports[0].batch_size,
+        num_images=reports[0].num_rounds * reports[0].batch_size,
+        precision=reports[0].precision,
+    )
+
+
+def _way_rows(report: Report) -> Iterator[str]:
+    names = {
+        "(a) monai-generative, fp32, batch 1, DDPM 1000": (report.baseline, None),
+        f"(b) ours, same steps ({report.same_steps.name})": (
+            report.same_steps,
+            SAME_STEPS_BAR[report.dims],
+        ),
+        f"(c) ours, equal quality ({report.iso_quality.name})": (
+            report.iso_quality,
+            ISO_QUALITY_BAR,
+        ),
+    }
+    for name, (way, bar) in names.items():
+        energy = NOT_MEASURED if way.energy_joules is None else f"{way.energy_joules:.3g}"
+        cpu, wall = (
+            f"{before / after:.3g}×"
+            for before, after in (
+                (report.baseline.cpu_s, way.cpu_s),
+                (report.baseline.wall_s, way.wall_s),
+            )
+        )
+        asked = "" if bar is None else f"{bar:g}×"
+        yield (
+            f"| {report.dims}D {size_text(report.size)} | {name} | {way.cpu_s:.3g} "
+            f"| {way.wall_s:.3g} | {energy} | {cpu} | {wall} | {asked} |"
+        )
+
+
+def _quality_rows(report: Report) -> Iterator[str]:
+    for setting, way in zip(report.settings, report.ways, strict=True):
+        yield _quality_row(f"{report.dims}D | {way.name}", f"{way.cpu_s:.3g}", setting.quality)
+    yield _quality_row(f"{report.dims}D | real, held out", "", report.real)
+    yield _quality_row(f"{report.dims}D | VQ-GAN's reconstruction", "", report.reconstruction)
+
+
+def _quality_row(name: str, cpu_s: str, quality: Quality) -> str:
+    kid, frechet = quality.kid, quality.frechet
+    return (
+        f"| {name} | {cpu_s} | {kid.value:.3g} ({kid.low:.3g} to {kid.high:.3g}) "
+        f"| {frechet.value:.3g} | {quality.hu_wasserstein:.0f} | {quality.pair_ms_ssim:.2f} "
+        f"| {quality.memorised_fraction:.0%} | {quality.accepted_fraction:.0%} |"
+    )
+
+
+def _gpu_rows(rows: Sequence[GpuRow]) -> Iterator[str]:
+    if not rows:
+        yield f"| 256x256x192 | medium | 1000 | {NOT_MEASURED} | {NOT_MEASURED} | {NOT_MEASURED} |"
+        yield f"| 256x256x192 | medium | 30 | {NOT_MEASURED} | {NOT_MEASURED} | {NOT_MEASURED} |"
+    for row in rows:
+        reached = row.tflop / row.wall_s
+        energy = NOT_MEASURED if row.energy_joules is None else f"{row.energy_joules:.4g}"
+        yield (
+            f"| {size_text(row.size)} | {row.model_size} | {row.steps} | {energy} "
+            f"| {row.wall_s:.3g} | {reached:.3g} of {row.peak_tflop_per_s:.3g} "
+            f"({reached / row.peak_tflop_per_s:.0%}) |"
+        )
+
+
+HEAD = """\
+# What an image costs: the usual way and ours
+
+Written by `python -m benchmarks.ldm_energy`. All figures are per image, of tiny models trained on \
+phantoms by the project's defaults, on one thread of a CPU. The ways take turns, {num_rounds} \
+times; figures are medians over the rounds. CPU time is the one to go by: wall time contains what \
+else the machine did. Energy is this process's share of the CPU's, estimated from its design power.
+
+(a) samples one image at a time in fp32, with monai-generative's `LatentDiffusionInferer`, its \
+networks and its `DDPMScheduler`; it got the schedule the model was trained with. (b) and (c) \
+sample {batch_size} at once, the UNet in {precision}. (a) and (b) use the same weights, steps and \
+formula, so (b)'s images stand for the quality of both.
+
+| images | way | CPU s | wall s | J | less CPU time | less wall time | asked for |
+|---|---|---:|---:|---:|---:|---:|---:|
+{ways}
+
+## Quality
+
+{num_images} images of each setting against the training images, by features of the VQ-GAN's \
+encoder in units of their spread: KID with its 95 % bootstrap interval, Fréchet distance, \
+Wasserstein-1 distance of the histograms in HU, mean MS-SSIM of two images (1: all the same), \
+images that are copies of training images, and images accepted. *Equal quality* is the least \
+energy per accepted image whose KID is no higher than the upper end of the interval of 1000 steps.
+
+| | setting | CPU s | KID | Fréchet | HU | alike | copies | accepted |
+|---|---|---:|---:|---:|---:|---:|---:|---:|
+{quality}
+
+## On a GPU
+
+Untrained networks of the paper's sizes: energy does not depend on the weights. IT energy, the \
+GPU's by its own counter; TFLOP/s reached, of what the chip reaches in a large bf16 multiplication.
+
+| image | preset | steps | J | s | TFLOP/s |
+|---|---|---:|---:|---:|---:|
+{gpu}
+"""

@@ -1,0 +1,99 @@
+"""The comparison of energies: its baseline is the library's own way, and its page says no more."""
+
+import pytest
+import torch
+
+from benchmarks import ldm_energy
+from benchmarks.ldm_energy_page import Report, Way, page
+from ldm_project.diffusion.checkpoints import LdmCheckpoint
+from ldm_project.diffusion.iso_quality import Setting
+from ldm_project.diffusion.models import (
+    ModelSpec,
+    build_unet,
+    build_vqgan,
+    canonical_state,
+    load_canonical_state,
+)
+from ldm_project.diffusion.quality import Estimate, Quality
+from mlflow_carbon.metering.meter import Meter
+
+QUALITY = Quality(Estimate(1.0, 0.5, 1.5), Estimate(0.2, 0.1, 0.3), 12.0, 0.4, 0.0, 1.0)
+
+
+def way(name, cpu_s):
+    return Way(name, wall_s=cpu_s, cpu_s=cpu_s, energy_joules=None)
+
+
+def report():
+    return Report(
+        dims=2,
+        size=(64, 64),
+        precision="fp32",
+        batch_size=16,
+        num_rounds=3,
+        baseline=way("a", 4.0),
+        same_steps=way("ddpm 1000", 1.0),
+        iso_quality=way("unipc 20", 0.05),
+        ways=(way("ddpm 1000", 1.0), way("unipc 20", 0.05)),
+        settings=(Setting("ddpm", 1000, 0.1, QUALITY), Setting("unipc", 20, 0.005, QUALITY)),
+        real=QUALITY,
+        reconstruction=QUALITY,
+    )
+
+
+def test_page_gives_how_many_times_less_each_way_takes():
+    text = page([report()], [])
+    assert "| 2D 64x64 | (b) ours, same steps (ddpm 1000) | 1 | 1 | not measured | 4× |" in text
+    assert "(c) ours, equal quality (unipc 20) | 0.05 | 0.05 | not measured | 80× |" in text
+
+
+def test_gpu_rows_say_not_measured_without_a_gpu():
+    rows = [line for line in page([report()], []).splitlines() if "256x256x192" in line]
+    assert len(rows) == 2
+    assert all(row.count("not measured") == 3 for row in rows)
+
+
+def test_rows_at_the_papers_sizes_are_measured_on_whatever_device_there_is():
+    rows = ldm_energy.untrained_rows(
+        torch.device("cpu"),
+        sizes=((2, (32, 32)), (3, (16, 16, 16))),
+        model_size="tiny",
+        steps=(3,),
+        peak_edge=64,
+    )
+    assert [row.size for row in rows] == [(32, 32), (16, 16, 16)]
+    assert all(row.wall_s > 0 and row.tflop > 0 and row.peak_tflop_per_s > 0 for row in rows)
+    assert "(" in page([report()], rows).splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_baseline_and_ours_sample_the_same_distribution():
+    # one set of weights in both libraries, so 8 images of 1024 pixels differ by what DDPM drew
+    spec = ModelSpec(2, (32, 32), "tiny")
+    torch.manual_seed(0)
+    networks = {}
+    for backend in ("core", "generative"):
+        unet, vqgan = build_unet(spec, backend=backend), build_vqgan(spec, backend=backend)
+        if networks:
+            load_canonical_state(unet, canonical_state(networks["core"].unet))
+            load_canonical_state(vqgan, canonical_state(networks["core"].vqgan))
+        networks[backend] = LdmCheckpoint(spec, unet.eval(), vqgan.eval(), latent_scale=0.5)
+    theirs = ldm_energy.baseline(networks["generative"])(range(8))
+    ours = ldm_energy.ours(networks["core"], "ddpm", 1000, precision="fp32")(range(8))
+    assert theirs.shape == ours.shape
+    assert abs(theirs.mean() - ours.mean()) < 0.1 * theirs.std()
+    assert theirs.std() == pytest.approx(ours.std().item(), rel=0.1)
+
+
+def test_an_image_of_a_batch_takes_its_share():
+    meter = Meter()
+    meter.start()
+    taken, images = ldm_energy.measured(meter, lambda indices: torch.ones(len(indices)), range(4))
+    meter.stop()
+    assert len(images) == 4
+    assert 0 <= taken.cpu_s < 1
+
+
+def test_median_is_taken_of_each_figure():
+    rounds = [ldm_energy.Taken(3.0, 1.0, None), ldm_energy.Taken(1.0, 2.0, 5.0)]
+    assert ldm_energy.medians(rounds) == ldm_energy.Taken(2.0, 1.5, 5.0)
