@@ -180,8 +180,9 @@ def test_registered_vqgan_reconstructs_images(store):
 
 
 def test_model_version_and_registered_model_carry_emissions_with_lineage(store):
-    run_command(TrainConfig(size="32", **SHORT))
+    run_command(small(2))
     client = MlflowClient()
+    synth = client.search_runs(["0"], "tags.mlflow.runName = 'synth'")[0].data.metrics
     own = client.search_runs(["0"], "tags.mlflow.runName = 'train'")[0].data.metrics
     vqgan = client.search_runs(["0"], "tags.mlflow.runName = 'vqgan'")[0].data.metrics
     for tags in (
@@ -191,6 +192,8 @@ def test_model_version_and_registered_model_carry_emissions_with_lineage(store):
         assert float(tags["carbon.co2e_kg"]) == pytest.approx(own["carbon/co2e_kg"], rel=1e-4)
         both_kg = own["carbon/co2e_kg"] + vqgan["carbon/co2e_kg"]
         assert float(tags["carbon.lineage_co2e_kg"]) == pytest.approx(both_kg, rel=1e-4)
+        per_sample_g = float(tags["carbon.inference_co2e_g_per_sample"])
+        assert per_sample_g == pytest.approx(synth["carbon/co2e_g_per_sample"], rel=1e-4)
         assert tags["carbon.band"] == "A"
         assert tags["carbon.region"] == "EU27"
     found = mlflow.search_logged_models(

@@ -3,7 +3,7 @@
 import math
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -89,7 +89,7 @@ def read_backfilled(client: MlflowClient, run: Run, *, cpu_tdp_w: float | None) 
 
 
 def backfilled(
-    series: Iterable[PowerSeries],
+    series: Sequence[PowerSeries],
     *,
     start_unix_s: float,
     end_unix_s: float,
@@ -112,23 +112,19 @@ def backfilled(
         devices.append(
             DeviceEnergy(one.component, one.index, integral.energy_kwh, schema.METHOD_BACKFILLED)
         )
-    coverage_fraction = covered_s = None
-    if devices and duration_s > 0:
+    coverage_fraction, covered_s = None, 0.0
+    if integrals and duration_s > 0:
         coverage_fraction = min(1.0, statistics.fmean(observed_s) / duration_s)
-    if integrals:
         covered_s = statistics.fmean(integral.covered_s for integral in integrals)
-    return Backfilled(
-        Reading(
-            start_unix_s=start_unix_s,
-            duration_s=duration_s,
-            devices=tuple(devices),
-            coverage_fraction=coverage_fraction,
-            num_readings=max((len(one.unix_s) for one in series), default=0),
-        ),
-        covered_s or 0.0,
-        sum(integral.num_gaps for integral in integrals),
-        tuple(left_out),
+    reading = Reading(
+        start_unix_s=start_unix_s,
+        duration_s=duration_s,
+        devices=tuple(devices),
+        coverage_fraction=coverage_fraction,
+        num_readings=max((len(one.unix_s) for one in series), default=0),
     )
+    num_gaps = sum(integral.num_gaps for integral in integrals)
+    return Backfilled(reading, covered_s, num_gaps, tuple(left_out))
 
 
 def integrate(unix_s: Sequence[float], power_w: Sequence[float]) -> Integral:
