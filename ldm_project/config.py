@@ -1,4 +1,4 @@
-"""Every default of the project, once: what each command does when told nothing, and the presets.
+"""Every default of the project, once: what each command does when told nothing.
 
 The text ``auto`` stands for a value that depends on others (``size`` on ``dims``) or that the
 project chooses and says so (``region``); the resolve functions turn it into a value.
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ldm_project.errors import InvalidInputError
+from ldm_project.presets import PRESETS, ModelPreset
 
 AUTO = "auto"
 PHANTOM = "phantom"
@@ -41,74 +42,6 @@ DEFAULT_PUE = 1.55  # paper, section 2.4
 HU_MIN, HU_MAX = -1000.0, 1000.0  # air to dense bone; networks see this window as [-1, 1]
 NUM_TRAIN_TIMESTEPS = 1000  # paper, section 3.4
 DOWNSAMPLING_FACTOR = 4  # image pixels per latent pixel, each axis
-
-
-@dataclass(frozen=True)
-class ModelPreset:
-    """Widths of the two networks; the paper prints no hyper-parameters, so these are ours."""
-
-    unet_channels: tuple[int, ...]
-    unet_num_res_blocks: int
-    unet_attention_levels: tuple[bool, ...]
-    unet_num_head_channels: int
-    vqgan_channels: tuple[int, ...]
-    vqgan_num_res_layers: int
-    latent_channels: int
-    num_codes: int
-    discriminator_channels: int
-    discriminator_num_layers: int
-
-
-PRESETS = {
-    "tiny": ModelPreset(
-        unet_channels=(32, 64),
-        unet_num_res_blocks=1,
-        unet_attention_levels=(False, True),
-        unet_num_head_channels=32,
-        vqgan_channels=(64,),
-        vqgan_num_res_layers=1,
-        latent_channels=4,
-        num_codes=256,
-        discriminator_channels=16,
-        discriminator_num_layers=2,
-    ),
-    "small": ModelPreset(
-        unet_channels=(64, 128, 256),
-        unet_num_res_blocks=1,
-        unet_attention_levels=(False, False, True),
-        unet_num_head_channels=64,
-        vqgan_channels=(64, 128),
-        vqgan_num_res_layers=2,
-        latent_channels=8,
-        num_codes=1024,
-        discriminator_channels=32,
-        discriminator_num_layers=3,
-    ),
-    "medium": ModelPreset(
-        unet_channels=(128, 256, 512),
-        unet_num_res_blocks=2,
-        unet_attention_levels=(False, False, True),
-        unet_num_head_channels=64,
-        vqgan_channels=(64, 128),
-        vqgan_num_res_layers=2,
-        latent_channels=8,
-        num_codes=1024,
-        discriminator_channels=32,
-        discriminator_num_layers=3,
-    ),
-    "large": ModelPreset(
-        unet_channels=(256, 512, 768),
-        unet_num_res_blocks=2,
-        unet_attention_levels=(False, True, True),
-        unet_num_head_channels=64,
-        vqgan_channels=(64, 128),
-        vqgan_num_res_layers=2,
-        latent_channels=8,
-        num_codes=1024,
-        discriminator_channels=32,
-        discriminator_num_layers=3,
-    ),
-}
 
 
 def parameter(default: int | str, help_text: str, *, choices: tuple[str, ...] = ()) -> Any:

@@ -64,6 +64,22 @@ def test_dry_run_prints_what_auto_becomes():
 
 
 @pytest.mark.parametrize(
+    ("parameters", "batch_size"),
+    [
+        ({}, 4),  # 20 images in 5 windows
+        ({"num_samples": "1000"}, 32),  # the most
+        ({"num_samples": "3"}, 1),
+        # 2**16 latent positions at most: 128² of 512² leave room for 4, 64·64·48 for none other
+        ({"size": "512", "model_size": "medium", "num_samples": "1000"}, 4),
+        ({"dims": 3, "size": "256x256x192", "model_size": "medium", "num_samples": "99"}, 1),
+        ({"batch_size": "7"}, 7),
+    ],
+)
+def test_batch_fills_a_device_and_leaves_windows_for_a_spread(parameters, batch_size):
+    assert config.resolve_synth_batch_size(config.SynthConfig(**parameters)) == batch_size
+
+
+@pytest.mark.parametrize(
     ("size", "dims", "model_size", "axes"),
     [
         ("auto", 2, "tiny", (64, 64)),

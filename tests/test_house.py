@@ -52,7 +52,7 @@ HOUSE = {
         ("", "cli project_backend plugin __init__ __main__"),
     ],
     "ldm_project": [
-        ("", "errors config"),
+        ("", "errors presets config"),
         ("ct", "hounsfield phantoms ct_files data images"),
         (
             "diffusion",

@@ -9,7 +9,7 @@ from generative.networks.nets.diffusion_model_unet import (
 )
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 
-from ldm_project.config import BACKENDS, PRESETS
+from ldm_project.config import BACKENDS
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_discriminator,
@@ -26,6 +26,7 @@ from ldm_project.diffusion.models import (
     start_codebook,
 )
 from ldm_project.errors import InvalidInputError
+from ldm_project.presets import PRESETS
 
 SPECS = {2: ModelSpec(2, (64, 64), "tiny"), 3: ModelSpec(3, (32, 32, 32), "tiny")}
 OTHER_BACKEND = {"core": "generative", "generative": "core"}

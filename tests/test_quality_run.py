@@ -86,6 +86,7 @@ def test_settings_are_runs_that_compare_groups_by_sampler_and_steps(store, dims,
         dims=dims,
         size=size,
         num_samples="6",
+        batch_size="6",
         samplers="unipc",
         step_counts="5",
         iterations=8,
@@ -105,8 +106,11 @@ def test_settings_are_runs_that_compare_groups_by_sampler_and_steps(store, dims,
     assert "carbon/energy_kwh" not in own.data.metrics  # measured in the settings' runs
     report = json.loads(mlflow.artifacts.load_text(f"runs:/{own.info.run_id}/quality.json"))
     assert [entry["steps"] for entry in report["settings"]] == [1000, 5]
-    shown = CliRunner().invoke(cli, ["compare", "--group-by", "sampler,steps", "--format", "csv"])
+    shown = CliRunner().invoke(
+        cli, ["compare", "--group-by", "sampler,steps,ldm.kid", "--format", "csv"]
+    )
     assert shown.exit_code == 0, shown.output
+    assert all(run.data.tags["ldm.kid"] in shown.stdout for run in settings)
     assert {"ddpm,1000", "unipc,5"} <= {
         ",".join(line.split(",")[:2]) for line in shown.stdout.split()
     }

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ldm_project.config import (
     BACKENDS,
     DOWNSAMPLING_FACTOR,
-    ModelPreset,
     resolve_preset,
     resolve_size,
     size_text,
 )
 from ldm_project.errors import InvalidInputError
+from ldm_project.presets import ModelPreset
 
 IMAGE_CHANNELS = 1
 # Group normalisation over single channels would erase how bright a latent is.

@@ -43,6 +43,7 @@ ISO_QUALITY_SAVING_FRACTION = "ldm/iso_quality/saving_fraction"
 TAG_ISO_QUALITY = "ldm.iso_quality"
 TAG_QUALITY_RUN_ID = "ldm.quality_run_id"
 TAG_SETTING = "ldm.setting"
+TAG_KID = "ldm.kid"  # as text, for compare --group-by
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def _sampled_setting(
             quality=quality,
         )
         mlflow.log_metrics(quality_metrics(quality))
+        mlflow.set_tag(TAG_KID, kid_text(quality))
         if setting.co2e_g_per_accepted_sample is not None:
             mlflow.log_metric(CO2E_G_PER_ACCEPTED_SAMPLE, setting.co2e_g_per_accepted_sample)
     return setting
@@ -159,6 +161,12 @@ def quality_metrics(quality: Quality, *, of: str = "") -> dict[str, float]:
         f"{place}memorised_fraction": quality.memorised_fraction,
         f"{place}accepted_fraction": quality.accepted_fraction,
     }
+
+
+def kid_text(quality: Quality) -> str:
+    """Returns a kernel distance with its interval."""
+    kid = quality.kid
+    return f"{kid.value:.2g} ({kid.low:.2g} to {kid.high:.2g})"
 
 
 def _log_report(report: QualityReport) -> None:
