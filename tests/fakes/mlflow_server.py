@@ -1,6 +1,7 @@
 """A real MLflow server on a free port of this machine, ended with the test."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # further processes, not needed
+END_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 150.0  # a busy machine needs long
 
 
@@ -37,7 +40,7 @@ def mlflow_server(
         process = subprocess.Popen(
             [*command, *options],
             cwd=folder,
-            env=os.environ | (environment or {}),
+            env=os.environ | NO_JOBS | (environment or {}),
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -47,8 +50,17 @@ def mlflow_server(
             _wait_for(uri, process, folder / "server.log")
             yield uri
         finally:
-            os.killpg(process.pid, 15)  # its workers too
-            process.wait(timeout=20)
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a server and its workers, by force where they take too long."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _free_port() -> int:
