@@ -1,6 +1,5 @@
 """``autolog()``: every run of this process is metered, with no other line changed."""
 
-import atexit
 import functools
 import logging
 import sys
@@ -61,7 +60,6 @@ def autolog(
         chosen_options()
     _follow_runs()
     watch_frameworks()
-    _finish_at_exit()
     for run in (run for runs in _active_run_stack.get_all_thread_values().values() for run in runs):
         _lifecycle().run_goes_on(run)
 
@@ -124,14 +122,3 @@ def _stop_if_disabled() -> None:
     """Follows no run any more, unless MLflow only sets autologging up anew."""
     if _LIFECYCLE in sys.modules and not is_on():
         _lifecycle().stop_following()
-
-
-@functools.cache
-def _finish_at_exit() -> None:
-    """Writes totals before MLflow's own exit handler, which came first, ends the active run."""
-    atexit.register(_finish_all)
-
-
-def _finish_all() -> None:
-    if _LIFECYCLE in sys.modules:
-        _lifecycle().finish_all()

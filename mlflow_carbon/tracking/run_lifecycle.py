@@ -93,12 +93,6 @@ def model_was_registered(client: MlflowClient, version: ModelVersion) -> None:
         within(REGISTER_TIMEOUT_S, lambda: record_version(client, version))
 
 
-def finish_all() -> None:
-    """Writes the totals of all runs that are metered, children before their parents."""
-    for tracking in reversed(this_process.trackings):
-        tracking.finish()
-
-
 def current_tracking() -> RunTracking | None:
     """Returns the tracking of the run that this code works in.
 

@@ -1,5 +1,6 @@
 """The metering of a run from its start to its end, with one meter for all runs of the process."""
 
+import atexit
 import functools
 import logging
 import os
@@ -361,6 +362,11 @@ class ProcessMetering:
                 tracking.release()
             return tracking
 
+    def finish_all(self) -> None:
+        """Writes the totals of all runs that are metered, children before their parents."""
+        for tracking in reversed(self.trackings):
+            tracking.finish()
+
     def forget(self, tracking: RunTracking) -> bool:
         """Takes a run off the list; returns whether it was on it."""
         with self._lock:
@@ -420,3 +426,6 @@ def _search(recorder: Recorder, experiment_id: str | None, place: Place, ordinal
 
 
 this_process = ProcessMetering()
+# Later no thread runs any more, and MLflow's own exit handler, which came first and so is called
+# after this one, ends the active run.
+atexit.register(this_process.finish_all)
