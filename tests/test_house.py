@@ -21,8 +21,8 @@ HOUSE = {
         ),
         (
             "metering",
-            "launch clock readings meter_settings devices cpu_power counters machine collector "
-            "meter examination",
+            "launch local_ranks clock readings meter_settings devices cpu_power counters machine "
+            "collector meter examination",
         ),
         (
             "recording",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_carbon.metering.devices import GpuSelection, foreign_process_ids, select_gpus
+from mlflow_carbon.metering.local_ranks import LocalRanks
 from mlflow_carbon.metering.meter import MeterSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.node import gpu_node
@@ -111,7 +112,7 @@ def test_foreign_processes_are_those_outside_our_tree() -> None:
     nvml.gpus[0].process_ids = (os.getpid(), child.pid, os.getppid(), gone)
     gpu = select_gpus(nvml, {}).gpus[0]
     try:
-        assert foreign_process_ids(nvml, gpu) == {os.getppid()}
+        assert foreign_process_ids(nvml, gpu, LocalRanks({})) == {os.getppid()}
     finally:
         child.communicate(b"\n")
 

@@ -1,11 +1,14 @@
 """Time and CPU time as the meter sees them, so that a test can bring its own."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 import psutil
+
+from mlflow_carbon.metering.local_ranks import LocalRanks
 
 
 class Clock(Protocol):
@@ -37,6 +40,9 @@ class Clock(Protocol):
 class SystemClock:
     """The clocks of this machine."""
 
+    def __init__(self) -> None:
+        self._ranks = LocalRanks(os.environ)
+
     def monotonic_s(self) -> float:
         """Returns a time that never jumps."""
         return time.monotonic()
@@ -56,21 +62,12 @@ class SystemClock:
     def process_tree_cpu_s(self) -> float:
         """Returns the CPU time that this process and its descendants have used.
 
-        A process counts for its parent once it has been waited for, so the sum never falls.
+        In a launch the other ranks of this node count too: one measures for all.
         """
-        this = psutil.Process()
-        return sum(_cpu_s(process) for process in [this, *this.children(recursive=True)])
+        return self._ranks.cpu_s()
 
     def wait_for(
         self, condition: threading.Condition, predicate: Callable[[], bool], timeout_s: float
     ) -> bool:
         """Waits, holding ``condition``, until ``predicate`` holds or the time is up."""
         return condition.wait_for(predicate, timeout_s)
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    try:
-        times = process.cpu_times()
-    except psutil.Error:  # it ended, or is not ours to see
-        return 0.0
-    return float(times.user + times.system + times.children_user + times.children_system)

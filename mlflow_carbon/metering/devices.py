@@ -7,7 +7,9 @@ from typing import Any
 
 import psutil
 
-CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
+from mlflow_carbon.metering.launch import find_place
+from mlflow_carbon.metering.local_ranks import CUDA_VARIABLE, NO_GPU, LocalRanks
+
 SLURM_VARIABLES = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 
 
@@ -38,14 +40,14 @@ def select_gpus(nvml: Any, environment: Mapping[str, str]) -> GpuSelection:
     gpus = [_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
     names = {gpu.name for gpu in gpus}
     cuda_value = environment.get(CUDA_VARIABLE)
+    problems = _hidden_gpus(len(gpus), environment)
     if cuda_value is None:
-        return GpuSelection(_slurm_gpus(gpus, environment))
+        return GpuSelection(_slurm_gpus(gpus, environment), tuple(problems))
     chosen: list[Gpu] = []
-    problems: list[str] = []
     for identifier in (part.strip() for part in cuda_value.split(",")):
         gpu = _find(nvml, gpus, identifier)
         if gpu is None:  # CUDA ignores this one and all that follow
-            if identifier not in ("", "-1", "NoDevFiles"):
+            if identifier not in NO_GPU:
                 problems.append(f"{CUDA_VARIABLE} names {identifier!r}, which NVML does not know.")
             break
         if identifier.startswith("MIG-"):
@@ -62,8 +64,8 @@ def select_gpus(nvml: Any, environment: Mapping[str, str]) -> GpuSelection:
     return GpuSelection(tuple(chosen), tuple(dict.fromkeys(problems)))
 
 
-def foreign_process_ids(nvml: Any, gpu: Gpu) -> set[int]:
-    """Returns the compute processes on a GPU that are not of this process's tree.
+def foreign_process_ids(nvml: Any, gpu: Gpu, ranks: LocalRanks) -> set[int]:
+    """Returns the compute processes on a GPU that are of none of this node's ranks.
 
     Processes of other containers have ids that mean nothing here: those are left out.
     """
@@ -71,9 +73,7 @@ def foreign_process_ids(nvml: Any, gpu: Gpu) -> set[int]:
         processes = nvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
     except nvml.NVMLError:  # not told to this user
         return set()
-    this = psutil.Process()
-    own_ids = {this.pid, *(child.pid for child in this.children(recursive=True))}
-    foreign_ids = {process.pid for process in processes} - own_ids
+    foreign_ids = {process.pid for process in processes} - ranks.process_ids()
     return {process_id for process_id in foreign_ids if psutil.pid_exists(process_id)}
 
 
@@ -135,6 +135,17 @@ def _slurm_gpus(gpus: list[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, .
             continue
         return tuple(gpu for gpu in gpus if gpu.index in indices) or tuple(gpus)
     return tuple(gpus)
+
+
+def _hidden_gpus(num_shown: int, environment: Mapping[str, str]) -> list[str]:
+    """Returns what to say where Slurm shows each rank a GPU of its own: one measures for all."""
+    num_given = len(_indices(environment.get("SLURM_STEP_GPUS", "")))
+    if num_given <= num_shown or find_place(environment).num_ranks == 1:
+        return []
+    return [
+        f"Slurm gave the ranks of this node {num_given} GPUs and shows {num_shown} to the one that "
+        "measures: add --gpu-bind=none, so that it can measure all."
+    ]
 
 
 def _indices(text: str) -> set[int]:

@@ -20,6 +20,7 @@ from mlflow_carbon.metering.cpu_power import (
     thread_power,
 )
 from mlflow_carbon.metering.devices import Gpu, foreign_process_ids, select_gpus
+from mlflow_carbon.metering.local_ranks import LocalRanks
 from mlflow_carbon.metering.meter_settings import ALL_COMPONENTS, MeterSettings
 from mlflow_carbon.metering.readings import EnergySource
 
@@ -124,7 +125,8 @@ def _nvidia_machine(
     settings: MeterSettings, nvidia: Any, environment: Mapping[str, str]
 ) -> Machine:
     nvml = nvidia.pynvml
-    selection = select_gpus(nvml, environment)
+    ranks = LocalRanks(environment)
+    selection = select_gpus(nvml, ranks.merged(environment))
     problems = list(selection.problems)
     sources = []
     for gpu in selection.gpus:
@@ -134,7 +136,7 @@ def _nvidia_machine(
             problems.append(f"GPU {gpu.index} ({gpu.name}) shows no energy or power: {error!r}.")
             continue
         sources.append(source)
-        if num_others := len(foreign_process_ids(nvml, gpu)):
+        if num_others := len(foreign_process_ids(nvml, gpu, ranks)):
             problems.append(
                 f"GPU {gpu.index} is shared with {num_others} other process(es): "
                 "its whole energy is counted."

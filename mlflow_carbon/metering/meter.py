@@ -77,10 +77,10 @@ class Meter:
         self,
         settings: MeterSettings = MeterSettings(),  # noqa: B008  # frozen
         *,
-        clock: Clock = SystemClock(),  # noqa: B008  # has no state
+        clock: Clock | None = None,
     ) -> None:
         self._settings = settings
-        self._clock = clock
+        self._clock = clock = clock or SystemClock()
         self._process_id: int | None = None
         self._tracker = "carbontracker"
         self._collector = Collector(self._find_machine, clock=clock, interval_s=settings.interval_s)

@@ -114,8 +114,8 @@ def stop_following() -> None:
 
 def _track(run: Run, client: MlflowClient, *, is_held: bool) -> None:
     place = find_place(os.environ)
-    if not place.is_leader or (is_held and not place.is_first):
-        return  # its node is measured by another rank; a run that it only creates is no other's
+    if not place.is_leader or (is_held and place.num_ranks > 1):
+        return  # another rank measures; a launch's run is one that is active
     try:
         options = chosen_options()
     except MlflowCarbonError as error:

@@ -49,13 +49,10 @@ class UserFolder:
         self, *command: str, environment: Mapping[str, str] = ZERO_CODE, rc: int = 0
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command here, and checks its exit code."""
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "CUDA_"))}
-        path = os.pathsep.join([str(Path(sys.executable).parent), clean.get("PATH", "")])
-        here = {"MLFLOW_CARBON_JOURNAL_DIR": str(self.path / "journals"), "PATH": path}
         done = subprocess.run(
             command,
             cwd=self.path,
-            env={**clean, **here, "OMP_NUM_THREADS": "1", **environment},
+            env={**self.environment(), **environment},
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -63,6 +60,13 @@ class UserFolder:
         )
         assert done.returncode == rc, done.stderr
         return done
+
+    def environment(self) -> dict[str, str]:
+        """Returns this machine's environment as a user has it who set nothing of MLflow's."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "CUDA_"))}
+        path = os.pathsep.join([str(Path(sys.executable).parent), clean.get("PATH", "")])
+        here = {"MLFLOW_CARBON_JOURNAL_DIR": str(self.path / "journals"), "PATH": path}
+        return {**clean, **here, "OMP_NUM_THREADS": "1"}
 
     def runs(self) -> list[Run]:
         """Returns the runs in the store, the oldest first."""

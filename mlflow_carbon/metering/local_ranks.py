@@ -1,0 +1,130 @@
+"""All ranks of a launch on this node, found by their environment: their processes and GPUs."""
+
+import time
+from collections.abc import Iterable, Mapping
+
+import psutil
+
+from mlflow_carbon.metering.launch import find_place
+
+CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
+NO_GPU = ("", "-1", "NoDevFiles")  # CUDA ignores these and what follows them
+
+# Ranks start together; one that an elastic launcher starts later is found within this time.
+REFRESH_S = 10.0
+
+
+class LocalRanks:
+    """This process and, in a launch, the other ranks of its node, each with its descendants."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._place = find_place(environment)
+        self._roots: list[psutil.Process] = []
+        self._found_s: float | None = None
+        self._cpu_s_by_root: dict[psutil.Process, float] = {}
+
+    def cpu_s(self) -> float:
+        """Returns the CPU time that all of them have used; it never falls when a rank ends.
+
+        A process counts for its parent once it has been waited for.
+        """
+        for root, processes in self._trees().items():
+            cpu_s = sum(_cpu_s(process) for process in processes)
+            self._cpu_s_by_root[root] = max(cpu_s, self._cpu_s_by_root.get(root, 0.0))
+        return sum(self._cpu_s_by_root.values())
+
+    def process_ids(self) -> set[int]:
+        """Returns the ids of all of them."""
+        return {process.pid for processes in self._trees().values() for process in processes}
+
+    def merged(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Returns this process's environment with CUDA_VISIBLE_DEVICES of all the ranks.
+
+        In a launch the variable counts as the launcher set it: a rank that narrows its own later
+        says nothing of the others.
+        """
+        if self._place.num_ranks == 1:
+            return dict(environment)
+        shown = merged_gpus(_environment(root).get(CUDA_VARIABLE) for root in self._found_roots())
+        others = {name: value for name, value in environment.items() if name != CUDA_VARIABLE}
+        return others if shown is None else {**others, CUDA_VARIABLE: shown}
+
+    def _trees(self) -> dict[psutil.Process, list[psutil.Process]]:
+        roots = self._found_roots()
+        if len(roots) == 1:
+            return {roots[0]: [roots[0], *_children(roots[0])]}
+        children: dict[int, list[psutil.Process]] = {}
+        for process in psutil.process_iter():
+            children.setdefault(_parent_id(process), []).append(process)
+        return {root: _descendants(root, children) for root in roots}
+
+    def _found_roots(self) -> list[psutil.Process]:
+        """Returns this process and the other ranks, or the wrapper that each was started by."""
+        this = psutil.Process()
+        if self._place.num_ranks == 1:
+            return [this]
+        if self._found_s is None or time.monotonic() - self._found_s > REFRESH_S:
+            ranks = [this, *(p for p in psutil.process_iter() if p != this and self._is_rank(p))]
+            rank_ids = {process.pid for process in ranks}
+            self._roots = [process for process in ranks if _parent_id(process) not in rank_ids]
+            self._found_s = time.monotonic()
+        return self._roots
+
+    def _is_rank(self, process: psutil.Process) -> bool:
+        place = find_place(_environment(process))
+        return place.num_ranks > 1 and (place.launch_key, place.node_index) == (
+            self._place.launch_key,
+            self._place.node_index,
+        )
+
+
+def merged_gpus(values: Iterable[str | None]) -> str | None:
+    """Returns the value of CUDA_VISIBLE_DEVICES that shows what any of these shows."""
+    merged: dict[str, None] = {}
+    for value in values:
+        if value is None:
+            return None
+        for identifier in (part.strip() for part in value.split(",")):
+            if identifier in NO_GPU:
+                break
+            merged[identifier] = None
+    return ",".join(merged)
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):  # it ended, or is not ours to see
+        return {}
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _descendants(
+    root: psutil.Process, children: Mapping[int, list[psutil.Process]]
+) -> list[psutil.Process]:
+    """Returns a process and all that descend from it."""
+    found = [root]
+    for process in found:  # grows as we go
+        found += children.get(process.pid, [])
+    return found
+
+
+def _parent_id(process: psutil.Process) -> int:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return 0
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:  # it ended, or is not ours to see
+        return 0.0
+    return float(times.user + times.system + times.children_user + times.children_system)
