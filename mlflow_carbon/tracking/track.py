@@ -21,7 +21,7 @@ from mlflow_carbon.tracking.idle_tracking import IdleTracking
 from mlflow_carbon.tracking.launch_run import find_launch_run
 from mlflow_carbon.tracking.patience import within
 from mlflow_carbon.tracking.run_tracking import (
-    READ_TIMEOUT_S,
+    FIND_TIMEOUT_S,
     RunTracking,
     TrackingOptions,
     this_process,
@@ -243,7 +243,7 @@ def _run_before_restart(place: Place) -> str | None:
         return None
     ordinal = this_process.num_in_launch
     run = within(
-        READ_TIMEOUT_S,
+        FIND_TIMEOUT_S,
         lambda: find_launch_run(MlflowClient(), None, place, ordinal),
     )
     return None if run is None else str(run.info.run_id)
