@@ -1,5 +1,7 @@
 """A run's metering: minutes, epochs, the parts of a resumed run, many runs at once."""
 
+from dataclasses import replace
+
 import mlflow
 import pytest
 from mlflow import MlflowClient
@@ -149,6 +151,42 @@ def test_part_that_was_killed_counts_with_its_windows(store):
     assert data.metrics["carbon/energy_kwh"] == pytest.approx(1000 / 3.6e6)  # 360 + 140 + 500
     assert data.metrics["carbon/duration_s"] == 40
     assert (data.tags["carbon.unit"], data.tags["carbon.num_units"]) == ("sample", "4")
+
+
+def test_total_that_the_store_did_not_tell_at_the_start_is_not_lost(store):
+    class Waking(MlflowClient):
+        is_awake = False
+
+        def get_run(self, run_id):
+            if not self.is_awake:
+                raise ConnectionError
+            return super().get_run(run_id)
+
+    with mlflow.start_run() as run:
+        first = FakeMeter([reading(cpu_joules=360, duration_s=10)])
+        ProcessMetering().track(run.info.run_id, SWEDEN, meter=first).finish()
+    client, second = Waking(), FakeMeter([reading(cpu_joules=500, duration_s=30)])
+    tracking = ProcessMetering().track(run.info.run_id, SWEDEN, client=client, meter=second)
+    client.is_awake = True
+    tracking.finish()
+    data = data_of(run.info.run_id)
+    assert data.metrics["carbon/energy_kwh"] == pytest.approx(860 / 3.6e6)
+    assert data.metrics["carbon/duration_s"] == 40
+
+
+def test_part_that_was_killed_after_a_finished_one_adds_its_windows(store):
+    with mlflow.start_run() as run:
+        first = FakeMeter([reading(cpu_joules=360, duration_s=10)])
+        ProcessMetering().track(run.info.run_id, SWEDEN, meter=first).finish()
+    later = replace(reading(cpu_joules=200, duration_s=10), start_unix_s=1_700_000_100.0)
+    killed = ProcessMetering().track(run.info.run_id, SWEDEN, meter=FakeMeter([later]))
+    killed.close(killed.open(), 4)
+    assert killed._recorder._delivery.close()  # its totals are never written
+    third = replace(reading(cpu_joules=500, duration_s=30), start_unix_s=1_700_000_200.0)
+    ProcessMetering().track(run.info.run_id, SWEDEN, meter=FakeMeter([third])).finish()
+    data = data_of(run.info.run_id)
+    assert data.metrics["carbon/energy_kwh"] == pytest.approx(1060 / 3.6e6)  # 360 + 200 + 500
+    assert data.metrics["carbon/duration_s"] == 50
 
 
 def test_intervals_add_up_with_their_coverage_weighted_by_time():

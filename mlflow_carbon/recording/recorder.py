@@ -170,6 +170,10 @@ class Recorder:
             if self._node is not None:
                 self._node.resume(earlier, self.assumptions)
 
+    def add_earlier(self, total: Reading) -> None:
+        """Adds the totals of an earlier part that could not be read before."""
+        self._earlier = EarlierPart(total, self._series, schema.SCOPE_RUN)
+
     def finish(self) -> bool:
         """Closes the run's interval and writes its totals; call it before the run ends.
 

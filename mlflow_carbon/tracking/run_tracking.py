@@ -19,7 +19,7 @@ from mlflow_carbon.errors import CarbonBudgetError, InvalidInputError
 from mlflow_carbon.metering.launch import ALONE, Place, find_place
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Window
 from mlflow_carbon.recording.delivery import CLOSE_TIMEOUT_S
-from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_part
+from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_part, recorded_total
 from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.registry.run_models import record_run_models
@@ -108,10 +108,12 @@ class RunTracking:
         parent: "RunTracking | None",
         key: str,
         search: RunSearch | None = None,
+        is_unread: bool = False,
     ) -> None:
         self.options = options
         self.key = key  # of the run that this process works in, which may be another
         self._search = search
+        self._is_unread = is_unread  # whether the run may have earlier totals that nobody has read
         self.has_written = False  # whether this process has logged anything to the run
         self.is_autologged = False
         self._recorder = recorder
@@ -249,11 +251,20 @@ class RunTracking:
                 self._search.close(FIND_TIMEOUT_S)
                 if not self.run_id:
                     _logger.warning("%s", NO_RUN)
+            if self._is_unread:
+                self._add_earlier_total()
             has_figures = self._recorder.finish()
         finally:
             self._process.release_meter()
         if has_figures:
             self._record_models()
+
+    def _add_earlier_total(self) -> None:
+        """Adds to what the run has spent before, where the store did not say so at the start."""
+        run = within(READ_TIMEOUT_S, lambda: self.client.get_run(self.run_id))
+        total = None if run is None else recorded_total(run, run.data.metrics)
+        if total is not None:
+            self._recorder.add_earlier(total)
 
     def _record_models(self) -> None:
         """Puts the figures on the run's models; waits no longer for the store than a run may."""
@@ -335,13 +346,16 @@ class ProcessMetering:
             place = _place_in_run(place, known)
             tag = launch_tag(place, self.num_in_launch) if place.num_ranks > 1 else None
             parent_run_id = known and known.data.tags.get(MLFLOW_PARENT_RUN_ID)
+            earlier = None if known is None else _earlier_part(client, known, place)
+            may_have_more = known is None or schema.TAG_SCHEMA in known.data.tags
+            is_unread = earlier is None and may_have_more and place.num_nodes == 1
             recorder = Recorder(
                 "" if is_sought else run_id,
                 unit=options.unit,
                 assumptions=assumptions,
                 client=client,
                 meter=meter or self._running_meter(options.settings),
-                earlier=None if known is None else _earlier_part(client, known, place),
+                earlier=earlier,
                 marks_parent=known is None or parent_run_id not in (None, *self._runs),
                 is_held=is_held or is_sought,
                 plan=options.plan if place.is_first else CarbonPlan(),
@@ -354,7 +368,13 @@ class ProcessMetering:
             self.num_in_launch += place.num_ranks > 1
             parent = self._runs.get(parent_run_id or "")
             tracking = self._runs[run_id] = RunTracking(
-                recorder, options, process=self, parent=parent, key=run_id, search=search
+                recorder,
+                options,
+                process=self,
+                parent=parent,
+                key=run_id,
+                search=search,
+                is_unread=is_unread,
             )
             self._num_users += 1
             recorder.start()
