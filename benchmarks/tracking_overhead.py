@@ -300,9 +300,9 @@ HEAD = """\
 # What tracking costs
 
 Written by `python -m benchmarks.tracking_overhead --write docs/overhead.md`, on {machine}. \
-{num_rounds} rounds of {duration_s:g} s loops with a window every {epoch_s:g} s; medians, quartiles \
-in brackets. *alone again* is the loop without any tool, against itself: a ratio inside its \
-quartiles is none that this machine can tell from 1. Carbontracker asks for the place of the \
+{num_rounds} rounds of {duration_s:g} s loops with a window every {epoch_s:g} s; medians, \
+quartiles in brackets. *alone again* is the loop without any tool, against itself: a ratio inside \
+its quartiles is none that this machine can tell from 1. Carbontracker asks for the place of the \
 machine when it starts and CodeCarbon runs offline; both are started before the clock.
 """
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def plain_name(name: str) -> str:
     return " ".join(plain.split()).casefold()
 
 
+@cache
 def load_models() -> dict[str, CpuModel]:
     """Returns the package's own table of CPU models by plain name."""
     text = (files("mlflow_carbon") / "data" / "cpu_tdp.csv").read_text(encoding="utf-8")
@@ -134,6 +136,7 @@ def load_models() -> dict[str, CpuModel]:
     return models
 
 
+@cache
 def load_carbontracker_models(path: Path) -> dict[str, CpuModel]:
     """Returns Carbontracker's table of CPU models by plain name; it knows no thread counts.
 

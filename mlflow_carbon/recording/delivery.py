@@ -42,6 +42,7 @@ class Delivery:
         *,
         first_retry_s: float = FIRST_RETRY_S,
         linger_s: float = 0.0,
+        interval_s: float = 0.0,
     ) -> None:
         """Starts nothing yet.
 
@@ -50,11 +51,13 @@ class Delivery:
             journal: where batches wait beyond this process; ``None`` keeps them in memory only.
             first_retry_s: wait after a first failure; doubles up to ``LAST_RETRY_S``.
             linger_s: how long the very first batch waits for others to be sent with.
+            interval_s: how long batches wait after a call for others to be sent with.
         """
         self._send = send
         self._journal = journal
         self._first_retry_s = first_retry_s
         self._linger_s = linger_s
+        self._interval_s = interval_s
         self._pending: deque[Batch] = deque()
         self._changed = threading.Condition()
         self._is_closing = False
@@ -129,6 +132,7 @@ class Delivery:
                     self.has_lost |= error is not None
                     self._forget(first + len(batches))
                     retry_s = self._first_retry_s
+                    self._changed.wait_for(lambda: self._is_closing, self._interval_s)
                 elif self._is_closing:
                     self._changed.wait(self._first_retry_s)
                 else:

@@ -35,6 +35,7 @@ from mlflow_carbon.units import SECONDS_PER_MINUTE
 _logger = logging.getLogger("mlflow.carbon")
 
 MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
+SEND_INTERVAL_S = 5.0  # one call costs some 5 ms of CPU time, however many windows it takes
 LINGER_S = 1.0  # a shorter run, such as a trial of a sweep, is written in one call
 
 
@@ -283,7 +284,9 @@ class Recorder:
         if self._delivery is None:
             writer = RunWriter(self.client, self.run_id, marks_parent=self._marks_parent)
             journal = _open_journal(self.client, self.run_id)
-            self._delivery = Delivery(writer.write, journal, linger_s=LINGER_S)
+            self._delivery = Delivery(
+                writer.write, journal, linger_s=LINGER_S, interval_s=SEND_INTERVAL_S
+            )
         self._delivery.put(batch)
 
 
