@@ -289,7 +289,7 @@ def test_switch_reads_true_and_false(text, expected):
 def test_documented_variables_are_the_arguments(store):
     documented = re.findall(
         r"^\| `MLFLOW_CARBON_(\w+)` \| `(\w+)` \|",
-        (ROOT / "docs" / "usage.md").read_text(),
+        (ROOT / "docs" / "tracking.md").read_text(),
         re.MULTILINE,
     )
     others = {"register_models", "registered_model_name", "disable", "silent"}

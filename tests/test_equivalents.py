@@ -133,5 +133,5 @@ def test_quantities_have_three_digits(value, text):
 
 
 def test_docs_show_it():
-    usage = Path(__file__).parent.parent / "docs" / "usage.md"
+    usage = Path(__file__).parent.parent / "docs" / "commands.md"
     assert TABLE in usage.read_text(encoding="utf-8")

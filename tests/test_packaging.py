@@ -53,7 +53,7 @@ def test_every_dependency_says_why_it_is_there():
             assert lines[number - 1].strip().startswith("#"), line
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/usage.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tracking.md"])
 def test_python_snippets_of_the_docs_run(store, page):
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert snippets
@@ -62,12 +62,12 @@ def test_python_snippets_of_the_docs_run(store, page):
     mlflow_carbon.autolog(disable=True)  # a snippet switches it on
 
 
-def test_readme_shows_only_options_that_exist():
+def test_docs_show_only_options_that_exist():
     from ldm_project.config import CompareConfig, SynthConfig
     from mlflow_carbon.cli import cli
 
-    text = (ROOT / "README.md").read_text() + (ROOT / "docs" / "usage.md").read_text()
-    text += (ROOT / "docs" / "commands.md").read_text()
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "".join(page.read_text() for page in pages)
     options = {
         option for command in cli.commands.values() for p in command.params for option in p.opts
     }

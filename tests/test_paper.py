@@ -122,5 +122,5 @@ def test_quotient_of_ranges_takes_the_far_ends():
 
 
 def test_docs_show_it():
-    usage = Path(__file__).parent.parent / "docs" / "usage.md"
+    usage = Path(__file__).parent.parent / "docs" / "commands.md"
     assert OUTPUT.splitlines()[-1] in usage.read_text(encoding="utf-8")
