@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,12 +116,20 @@ def _save(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module
                 state = {key: value.contiguous() for key, value in canonical_state(network).items()}
                 # The weights know their config, so that files of two checkpoints never mix.
                 save_file(state, new / f"{name}.safetensors", metadata={"config": text})
+            for file in new.iterdir():
+                _flush(file)
             _move_into_place(new, folder, previous=Path(staging) / "previous")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"Cannot write checkpoint {folder}: {error}. Free disk space or give another folder; "
             f"a checkpoint that was there before is unchanged."
         ) from error
+
+
+def _flush(file: Path) -> None:
+    """Waits until a file is on the disk: a power cut after the move must not leave it empty."""
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def _move_into_place(new: Path, folder: Path, *, previous: Path) -> None:

@@ -1,5 +1,8 @@
 """From a checked configuration to its run, and the lines that tell a person what it cost."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -13,6 +16,7 @@ from ldm_project.config import (
     TrainConfig,
     VqganConfig,
 )
+from ldm_project.errors import InvalidInputError
 from ldm_project.runs.command_runs import assumptions_of
 from ldm_project.runs.estimate_run import prediction_lines, run_estimate
 from ldm_project.runs.quality_run import report_lines, run_quality
@@ -25,6 +29,30 @@ from mlflow_carbon.units import joules_from_kwh
 
 def run_command(config: RunConfig) -> list[str]:
     """Runs the command that the configuration belongs to; returns what it cost, in lines."""
+    with memory_explained():
+        return _run(config)
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Makes a block that runs out of memory fail with what to lower.
+
+    Raises:
+        InvalidInputError: the memory of the computer or of a GPU is not enough.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch tells of a CPU by the text alone
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
+            reason = (text.splitlines() or ["out of memory"])[0]
+            raise InvalidInputError(
+                f"Out of memory: {reason}. Lower batch_size=, then size=, then model_size=."
+            ) from error
+        raise
+
+
+def _run(config: RunConfig) -> list[str]:
     assumptions_of(config)  # a region or month without figures fails here, before any work
     if config.model_size == TINY:
         # So small a network gains nothing from threads, and two of them that wait for each other
