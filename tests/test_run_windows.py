@@ -37,6 +37,15 @@ def test_spans_carry_all_of_the_energy_at_the_runs_own_times(client):
     assert run.window_duration_s == 2 * WINDOW_S
 
 
+def test_windows_of_a_run_on_two_nodes_hold_the_energy_of_both(client):
+    run_id = write_run(
+        client, "a", windows=[(2.0, 1.0), (3.0, 1.0)], tags={"carbon.num_nodes": "2"}
+    )
+    # the first node's 2.5 kWh per sample, the other's 2.5 kWh
+    client.log_metric(run_id, "carbon/energy_kwh_per_sample", 5.0, timestamp=TIMESTAMP_MS + 1)
+    assert [window.energy_kwh for window in read(client, run_id).windows] == [4.0, 6.0]
+
+
 def test_rest_that_is_one_of_rounding_is_no_span(client):
     run_id = write_run(client, "a", windows=[(2.0, 1.0), (3.0, 1.0)], gap_kwh=1e-12)
     assert len(read(client, run_id).spans) == 2

@@ -132,6 +132,8 @@ def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
         power_w = metrics.get(schema.POWER_W)
         windows = (Window(energy_kwh, duration_s / SECONDS_PER_MINUTE, power_w),)
         spans = (whole,)
+    elif int(tags.get(schema.TAG_NUM_NODES, "1")) > 1:
+        windows = _of_all_nodes(windows, run)
     between_kwh = energy_kwh - sum(span.energy_kwh for span in spans)
     window_duration_s = sum(span.end_s - span.start_s for span in spans)
     if between_kwh > _ROUNDING_FRACTION * energy_kwh:
@@ -165,6 +167,31 @@ def pue_of(run: MeteredRun, pue: float | None) -> float:
 
 def _title(run_id: str, name: str) -> str:
     return f"run {run_id} ({name})"
+
+
+def _of_all_nodes(windows: tuple[Window, ...], run: Run) -> tuple[Window, ...]:
+    """Returns the first node's windows with the energy of all nodes, taken to vary together.
+
+    Raises:
+        NoRunsError: a node's energy is missing.
+    """
+    per_unit_kwh = run.data.metrics.get(schema.energy_kwh_per_unit(run.data.tags[schema.TAG_UNIT]))
+    if per_unit_kwh is None:
+        missing = run.data.tags.get(schema.TAG_MISSING_NODES, "?")
+        raise NoRunsError(
+            f"The {_title(run.info.run_id, run.info.run_name or '')} lacks energy of node "
+            f"{missing}, so a unit's is not known; take a run in which all nodes ended."
+        )
+    own_kwh = sum(window.energy_kwh for window in windows)
+    factor = per_unit_kwh * sum(window.num_units for window in windows) / own_kwh
+    return tuple(
+        Window(
+            window.energy_kwh * factor,
+            window.num_units,
+            None if window.power_w is None else window.power_w * factor,
+        )
+        for window in windows
+    )
 
 
 def _histories(client: MlflowClient, run: Run) -> dict[str, list[Metric]]:
