@@ -53,7 +53,7 @@ class Snapshot:
     tallies: Mapping[Device, Tally]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DeviceEnergy:
     """Energy of one device in one interval."""
 
@@ -63,7 +63,7 @@ class DeviceEnergy:
     method: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reading:
     """Energy of one interval, per device.
 

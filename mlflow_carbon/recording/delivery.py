@@ -132,7 +132,8 @@ class Delivery:
                     self.has_lost |= error is not None
                     self._forget(first + len(batches))
                     retry_s = self._first_retry_s
-                    self._changed.wait_for(lambda: self._is_closing, self._interval_s)
+                    if not self._pending:  # a backlog goes on at once
+                        self._changed.wait_for(lambda: self._is_closing, self._interval_s)
                 elif self._is_closing:
                     self._changed.wait(self._first_retry_s)
                 else:

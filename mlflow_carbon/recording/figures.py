@@ -11,7 +11,7 @@ from mlflow_carbon.metering.readings import Reading
 from mlflow_carbon.units import kg_from_grams, watts_from_kwh
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class WindowRecord:
     """One marked stretch of work: what it cost and how many units it did."""
 

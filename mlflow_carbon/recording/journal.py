@@ -16,7 +16,7 @@ JOURNAL_DIR_VARIABLE = "MLFLOW_CARBON_JOURNAL_DIR"
 SUFFIX = ".journal.jsonl"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Point:
     """One value of a metric, as MLflow stores it; equal points are stored once."""
 
@@ -26,7 +26,7 @@ class Point:
     step: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Metrics and tags of one run that are written together."""
 
