@@ -5,6 +5,7 @@ import shutil
 
 import mlflow
 import pytest
+from mlflow.tracking import fluent
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -23,6 +24,9 @@ def store(empty_store, tmp_path, monkeypatch):
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_CARBON_JOURNAL_DIR", str(tmp_path / "journals"))
+    # what set_experiment left in a test before
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     mlflow.set_tracking_uri(uri)
     yield uri

@@ -26,6 +26,7 @@ with mlflow.start_run():
 """
 
 
+@pytest.mark.slow
 def test_with_block_is_metered_and_its_output_is_the_users(user):
     done = user.run(WITH_BLOCK)
     run = user.only_run()

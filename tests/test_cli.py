@@ -278,6 +278,7 @@ def test_compare_prints_each_unit_on_its_own(client):
     assert "unit" in lines[lines.index("Per run") + 1].split()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("synthesis")
 def test_module_prints_only_results_on_stdout(store):
     command = [sys.executable, "-m", "mlflow_carbon", "compare", "--experiment", "synthesis"]

@@ -87,6 +87,7 @@ def test_store_that_refuses_leaves_the_batches_in_the_journal(journal, tmp_path,
     assert len(path.read_text().splitlines()) == 3  # a header and two batches
 
 
+@pytest.mark.slow
 def test_call_that_hangs_is_overtaken_at_the_end(journal):
     released = threading.Event()
     first_call = threading.Event()

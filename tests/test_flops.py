@@ -54,6 +54,7 @@ def test_an_image_costs_its_decoding_and_each_of_its_steps():
     assert cost.sample_tflop(1) == pytest.approx(cost.decode_tflop + cost.step_tflop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dims", "size"), [(2, (64, 64)), (3, (32, 32, 32))])
 def test_training_takes_three_times_the_forward_pass(dims, size):
     # backward: once for the weights and once for what came in, except for the first convolution

@@ -33,6 +33,7 @@ def node(tmp_path: Path) -> FakeNode:
     return FakeNode(clock, FakePowercap(tmp_path / "powercap", clock), FakeNvml(clock, [gpu]))
 
 
+@pytest.mark.slow
 def test_all_ways_agree_on_a_constant_power(node: FakeNode) -> None:
     with node:
         measured = measure(time.sleep, 1.5)

@@ -8,6 +8,8 @@ from mlflow_carbon.registry.lineage import read_lineage
 from mlflow_carbon.registry.run_models import record_run_models
 from tests.fakes.metered_runs import experiment_id, write_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def client(store):

@@ -246,6 +246,7 @@ def test_device_that_raises_anything_is_left_out(tmp_path: Path) -> None:
     assert node.nvml.num_inits == 0  # what was opened is closed
 
 
+@pytest.mark.slow
 def test_handler_that_hangs_keeps_the_run_for_2_s_at_most(tmp_path: Path) -> None:
     release = threading.Event()
     with gpu_node(tmp_path, Constant(300.0)) as node:
@@ -264,6 +265,7 @@ def test_handler_that_hangs_keeps_the_run_for_2_s_at_most(tmp_path: Path) -> Non
     assert meter.description.problems == ("The devices did not answer within 1 s.",)
 
 
+@pytest.mark.slow
 def test_handler_that_answers_again_is_read_again(tmp_path: Path) -> None:
     release = threading.Event()
     with gpu_node(tmp_path, Constant(300.0)) as node:
@@ -285,6 +287,7 @@ def wait_until(is_done: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_driver_that_hangs_at_the_start_keeps_the_run_for_2_s_at_most(tmp_path: Path) -> None:
     release = threading.Event()
     with gpu_node(tmp_path, Constant(300.0)) as node:

@@ -67,6 +67,8 @@ def test_spawned_child_ends_well_beside_a_running_meter() -> None:
     script = f"""
 import multiprocessing
 import mlflow_carbon.metering.meter
+
+pytestmark = pytest.mark.slow
 if __name__ == "__main__":
     {STARTED_METER.strip().replace(chr(10), chr(10) + "    ")}
     child = multiprocessing.get_context("spawn").Process(target=sum, args=([1, 2],))

@@ -68,6 +68,7 @@ needs_no_conda = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_no_conda
 def test_without_conda_the_current_environment_is_used_and_said_in_one_line(project, store):
     result = mlflow_run(project, store=store)
@@ -78,6 +79,7 @@ def test_without_conda_the_current_environment_is_used_and_said_in_one_line(proj
     assert Path(run.data.params["executable"]).parent == Path(sys.executable).parent
 
 
+@pytest.mark.slow
 @needs_no_conda
 def test_project_that_does_not_opt_in_fails_as_mlflow_fails(project, store):
     file = project / "MLproject"

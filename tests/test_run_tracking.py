@@ -225,6 +225,7 @@ def test_run_that_is_held_writes_nothing_until_it_is_released(store):
     assert not [key for key in data_of(run.info.run_id).tags if key.startswith("carbon.")]
 
 
+@pytest.mark.slow
 def test_one_meter_serves_all_runs_and_stops_with_the_last(store):
     process = ProcessMetering()
     with mlflow.start_run() as parent, mlflow.start_run(nested=True) as child:

@@ -79,6 +79,7 @@ def last(steps):
     return latents
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1000, 200])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sampler_reaches_the_known_gaussian(sampler, steps):
@@ -197,6 +198,7 @@ def test_noised_latents_and_velocities_are_what_the_samplers_assume():
     torch.testing.assert_close(velocity, reference.get_velocity(clean, noise, timesteps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("dims", [2, 3])
 def test_samples_do_not_depend_on_the_batch_they_are_made_in(dims, sampler):

@@ -244,6 +244,7 @@ def test_driver_that_dies_in_the_run_leaves_what_was_measured(store, tmp_path):
     assert "gpu 0 stopped answering" in data.tags["carbon.error"]
 
 
+@pytest.mark.slow
 def test_driver_that_hangs_lets_the_run_end(store, tmp_path):
     is_over = threading.Event()
     with gpu_node(tmp_path, Constant(300.0)) as node:

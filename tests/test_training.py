@@ -65,6 +65,7 @@ def weights_of(network):
     return torch.cat([weight.detach().flatten().clone() for weight in network.parameters()])
 
 
+@pytest.mark.slow
 def test_vqgan_learns_to_reconstruct(spec):
     vqgan, discriminator = build_vqgan(spec), build_discriminator(spec)
     steps = list(train_vqgan(vqgan, discriminator, blobs(spec), iterations=40))
@@ -161,6 +162,7 @@ def test_timesteps_are_one_from_each_part_of_the_schedule_and_reach_its_ends():
     torch.testing.assert_close(drawn[:, 0].double().mean().item(), 124.5, atol=6, rtol=0)
 
 
+@pytest.mark.slow
 def test_unet_learns(spec):
     latents = Latents(torch.ones(8, *spec.latent_shape), scale=1.0)
     steps = train_diffusion(build_unet(spec), latents, iterations=50, batch_size=8, seed=0)

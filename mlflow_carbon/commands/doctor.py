@@ -23,7 +23,7 @@ MAX_PROBE_S = 3600.0
 LINE_WIDTH = 80
 
 
-@click.command(epilog=example("mlflow-carbon doctor --probe 10 --region Sweden"))
+@click.command(epilog=example("mlflow-carbon doctor --region Sweden --pue 1.2"))
 @click.option(
     "--probe",
     "probe_s",
