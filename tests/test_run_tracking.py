@@ -9,8 +9,9 @@ from mlflow import MlflowClient
 from mlflow_carbon import schema
 from mlflow_carbon.recording.earlier import added
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
-from mlflow_carbon.tracking.run_tracking import ProcessMetering, TrackingOptions
+from mlflow_carbon.tracking.run_tracking import ProcessMetering
 from mlflow_carbon.tracking.track import track
+from mlflow_carbon.tracking.tracking_options import TrackingOptions
 from tests.fakes.meter import FakeMeter, reading
 
 SWEDEN = TrackingOptions(unit="sample", region="Sweden", intensity_set="paper_table1", pue=2.0)

@@ -9,7 +9,7 @@ from mlflow.utils.autologging_utils import get_autologging_config
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.meter_settings import MeterSettings
 from mlflow_carbon.tracking.patches import INTEGRATION
-from mlflow_carbon.tracking.run_tracking import TrackingOptions
+from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
 PREFIX = "MLFLOW_CARBON_"
 

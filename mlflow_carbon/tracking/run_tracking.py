@@ -5,17 +5,16 @@ import functools
 import logging
 import os
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon import schema
-from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
+from mlflow_carbon.accounting.assumptions import Assumptions
 from mlflow_carbon.accounting.forecast import WITHIN
-from mlflow_carbon.accounting.providers import LiveIntensity
-from mlflow_carbon.errors import CarbonBudgetError, InvalidInputError
+from mlflow_carbon.errors import CarbonBudgetError
 from mlflow_carbon.metering.launch import ALONE, Place, find_place
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Window
 from mlflow_carbon.recording.delivery import CLOSE_TIMEOUT_S
@@ -26,6 +25,7 @@ from mlflow_carbon.registry.run_models import record_run_models
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.launch_run import RunSearch, find_launch_run, launch_tag
 from mlflow_carbon.tracking.patience import within
+from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
 _logger = logging.getLogger("mlflow.carbon")
@@ -36,64 +36,6 @@ NO_RUN = (
     "The energy of this node is lost: no run of rank 0 was found in this experiment. "
     "Pass run_id= or set MLFLOW_RUN_ID on all nodes."
 )
-
-
-@dataclass(frozen=True)
-class TrackingOptions:
-    """How a run is metered and reported.
-
-    Attributes:
-        unit: what one unit of a window is.
-        region: where the electricity comes from; ``None`` takes the default's.
-        month: ``2022-02``; ``None`` takes the year's mean.
-        pue: facility energy over IT energy; ``None`` takes the default's.
-        intensity_set: the only set of intensities to look in.
-        live: what a provider has answered for the region; ``None`` where none was asked.
-        defaults: what is assumed for what is left open.
-        settings: what is measured; only those of the run that starts the meter count.
-        plan: how much work the run will do, and what it may emit.
-    """
-
-    unit: str = "iteration"
-    region: str | None = None
-    month: str | None = None
-    pue: float | None = None
-    intensity_set: str | None = None
-    live: LiveIntensity | None = None
-    defaults: Defaults = Defaults()  # noqa: RUF009  # frozen
-    settings: MeterSettings = MeterSettings()  # noqa: RUF009  # frozen
-    plan: CarbonPlan = CarbonPlan()  # noqa: RUF009  # frozen
-
-    def assumptions(self) -> Assumptions:
-        """Returns what turns energy into CO2e.
-
-        Raises:
-            MlflowCarbonError: a setting is none.
-        """
-        if self.unit not in schema.UNITS:
-            raise InvalidInputError(f"unit is {self.unit!r}; use one of {', '.join(schema.UNITS)}.")
-        return resolve_assumptions(
-            region=self.region,
-            month=self.month,
-            pue=self.pue,
-            intensity_set=self.intensity_set,
-            live=self.live,
-            defaults=self.defaults,
-        )
-
-    def within(self, outer: "TrackingOptions") -> "TrackingOptions":
-        """Returns these options with what they leave open taken from those around them."""
-        pue = outer.pue if self.pue is None else self.pue
-        if self.region is None and self.month is None and self.intensity_set is None:
-            return replace(
-                self,
-                region=outer.region,
-                month=outer.month,
-                intensity_set=outer.intensity_set,
-                live=outer.live,
-                pue=pue,
-            )
-        return replace(self, pue=pue)
 
 
 class RunTracking:

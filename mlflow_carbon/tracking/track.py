@@ -23,9 +23,9 @@ from mlflow_carbon.tracking.patience import within
 from mlflow_carbon.tracking.run_tracking import (
     FIND_TIMEOUT_S,
     RunTracking,
-    TrackingOptions,
     this_process,
 )
+from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
 T = TypeVar("T")
 
