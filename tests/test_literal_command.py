@@ -85,7 +85,7 @@ def test_without_conda_it_runs_here_and_prints_what_it_cost(project, store):
     assert result.returncode == 0, result.stderr
     assert "running in the current environment" in result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["energy", "CO2e", "run"]
-    assert "J per sample (1 windows of 4 samples" in result.stdout
+    assert "J per sample (4 windows of 4 samples" in result.stdout
     assert_measured(store)
 
 

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parent.parent
 GPU = MeterSettings(components="gpu")
 CPU = MeterSettings(components="cpu")
 
+pytestmark = pytest.mark.slow
+
 
 def run_script(script: str, *, interrupt: bool = False) -> subprocess.CompletedProcess[str]:
     """Runs a program of the user's in an interpreter of its own."""
@@ -68,7 +70,6 @@ def test_spawned_child_ends_well_beside_a_running_meter() -> None:
 import multiprocessing
 import mlflow_carbon.metering.meter
 
-pytestmark = pytest.mark.slow
 if __name__ == "__main__":
     {STARTED_METER.strip().replace(chr(10), chr(10) + "    ")}
     child = multiprocessing.get_context("spawn").Process(target=sum, args=([1, 2],))
