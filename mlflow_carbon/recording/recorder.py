@@ -35,7 +35,7 @@ from mlflow_carbon.units import SECONDS_PER_MINUTE
 _logger = logging.getLogger("mlflow.carbon")
 
 MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
-SEND_INTERVAL_S = 5.0  # one call costs some 5 ms of CPU time, however many windows it takes
+SEND_INTERVAL_S = 10.0  # one call costs 5 to 15 ms of CPU time, however many windows it takes
 LINGER_S = 1.0  # a shorter run, such as a trial of a sweep, is written in one call
 
 
