@@ -130,14 +130,25 @@ def test_exception_of_the_user_comes_through() -> None:
     assert done.stderr.endswith("ValueError: mine\n")
 
 
+# A program that was started in the background ignores the signal unless told otherwise.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
 def test_ctrl_c_ends_the_run_as_ever() -> None:
-    script = STARTED_METER + (
-        "import time\n"
-        "try:\n"
-        "    print('ready', flush=True)\n"
-        "    time.sleep(30)\n"
-        "except KeyboardInterrupt:\n"
-        "    print(meter.stop().energy_kwh is not None)\n"
+    script = (
+        INTERRUPTIBLE
+        + STARTED_METER
+        + (
+            "import time\n"
+            "try:\n"
+            "    print('ready', flush=True)\n"
+            "    time.sleep(30)\n"
+            "except KeyboardInterrupt:\n"
+            "    print(meter.stop().energy_kwh is not None)\n"
+        )
     )
     done = run_script(script, interrupt=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

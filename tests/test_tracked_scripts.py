@@ -48,10 +48,15 @@ def warnings(stderr: str) -> list[str]:
 
 # Ends
 
+# A program that was started in the background ignores the signal unless told otherwise.
+INTERRUPT = """\
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.kill(os.getpid(), signal.SIGINT)
+"""
 ENDS = {
     "exception": ("    raise RuntimeError('mine')", 1, "FAILED", "RuntimeError: mine"),
     "sys.exit": ("    sys.exit(3)", 3, "FAILED", ""),
-    "ctrl-c": ("    os.kill(os.getpid(), signal.SIGINT)", -2, "FAILED", "KeyboardInterrupt"),
+    "ctrl-c": (INTERRUPT, -2, "FAILED", "KeyboardInterrupt"),
     "end of script": ("", 0, "FINISHED", ""),
 }
 
