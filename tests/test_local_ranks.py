@@ -58,8 +58,9 @@ def test_cpu_time_of_all_ranks_of_the_node_counts_once_and_stays():
         sibling.communicate("\n")
         other_node.communicate("\n")
         after_s = float(leader.communicate("\n\n")[0])
-    # 0.3 s of work and the start of two interpreters; twice, or with the other node, above 0.6 s
-    assert 0.3 <= while_alive_s < 0.6
+    # 0.3 s of work, less the grain of a sum of clocks, and the start of two interpreters;
+    # twice, or with the other node, above 0.6 s
+    assert 0.29 < while_alive_s < 0.6
     assert after_s == pytest.approx(while_alive_s, abs=0.1)
 
 
