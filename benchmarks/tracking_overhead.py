@@ -11,21 +11,30 @@ import importlib
 import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import psutil
 
+from benchmarks.tracking_overhead_page import (
+    HEAD,
+    Ratios,
+    SweepCosts,
+    latency_lines,
+    ratio_lines,
+    sweep_lines,
+)
+
 TOOLS = ("alone", "alone again", "mlflow_carbon", "Carbontracker", "CodeCarbon")
 WORKS = ("numpy", "torch")
+SWEEP_TOOLS = ("alone", "alone again", "mlflow_carbon")
+NUM_TRIALS = 200
 IMPORT_ROUNDS = 10
 EPOCH_S = 1.0  # one window, where a tool has windows
 
@@ -196,6 +205,25 @@ def measure_latencies(num_runs: int, num_windows: int) -> dict[str, list[float]]
     }
 
 
+def run_sweep(tool: str, num_trials: int) -> dict[str, float]:
+    """Returns the time in s of a sweep: a run with so many children of a parameter and a metric."""
+    import mlflow
+
+    import mlflow_carbon
+
+    if tool == "mlflow_carbon":
+        mlflow_carbon.autolog(region="SE")
+    with mlflow.start_run():  # what the first run of a process loads is no trial's cost
+        mlflow.log_metric("loss", 1.0)
+    start_s = time.perf_counter()
+    with mlflow.start_run():
+        for number in range(num_trials):
+            with mlflow.start_run(nested=True):
+                mlflow.log_param("number", number)
+                mlflow.log_metric("loss", 1.0)
+    return {"sweep_s": time.perf_counter() - start_s}
+
+
 # MLflow as it is without us: our entry points are hidden from it.
 IMPORT_ALONE = """
 import importlib.metadata as metadata
@@ -224,17 +252,6 @@ def import_s(*, is_with_us: bool) -> float:
 # All of them
 
 
-@dataclass(frozen=True)
-class Ratios:
-    """Of one tool and loop to the loop alone, one for each round."""
-
-    work: str
-    tool: str
-    wall: list[float]
-    cpu: list[float]
-    other_threads_ms_per_s: list[float]
-
-
 def in_process(*arguments: str) -> dict[str, Any]:
     """Returns what this file prints as JSON in a process with a store of its own."""
     with tempfile.TemporaryDirectory() as folder:
@@ -244,6 +261,7 @@ def in_process(*arguments: str) -> dict[str, Any]:
             | {
                 "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
                 "MLFLOW_CARBON_JOURNAL_DIR": folder,
+                "MLFLOW_CARBON_AUTOLOG": "false",
                 "OMP_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1",
             },
@@ -278,57 +296,21 @@ def measure_ratios(work: str, *, duration_s: float, num_rounds: int) -> list[Rat
     ]
 
 
-def ratio_lines(ratios: list[Ratios]) -> Iterator[str]:
-    """Yields the table of ratios; quartiles beside the medians."""
-    yield "| loop | tool | wall, ratio | CPU, ratio | other threads, ms of CPU per s |"
-    yield "|---|---|--:|--:|--:|"
-    for row in ratios:
-        yield (
-            f"| {row.work} | {row.tool} | {_with_quartiles(row.wall)} "
-            f"| {_with_quartiles(row.cpu)} | {statistics.median(row.other_threads_ms_per_s):.2f} |"
+def measure_sweeps(num_rounds: int) -> SweepCosts:
+    """Returns what a trial takes, with us and without, one figure for each round."""
+    rounds: list[dict[str, float]] = []
+    for number in range(num_rounds):
+        tools = random.Random(number).sample(SWEEP_TOOLS, len(SWEEP_TOOLS))
+        rounds.append(
+            {
+                tool: in_process("sweep", tool, str(NUM_TRIALS))["sweep_s"] / NUM_TRIALS
+                for tool in tools
+            }
         )
-
-
-def _with_quartiles(values: list[float]) -> str:
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{median:.4f} ({low:.4f} to {high:.4f})"
-
-
-def latency_lines(latencies: dict[str, list[float]], imports_s: list[float]) -> Iterator[str]:
-    """Yields the table of latencies, each beside its bar."""
-    meter_starts_s = latencies["meter_starts_s"]
-    first, last = latencies["memory_bytes"]
-    num_windows = len(latencies["windows_s"]) - 1
-
-    yield "| what | median | bar |"
-    yield "|---|--:|--:|"
-    rows = {
-        "the meter's first start, Carbontracker's import included": (meter_starts_s[:1], ""),
-        "the meter's start, from the second on": (meter_starts_s[1:], "20 ms"),
-        "the meter's stop": (latencies["meter_stops_s"], "20 ms"),
-        "`track()` begins, its run looked up in sqlite": (latencies["starts_s"][1:], "20 ms"),
-        "`track()` ends, totals in sqlite, models looked up": (latencies["stops_s"], "20 ms"),
-        "a window, handed to our own thread": (latencies["windows_s"], "1 ms"),
-        "a window's points, written to sqlite at once": (latencies["writes_s"], "15 ms"),
-        "added to the CPU time of `import mlflow`": (imports_s, "50 ms"),
-    }
-    for what, (values_s, bar) in rows.items():
-        yield f"| {what} | {statistics.median(values_s) * 1e3:.2f} ms | {bar} |"
-    yield (
-        f"| memory from window {num_windows // 10:,} to {num_windows:,} "
-        f"| {(last - first) / 2**20:+.1f} MiB | flat |"
+    return SweepCosts(
+        num_trials=NUM_TRIALS,
+        trials_s={tool: [one[tool] for one in rounds] for tool in SWEEP_TOOLS},
     )
-
-
-HEAD = """\
-# What tracking costs
-
-Written by `python -m benchmarks.tracking_overhead --write docs/overhead.md`, on {machine}. \
-{num_rounds} rounds of {duration_s:g} s loops with a window every {epoch_s:g} s; medians, \
-quartiles in brackets. *alone again* is the loop without any tool, against itself: a ratio inside \
-its quartiles is none that this machine can tell from 1. Carbontracker asks for the place of the \
-machine when it starts and CodeCarbon runs offline; both are started before the clock.
-"""
 
 
 @click.group(invoke_without_command=True)
@@ -355,12 +337,19 @@ def main(
     imports_s = [
         import_s(is_with_us=True) - import_s(is_with_us=False) for _ in range(IMPORT_ROUNDS)
     ]
+    sweeps = measure_sweeps(num_rounds)
     latencies = in_process("latencies", str(num_windows))
     machine = f"{os.cpu_count()} CPU cores, load {os.getloadavg()[0]:.1f}"
     head = HEAD.format(
         machine=machine, num_rounds=num_rounds, duration_s=duration_s, epoch_s=EPOCH_S
     )
-    tables = [*ratio_lines(ratios), "", *latency_lines(latencies, imports_s)]
+    tables = [
+        *ratio_lines(ratios),
+        "",
+        *sweep_lines(sweeps),
+        "",
+        *latency_lines(latencies, imports_s),
+    ]
     page = "\n".join([head, *tables, ""])
     click.echo(page)
     if write is not None:
@@ -374,6 +363,14 @@ def main(
 def loop(work: str, tool: str, num_steps: int) -> None:
     """Runs one loop under one tool."""
     click.echo(json.dumps(run_loop(work, tool, num_steps)))
+
+
+@main.command(hidden=True)
+@click.argument("tool", type=click.Choice(SWEEP_TOOLS))
+@click.argument("num_trials", type=int)
+def sweep(tool: str, num_trials: int) -> None:
+    """Times a sweep under a tool, or alone."""
+    click.echo(json.dumps(run_sweep(tool, num_trials)))
 
 
 @main.command("calibrate", hidden=True)

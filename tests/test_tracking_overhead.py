@@ -1,0 +1,51 @@
+"""The benchmark of tracking: a sweep is tracked where it says so, and its page says no more."""
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
+
+import mlflow_carbon
+from benchmarks.tracking_overhead import run_sweep
+from benchmarks.tracking_overhead_page import Ratios, SweepCosts, ratio_lines, sweep_lines
+from mlflow_carbon.tracking.patches import INTEGRATION
+
+
+@pytest.fixture
+def switched_off_after(store):
+    """Autologging is off when the test is over."""
+    yield
+    mlflow_carbon.autolog(disable=True)
+    AUTOLOGGING_INTEGRATIONS[INTEGRATION] = {}
+
+
+def scopes():
+    """Returns how each run of the store is tagged, those that are not metered by ``None``."""
+    runs = MlflowClient().search_runs(["0"], order_by=["start_time ASC"])
+    return [run.data.tags.get("carbon.scope") for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("tool", "expected"),
+    [("mlflow_carbon", ["run", "parent", "run", "run"]), ("alone", [None] * 4)],
+)
+def test_sweep_meters_parent_and_children_under_our_tool_only(switched_off_after, tool, expected):
+    assert run_sweep(tool, 2)["sweep_s"] > 0
+    assert scopes() == expected
+    assert mlflow.active_run() is None
+
+
+def test_sweep_is_compared_round_by_round():
+    # added: 25 - 10, 31 - 20 and 52 - 30 ms = 15, 11, 22; the middle one is 15, and not 31 - 20
+    costs = SweepCosts(3, {"alone": [0.010, 0.020, 0.030], "ours": [0.025, 0.031, 0.052]})
+    assert list(sweep_lines(costs))[2:] == [
+        "| alone | 20.00 (15.00 to 25.00) |  |",
+        "| ours | 31.00 (28.00 to 41.50) | 15.00 (13.00 to 18.50) |",
+    ]
+
+
+def test_ratios_have_quartiles_beside_their_median():
+    ratios = [Ratios("numpy", "ours", [1.0, 1.1, 1.3], [1.0, 1.0, 1.0], [2.0, 9.0, 3.0])]
+    assert list(ratio_lines(ratios))[2] == (
+        "| numpy | ours | 1.1000 (1.0500 to 1.2000) | 1.0000 (1.0000 to 1.0000) | 3.00 |"
+    )
