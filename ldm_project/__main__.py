@@ -13,8 +13,8 @@ from ldm_project.config import (
     QualityConfig,
     RunConfig,
     SynthConfig,
-    TrainConfig,
-    VqganConfig,
+    TrainRunConfig,
+    VqganRunConfig,
     resolved,
     validate,
 )
@@ -66,17 +66,17 @@ def main() -> None:
 
 
 @main.command(epilog="Example: python -m ldm_project vqgan --dims 3 --vqgan-iterations 300")
-@parameters_of(VqganConfig)
+@parameters_of(VqganRunConfig)
 def vqgan(dry_run: bool, **parameters: Any) -> None:
     """Train and register a VQ-GAN, the autoencoder that the diffusion model works in."""
-    _run(VqganConfig(**parameters), dry_run)
+    _run(VqganRunConfig(**parameters), dry_run)
 
 
 @main.command(epilog="Example: python -m ldm_project train --dims 3 --iterations 600")
-@parameters_of(TrainConfig)
+@parameters_of(TrainRunConfig)
 def train(dry_run: bool, **parameters: Any) -> None:
     """Train and register a latent diffusion model on a frozen VQ-GAN's latents."""
-    _run(TrainConfig(**parameters), dry_run)
+    _run(TrainRunConfig(**parameters), dry_run)
 
 
 @main.command(epilog="Example: python -m ldm_project synth --dims 2 --steps 200 --region Germany")

@@ -5,8 +5,9 @@ project chooses and says so (``region``); the resolve functions turn it into a v
 """
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from ldm_project.errors import InvalidInputError
 from ldm_project.presets import PRESETS, ModelPreset
@@ -15,11 +16,15 @@ AUTO = "auto"
 PHANTOM = "phantom"
 
 TINY = "tiny"  # the model size that trains on a laptop
+LARGE = "large"  # the one whose volumes fill a GPU
 
 DIFFUSION, RFLOW = "diffusion", "rflow"  # what a UNet can be trained as
+# The first one, with all steps, is what quality judges the others by.
 SAMPLERS_BY_OBJECTIVE = {DIFFUSION: ("ddpm", "ddim", "dpmpp", "unipc"), RFLOW: ("rflow",)}
+DEFAULT_SAMPLER = {DIFFUSION: "unipc", RFLOW: "rflow"}
 SAMPLERS = tuple(name for names in SAMPLERS_BY_OBJECTIVE.values() for name in names)
 PRECISIONS = (AUTO, "fp32", "bf16")
+SWITCHES = (AUTO, "on", "off")
 BACKENDS = ("core", "generative")
 SLICE_AXES = ("axial", "coronal", "sagittal")
 
@@ -32,6 +37,7 @@ MAX_SYNTH_BATCH_SIZE = 32  # from here on an image gets hardly cheaper
 # Of one batch: a TFLOP per step with the medium UNet, and under 2 GB between its layers.
 MAX_LATENT_POSITIONS = 2**16
 WINDOWS_PER_TRAINING = 10
+PREVIEWS_PER_TRAINING = 4
 MAX_SLICE_EPOCHS = 16  # epochs of slices whose latents are kept: as many slices per volume
 HELD_OUT_FRACTION = 0.2  # of the scans: never trained on, for judging
 
@@ -62,27 +68,58 @@ class RunConfig:
     pue: str = parameter(AUTO, "Power usage effectiveness. auto: 1.55, the paper's.")
     seed: int = parameter(0, "Seed of the data, the training and the noise.")
     device: str = parameter(AUTO, "cpu, cuda, cuda:1. auto: a GPU where there is one.")
+    precision: str = parameter(
+        AUTO, "Of the networks. auto: bf16 where it is quicker.", choices=PRECISIONS
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class VqganConfig(RunConfig):
-    """Parameters of the ``vqgan`` entry point: train the autoencoder that the LDM lives in."""
+    """How to train a VQ-GAN, the autoencoder that the LDM lives in."""
 
     vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
     batch_size: str = parameter(AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D).")
     data: str = parameter(PHANTOM, "Folder or glob of CT (NIfTI, DICOM). phantom: made here.")
     slice_axis: str = parameter("axial", "Slices drawn from volumes in 2D.", choices=SLICE_AXES)
     spacing_mm: str = parameter(AUTO, "Resample to this spacing: 1 or 1x1x2. auto: as scanned.")
+    checkpoint_every: str = parameter(
+        AUTO, "Iterations between two states that a training can go on from. auto: a tenth of all."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(VqganConfig):
-    """Parameters of the ``train`` entry point: train the diffusion UNet on VQ-GAN latents."""
+    """How to train a diffusion UNet on the latents of a VQ-GAN."""
 
     iterations: int = parameter(500, "Training iterations of the diffusion UNet.")
+    objective: str = parameter(
+        DIFFUSION, "What the UNet learns.", choices=tuple(SAMPLERS_BY_OBJECTIVE)
+    )
+    gradient_checkpointing: str = parameter(
+        AUTO, "Save memory by computing twice. auto: on for large volumes.", choices=SWITCHES
+    )
     vqgan: str = parameter(
         AUTO, "VQ-GAN: a checkpoint folder or models:/name/version. auto: newest, else trained."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumableConfig(RunConfig):
+    """Parameters of every entry point that can go on with what was interrupted."""
+
+    resume: str = parameter(
+        AUTO, "Run whose interrupted training goes on, as it was set up. auto: this one's, if any."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqganRunConfig(ResumableConfig, VqganConfig):
+    """Parameters of the ``vqgan`` entry point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRunConfig(ResumableConfig, TrainConfig):
+    """Parameters of the ``train`` entry point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +128,6 @@ class BatchConfig(RunConfig):
 
     num_samples: str = parameter(AUTO, "Images to make. auto: 20.")
     batch_size: str = parameter(AUTO, "Images sampled together. auto: by size, 32 at most.")
-    precision: str = parameter(
-        AUTO, "Of the UNet. auto: bf16 where it is quicker.", choices=PRECISIONS
-    )
     compile: str = parameter("off", "Compile the UNet by torch.compile.", choices=("off", "on"))
 
 
@@ -102,7 +136,7 @@ class StepsConfig(BatchConfig):
     """Parameters of every entry point that denoises in one way."""
 
     steps: int = parameter(50, "Denoising steps per image.")
-    sampler: str = parameter("unipc", "Noise scheduler.", choices=SAMPLERS)
+    sampler: str = parameter(DEFAULT_SAMPLER[DIFFUSION], "Noise scheduler.", choices=SAMPLERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +180,9 @@ class CompareConfig:
     month: str = parameter(AUTO, "Month of the carbon intensity: 2022-02. auto: the year's mean.")
     pue: str = parameter(AUTO, "Power usage effectiveness. auto: as recorded.")
     format: str = parameter("table", "Output.", choices=("table", "csv", "json"))
+
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 
 def resolve_preset(model_size: str) -> ModelPreset:
@@ -243,7 +280,7 @@ def resolve_num_samples(config: BatchConfig) -> int:
 
 
 def resolve_settings(config: QualityConfig) -> list[SynthConfig]:
-    """Returns the synthesis of each sampler at each number of steps, 1000 steps of DDPM first.
+    """Returns the synthesis of each sampler at each number of steps, 1000 reference steps first.
 
     Raises:
         InvalidInputError: an unknown sampler, or a number of steps that no model is trained for.
@@ -259,11 +296,26 @@ def resolve_settings(config: QualityConfig) -> list[SynthConfig]:
         for sampler in config.samplers.split(",")
         for steps in step_counts
     ]
-    reference = SynthConfig(**shared, sampler="ddpm", steps=NUM_TRAIN_TIMESTEPS)
+    reference = SynthConfig(
+        **shared, sampler=SAMPLERS_BY_OBJECTIVE[config.objective][0], steps=NUM_TRAIN_TIMESTEPS
+    )
     settings = [reference, *(setting for setting in grid if setting != reference)]
     for setting in settings:
         validate(setting)
     return settings
+
+
+def resolve_checkpoint_every(config: VqganConfig, iterations: int) -> int:
+    """Returns the number of iterations between two states that a training can go on from."""
+    default = max(1, iterations // WINDOWS_PER_TRAINING)
+    return resolve_count("checkpoint_every", config.checkpoint_every, default)
+
+
+def checkpoints_gradients(config: TrainConfig) -> bool:
+    """Returns whether a training computes blocks twice to save memory."""
+    if config.gradient_checkpointing == AUTO:
+        return config.dims == 3 and config.model_size == LARGE
+    return config.gradient_checkpointing == "on"
 
 
 def size_text(size: tuple[int, ...]) -> str:
@@ -324,6 +376,7 @@ def validate(config: RunConfig) -> None:
     if isinstance(config, VqganConfig):
         resolve_count("batch_size", config.batch_size, 1)
         resolve_spacing_mm(config.spacing_mm)
+        resolve_checkpoint_every(config, config.vqgan_iterations)
     if isinstance(config, BatchConfig):
         resolve_num_samples(config)
         resolve_synth_batch_size(config)
@@ -351,3 +404,23 @@ def resolved(config: RunConfig) -> dict[str, int | str]:
     elif isinstance(config, VqganConfig):
         values["batch_size"] = str(resolve_training_batch_size(config))
     return values
+
+
+def as_interrupted(config: ConfigT, started_with: Mapping[str, Any]) -> ConfigT:
+    """Returns the parameters that an interrupted training started with, to go on with.
+
+    Only ``resume`` and ``device`` may be new; others can be left out, or given as they were.
+
+    Raises:
+        InvalidInputError: another parameter was given with another value.
+    """
+    for item in fields(config):
+        value, before = getattr(config, item.name), started_with.get(item.name)
+        if item.name in ("resume", "device") or value in (item.default, before):
+            continue
+        raise InvalidInputError(
+            f"{item.name} is {value!r}, but the training to resume started with {before!r}. "
+            f"Leave {item.name} out, or start anew without resume=."
+        )
+    device = config.device if config.device != AUTO else started_with["device"]
+    return replace(config, **{**started_with, "device": device})

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from ldm_project.config import BACKENDS
-from ldm_project.diffusion.checkpoints import load_ldm, load_vqgan, save_ldm, save_vqgan
+from ldm_project.diffusion.checkpoints import (
+    LdmCheckpoint,
+    load_ldm,
+    load_vqgan,
+    save_ldm,
+    save_vqgan,
+)
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, decode, encode
 from ldm_project.errors import CheckpointError
 
@@ -26,7 +32,7 @@ def networks(request):
 @pytest.fixture
 def ldm_folder(networks, tmp_path):
     spec, unet, vqgan = networks
-    save_ldm(tmp_path / "ldm", spec, unet, vqgan, LATENT_SCALE)
+    save_ldm(tmp_path / "ldm", LdmCheckpoint(spec, unet, vqgan, LATENT_SCALE))
     return tmp_path / "ldm"
 
 
@@ -64,9 +70,9 @@ def test_ldm_comes_back_the_same_in_either_backend(networks, ldm_folder, backend
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_files_do_not_say_which_backend_wrote_them(networks, tmp_path, backend):
     spec, unet, vqgan = networks
-    save_ldm(tmp_path / "first", spec, unet, vqgan, LATENT_SCALE)
+    save_ldm(tmp_path / "first", LdmCheckpoint(spec, unet, vqgan, LATENT_SCALE))
     loaded = load_ldm(tmp_path / "first", backend=backend, device="cpu")
-    save_ldm(tmp_path / "second", spec, loaded.unet, loaded.vqgan, LATENT_SCALE)
+    save_ldm(tmp_path / "second", loaded)
     for name in ("config.json", "unet.safetensors", "vqgan.safetensors"):
         assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
 
@@ -97,13 +103,15 @@ def test_checkpoint_holds_no_pickle(ldm_folder):
 def test_checkpoint_of_other_widths_than_the_present_preset_still_loads(tmp_path):
     widths = replace(SPECS[2].widths, vqgan_channels=(8, 8), unet_channels=(32, 32))
     spec = replace(SPECS[2], preset=widths)
-    save_ldm(tmp_path / "old", spec, build_unet(spec), build_vqgan(spec), LATENT_SCALE)
+    save_ldm(
+        tmp_path / "old", LdmCheckpoint(spec, build_unet(spec), build_vqgan(spec), LATENT_SCALE)
+    )
     assert load(tmp_path / "old").spec == spec
 
 
 def test_saving_again_replaces_the_checkpoint_and_leaves_nothing_beside(networks, ldm_folder):
     spec, unet, vqgan = networks
-    save_ldm(ldm_folder, spec, unet, vqgan, 0.5)
+    save_ldm(ldm_folder, LdmCheckpoint(spec, unet, vqgan, 0.5))
     assert load(ldm_folder).latent_scale == 0.5
     assert list(ldm_folder.parent.iterdir()) == [ldm_folder]
 
@@ -118,7 +126,7 @@ class FullDisk(torch.nn.Module):
 def test_checkpoint_survives_a_failed_save(networks, ldm_folder):
     spec, unet, _ = networks
     with pytest.raises(CheckpointError, match=r"No space left on device.*is unchanged"):
-        save_ldm(ldm_folder, spec, unet, FullDisk(), 0.5)
+        save_ldm(ldm_folder, LdmCheckpoint(spec, unet, FullDisk(), 0.5))
     assert load(ldm_folder).latent_scale == LATENT_SCALE
     assert list(ldm_folder.parent.iterdir()) == [ldm_folder]
 
@@ -126,7 +134,7 @@ def test_checkpoint_survives_a_failed_save(networks, ldm_folder):
 def test_failed_first_save_leaves_no_half_checkpoint(networks, tmp_path):
     spec, unet, _ = networks
     with pytest.raises(CheckpointError):
-        save_ldm(tmp_path / "ldm", spec, unet, FullDisk(), 0.5)
+        save_ldm(tmp_path / "ldm", LdmCheckpoint(spec, unet, FullDisk(), 0.5))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,7 +209,7 @@ def test_config_with_a_senseless_spec_is_refused(ldm_folder, spec):
 
 def test_weights_of_another_checkpoint_are_refused(networks, ldm_folder, tmp_path):
     spec, unet, vqgan = networks
-    save_ldm(tmp_path / "other", spec, unet, vqgan, 0.5)
+    save_ldm(tmp_path / "other", LdmCheckpoint(spec, unet, vqgan, 0.5))
     (tmp_path / "other" / "unet.safetensors").replace(ldm_folder / "unet.safetensors")
     with pytest.raises(CheckpointError, match=r"saved with another config\.json"):
         load(ldm_folder)

@@ -15,8 +15,8 @@ from mlflow_carbon.cli import cli as carbon_main
 
 MLPROJECT = Path(__file__).parent.parent / "MLproject"
 CONFIG_BY_ENTRY_POINT = {
-    "vqgan": config.VqganConfig,
-    "train": config.TrainConfig,
+    "vqgan": config.VqganRunConfig,
+    "train": config.TrainRunConfig,
     "synth": config.SynthConfig,
     "estimate": config.EstimateConfig,
     "quality": config.QualityConfig,

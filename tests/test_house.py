@@ -52,17 +52,19 @@ HOUSE = {
         ("", "cli project_backend plugin __init__ __main__"),
     ],
     "ldm_project": [
-        ("", "errors presets config"),
+        ("", "errors presets config cache"),
         ("ct", "hounsfield phantoms ct_files data images"),
         (
             "diffusion",
-            "models flops noise_schedulers training tiled_decoding acceleration sampling "
-            "checkpoints quality iso_quality",
+            "seeding models flops noise_schedulers acceleration tiled_decoding sampling "
+            "optimisation vqgan_training diffusion_training checkpoints training_states quality "
+            "iso_quality",
         ),
         (
             "runs",
             "references arithmetic_metrics logged_models ldm_pyfunc vqgan_pyfunc command_runs "
-            "training_runs trained_ldm synthesis_run estimate_run quality_run commands",
+            "interrupted_trainings training_progress training_previews training_runs trained_ldm "
+            "synthesis_run estimate_run quality_run commands",
         ),
         ("", "__init__ __main__"),
     ],

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ldm_project.ct.hounsfield import hu_from_network, network_from_hu
-from ldm_project.ct.images import write_nifti, write_png, write_preview
+from ldm_project.ct.images import contact_sheet, write_nifti, write_png
 
 
 def test_window_maps_air_to_minus_one_and_dense_bone_to_one():
@@ -39,8 +39,8 @@ def test_png_shows_the_patients_right_on_the_left_and_the_front_on_top(tmp_path)
 
 
 def test_preview_of_slices_is_a_grid_and_of_volumes_three_views_a_row(tmp_path):
-    write_preview(tmp_path / "slices.png", torch.zeros(6, 1, 64, 64))
-    write_preview(tmp_path / "volumes.png", torch.zeros(2, 1, 64, 64, 32))
+    contact_sheet(torch.zeros(6, 1, 64, 64)).save(tmp_path / "slices.png")
+    contact_sheet(torch.zeros(2, 1, 64, 64, 32)).save(tmp_path / "volumes.png")
     slices, volumes = (Image.open(tmp_path / name) for name in ("slices.png", "volumes.png"))
     # 64 pixels are shown twice as large: tiles of 128 with a gap of 4
     assert slices.size == (4 * 132 + 4, 2 * 132 + 4)

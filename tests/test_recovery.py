@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from mlflow_carbon.cli import cli
+from mlflow_carbon.recording.recovery import recover_run
 
 KILLED = """
 import os, signal, sys
@@ -72,4 +73,28 @@ def test_journal_of_another_store_is_left_where_it_is(killed_run, tmp_path):
     journal.write_text(journal.read_text().replace("sqlite:///", "http://elsewhere/"))
     assert "left in" in recover()
     assert journal.exists()
+    assert windows(killed_run) == []
+
+
+def test_run_that_is_taken_up_again_gets_what_its_killed_process_did_not_send(killed_run, tmp_path):
+    assert recover_run(MlflowClient(), tmp_path / "journals", killed_run)
+    assert windows(killed_run) == [(1, 1), (2, 2), (3, 3)]
+    assert not recover_run(MlflowClient(), tmp_path / "journals", killed_run)
+
+
+@pytest.mark.parametrize(
+    ("mine", "other"), [('"host": "', '"host": "another-'), ("sqlite:///", "http://elsewhere/")]
+)
+def test_journal_of_another_machine_or_store_is_not_taken_for_a_killed_one(
+    killed_run, tmp_path, mine, other
+):
+    (journal,) = (tmp_path / "journals").iterdir()
+    journal.write_text(journal.read_text().replace(mine, other, 1))
+    assert not recover_run(MlflowClient(), tmp_path / "journals", killed_run)
+    assert journal.exists()
+    assert windows(killed_run) == []
+
+
+def test_other_runs_are_left_alone(killed_run, tmp_path):
+    assert not recover_run(MlflowClient(), tmp_path / "journals", "0" * 32)
     assert windows(killed_run) == []

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from ldm_project.diffusion.noise_schedulers import build_noise_scheduler, set_denoising_steps
-from ldm_project.diffusion.sampling import denoise, noise_generator
+from ldm_project.diffusion.sampling import denoise
+from ldm_project.diffusion.seeding import seeded_generator
 from tests.fakes import reference_samplers as reference
 
 SHAPE = (2, 1, 12, 12)
@@ -67,7 +68,7 @@ def ours(sampler, noise, steps):
 
 def draws_of(noise, steps):
     """What DDPM adds: each sample's own numbers, which follow from its first noise."""
-    generators = [noise_generator(sample.numpy().tobytes()) for sample in noise]
+    generators = [seeded_generator(sample.numpy().tobytes()) for sample in noise]
     return [
         np.stack([torch.randn(SHAPE[1:], generator=generator).numpy() for generator in generators])
         for _ in range(steps - 1)

@@ -6,7 +6,7 @@ import torch
 from ldm_project.ct.data import DataSpec, batches, open_scans
 from ldm_project.diffusion.models import ModelSpec, build_discriminator, build_vqgan, decode
 from ldm_project.diffusion.tiled_decoding import decode_in_tiles, decoder_reach
-from ldm_project.diffusion.training import train_vqgan
+from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
 
 TRAINED_SIZE = {2: (32, 32), 3: (16, 16, 16)}
 LATENT_AXES = {2: (40, 28), 3: (20, 10, 10)}  # images of 160×112 and 80×40×40
@@ -22,7 +22,7 @@ def trained(request):
     vqgan = build_vqgan(spec)
     scans = open_scans(DataSpec("phantom", spec.size, num_phantoms=8))
     images = batches(scans, batch_size=2)
-    for _ in train_vqgan(vqgan, build_discriminator(spec), images, iterations=12):
+    for _ in train_vqgan(VqganTraining(vqgan, build_discriminator(spec), iterations=12), images):
         pass
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(2, spec.widths.latent_channels, *LATENT_AXES[dims], generator=generator)

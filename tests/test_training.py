@@ -17,6 +17,13 @@ from ldm_project.config import (
 )
 from ldm_project.ct.data import DataSpec, batches, open_scans
 from ldm_project.ct.hounsfield import hu_from_network
+from ldm_project.diffusion.diffusion_training import (
+    DiffusionTraining,
+    Latents,
+    encode_latents,
+    spread_timesteps,
+    train_diffusion,
+)
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_discriminator,
@@ -24,15 +31,9 @@ from ldm_project.diffusion.models import (
     build_vqgan,
     encode,
 )
+from ldm_project.diffusion.optimisation import learning_rate_factor
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
-from ldm_project.diffusion.training import (
-    Latents,
-    encode_latents,
-    learning_rate_factor,
-    spread_timesteps,
-    train_diffusion,
-    train_vqgan,
-)
+from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
 from ldm_project.errors import InvalidInputError
 
 SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
@@ -61,6 +62,12 @@ def random_latents(spec, num=64):
     return Latents(torch.randn(num, *spec.latent_shape), scale=1.0)
 
 
+def trained_diffusion(spec, latents, *, iterations, batch_size, seed=0):
+    """Trains a new UNet; returns what train_diffusion yields."""
+    training = DiffusionTraining(build_unet(spec), iterations=iterations)
+    return train_diffusion(training, latents, batch_size=batch_size, seed=seed)
+
+
 def weights_of(network):
     return torch.cat([weight.detach().flatten().clone() for weight in network.parameters()])
 
@@ -68,14 +75,14 @@ def weights_of(network):
 @pytest.mark.slow
 def test_vqgan_learns_to_reconstruct(spec):
     vqgan, discriminator = build_vqgan(spec), build_discriminator(spec)
-    steps = list(train_vqgan(vqgan, discriminator, blobs(spec), iterations=40))
+    steps = list(train_vqgan(VqganTraining(vqgan, discriminator, iterations=40), blobs(spec)))
     assert [step.iteration for step in steps] == list(range(1, 41))
     assert steps[-1].reconstruction_loss < 0.5 * steps[0].reconstruction_loss
 
 
 def test_quantiser_joins_after_half_and_discriminator_after_four_fifths(spec):
     vqgan, discriminator = build_vqgan(spec), build_discriminator(spec)
-    steps = list(train_vqgan(vqgan, discriminator, blobs(spec), iterations=10))
+    steps = list(train_vqgan(VqganTraining(vqgan, discriminator, iterations=10), blobs(spec)))
     assert [step.quantisation_loss > 0 for step in steps] == [False] * 5 + [True] * 5
     assert [step.adversarial_loss > 0 for step in steps] == [False] * 8 + [True] * 2
     assert [step.discriminator_loss > 0 for step in steps] == [False] * 8 + [True] * 2
@@ -84,7 +91,7 @@ def test_quantiser_joins_after_half_and_discriminator_after_four_fifths(spec):
 def test_discriminator_learns_only_when_it_has_joined(spec):
     discriminator = build_discriminator(spec)
     start = weights_of(discriminator)
-    steps = train_vqgan(build_vqgan(spec), discriminator, blobs(spec), iterations=10)
+    steps = train_vqgan(VqganTraining(build_vqgan(spec), discriminator, iterations=10), blobs(spec))
     list(islice(steps, 8))
     assert torch.equal(weights_of(discriminator), start)
     list(steps)
@@ -99,7 +106,7 @@ def test_adversarial_loss_reaches_the_vqgan(spec):
         vqgan, discriminator = build_vqgan(spec), build_discriminator(spec)
         with torch.no_grad():
             discriminator.final_conv.conv.weight.mul_(1 + 100 * judgement)
-        steps = train_vqgan(vqgan, discriminator, blobs(spec), iterations=10)
+        steps = train_vqgan(VqganTraining(vqgan, discriminator, iterations=10), blobs(spec))
         list(islice(steps, 8))
         before = weights_of(vqgan)
         list(steps)
@@ -110,7 +117,8 @@ def test_adversarial_loss_reaches_the_vqgan(spec):
 
 def test_codebook_is_in_use_after_training(spec):
     vqgan = build_vqgan(spec)
-    list(train_vqgan(vqgan, build_discriminator(spec), blobs(spec), iterations=20))
+    training = VqganTraining(vqgan, build_discriminator(spec), iterations=20)
+    list(train_vqgan(training, blobs(spec)))
     images = next(blobs(spec))
     indices = vqgan.quantizer.quantizer.quantize(encode(vqgan, images))[2]
     assert len(indices.unique()) > 20  # of 256; 2 where the codebook starts at random
@@ -118,11 +126,10 @@ def test_codebook_is_in_use_after_training(spec):
 
 def test_training_can_be_as_short_as_one_iteration(spec):
     vqgan = build_vqgan(spec)
-    (step,) = train_vqgan(vqgan, build_discriminator(spec), blobs(spec), iterations=1)
+    training = VqganTraining(vqgan, build_discriminator(spec), iterations=1)
+    (step,) = train_vqgan(training, blobs(spec))
     assert step.quantisation_loss > 0
-    (step,) = train_diffusion(
-        build_unet(spec), random_latents(spec), iterations=1, batch_size=2, seed=0
-    )
+    (step,) = trained_diffusion(spec, random_latents(spec), iterations=1, batch_size=2)
     assert step.loss > 0
 
 
@@ -147,9 +154,7 @@ def test_untrained_unet_has_the_mean_absolute_error_of_predicting_nothing(spec):
 
     The mean absolute value of N(0, 1) is √(2/π) = 0.798; the mean square would be 1.
     """
-    step = next(
-        train_diffusion(build_unet(spec), random_latents(spec), iterations=1, batch_size=64, seed=0)
-    )
+    (step,) = trained_diffusion(spec, random_latents(spec), iterations=1, batch_size=64)
     assert step.loss == pytest.approx(math.sqrt(2 / math.pi), abs=0.02)
 
 
@@ -165,7 +170,7 @@ def test_timesteps_are_one_from_each_part_of_the_schedule_and_reach_its_ends():
 @pytest.mark.slow
 def test_unet_learns(spec):
     latents = Latents(torch.ones(8, *spec.latent_shape), scale=1.0)
-    steps = train_diffusion(build_unet(spec), latents, iterations=50, batch_size=8, seed=0)
+    steps = trained_diffusion(spec, latents, iterations=50, batch_size=8)
     losses = [step.loss for step in steps]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
@@ -173,13 +178,8 @@ def test_unet_learns(spec):
 def test_diffusion_training_repeats_with_its_seed_and_differs_with_another(spec):
     def losses(seed):
         torch.manual_seed(1)
-        steps = train_diffusion(
-            build_unet(spec),
-            Latents(torch.ones(8, *spec.latent_shape), scale=1.0),
-            iterations=2,
-            batch_size=2,
-            seed=seed,
-        )
+        latents = Latents(torch.ones(8, *spec.latent_shape), scale=1.0)
+        steps = trained_diffusion(spec, latents, iterations=2, batch_size=2, seed=seed)
         return [step.loss for step in steps]
 
     assert losses(0) == losses(0)
@@ -188,13 +188,10 @@ def test_diffusion_training_repeats_with_its_seed_and_differs_with_another(spec)
 
 def test_diverging_vqgan_is_told_with_the_iteration():
     spec = SPECS[2]
-    steps = train_vqgan(
-        build_vqgan(spec),
-        build_discriminator(spec),
-        blobs(spec),
-        iterations=50,
-        learning_rate=1e20,
+    training = VqganTraining(
+        build_vqgan(spec), build_discriminator(spec), iterations=50, learning_rate=1e20
     )
+    steps = train_vqgan(training, blobs(spec))
     with pytest.raises(
         InvalidInputError, match=r"loss of the VQ-GAN became (nan|inf) in iteration \d+\. Lower"
     ):
@@ -204,7 +201,7 @@ def test_diverging_vqgan_is_told_with_the_iteration():
 def test_nan_latents_are_told_with_the_iteration():
     spec = SPECS[2]
     latents = Latents(torch.full((4, *spec.latent_shape), math.nan), scale=1.0)
-    steps = train_diffusion(build_unet(spec), latents, iterations=2, batch_size=2, seed=0)
+    steps = trained_diffusion(spec, latents, iterations=2, batch_size=2)
     with pytest.raises(InvalidInputError, match="diffusion UNet became nan in iteration 1"):
         list(steps)
 
@@ -226,26 +223,19 @@ def test_tiny_model_beats_noise_and_the_mean_image(dims):
     training, held_out = scans.split(HELD_OUT_FRACTION)
     spec = ModelSpec(dims, size, "tiny")
     torch.manual_seed(0)
-    vqgan, unet = build_vqgan(spec), build_unet(spec)
+    vqgan = build_vqgan(spec)
     training_batches = batches(training, batch_size=batch_size)
-    list(
-        train_vqgan(
-            vqgan,
-            build_discriminator(spec),
-            training_batches,
-            iterations=TrainConfig.vqgan_iterations,
-        )
+    vqgan_training = VqganTraining(
+        vqgan, build_discriminator(spec), iterations=TrainConfig.vqgan_iterations
     )
+    list(train_vqgan(vqgan_training, training_batches))
     num_epochs = MAX_SLICE_EPOCHS if dims == 2 else 1
     images = list(islice(training_batches, num_epochs * training.num_scans // batch_size))
     latents = encode_latents(vqgan, images)
-    list(
-        train_diffusion(
-            unet, latents, iterations=TrainConfig.iterations, batch_size=batch_size, seed=0
-        )
-    )
+    unet_training = DiffusionTraining(build_unet(spec), iterations=TrainConfig.iterations)
+    list(train_diffusion(unet_training, latents, batch_size=batch_size, seed=0))
     noise = initial_noise(spec, range(16), seed=0)
-    *_, final = denoise(unet, noise, sampler="unipc", steps=50)
+    *_, final = denoise(unet_training.averaged_unet, noise, sampler="unipc", steps=50)
     samples = decode_samples(vqgan, final.latents, latents.scale)
     real = torch.cat(list(islice(batches(held_out, batch_size=4), 16)))
 

@@ -5,7 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -150,16 +150,23 @@ def open_scans(spec: DataSpec) -> CtScans:
     )
 
 
-def batches(scans: CtScans, *, batch_size: int) -> Iterator[Tensor]:
-    """Yields batches ``(B, 1, *size)`` in [-1, 1] for ever, each epoch in an order of its own."""
+def batches(scans: CtScans, *, batch_size: int, num_skipped: int = 0) -> Iterator[Tensor]:
+    """Yields batches ``(B, 1, *size)`` in [-1, 1] for ever, each epoch in an order of its own.
+
+    The images of the first ``num_skipped`` batches are not read.
+    """
+    drawn = islice(_drawn(scans), num_skipped * batch_size, None)
+    while True:
+        chosen = islice(drawn, batch_size)
+        yield torch.stack([network_from_hu(scan.image_hu(epoch)) for scan, epoch in chosen])
+
+
+def _drawn(scans: CtScans) -> Iterator[tuple[Scan, int]]:
+    """Yields each scan once an epoch, for ever, with the epoch's number."""
     generator = np.random.default_rng(scans.seed)
-    waiting: list[Tensor] = []
     for epoch in count():
         for index in generator.permutation(scans.num_scans):
-            waiting.append(network_from_hu(scans.scans[index].image_hu(epoch)))
-            if len(waiting) == batch_size:
-                yield torch.stack(waiting)
-                waiting = []
+            yield scans.scans[index], epoch
 
 
 def _phantoms(spec: DataSpec) -> CtScans:

@@ -32,8 +32,8 @@ def write_png(path: Path, image_hu: Tensor) -> None:
     Image.fromarray(_displayed(image_hu[0].cpu().numpy())).save(path)
 
 
-def write_preview(path: Path, images_hu: Tensor) -> None:
-    """Writes a contact sheet of images ``(N, 1, *S)`` in HU.
+def contact_sheet(images_hu: Tensor) -> Image.Image:
+    """Returns a picture of images ``(N, 1, *S)`` in HU.
 
     Slices stand in a grid; of volumes, each row shows the three middle slices of one.
     """
@@ -45,7 +45,7 @@ def write_preview(path: Path, images_hu: Tensor) -> None:
         rows = [_middle_slices(volume) for volume in arrays]
         labels = VIEWS
     tiles = [[_tile(_displayed(array)) for array in row] for row in rows]
-    _sheet(tiles, labels).save(path)
+    return _sheet(tiles, labels)
 
 
 def _middle_slices(volume: np.ndarray) -> list[np.ndarray]:

@@ -1,7 +1,10 @@
-"""What makes the UNet quicker on a device without changing what it computes."""
+"""What makes the networks quicker, or fit, on a device without changing what they compute."""
 
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+)
 
 from ldm_project.config import AUTO, TINY
 from ldm_project.diffusion.models import device_of
@@ -23,6 +26,21 @@ def resolve_precision(precision: str, device: torch.device, model_size: str) -> 
     capabilities = torch.cpu.get_capabilities()
     has_bf16 = any(capabilities.get(name, False) for name in CPU_BF16_INSTRUCTIONS)
     return BF16 if has_bf16 and model_size != TINY else FP32
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Returns the context in which networks compute in a precision: ``fp32`` or ``bf16``."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == BF16)
+
+
+def checkpoint_gradients(unet: nn.Module) -> None:
+    """Makes a UNet, in place, compute its blocks again on the way back and keep less for it."""
+    blocks = {
+        module
+        for name, module in unet.named_modules()
+        if name.split(".")[-2:-1] in (["resnets"], ["attentions"])
+    }
+    apply_activation_checkpointing(unet, check_fn=lambda module: module in blocks)
 
 
 def prepared(unet: nn.Module, *, is_compiled: bool) -> nn.Module:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from ldm_project.config import DIFFUSION, SAMPLERS_BY_OBJECTIVE
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_unet,
@@ -40,12 +41,16 @@ class VqganCheckpoint:
 
 @dataclass(frozen=True)
 class LdmCheckpoint:
-    """A trained LDM: its UNet works on latents of its VQ-GAN, divided by ``latent_scale``."""
+    """A trained LDM: its UNet works on latents of its VQ-GAN, divided by ``latent_scale``.
+
+    ``objective`` is what the UNet was trained as: ``diffusion`` or ``rflow``.
+    """
 
     spec: ModelSpec
     unet: nn.Module
     vqgan: VQVAE
     latent_scale: float
+    objective: str = DIFFUSION
 
 
 def save_vqgan(folder: Path, spec: ModelSpec, vqgan: VQVAE) -> None:
@@ -57,16 +62,19 @@ def save_vqgan(folder: Path, spec: ModelSpec, vqgan: VQVAE) -> None:
     _save(folder, {"kind": KIND_VQGAN, "spec": spec.to_dict()}, {"vqgan": vqgan})
 
 
-def save_ldm(
-    folder: Path, spec: ModelSpec, unet: nn.Module, vqgan: VQVAE, latent_scale: float
-) -> None:
+def save_ldm(folder: Path, ldm: LdmCheckpoint) -> None:
     """Writes an LDM checkpoint; one that is there already is replaced only when this is whole.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    config = {"kind": KIND_LDM, "spec": spec.to_dict(), "latent_scale": latent_scale}
-    _save(folder, config, {"unet": unet, "vqgan": vqgan})
+    config = {
+        "kind": KIND_LDM,
+        "spec": ldm.spec.to_dict(),
+        "latent_scale": ldm.latent_scale,
+        "objective": ldm.objective,
+    }
+    _save(folder, config, {"unet": ldm.unet, "vqgan": ldm.vqgan})
 
 
 def load_vqgan(folder: Path, *, backend: str, device: str) -> VqganCheckpoint:
@@ -93,11 +101,14 @@ def load_ldm(folder: Path, *, backend: str, device: str) -> LdmCheckpoint:
     latent_scale = config.get("latent_scale")
     if not (isinstance(latent_scale, float) and 0 < latent_scale < math.inf):
         raise _damaged(folder / CONFIG_FILE, f"latent_scale is {latent_scale!r}")
+    objective = config.get("objective", DIFFUSION)  # all there was before it was written
+    if objective not in SAMPLERS_BY_OBJECTIVE:
+        raise _damaged(folder / CONFIG_FILE, f"objective is {objective!r}")
     unet = build_unet(spec, backend=backend).to(resolve_device(device))
     vqgan = build_vqgan(spec, backend=backend).to(resolve_device(device))
     _load_weights(unet, folder / "unet.safetensors", config)
     _load_weights(vqgan, folder / "vqgan.safetensors", config)
-    return LdmCheckpoint(spec, unet, vqgan, latent_scale)
+    return LdmCheckpoint(spec, unet, vqgan, latent_scale, objective)
 
 
 def _save(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module]) -> None:

@@ -1,6 +1,5 @@
 """From noise to images: denoising as a loop that any of the samplers drives."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +11,14 @@ from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor, nn
 
 from ldm_project.config import NUM_TRAIN_TIMESTEPS
+from ldm_project.diffusion.acceleration import FP32, autocast
 from ldm_project.diffusion.models import ModelSpec, device_of
 from ldm_project.diffusion.noise_schedulers import (
     NoiseScheduler,
     build_noise_scheduler,
     set_denoising_steps,
 )
+from ldm_project.diffusion.seeding import seeded_generator
 from ldm_project.diffusion.tiled_decoding import decode_in_tiles
 from ldm_project.errors import InvalidInputError
 
@@ -39,7 +40,7 @@ def initial_noise(spec: ModelSpec, indices: Sequence[int], *, seed: int) -> Tens
     """
     return torch.stack(
         [
-            torch.randn(spec.latent_shape, generator=noise_generator(f"{seed} {index}".encode()))
+            torch.randn(spec.latent_shape, generator=seeded_generator(f"{seed} {index}".encode()))
             for index in indices
         ]
     )
@@ -47,7 +48,7 @@ def initial_noise(spec: ModelSpec, indices: Sequence[int], *, seed: int) -> Tens
 
 @torch.inference_mode()
 def denoise(
-    unet: nn.Module, noise: Tensor, *, sampler: str, steps: int, precision: str = "fp32"
+    unet: nn.Module, noise: Tensor, *, sampler: str, steps: int, precision: str = FP32
 ) -> Iterator[DenoisingStep]:
     """Yields the latents after each denoising step, the last of them finished samples.
 
@@ -70,7 +71,7 @@ def denoise(
     set_denoising_steps(scheduler, steps, latents.device)
     take_step = _step_function(scheduler, noise)
     for step, timestep in enumerate(scheduler.timesteps, start=1):
-        with torch.autocast(latents.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(latents.device, precision):
             velocity = unet(latents, timestep.expand(len(latents)))
         latents = take_step(velocity.float(), timestep, latents).prev_sample
         yield DenoisingStep(step, steps, latents)
@@ -86,11 +87,5 @@ def _step_function(scheduler: NoiseScheduler, noise: Tensor) -> Callable[..., An
     """Returns the scheduler's step; DDPM's own noise is seeded by each sample's first noise."""
     if not isinstance(scheduler, DDPMScheduler):
         return scheduler.step
-    generators = [noise_generator(sample.cpu().numpy().tobytes()) for sample in noise]
+    generators = [seeded_generator(sample.cpu().numpy().tobytes()) for sample in noise]
     return partial(scheduler.step, generator=generators)
-
-
-def noise_generator(key: bytes) -> torch.Generator:
-    """Returns a generator on the CPU, so that every device gets the same numbers."""
-    digest = hashlib.blake2b(key, digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))

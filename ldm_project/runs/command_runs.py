@@ -24,6 +24,7 @@ from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
 from mlflow_carbon.tracking.track import Tracker, track
 
+TAG_RESUMED_RUN_ID = "ldm.resumed_run_id"
 DEFAULT_EXPERIMENT_ID = "0"  # MLflow's own
 PROJECT_DEFAULTS = Defaults(
     region=DEFAULT_REGION, intensity_set=DEFAULT_INTENSITY_SET, pue=DEFAULT_PUE
@@ -32,17 +33,25 @@ PROJECT_DEFAULTS = Defaults(
 
 @contextmanager
 def command_run(
-    name: str, config: RunConfig, *, triggered_by_run_id: str | None = None
+    name: str,
+    config: RunConfig,
+    *,
+    triggered_by_run_id: str | None = None,
+    resumed_run_id: str | None = None,
 ) -> Iterator[str]:
     """Gives the id of the run that the block writes to, created but not yet active.
 
     ``mlflow run`` has made a run and logged its parameters already: the command it starts adopts
-    that one. A training that another command sets off is a top-level run of its own.
+    that one. A training that another command sets off is a top-level run of its own. One that is
+    resumed goes on in its old run; a run that ``mlflow run`` made for that says where.
     If the block fails, so does the run.
     """
     adopted_run_id = None if triggered_by_run_id else os.environ.pop(MLFLOW_RUN_ID.name, None)
-    run_id = adopted_run_id or _create_run(name, config, triggered_by_run_id)
-    if adopted_run_id:
+    run_id = resumed_run_id or adopted_run_id or _create_run(name, config, triggered_by_run_id)
+    if adopted_run_id and adopted_run_id != run_id:
+        MlflowClient().set_tag(adopted_run_id, MLFLOW_RUN_NAME, f"resume {name}")
+        MlflowClient().set_tag(adopted_run_id, TAG_RESUMED_RUN_ID, run_id)
+    elif adopted_run_id:
         MlflowClient().set_tag(run_id, MLFLOW_RUN_NAME, name)
     try:
         yield run_id

@@ -19,6 +19,7 @@ from ldm_project.config import (
 from ldm_project.errors import InvalidInputError
 from ldm_project.runs.command_runs import assumptions_of
 from ldm_project.runs.estimate_run import prediction_lines, run_estimate
+from ldm_project.runs.interrupted_trainings import resumed_config, resumed_run_id
 from ldm_project.runs.quality_run import report_lines, run_quality
 from ldm_project.runs.references import run_id_of
 from ldm_project.runs.synthesis_run import run_synth
@@ -68,7 +69,11 @@ def _run(config: RunConfig) -> list[str]:
         run_id = run_synth(config)
         return summary(MlflowClient().get_run(run_id))
     assert isinstance(config, VqganConfig)  # the commands left train a network
-    uri = run_train(config) if isinstance(config, TrainConfig) else run_vqgan(config)
+    resumed = resumed_run_id(config)
+    if isinstance(config, TrainConfig):
+        uri = run_train(resumed_config(config), resumed_run_id=resumed)
+    else:
+        uri = run_vqgan(resumed_config(config), resumed_run_id=resumed)
     return [f"model   {uri}", *summary(MlflowClient().get_run(run_id_of(uri)))]
 
 

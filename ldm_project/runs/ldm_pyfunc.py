@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from ldm_project.config import SynthConfig
+from ldm_project.config import DEFAULT_SAMPLER, SynthConfig
 from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.diffusion.checkpoints import load_ldm
+from ldm_project.diffusion.noise_schedulers import check_sampler
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
 
 CHECKPOINT_ARTIFACT = "checkpoint"
@@ -39,9 +40,14 @@ class LatentDiffusionModel(PythonModel):
             model_input: one row per image; column ``index`` (any integers): equal indices and
                 seeds give equal images.
             params: ``steps``, ``sampler`` and ``seed``.
+
+        Raises:
+            InvalidInputError: the sampler does not suit the model, or there are too many steps.
         """
         chosen = params or {}
         ldm = self._ldm
+        sampler = str(chosen.get("sampler", DEFAULT_SAMPLER[ldm.objective]))
+        check_sampler(sampler, ldm.objective)
         noise = initial_noise(
             ldm.spec,
             [int(index) for index in model_input["index"]],
@@ -51,7 +57,7 @@ class LatentDiffusionModel(PythonModel):
         for step in denoise(
             ldm.unet,
             noise,
-            sampler=str(chosen.get("sampler", SynthConfig.sampler)),
+            sampler=sampler,
             steps=int(chosen.get("steps", SynthConfig.steps)),
         ):
             latents = step.latents

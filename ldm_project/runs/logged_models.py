@@ -10,7 +10,7 @@ from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from ldm_project.config import SynthConfig
+from ldm_project.config import DEFAULT_SAMPLER, SynthConfig
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.runs.references import CHECKPOINT_FOLDER, TAG_DATA_DIGEST
 from mlflow_carbon.registry.run_models import record_run_models
@@ -44,7 +44,9 @@ def log_vqgan(checkpoint: Path, spec: ModelSpec, name: str, *, data_digest: str)
     )
 
 
-def log_ldm(checkpoint: Path, spec: ModelSpec, name: str, *, data_digest: str) -> str:
+def log_ldm(
+    checkpoint: Path, spec: ModelSpec, name: str, *, objective: str, data_digest: str
+) -> str:
     """Logs an LDM checkpoint to the active run and registers it; returns its URI."""
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.long, "index")]),
@@ -52,7 +54,7 @@ def log_ldm(checkpoint: Path, spec: ModelSpec, name: str, *, data_digest: str) -
         params=ParamSchema(
             [
                 ParamSpec("steps", DataType.long, SynthConfig.steps),
-                ParamSpec("sampler", DataType.string, SynthConfig.sampler),
+                ParamSpec("sampler", DataType.string, DEFAULT_SAMPLER[objective]),
                 ParamSpec("seed", DataType.long, SynthConfig.seed),
             ]
         ),

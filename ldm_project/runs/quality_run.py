@@ -23,6 +23,7 @@ from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.iso_quality import Setting, iso_quality, pareto_front
 from ldm_project.diffusion.models import decode, encode
+from ldm_project.diffusion.noise_schedulers import check_sampler
 from ldm_project.diffusion.quality import ImageSet, Quality, image_set, judge
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
@@ -74,6 +75,8 @@ def run_quality(config: QualityConfig) -> tuple[str, QualityReport]:
     with command_run("quality", config) as run_id:
         reference = trained_ldm(config, run_id)
         ldm = open_ldm(reference, config)
+        for setting in resolve_settings(config):
+            check_sampler(setting.sampler, ldm.objective)
         real = real_images(ldm, config)
         settings = [
             _sampled_setting(setting, ldm, reference, real, run_id)

@@ -9,7 +9,7 @@ from mlflow.entities import LoggedModelInput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from ldm_project.config import AUTO, RunConfig, resolve_size, size_text
+from ldm_project.config import AUTO, RFLOW, RunConfig, TrainConfig, resolve_size, size_text
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.errors import CheckpointError
 
@@ -32,7 +32,9 @@ def registered_name(kind: str, config: RunConfig) -> str:
     """Returns the registry's name of a model of this kind and size, ``ldm-ct-2d-64-tiny``."""
     axes = resolve_size(config.size, config.dims, config.model_size)
     size = str(axes[0]) if len(set(axes)) == 1 else size_text(axes)
-    return f"{kind}-ct-{config.dims}d-{size}-{config.model_size}"
+    is_rflow = kind == "ldm" and isinstance(config, TrainConfig) and config.objective == RFLOW
+    suffix = f"-{RFLOW}" if is_rflow else ""
+    return f"{kind}-ct-{config.dims}d-{size}-{config.model_size}{suffix}"
 
 
 def find_model(

@@ -12,14 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm_project.config import (
-    DIFFUSION,
+    AUTO,
     SynthConfig,
     resolve_num_samples,
     resolve_synth_batch_size,
     size_text,
 )
 from ldm_project.ct.hounsfield import hu_from_network
-from ldm_project.ct.images import write_nifti, write_png, write_preview
+from ldm_project.ct.images import contact_sheet, write_nifti, write_png
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.noise_schedulers import check_sampler
@@ -49,9 +49,11 @@ def run_synth(config: SynthConfig) -> str:
     runs that have ended before the meter of this one starts.
     """
     with command_run("synth", config) as run_id:
-        check_sampler(config.sampler, DIFFUSION)  # what every checkpoint is trained as
+        if config.model == AUTO:
+            check_sampler(config.sampler, config.objective)  # before one is trained
         reference = trained_ldm(config, run_id)
         ldm = open_ldm(reference, config)
+        check_sampler(config.sampler, ldm.objective)
         with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
             mlflow.set_tags(sampling_tags(config, reference))
             note_used_model(run_id, reference)
@@ -109,7 +111,7 @@ def _save(folder: Path, sampled: Iterator[SampledBatch]) -> None:
                 write_png(samples / f"{index:05d}.png", image_hu)
             if len(previewed) < MAX_PREVIEW_IMAGES:
                 previewed.append(image_hu)
-    write_preview(folder / "preview.png", torch.stack(previewed))
+    contact_sheet(torch.stack(previewed)).save(folder / "preview.png")
 
 
 def sampling_tags(config: SynthConfig, reference: ModelReference) -> dict[str, str]:

@@ -3,30 +3,37 @@
 import math
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
 import mlflow
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm_project.config import (
     HELD_OUT_FRACTION,
     MAX_SLICE_EPOCHS,
     PHANTOM,
-    WINDOWS_PER_TRAINING,
+    PREVIEWS_PER_TRAINING,
     TrainConfig,
     VqganConfig,
+    checkpoints_gradients,
+    resolve_checkpoint_every,
     resolve_size,
     resolve_spacing_mm,
     resolve_training_batch_size,
     size_text,
 )
 from ldm_project.ct.data import CtScans, DataSpec, batches, open_scans
-from ldm_project.diffusion.checkpoints import load_vqgan, save_ldm, save_vqgan
+from ldm_project.diffusion.acceleration import checkpoint_gradients, resolve_precision
+from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_vqgan, save_ldm, save_vqgan
+from ldm_project.diffusion.diffusion_training import (
+    DiffusionTraining,
+    encode_latents,
+    train_diffusion,
+)
 from ldm_project.diffusion.flops import diffusion_iteration_tflop, vqgan_iteration_tflop
 from ldm_project.diffusion.models import (
     ModelSpec,
@@ -35,15 +42,14 @@ from ldm_project.diffusion.models import (
     build_vqgan,
     resolve_device,
 )
-from ldm_project.diffusion.training import (
-    DiffusionStep,
-    VqganStep,
-    encode_latents,
-    train_diffusion,
-    train_vqgan,
-)
+from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
+from ldm_project.runs.interrupted_trainings import (
+    StateKeeper,
+    kept_until_registered,
+    take_up_if_interrupted,
+)
 from ldm_project.runs.logged_models import log_ldm, log_vqgan
 from ldm_project.runs.references import (
     CHECKPOINT_FOLDER,
@@ -54,71 +60,140 @@ from ldm_project.runs.references import (
     note_used_model,
     registered_name,
 )
-from mlflow_carbon.tracking.track import Tracker
+from ldm_project.runs.training_previews import LdmPreview, VqganPreview
+from ldm_project.runs.training_progress import Repeated, run_training
 
 
-def run_vqgan(config: VqganConfig, *, triggered_by_run_id: str | None = None) -> str:
-    """Trains a VQ-GAN in a run of its own; returns the registered model's URI."""
-    with command_run("vqgan", config, triggered_by_run_id=triggered_by_run_id) as run_id:
+def run_vqgan(
+    config: VqganConfig,
+    *,
+    triggered_by_run_id: str | None = None,
+    resumed_run_id: str | None = None,
+) -> str:
+    """Trains a VQ-GAN in a run of its own; returns the registered model's URI.
+
+    Args:
+        config: of the training; where one is resumed, as it had been started.
+        triggered_by_run_id: run of the command that needs the VQ-GAN.
+        resumed_run_id: run whose interrupted training goes on.
+    """
+    with command_run(
+        "vqgan", config, triggered_by_run_id=triggered_by_run_id, resumed_run_id=resumed_run_id
+    ) as run_id:
         scans = open_scans(data_spec(config))
-        training_scans, _ = scans.split(HELD_OUT_FRACTION)
+        training_scans, held_out = scans.split(HELD_OUT_FRACTION)
         spec = ModelSpec(config.dims, data_spec(config).size, config.model_size)
+        device = resolve_device(config.device)
+        batch_size, iterations = resolve_training_batch_size(config), config.vqgan_iterations
         torch.manual_seed(config.seed)
-        vqgan = build_vqgan(spec, backend=config.backend).to(resolve_device(config.device))
-        steps = train_vqgan(
-            vqgan,
+        training = VqganTraining(
+            build_vqgan(spec, backend=config.backend).to(device),
             build_discriminator(spec),
-            batches(training_scans, batch_size=resolve_training_batch_size(config)),
-            iterations=config.vqgan_iterations,
+            iterations=iterations,
+            precision=resolve_precision(config.precision, device, config.model_size),
         )
-        with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
+        take_up_if_interrupted(run_id, training)
+        images = batches(training_scans, batch_size=batch_size, num_skipped=training.iteration)
+        with (
+            mlflow.start_run(run_id=run_id),
+            tempfile.TemporaryDirectory() as folder,
+            kept_until_registered(run_id),
+        ):
             mlflow.set_tags(data_tags(config, scans))
-            iterations = config.vqgan_iterations
             with tracked(config, unit="iteration", total_units=iterations) as tracker:
-                _run_training(tracker, steps, iterations, title="VQ-GAN")
-            tflop = vqgan_iteration_tflop(spec, resolve_training_batch_size(config))
-            log_arithmetic(run_id, unit="iteration", tflop=tflop)
+                run_training(
+                    tracker,
+                    train_vqgan(training, images),
+                    title="VQ-GAN",
+                    done=training.iteration,
+                    iterations=iterations,
+                    repeated=_repeated(
+                        config,
+                        iterations,
+                        preview=VqganPreview(training, held_out).log,
+                        state=StateKeeper(run_id, training, config),
+                    ),
+                )
+            log_arithmetic(run_id, unit="iteration", tflop=vqgan_iteration_tflop(spec, batch_size))
             checkpoint = Path(folder) / CHECKPOINT_FOLDER
-            save_vqgan(checkpoint, spec, vqgan)
+            save_vqgan(checkpoint, spec, training.vqgan)
             name = registered_name("vqgan", config)
             return log_vqgan(checkpoint, spec, name, data_digest=scans.digest)
 
 
-def run_train(config: TrainConfig, *, triggered_by_run_id: str | None = None) -> str:
+def run_train(
+    config: TrainConfig,
+    *,
+    triggered_by_run_id: str | None = None,
+    resumed_run_id: str | None = None,
+) -> str:
     """Trains a diffusion UNet in a run of its own; returns the registered LDM's URI.
 
     Where no VQ-GAN is given, or registered for this size and data, one is trained first in
     another run.
+
+    Args:
+        config: of the training; where one is resumed, as it had been started.
+        triggered_by_run_id: run of the command that needs the LDM.
+        resumed_run_id: run whose interrupted training goes on.
     """
-    with command_run("train", config, triggered_by_run_id=triggered_by_run_id) as run_id:
+    with command_run(
+        "train", config, triggered_by_run_id=triggered_by_run_id, resumed_run_id=resumed_run_id
+    ) as run_id:
         scans = open_scans(data_spec(config))
         reference = _vqgan_for(config, scans, run_id)
         vqgan = load_vqgan(reference.checkpoint, backend=config.backend, device=config.device)
-        check_size(vqgan.spec, config, reference)
-        training_scans, _ = scans.split(HELD_OUT_FRACTION)
+        spec = vqgan.spec
+        check_size(spec, config, reference)
+        training_scans, held_out = scans.split(HELD_OUT_FRACTION)
+        device = resolve_device(config.device)
+        batch_size, iterations = resolve_training_batch_size(config), config.iterations
         torch.manual_seed(config.seed)
-        unet = build_unet(vqgan.spec, backend=config.backend).to(resolve_device(config.device))
-        with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
+        training = DiffusionTraining(
+            build_unet(spec, backend=config.backend).to(device),
+            iterations=iterations,
+            objective=config.objective,
+            precision=resolve_precision(config.precision, device, config.model_size),
+        )
+        take_up_if_interrupted(run_id, training)
+        if checkpoints_gradients(config):
+            checkpoint_gradients(training.unet)
+        with (
+            mlflow.start_run(run_id=run_id),
+            tempfile.TemporaryDirectory() as folder,
+            kept_until_registered(run_id),
+        ):
             mlflow.set_tags(data_tags(config, scans) | {"ldm.vqgan": reference.uri})
             note_used_model(run_id, reference)
-            with tracked(config, unit="iteration", total_units=config.iterations) as tracker:
+            with tracked(config, unit="iteration", total_units=iterations) as tracker:
                 latents = encode_latents(vqgan.vqgan, _images_to_encode(config, training_scans))
-                steps = train_diffusion(
-                    unet,
-                    latents,
-                    iterations=config.iterations,
-                    batch_size=resolve_training_batch_size(config),
-                    seed=config.seed,
+                ldm = LdmCheckpoint(
+                    spec, training.averaged_unet, vqgan.vqgan, latents.scale, config.objective
                 )
-                _run_training(tracker, steps, config.iterations, title="diffusion UNet")
-            tflop = diffusion_iteration_tflop(vqgan.spec, resolve_training_batch_size(config))
-            log_arithmetic(run_id, unit="iteration", tflop=tflop)
+                started_with = replace(config, vqgan=reference.uri)
+                run_training(
+                    tracker,
+                    train_diffusion(training, latents, batch_size=batch_size, seed=config.seed),
+                    title="diffusion UNet",
+                    done=training.iteration,
+                    iterations=iterations,
+                    repeated=_repeated(
+                        config,
+                        iterations,
+                        preview=LdmPreview(training, ldm, held_out, config.seed).log,
+                        state=StateKeeper(run_id, training, started_with),
+                    ),
+                )
+            log_arithmetic(
+                run_id, unit="iteration", tflop=diffusion_iteration_tflop(spec, batch_size)
+            )
             checkpoint = Path(folder) / CHECKPOINT_FOLDER
-            save_ldm(checkpoint, vqgan.spec, unet, vqgan.vqgan, latents.scale)
+            save_ldm(checkpoint, ldm)
             return log_ldm(
                 checkpoint,
-                vqgan.spec,
+                spec,
                 registered_name("ldm", config),
+                objective=config.objective,
                 data_digest=scans.digest,
             )
 
@@ -156,21 +231,18 @@ def _images_to_encode(config: TrainConfig, scans: CtScans) -> Iterator[Tensor]:
     return islice(batches(scans, batch_size=batch_size), num_batches)
 
 
-def _run_training(
-    tracker: Tracker,
-    steps: Iterator[VqganStep] | Iterator[DiffusionStep],
+def _repeated(
+    config: VqganConfig,
     iterations: int,
     *,
-    title: str,
-) -> None:
-    """Runs a training loop in windows of equal length; logs its losses at each window's end."""
-    window_size = max(1, iterations // WINDOWS_PER_TRAINING)
-    windows: Iterator[VqganStep | DiffusionStep]
-    windows = tracker.windows(steps, units_per_window=window_size)
-    for step in tqdm(windows, total=iterations, desc=title, unit="it", mininterval=0.5):
-        if step.iteration % window_size == 0:
-            losses = {name: loss for name, loss in asdict(step).items() if name != "iteration"}
-            mlflow.log_metrics(losses, step=step.iteration)
+    preview: Callable[[int], None],
+    state: StateKeeper,
+) -> list[Repeated]:
+    """Returns what a training does on the way: pictures, and states to go on from."""
+    return [
+        Repeated(max(1, iterations // PREVIEWS_PER_TRAINING), preview),
+        Repeated(resolve_checkpoint_every(config, iterations), state.save),
+    ]
 
 
 def _vqgan_for(config: TrainConfig, scans: CtScans, run_id: str) -> ModelReference:

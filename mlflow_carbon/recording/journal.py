@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import uuid
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
@@ -41,6 +42,7 @@ class LeftBehind:
     path: Path
     run_id: str
     tracking_uri: str  # without credentials
+    host: str | None  # where its process ran; journals of older releases do not say
     batches: tuple[Batch, ...]
 
 
@@ -69,6 +71,7 @@ class Journal:
             {
                 "run_id": run_id,
                 "tracking_uri": without_credentials(tracking_uri),
+                "host": platform.node(),
                 "process": [process.pid, process.create_time()],
             }
         )
@@ -97,9 +100,9 @@ class Journal:
         self._file.flush()  # into the kernel: it outlives a killed process
 
 
-def left_behind(folder: Path) -> Iterator[LeftBehind]:
-    """Yields the journals of processes that have ended, oldest first."""
-    paths = folder.glob(f"*{SUFFIX}") if folder.is_dir() else ()
+def left_behind(folder: Path, *, run_id: str = "") -> Iterator[LeftBehind]:
+    """Yields the journals of processes that have ended, oldest first: of one run, or of all."""
+    paths = folder.glob(f"{run_id}*{SUFFIX}") if folder.is_dir() else ()
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
         records = list(_records(path))
         if not records or "run_id" not in records[0]:
@@ -107,7 +110,11 @@ def left_behind(folder: Path) -> Iterator[LeftBehind]:
         header = records[0]
         if not _is_alive(*header["process"]):
             yield LeftBehind(
-                path, header["run_id"], header["tracking_uri"], _undelivered(records[1:])
+                path,
+                header["run_id"],
+                header["tracking_uri"],
+                header.get("host"),
+                _undelivered(records[1:]),
             )
 
 

@@ -1,5 +1,6 @@
 """Sends to the store what processes that were killed, or could not reach it, left in journals."""
 
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +31,30 @@ def recover(client: MlflowClient, folder: Path) -> Iterator[Recovery]:
     """
     here = without_credentials(client.tracking_uri)
     for left in left_behind(folder):
-        reason = None
-        if left.tracking_uri != here:
-            reason = f"it belongs to {left.tracking_uri}; set MLFLOW_TRACKING_URI to that store"
+        if left.tracking_uri == here:
+            yield _recovered(client, left)
         else:
-            reason = _send(client, left)
-        if reason is None:
-            left.path.unlink(missing_ok=True)
-        yield Recovery(left.run_id, left.path, len(left.batches), reason)
+            reason = f"it belongs to {left.tracking_uri}; set MLFLOW_TRACKING_URI to that store"
+            yield Recovery(left.run_id, left.path, len(left.batches), reason)
+
+
+def recover_run(client: MlflowClient, folder: Path, run_id: str) -> bool:
+    """Sends what a killed process of this machine has not sent of a run; returns whether it did."""
+    here = (without_credentials(client.tracking_uri), platform.node())
+    recoveries = [
+        _recovered(client, left)
+        for left in left_behind(folder, run_id=run_id)
+        if (left.tracking_uri, left.host) == here
+    ]
+    return any(recovery.reason is None for recovery in recoveries)
+
+
+def _recovered(client: MlflowClient, left: LeftBehind) -> Recovery:
+    """Sends one journal, and removes it when all of it has been sent."""
+    reason = _send(client, left)
+    if reason is None:
+        left.path.unlink(missing_ok=True)
+    return Recovery(left.run_id, left.path, len(left.batches), reason)
 
 
 def _send(client: MlflowClient, left: LeftBehind) -> str | None:

@@ -19,8 +19,10 @@ from mlflow_carbon.metering.launch import ALONE, Place, find_place
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Window
 from mlflow_carbon.recording.delivery import CLOSE_TIMEOUT_S
 from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_part, recorded_total
+from mlflow_carbon.recording.journal import journal_dir
 from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
 from mlflow_carbon.recording.recorder import Recorder
+from mlflow_carbon.recording.recovery import recover_run
 from mlflow_carbon.registry.run_models import record_run_models
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.launch_run import RunSearch, find_launch_run, launch_tag
@@ -282,9 +284,8 @@ class ProcessMetering:
             place = ALONE if is_held else find_place(os.environ)
             is_sought = place.node_index > 0 and not is_named
             experiment_id = run.info.experiment_id if run is not None else None
-            known = None
-            if not is_sought:
-                known = run or within(READ_TIMEOUT_S, functools.partial(client.get_run, run_id))
+            ask = functools.partial(_known_run, client, run_id, run)
+            known = None if is_sought else within(READ_TIMEOUT_S, ask)
             place = _place_in_run(place, known)
             tag = launch_tag(place, self.num_in_launch) if place.num_ranks > 1 else None
             parent_run_id = known and known.data.tags.get(MLFLOW_PARENT_RUN_ID)
@@ -361,6 +362,12 @@ def _place_in_run(place: Place, run: Run | None) -> Place:
     """Returns the place with as many nodes as the run has had before."""
     num_nodes = 0 if run is None else int(run.data.tags.get(schema.TAG_NUM_NODES, "0"))
     return replace(place, num_nodes=max(num_nodes, place.num_nodes))
+
+
+def _known_run(client: MlflowClient, run_id: str, run: Run | None) -> Run:
+    """Returns what the store says of a run, once it has what a killed process did not send."""
+    has_news = recover_run(client, journal_dir(), run_id)
+    return client.get_run(run_id) if has_news or run is None else run
 
 
 def _earlier_part(client: MlflowClient, run: Run, place: Place) -> EarlierPart | None:

@@ -1,0 +1,176 @@
+"""The training of a diffusion UNet, or of a rectified flow, on latents of a frozen VQ-GAN."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.networks.nets.vqvae import VQVAE
+from torch import Tensor, nn
+
+from ldm_project.config import DIFFUSION, NUM_TRAIN_TIMESTEPS, RFLOW
+from ldm_project.diffusion.acceleration import FP32, autocast
+from ldm_project.diffusion.models import device_of, encode
+from ldm_project.diffusion.noise_schedulers import flowed, noised
+from ldm_project.diffusion.optimisation import Optimiser, averaged, check_loss
+from ldm_project.diffusion.seeding import seeded_generator
+
+DIFFUSION_LEARNING_RATE = 3e-3
+ADD_NOISE = {DIFFUSION: noised, RFLOW: flowed}  # by what a UNet is trained as
+
+
+@dataclass(frozen=True)
+class DiffusionStep:
+    """Mean absolute error of the predicted velocity in one iteration (from 1)."""
+
+    iteration: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents ``(N, C, *S)`` of a training set, divided by ``scale``, their standard deviation."""
+
+    values: Tensor
+    scale: float
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """What one iteration learns from: latents ``(B, C, *S)`` with noise, and their velocity."""
+
+    noisy: Tensor
+    timesteps: Tensor  # (B,)
+    velocity: Tensor  # (B, C, *S)
+
+
+class DiffusionTraining:
+    """A UNet in training, the moving average of its weights, and how far it is.
+
+    The average is what to sample from: it is free of the last batches' noise.
+
+    Args:
+        unet: from ``build_unet``; trained in place.
+        iterations: how many batches to train on in all.
+        objective: ``diffusion`` or ``rflow``.
+        learning_rate: of the UNet.
+        precision: of the UNet, ``fp32`` or ``bf16``; the loss stays in full precision.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        *,
+        iterations: int,
+        objective: str = DIFFUSION,
+        learning_rate: float = DIFFUSION_LEARNING_RATE,
+        precision: str = FP32,
+    ) -> None:
+        self.unet = unet
+        self.iterations = iterations
+        self.objective = objective
+        self.learning_rate = learning_rate
+        self.precision = precision
+        self.iteration = 0  # the last one that is done
+        self.average = averaged(unet)
+        self.optimiser = Optimiser(unet, learning_rate, iterations)
+
+    @property
+    def averaged_unet(self) -> nn.Module:
+        """The UNet with averaged weights, ready to sample from."""
+        network: nn.Module = self.average.module
+        return network.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the training needs to go on as if it had never stopped."""
+        return {
+            "iteration": self.iteration,
+            "unet": self.unet.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what ``state_dict`` returned."""
+        self.unet.load_state_dict(state["unet"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.iteration = state["iteration"]
+
+
+@torch.inference_mode()
+def encode_latents(vqgan: VQVAE, images: Iterable[Tensor]) -> Latents:
+    """Returns the scaled latents of a training set, encoded once by a frozen VQ-GAN.
+
+    They are the encoder's continuous outputs: sampling moves its results to the codebook, which
+    takes out what small errors the UNet leaves.
+
+    Args:
+        vqgan: trained.
+        images: batches ``(B, 1, *S)`` in [-1, 1].
+    """
+    latents = torch.cat([encode(vqgan, batch) for batch in images])
+    scale = latents.std().item()
+    return Latents(latents / scale, scale)
+
+
+def train_diffusion(
+    training: DiffusionTraining, latents: Latents, *, batch_size: int, seed: int
+) -> Iterator[DiffusionStep]:
+    """Trains from where the training is to its last iteration, by mean absolute error.
+
+    Args:
+        training: moved on in place.
+        latents: of the training set.
+        batch_size: latents per iteration, drawn with replacement.
+        seed: of the batches, their timesteps and their noise.
+
+    Raises:
+        InvalidInputError: the loss became infinite or NaN.
+    """
+    unet = training.unet.train()
+    latents = Latents(latents.values.to(device_of(unet)), latents.scale)
+    for iteration in range(training.iteration + 1, training.iterations + 1):
+        generator = seeded_generator(f"{seed} {iteration}".encode())
+        batch = noisy_batch(latents, batch_size, generator, objective=training.objective)
+        with autocast(batch.noisy.device, training.precision):
+            predicted = unet(batch.noisy, batch.timesteps)
+        loss = F.l1_loss(predicted.float(), batch.velocity)
+        check_loss(loss, "diffusion UNet", iteration, training.learning_rate)
+        training.optimiser.step(loss)
+        training.average.update_parameters(unet)
+        training.iteration = iteration
+        yield DiffusionStep(iteration, loss.item())
+
+
+@torch.inference_mode()
+def validation_loss(training: DiffusionTraining, latents: Latents) -> float:
+    """Returns the averaged UNet's error on held-out latents, with the same noise at each call."""
+    generator = seeded_generator(b"validation")
+    batch = noisy_batch(latents, len(latents.values), generator, objective=training.objective)
+    with autocast(batch.noisy.device, training.precision):
+        predicted = training.averaged_unet(batch.noisy, batch.timesteps)
+    return F.l1_loss(predicted.float(), batch.velocity).item()
+
+
+def noisy_batch(
+    latents: Latents, batch_size: int, generator: torch.Generator, *, objective: str
+) -> NoisyBatch:
+    """Returns what an iteration learns from; it follows from the generator alone."""
+    chosen = torch.randint(len(latents.values), (batch_size,), generator=generator)
+    clean = latents.values[chosen.to(latents.values.device)]
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    timesteps = spread_timesteps(batch_size, generator).to(clean.device)
+    noisy, velocity = ADD_NOISE[objective](clean, noise, timesteps)
+    return NoisyBatch(noisy, timesteps, velocity)
+
+
+def spread_timesteps(batch_size: int, generator: torch.Generator) -> Tensor:
+    """Returns random timesteps ``(B,)``, one from each of B equal parts of the schedule.
+
+    Each timestep is as likely as under independent draws, but no batch is all noise or all image:
+    small batches train far more steadily.
+    """
+    positions = torch.arange(batch_size) + torch.rand(batch_size, generator=generator)
+    return (positions / batch_size * NUM_TRAIN_TIMESTEPS).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)

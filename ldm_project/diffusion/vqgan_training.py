@@ -1,0 +1,193 @@
+"""The training of a VQ-GAN: a plain autoencoder, then quantised, then adversarial too."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.networks.nets.vqvae import VQVAE
+from torch import Tensor, nn
+
+from ldm_project.diffusion.acceleration import FP32, autocast
+from ldm_project.diffusion.models import (
+    device_of,
+    encode,
+    quantise,
+    standardise_latents,
+    start_codebook,
+)
+from ldm_project.diffusion.optimisation import Optimiser, check_loss
+
+VQGAN_LEARNING_RATE = 4e-3
+DISCRIMINATOR_LEARNING_RATE = 1e-3
+
+# Fractions of the iterations after which the quantiser, then the discriminator, joins in.
+QUANTISER_START_FRACTION = 0.5
+ADVERSARIAL_START_FRACTION = 0.8
+ADVERSARIAL_WEIGHT = 0.01
+NUM_CODEBOOK_BATCHES = 8  # whose encoder outputs the codebook starts from
+
+
+@dataclass(frozen=True)
+class VqganStep:
+    """Terms of the VQ-GAN's objective in one iteration (from 1), weighted as they are summed.
+
+    A term that has not joined the objective yet is 0. ``discriminator_loss`` is the
+    discriminator's own objective.
+    """
+
+    iteration: int
+    reconstruction_loss: float
+    quantisation_loss: float
+    adversarial_loss: float
+    discriminator_loss: float
+
+
+class VqganTraining:
+    """A VQ-GAN in training, its discriminator, and how far both are.
+
+    Args:
+        vqgan: from ``build_vqgan``; trained in place.
+        discriminator: from ``build_discriminator``; trained in place.
+        iterations: how many batches to train on in all.
+        learning_rate: of the VQ-GAN.
+        precision: of the encoder and the decoder, ``fp32`` or ``bf16``; codes and losses stay
+            in full precision.
+    """
+
+    def __init__(
+        self,
+        vqgan: VQVAE,
+        discriminator: nn.Module,
+        *,
+        iterations: int,
+        learning_rate: float = VQGAN_LEARNING_RATE,
+        precision: str = FP32,
+    ) -> None:
+        self.vqgan = vqgan
+        self.discriminator = discriminator.to(device_of(vqgan))
+        self.iterations = iterations
+        self.learning_rate = learning_rate
+        self.precision = precision
+        self.iteration = 0  # the last one that is done
+        self.optimiser = Optimiser(vqgan, learning_rate, iterations)
+        self.adversary = Optimiser(
+            discriminator, DISCRIMINATOR_LEARNING_RATE, iterations - self.adversarial_start
+        )
+        self.recent_latents: deque[Tensor] = deque(maxlen=NUM_CODEBOOK_BATCHES)
+
+    @property
+    def quantiser_start(self) -> int:
+        """The last iteration without the quantiser."""
+        return int(self.iterations * QUANTISER_START_FRACTION)
+
+    @property
+    def adversarial_start(self) -> int:
+        """The last iteration without the discriminator."""
+        return int(self.iterations * ADVERSARIAL_START_FRACTION)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the training needs to go on as if it had never stopped."""
+        return {
+            "iteration": self.iteration,
+            "vqgan": self.vqgan.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "adversary": self.adversary.state_dict(),
+            "recent_latents": list(self.recent_latents),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what ``state_dict`` returned."""
+        self.vqgan.load_state_dict(state["vqgan"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.adversary.load_state_dict(state["adversary"])
+        self.recent_latents.extend(
+            latents.to(device_of(self.vqgan)) for latents in state["recent_latents"]
+        )
+        self.iteration = state["iteration"]
+
+
+def train_vqgan(training: VqganTraining, batches: Iterator[Tensor]) -> Iterator[VqganStep]:
+    """Trains from where the training is to its last iteration, one record per iteration.
+
+    Args:
+        training: moved on in place.
+        batches: images ``(B, 1, *S)`` in [-1, 1], beginning with the next iteration's.
+
+    Raises:
+        InvalidInputError: the loss became infinite or NaN.
+    """
+    vqgan = training.vqgan.train()
+    training.discriminator.train()
+    for iteration in range(training.iteration + 1, training.iterations + 1):
+        images = next(batches).to(device_of(vqgan))
+        step = _train_on(training, images, iteration)
+        training.iteration = iteration
+        yield step
+    vqgan.eval()
+
+
+@torch.inference_mode()
+def reconstructed(training: VqganTraining, images: Tensor) -> Tensor:
+    """Returns images ``(B, 1, *S)`` in [-1, 1] encoded and decoded, by codes once there are any."""
+    vqgan = training.vqgan
+    latents = encode(vqgan, images)
+    if training.iteration > training.quantiser_start:
+        latents = quantise(vqgan, latents)
+    return vqgan.decode(latents).clamp(-1.0, 1.0)
+
+
+def _train_on(training: VqganTraining, images: Tensor, iteration: int) -> VqganStep:
+    vqgan = training.vqgan
+    latents = _encoded(training, images)
+    quantisation_loss = adversarial_loss = discriminator_loss = latents.new_zeros(())
+    if iteration <= training.quantiser_start + 1:
+        training.recent_latents.append(latents.detach())
+    if iteration == training.quantiser_start + 1:
+        recent = torch.cat(tuple(training.recent_latents))
+        start_codebook(vqgan, standardise_latents(vqgan, recent))
+        latents = _encoded(training, images)
+    if iteration > training.quantiser_start:
+        latents, quantisation_loss = vqgan.quantize(latents)
+    with autocast(latents.device, training.precision):
+        reconstructed = vqgan.decode(latents)
+    reconstructed = reconstructed.float()
+    reconstruction_loss = F.l1_loss(reconstructed, images)
+    if iteration > training.adversarial_start:
+        judged = training.discriminator(reconstructed)[-1]
+        adversarial_loss = ADVERSARIAL_WEIGHT * F.mse_loss(judged, torch.ones_like(judged))
+    loss = reconstruction_loss + quantisation_loss + adversarial_loss
+    check_loss(loss, "VQ-GAN", iteration, training.learning_rate)
+    training.optimiser.step(loss)
+    if iteration > training.adversarial_start:
+        discriminator_loss = _discriminator_loss(
+            training.discriminator, real=images, fake=reconstructed.detach()
+        )
+        training.adversary.step(discriminator_loss)
+    return VqganStep(
+        iteration,
+        reconstruction_loss.item(),
+        quantisation_loss.item(),
+        adversarial_loss.item(),
+        discriminator_loss.item(),
+    )
+
+
+def _encoded(training: VqganTraining, images: Tensor) -> Tensor:
+    with autocast(images.device, training.precision):
+        latents: Tensor = training.vqgan.encode(images)
+    return latents.float()
+
+
+def _discriminator_loss(discriminator: nn.Module, *, real: Tensor, fake: Tensor) -> Tensor:
+    """Returns the least-squares loss of telling real images (1) from reconstructed ones (0)."""
+    judged_real = discriminator(real)[-1]
+    judged_fake = discriminator(fake)[-1]
+    return 0.5 * (
+        F.mse_loss(judged_real, torch.ones_like(judged_real))
+        + F.mse_loss(judged_fake, torch.zeros_like(judged_fake))
+    )

@@ -1,0 +1,125 @@
+"""Trainings that can be taken up again: one state per run, until its model is registered."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from ldm_project.cache import CACHE_VARIABLE, cache_folder
+from ldm_project.config import (
+    AUTO,
+    ConfigT,
+    ResumableConfig,
+    RunConfig,
+    TrainConfig,
+    VqganConfig,
+    as_interrupted,
+)
+from ldm_project.diffusion.training_states import (
+    Resumable,
+    TrainingState,
+    load_training,
+    save_training,
+    take_up,
+)
+from ldm_project.errors import CheckpointError, InvalidInputError
+
+COMMAND = "command"  # under which a state keeps what made it
+
+
+def resumed_run_id(config: RunConfig) -> str | None:
+    """Returns the run whose training a command is told to go on with, if it is."""
+    if not isinstance(config, ResumableConfig) or config.resume == AUTO:
+        return None
+    return config.resume
+
+
+def resumed_config(config: ConfigT) -> ConfigT:
+    """Returns the parameters of the training to go on with; those given, where it is a new one.
+
+    Raises:
+        CheckpointError: there is no state of that training here, or it is damaged.
+        InvalidInputError: there is no such run, or a parameter was given another value.
+    """
+    run_id = resumed_run_id(config)
+    if run_id is None:
+        return config
+    try:
+        MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        raise InvalidInputError(
+            f"resume is {run_id!r}, but {mlflow.get_tracking_uri()} has no such run. "
+            f"Give the id of a training's run, as the MLflow UI shows it."
+        ) from error
+    path = state_file(run_id)
+    if not path.is_file():
+        raise CheckpointError(
+            f"There is no state of run {run_id} at {path}: it has ended well, had not come to its "
+            f"first one, or ran elsewhere ({CACHE_VARIABLE} names the folder). Start anew without "
+            f"resume=."
+        )
+    started_with = dict(load_training(path).started_with)
+    command = started_with.pop(COMMAND)
+    if command != command_of(config):
+        raise InvalidInputError(f"Run {run_id} is one of {command}: use `-e {command}`.")
+    return as_interrupted(config, started_with)
+
+
+def state_file(run_id: str) -> Path:
+    """Returns where the state of a run's training lies."""
+    return cache_folder() / "trainings" / f"{run_id}.pt"
+
+
+def command_of(config: RunConfig) -> str:
+    """Returns the entry point that trains by these parameters."""
+    return "train" if isinstance(config, TrainConfig) else "vqgan"
+
+
+class StateKeeper:
+    """Writes a training's state now and then; a disk that is full does not stop the training."""
+
+    def __init__(self, run_id: str, training: Resumable, config: VqganConfig) -> None:
+        self._path = state_file(run_id)
+        self._training = training
+        self._started_with = asdict(config) | {COMMAND: command_of(config)}
+        self._started_with.pop("resume", None)
+        self._has_warned = False
+
+    def save(self, iteration: int) -> None:  # noqa: ARG002  # the state tells it
+        """Writes the state; where it cannot, says so the first time."""
+        try:
+            save_training(self._path, self._training, self._started_with)
+        except CheckpointError as error:
+            if not self._has_warned:
+                print(f"Warning: {error} The training goes on.", file=sys.stderr)
+            self._has_warned = True
+
+
+def take_up_if_interrupted(run_id: str, training: Resumable) -> None:
+    """Puts a training where the run's earlier process left it; does nothing for a new one.
+
+    Raises:
+        CheckpointError: its state is damaged or belongs to other networks.
+    """
+    path = state_file(run_id)
+    if path.is_file():
+        state: TrainingState = load_training(path)
+        take_up(training, state, path)
+
+
+@contextmanager
+def kept_until_registered(run_id: str) -> Iterator[None]:
+    """Deletes the run's state when the block, which trains and registers, has ended well."""
+    path = state_file(run_id)
+    try:
+        yield
+    except BaseException:  # Ctrl-C too
+        if path.is_file():
+            print(f"The training can go on: add `-P resume={run_id}`.", file=sys.stderr)
+        raise
+    path.unlink(missing_ok=True)
