@@ -130,3 +130,26 @@ def test_bad_parameter_ends_the_command_line_with_one_line():
     assert result.stderr.splitlines() == [
         "Error: size is 'large'; give one number (192) or one per axis (256x256x192)."
     ]
+
+
+def parameter_rows():
+    """Returns the table of parameters as docs/usage.md has it: one row per meaning."""
+    entry_points = {}
+    for entry_point, config_class in CONFIG_BY_ENTRY_POINT.items():
+        for field in fields(config_class):
+            choices = ", ".join(f"`{choice}`" for choice in field.metadata["choices"])
+            meaning = field.metadata["help"] + (f" One of {choices}." if choices else "")
+            row = (field.name, str(field.default), meaning)
+            entry_points.setdefault(row, []).append(entry_point)
+    return [
+        f"| `{name}` | `{default}` | {', '.join(users)} | {meaning} |"
+        for (name, default, meaning), users in entry_points.items()
+    ]
+
+
+def test_documented_parameters_are_the_dataclass_fields():
+    page = (MLPROJECT.parent / "docs" / "usage.md").read_text()
+    documented = [
+        line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5
+    ]
+    assert documented == parameter_rows(), "\n".join(parameter_rows())
