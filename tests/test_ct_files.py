@@ -54,6 +54,7 @@ def write_series(
     tilt_mm: float = 0.0,
     modality: str = "CT",
     slope: float = 2.0,
+    patient: str | None = None,
 ) -> Path:
     """Writes a series whose slice k holds 10 k HU around air; files in reverse order."""
     folder.mkdir(parents=True)
@@ -69,6 +70,8 @@ def write_series(
         header.SOPClassUID = CTImageStorage
         header.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
         header.SeriesInstanceUID = series_uid
+        if patient is not None:
+            header.PatientID = patient
         header.Modality = modality
         header.InstanceNumber = number + 1
         header.Rows, header.Columns = 16, 16
@@ -237,6 +240,45 @@ def test_patients_are_either_trained_on_or_held_out():
     training, held_out = open_scans(DataSpec("phantom", (16, 16), num_phantoms=10)).split(0.2)
     assert (training.num_scans, held_out.num_scans) == (8, 2)
     assert not set(training.scans) & set(held_out.scans)
+
+
+def test_no_patient_with_several_scans_is_both_trained_on_and_held_out(tmp_path):
+    for number in range(12):  # three series of each of four patients
+        write_series(tmp_path / str(number), patient=f"patient {number % 4}")
+    for seed in range(5):
+        scans = open_scans(DataSpec(str(tmp_path), (16, 16), seed=seed))
+        training, held_out = scans.split(0.25)
+        assert (training.num_scans, held_out.num_scans) == (9, 3)
+        assert {scan.patient for scan in held_out.scans}.isdisjoint(
+            scan.patient for scan in training.scans
+        )
+
+
+def test_patient_is_who_dicom_or_bids_names_else_the_study_or_the_file(tmp_path):
+    write_series(tmp_path / "dicom" / "first", patient="A")
+    write_series(tmp_path / "dicom" / "second", patient="A")
+    write_series(tmp_path / "dicom" / "anonymous", patient=" ")
+    for name in ("sub-01/ses-1/ct.nii.gz", "sub-01/ses-2/ct.nii.gz", "a.nii.gz", "b.nii.gz"):
+        path = tmp_path / "nifti" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(path, volume_hu())
+    dicom = [scan.patient for scan in find_scans(str(tmp_path / "dicom")).scans]
+    assert sorted(patient == "A" for patient in dicom) == [False, True, True]
+    assert len(set(dicom)) == 2
+    nifti = {
+        str(scan.paths[0].relative_to(tmp_path / "nifti")): scan.patient
+        for scan in find_scans(str(tmp_path / "nifti")).scans
+    }
+    assert nifti["sub-01/ses-1/ct.nii.gz"] == nifti["sub-01/ses-2/ct.nii.gz"] == "sub-01"
+    assert nifti["a.nii.gz"] != nifti["b.nii.gz"]
+
+
+def test_scans_of_one_patient_are_all_trained_on_and_a_warning_says_so(tmp_path):
+    for number in range(2):
+        write_series(tmp_path / str(number), patient="A")
+    with pytest.warns(UserWarning, match="All scans are of one patient, so none is held out"):
+        training, held_out = open_scans(DataSpec(str(tmp_path), (16, 16))).split(0.2)
+    assert training.num_scans == held_out.num_scans == 2
 
 
 def test_digest_tells_data_sets_apart_and_holds_no_path(tmp_path):

@@ -1,5 +1,6 @@
 """CT scans in files: which files make a scan, and one scan's voxels in Hounsfield units."""
 
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor
 from ldm_project.errors import DataError
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+BIDS_SUBJECT = re.compile(r"(?<![a-zA-Z0-9])sub-[a-zA-Z0-9]+")
 # A CT shows air, whose value is -1000 HU; MR and label images have nothing near it.
 AIR_UPPER_HU = -500.0
 TISSUE_UPPER_HU = 300.0  # half of a CT or more is air, fat, water or muscle
@@ -30,10 +32,14 @@ GANTRY_TILT_TOLERANCE = 0.01  # 1 - cosine of the angle between stack and slice 
 
 @dataclass(frozen=True)
 class CtFiles:
-    """The files of one scan: one NIfTI file, or the DICOM files of one series."""
+    """The files of one scan: one NIfTI file, or the DICOM files of one series.
+
+    ``patient`` is the same for all scans of a patient.
+    """
 
     paths: tuple[Path, ...]
     is_dicom: bool
+    patient: str
 
     @property
     def name(self) -> str:
@@ -59,6 +65,7 @@ def find_scans(source: str) -> FoundScans:
     paths = _paths(source)
     niftis = [path for path in paths if path.name.lower().endswith(NIFTI_SUFFIXES)]
     series: dict[str, list[Path]] = defaultdict(list)
+    patients: dict[str, str] = {}  # of each series
     unreadable = []
     for path in paths:
         if path in niftis or path.name == "DICOMDIR":
@@ -66,12 +73,17 @@ def find_scans(source: str) -> FoundScans:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
             if "SeriesInstanceUID" in header:
-                series[str(header.SeriesInstanceUID)].append(path)
+                uid = str(header.SeriesInstanceUID)
+                series[uid].append(path)
+                patients.setdefault(uid, _dicom_patient(header))
         except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError):
             if path.suffix.lower() in (".dcm", ".ima"):
                 unreadable.append(path)
-    scans = [CtFiles((path,), is_dicom=False) for path in niftis]
-    scans += [CtFiles(tuple(sorted(slices)), is_dicom=True) for slices in series.values()]
+    scans = [CtFiles((path,), is_dicom=False, patient=_nifti_patient(path)) for path in niftis]
+    scans += [
+        CtFiles(tuple(sorted(slices)), is_dicom=True, patient=patients[uid])
+        for uid, slices in series.items()
+    ]
     if not scans:
         bad = f" ({len(unreadable)} DICOM files cannot be read)" if unreadable else ""
         raise DataError(
@@ -131,6 +143,20 @@ def _paths(source: str) -> list[Path]:
     if not files:
         raise DataError(f"No file in {source!r}. Check data=, or use data=phantom.")
     return files
+
+
+def _dicom_patient(header: pydicom.Dataset) -> str:
+    """Returns who was scanned; where that was taken out, the study, else the series."""
+    for name in ("PatientID", "StudyInstanceUID"):
+        if value := str(header.get(name, "") or "").strip():
+            return value
+    return str(header.SeriesInstanceUID)
+
+
+def _nifti_patient(path: Path) -> str:
+    """Returns the subject that a BIDS path names (``sub-01``), else the file: NIfTI has no more."""
+    named = BIDS_SUBJECT.findall(str(path))
+    return named[-1] if named else str(path)
 
 
 def _as_volume(loaded: Tensor) -> Tensor:

@@ -41,7 +41,12 @@ class DataSpec:
 
 
 class Scan(Protocol):
-    """One patient's scan."""
+    """One scan of a patient; all scans of one have the same ``patient``."""
+
+    @property
+    def patient(self) -> str:
+        """Who was scanned."""
+        ...
 
     def image_hu(self, epoch: int) -> Tensor:
         """Returns ``(1, *size)`` in HU; of a volume in 2D, the slice that the epoch draws."""
@@ -55,6 +60,11 @@ class PhantomScan:
     size: tuple[int, ...]
     seed: int
 
+    @property
+    def patient(self) -> str:
+        """A phantom is a patient of its own."""
+        return str(self.seed)
+
     def image_hu(self, epoch: int) -> Tensor:
         """Returns the phantom, or its slice of this epoch."""
         return phantom_hu(self.size, seed=self.seed, epoch=epoch)
@@ -67,6 +77,7 @@ class CroppedScan:
     file: Path  # int16 HU, (*size) in 3D, (num_slices, *size) in 2D
     num_axes: int
     seed: int
+    patient: str
 
     def image_hu(self, epoch: int) -> Tensor:
         """Returns the crop, or its slice of this epoch."""
@@ -93,7 +104,7 @@ class CtScans:
 
     @property
     def num_scans(self) -> int:
-        """How many patients' scans there are."""
+        """How many scans there are."""
         return len(self.scans)
 
     def images(self, epoch: int) -> Iterator[Tensor]:
@@ -102,19 +113,26 @@ class CtScans:
             yield network_from_hu(scan.image_hu(epoch))
 
     def split(self, held_out_fraction: float) -> tuple["CtScans", "CtScans"]:
-        """Returns the scans to train on and those held out, by patient.
+        """Returns the scans to train on and those held out; no patient is among both.
 
-        A single scan is on both sides: there is nothing to hold out.
+        Where all scans are of one patient nothing can be held out: all are on both sides, and a
+        warning says so.
         """
-        order = np.random.default_rng(self.seed).permutation(self.num_scans)
-        num_held_out = max(1, round(held_out_fraction * self.num_scans))
-        held_out, training = order[:num_held_out], order[num_held_out:]
-        if not len(training):
+        patients = list(dict.fromkeys(scan.patient for scan in self.scans))
+        if len(patients) == 1:
+            warnings.warn(
+                "All scans are of one patient, so none is held out: the validation loss and the "
+                "quality are those of scans that were trained on. Add scans of other patients.",
+                stacklevel=2,
+            )
             return self, self
-        return self._chosen(training), self._chosen(held_out)
-
-    def _chosen(self, indices: np.ndarray) -> "CtScans":
-        return replace(self, scans=tuple(self.scans[index] for index in sorted(indices)))
+        order = np.random.default_rng(self.seed).permutation(len(patients))
+        num_held_out = max(1, round(held_out_fraction * len(patients)))
+        held_out = {patients[index] for index in order[:num_held_out]}
+        return (
+            replace(self, scans=tuple(s for s in self.scans if s.patient not in held_out)),
+            replace(self, scans=tuple(s for s in self.scans if s.patient in held_out)),
+        )
 
 
 def open_scans(spec: DataSpec) -> CtScans:
@@ -205,7 +223,7 @@ def _cropped(files: CtFiles, spec: DataSpec, path: Path) -> CroppedScan:
     # A crop is a view of the whole scan: the copy lets the rest of it go.
     np.save(path, np.asarray(crop).round().clip(-32768, 32767).astype(np.int16))
     seed = int(_hashed(files.paths[0].name), 16) % 2**32
-    return CroppedScan(path, len(spec.size), seed=seed ^ spec.seed)
+    return CroppedScan(path, len(spec.size), seed=seed ^ spec.seed, patient=files.patient)
 
 
 def _digest(scans: Sequence[CtFiles], spec: DataSpec) -> str:
