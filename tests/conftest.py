@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: a tracking store of one's own, and one torch thread."""
+"""Fixtures that several test files share: a store of one's own, a meter, one torch thread."""
 
 import os
 import shutil
@@ -6,6 +6,12 @@ import shutil
 import mlflow
 import pytest
 from mlflow.tracking import fluent
+from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
+
+import mlflow_carbon
+from mlflow_carbon.tracking.patches import INTEGRATION
+from mlflow_carbon.tracking.run_tracking import this_process
+from tests.fakes.meter import FakeMeter, reading
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -34,3 +40,15 @@ def store(empty_store, tmp_path, monkeypatch):
     while mlflow.active_run():
         mlflow.end_run()
     mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def fake_meter(store):
+    """The process's one meter, of which each interval costs 36 J; autologging is off at the end."""
+    meter = FakeMeter([reading(cpu_joules=36)] * 100)
+    meter.stop = lambda: None
+    this_process._meter = meter
+    yield meter
+    mlflow_carbon.autolog(disable=True)
+    AUTOLOGGING_INTEGRATIONS[INTEGRATION] = {}
+    this_process._meter = None

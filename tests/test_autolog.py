@@ -13,7 +13,6 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.tracking.fluent import ActiveRun
-from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
 
 import mlflow_carbon
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
@@ -22,21 +21,9 @@ from mlflow_carbon.tracking.mlflow_autolog import is_switched_on
 from mlflow_carbon.tracking.patches import INTEGRATION, is_on
 from mlflow_carbon.tracking.run_lifecycle import MAX_HELD
 from mlflow_carbon.tracking.run_tracking import this_process
-from tests.fakes.meter import FakeMeter, reading
+from tests.fakes.meter import reading
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def fake_meter(store):
-    """The process's one meter, of which each interval costs 36 J; autologging is off at the end."""
-    meter = FakeMeter([reading(cpu_joules=36)] * 100)
-    meter.stop = lambda: None
-    this_process._meter = meter
-    yield meter
-    mlflow_carbon.autolog(disable=True)
-    AUTOLOGGING_INTEGRATIONS[INTEGRATION] = {}
-    this_process._meter = None
 
 
 def data_of(run):

@@ -40,9 +40,9 @@ HOUSE = {
         ),
         (
             "tracking",
-            "patience epoch_windows launch_run idle_tracking tracking_options run_tracking track "
-            "patches autolog_settings model_registration run_lifecycle framework_windows autolog "
-            "mlflow_autolog system_metrics backfill",
+            "patience model_lookups epoch_windows launch_run idle_tracking tracking_options "
+            "run_tracking track patches autolog_settings model_registration run_lifecycle "
+            "framework_windows autolog mlflow_autolog system_metrics backfill",
         ),
         (
             "commands",

@@ -1,7 +1,7 @@
 """Emissions put on models: when a run ends, when a model is registered later, or all anew."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -66,6 +66,28 @@ def record_run_models(client: MlflowClient, run_id: str) -> bool:
     return not problems
 
 
+def record_models_of_runs(
+    client: MlflowClient, run_ids: Sequence[str], experiment_ids: Sequence[str]
+) -> bool:
+    """Does for many metered runs what ``record_run_models`` does for one, where they have models.
+
+    Args:
+        client: of the store that holds the runs and their models.
+        run_ids: the metered runs; their totals must be written, and none may be of samples.
+        experiment_ids: where they are.
+
+    Returns:
+        Whether all that there was to write is written.
+    """
+    problems: list[str] = []
+    with_models: list[str] = []
+    with _noting(problems, f"the models of {len(run_ids)} runs"):
+        with_models = _runs_with_models(client, run_ids, experiment_ids)
+    _warn(problems)
+    num_refused = sum(not record_run_models(client, run_id) for run_id in with_models)
+    return not problems and num_refused == 0
+
+
 def record_version(client: MlflowClient, version: ModelVersion) -> bool:
     """Puts emissions on a version that was registered after its run had been metered.
 
@@ -114,6 +136,23 @@ def registered_names(client: MlflowClient) -> list[str]:
             page_token = page.token
             if not page_token:
                 return names
+
+
+def _runs_with_models(
+    client: MlflowClient, run_ids: Sequence[str], experiment_ids: Sequence[str]
+) -> list[str]:
+    """Returns those of the runs that have logged a model, or that a version names, in order."""
+    listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
+    found = {version.run_id for version in search_versions(client, f"run_id IN ({listed})")}
+    page_token = None
+    while True:
+        page = client.search_logged_models(
+            list(experiment_ids), f"source_run_id IN ({listed})", page_token=page_token
+        )
+        found |= {model.source_run_id for model in page}
+        page_token = page.token
+        if not page_token:
+            return [run_id for run_id in run_ids if run_id in found]
 
 
 def _tag(client: MlflowClient, versions: Iterable[ModelVersion], problems: list[str]) -> None:

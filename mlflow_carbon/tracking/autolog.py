@@ -71,6 +71,8 @@ def _follow_runs() -> None:
         go_around(MlflowClient, write, after=functools.partial(_run_was_written_to, write))
     for end in ("set_terminated", "update_run"):
         go_around(MlflowClient, end, before=functools.partial(_run_may_end, end))
+    go_around(MlflowClient, "_create_logged_model", after=_model_was_logged)
+    go_around(MlflowClient, "log_inputs", after=_model_was_used)
     # what register_model, log_model and create_model_version all come to
     for register in ("_create_model_version", "copy_model_version"):
         go_around(MlflowClient, register, after=_model_was_registered)
@@ -112,6 +114,15 @@ def _run_may_end(
 
 def _is_final(status: str) -> bool:
     return bool(RunStatus.is_terminated(RunStatus.from_string(status)))
+
+
+def _model_was_logged(model: Any, *_: Any, **__: Any) -> None:
+    _lifecycle().run_has_models(model.source_run_id)
+
+
+def _model_was_used(_: None, client: MlflowClient, run_id: str, *__: Any, **___: Any) -> None:
+    del client
+    _lifecycle().run_has_models(run_id)
 
 
 def _model_was_registered(version: Any, client: MlflowClient, *_: Any, **__: Any) -> None:

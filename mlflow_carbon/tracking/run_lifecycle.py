@@ -23,6 +23,7 @@ from mlflow_carbon.tracking.autolog_settings import (
     registered_model_name,
     registers_models,
 )
+from mlflow_carbon.tracking.model_lookups import NewRun
 from mlflow_carbon.tracking.model_registration import register_logged_models
 from mlflow_carbon.tracking.patches import switch_off
 from mlflow_carbon.tracking.patience import within
@@ -87,8 +88,16 @@ def run_ends(run_id: str) -> None:
     tracking.finish()
 
 
+def run_has_models(run_id: str | None) -> None:
+    """Notes that this process has made or used a model in the run."""
+    tracking = this_process.tracking_of(run_id or "")
+    if tracking is not None:
+        tracking.new_run = None
+
+
 def model_was_registered(client: MlflowClient, version: ModelVersion) -> None:
     """Puts emissions on a version of a run that is over; others get theirs when the run ends."""
+    run_has_models(version.run_id)
     if version.run_id and this_process.tracking_of(version.run_id) is None:
         within(REGISTER_TIMEOUT_S, lambda: record_version(client, version))
 
@@ -109,6 +118,7 @@ def stop_following() -> None:
     for tracking in reversed(this_process.trackings):
         if tracking.is_autologged:
             tracking.is_autologged = False
+            tracking.new_run = None  # nobody sees its models any more
             tracking.leave()
 
 
@@ -124,3 +134,5 @@ def _track(run: Run, client: MlflowClient, *, is_held: bool) -> None:
         return
     tracking = this_process.track(run.info.run_id, options, run=run, client=client, is_held=is_held)
     tracking.is_autologged = True
+    if is_held:
+        tracking.new_run = NewRun(client, run.info.run_id, run.info.experiment_id)

@@ -17,15 +17,15 @@ from mlflow_carbon.accounting.forecast import WITHIN
 from mlflow_carbon.errors import CarbonBudgetError
 from mlflow_carbon.metering.launch import ALONE, Place, find_place
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Window
-from mlflow_carbon.recording.delivery import CLOSE_TIMEOUT_S
 from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_part, recorded_total
 from mlflow_carbon.recording.journal import journal_dir
 from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.recording.recovery import recover_run
-from mlflow_carbon.registry.run_models import record_run_models
+from mlflow_carbon.registry.inference import SAMPLE
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.launch_run import RunSearch, find_launch_run, launch_tag
+from mlflow_carbon.tracking.model_lookups import ModelLookups, NewRun, record_models
 from mlflow_carbon.tracking.patience import within
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
@@ -60,6 +60,7 @@ class RunTracking:
         self._is_unread = is_unread  # whether the run may have earlier totals that nobody has read
         self.has_written = False  # whether this process has logged anything to the run
         self.is_autologged = False
+        self.new_run: NewRun | None = None  # given up with the first sign of a model
         self._recorder = recorder
         self._process = process
         self._parent = parent
@@ -200,8 +201,12 @@ class RunTracking:
             has_figures = self._recorder.finish()
         finally:
             self._process.release_meter()
-        if has_figures:
-            self._record_models()
+        if has_figures and (self.new_run is None or self.options.unit == SAMPLE):
+            record_models(self.client, self.run_id)
+        elif has_figures and self.new_run is not None:
+            self._process.lookups.put_off(self.new_run)
+        if not self._process.trackings:
+            self._process.lookups.catch_up()
 
     def _add_earlier_total(self) -> None:
         """Adds to what the run has spent before, where the store did not say so at the start."""
@@ -209,16 +214,6 @@ class RunTracking:
         total = None if run is None else recorded_total(run, run.data.metrics)
         if total is not None:
             self._recorder.add_earlier(total)
-
-    def _record_models(self) -> None:
-        """Puts the figures on the run's models; waits no longer for the store than a run may."""
-        if within(CLOSE_TIMEOUT_S, lambda: record_run_models(self.client, self.run_id)) is None:
-            _logger.warning(
-                "The models of run %s did not get their emissions in %g s; "
-                "`mlflow-carbon tag-models --all` writes them.",
-                self.run_id,
-                CLOSE_TIMEOUT_S,
-            )
 
 
 class ProcessMetering:
@@ -236,6 +231,7 @@ class ProcessMetering:
         self._lock = threading.RLock()
         self._runs: dict[str, RunTracking] = {}  # the newest last
         self._meter: Meter | None = None
+        self.lookups = ModelLookups()
         self._num_users = 0
         self.num_in_launch = 0  # runs so far that other ranks may be metering too
 
