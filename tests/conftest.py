@@ -1,17 +1,20 @@
-"""Fixtures that several test files share: a store of one's own, a meter, one torch thread."""
+"""Fixtures that several test files share: one's own store, a meter, models, one torch thread."""
 
 import os
 import shutil
 
 import mlflow
 import pytest
+from mlflow import MlflowClient
 from mlflow.tracking import fluent
 from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
 
 import mlflow_carbon
+from mlflow_carbon.registry.run_models import record_run_models
 from mlflow_carbon.tracking.patches import INTEGRATION
 from mlflow_carbon.tracking.run_tracking import this_process
 from tests.fakes.meter import FakeMeter, reading
+from tests.fakes.metered_runs import write_run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -52,3 +55,15 @@ def fake_meter(store):
     mlflow_carbon.autolog(disable=True)
     AUTOLOGGING_INTEGRATIONS[INTEGRATION] = {}
     this_process._meter = None
+
+
+@pytest.fixture
+def registered(store):
+    """A model of 0.2 kWh (75 g), one of 8 kWh (3 kg) and one that was not measured."""
+    client = MlflowClient(tracking_uri=store)
+    for name, energy_kwh in (("small", 0.2), ("big", 8.0), ("unknown", None)):
+        windows = [] if energy_kwh is None else [(energy_kwh, 100.0)]
+        run_id = write_run(client, "train", windows=windows, unit="iteration")
+        client.create_registered_model(name)
+        client.create_model_version(name, "s3://bucket/model", run_id)
+        record_run_models(client, run_id)

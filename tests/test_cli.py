@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from mlflow_carbon.cli import cli
-from mlflow_carbon.registry.run_models import record_run_models
 from tests.fakes.metered_runs import write_run
 
 JOULE = 1 / 3.6e6  # kWh
@@ -56,21 +55,6 @@ FEW_READINGS = (
     "sampling, not of the work; measure more or longer windows.\n"
 )
 
-MODELS = """\
-model  version  band  CO2e (kg)  with lineage (kg)  energy (kWh)  PUE  region
-small        1  A       0.07500                  -        0.2000  1.5  EU27
-big          1  C         3.000                  -         8.000  1.5  EU27
-
-CO2e of the training is as much as
-name   version  car (km)  phone charges  flight (km)    trees  1.5 °C budget (%)
-small        1     0.694           6.05        0.311  0.00125            0.00648
-big          1      27.8            242         12.4   0.0500              0.259
-
-car: EU new cars 2022, final; phone: EPA, current; flight: paper, implied per km; tree: EPA 2023;
-budget: 250 Gt, 8 billion people, 27 years; trees: what they take up in ten years.
-Ranges and sources: mlflow-carbon equivalents KG
-"""
-
 
 @pytest.fixture
 def client(store):
@@ -84,17 +68,6 @@ def synthesis(client):
     for steps, joules in (("50", (0.5, 1.5)), ("50", (2.5, 3.5)), ("200", (10.0, 12.0))):
         windows = [(4 * joule * JOULE, 4.0) for joule in joules]
         write_run(client, "synthesis", windows=windows, params={"steps": steps})
-
-
-@pytest.fixture
-def registered(client):
-    """A model of 0.2 kWh (75 g), one of 8 kWh (3 kg) and one that was not measured."""
-    for name, energy_kwh in (("small", 0.2), ("big", 8.0), ("unknown", None)):
-        windows = [] if energy_kwh is None else [(energy_kwh, 100.0)]
-        run_id = write_run(client, "train", windows=windows, unit="iteration")
-        client.create_registered_model(name)
-        client.create_model_version(name, "s3://bucket/model", run_id)
-        record_run_models(client, run_id)
 
 
 def invoke(*args):
@@ -322,47 +295,6 @@ def test_compare_names_the_run_that_an_hourly_file_does_not_cover(tmp_path):
 def test_compare_says_where_bases_mix():
     notices = compare("--region", "EU27,China", "--intensity-set", "paper_table1").stderr
     assert "Intensities rest on different bases and do not compare (EU27: production;" in notices
-
-
-@pytest.mark.usefixtures("registered")
-def test_models_prints_the_table():
-    result = invoke("models", "--sort", "co2e")
-    assert result.stdout == MODELS
-    assert result.stderr == "Left out 1 version without emissions.\n"
-
-
-@pytest.mark.usefixtures("registered")
-def test_models_lists_what_is_under_a_limit_in_another_region():
-    args = ("--max-co2e-kg", "0.05", "--region", "Sweden", "--intensity-set", "paper_table1")
-    result = invoke("models", *args, "--format", "json")
-    rows = json.loads(result.stdout)
-    # 0.2 kWh x 1.5 x 7 g/kWh = 2.1 g; the big one has 84 g.
-    assert [(row["name"], row["co2e_kg"]) for row in rows] == [("small", pytest.approx(0.0021))]
-    assert result.stderr == "CO2e by 7 g/kWh (SE 2022, paper_table1).\n"
-
-
-@pytest.mark.usefixtures("registered")
-def test_models_says_where_bases_mix(client):
-    version = client.get_model_version("big", "1")
-    client.set_model_version_tag("big", version.version, "carbon.intensity_basis", "life-cycle")
-    notices = invoke("models").stderr
-    assert "rest on different bases and do not compare (EU27: life-cycle; EU27: prod" in notices
-
-
-@pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize(
-    ("sort", "names"), [("name", ["big", "small"]), ("energy", ["small", "big"])]
-)
-def test_models_sorts(sort, names):
-    rows = json.loads(invoke("models", "--sort", sort, "--format", "json").stdout)
-    assert [row["name"] for row in rows] == names
-
-
-@pytest.mark.usefixtures("store")
-def test_models_of_an_empty_registry_says_so():
-    result = invoke("models", "--format", "json")
-    assert (result.exit_code, json.loads(result.stdout)) == (0, [])
-    assert result.stderr == "No model version to list.\n"
 
 
 def test_help_loads_neither_pandas_nor_mlflow():

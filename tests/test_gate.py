@@ -15,9 +15,17 @@ def client(store):
     return MlflowClient(tracking_uri=store)
 
 
-def train(client, name, energy_kwh, **figures):
+# The last window of a run is the minute before 22:13:20, the one before it in the slot before.
+HOURLY = """timestamp,g_per_kwh
+2023-11-14T22:11:20Z,400
+2023-11-14T22:12:20Z,100
+"""
+
+
+def train(client, name, energy_kwh, *, num_windows=1, **figures):
     """Registers a model that cost this energy at PUE 1.5 and 250 g/kWh; returns its id."""
-    windows = [] if energy_kwh is None else [(energy_kwh, 100.0)]
+    part = None if energy_kwh is None else (energy_kwh / num_windows, 100.0)
+    windows = [] if part is None else [part] * num_windows
     run_id = write_run(client, "train", windows=windows, unit="iteration", **figures)
     model = client.create_logged_model(experiment_id(client, "train"), "m", source_run_id=run_id)
     client.create_registered_model(name)
@@ -78,6 +86,28 @@ def test_gate_prices_in_another_region_with_another_pue(client):
     assert "(SE 2022, 7 g/kWh, PUE 1)" in result.stdout
 
 
+def test_gate_prices_each_training_by_its_own_times(client, tmp_path):
+    (tmp_path / "hourly.csv").write_text(HOURLY)
+    vqgan = train(client, "vqgan", 8.0, num_windows=2)  # half at 400, half at 100: 250 g/kWh
+    train(client, "ldm", 8.0)
+    client.log_inputs(client.get_model_version("ldm", "1").run_id, models=[LoggedModelInput(vqgan)])
+    args = ("models:/ldm/1", "--max-co2e-kg", "4", "--intensity-file", "hourly.csv")
+    # 8 kWh x 1.5 x 100 g/kWh = 1.2 kg, and 8 x 1.5 x 250 = 3 kg more
+    result = gate(*args, "--region", "my lab")
+    assert result.exit_code == 0, result.output
+    assert "passes: 1.2 kg CO2e of its own training" in result.stdout
+    assert "(my lab 2023-11-14T22:12" in result.stdout
+    assert "refused: 4.2 kg CO2e of the 2 trainings" in gate(*args, "--lineage").stderr
+
+
+def test_gate_does_not_pass_a_training_that_the_file_does_not_cover(client, tmp_path):
+    (tmp_path / "hourly.csv").write_text(HOURLY.replace("2023", "2022"))
+    train(client, "ldm", 8.0)
+    result = gate("models:/ldm/1", "--max-co2e-kg", "1e9", "--intensity-file", "hourly.csv")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "No intensity for run " in result.stderr
+
+
 def test_gate_refuses_a_model_that_was_not_measured(client):
     train(client, "unknown", None, tags={"carbon.error": "No energy source."})
     result = gate("models:/unknown/1", "--max-co2e-kg", "1e9")
@@ -108,12 +138,33 @@ def test_gate_refuses_an_unknown_lineage(client):
         (("models:/ldm/1", "--max-co2e-kg", "nan"), "max_co2e_kg is nan"),
         (("models:/ldm/1", "--max-co2e-kg", "-1"), "max_co2e_kg is -1"),
         (("models:/ldm/1", "--max-co2e-kg", "5", "--region", "Atlantis"), "Atlantis"),
+        (("models:/ldm/1", "--max-co2e-kg", "5", "--intensity-file", "none.csv"), "'none.csv'"),
+        (
+            ("models:/ldm/1", "--max-co2e-kg", "5", "--provider", "me", "--region", "DE"),
+            "provider is 'me'",
+        ),
     ],
 )
 def test_gate_exits_with_1_and_one_message_on_what_the_user_can_fix(client, args, message):
     train(client, "ldm", 8.0)
     result = gate(*args)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert message in result.stderr
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "Missing option '--max-co2e-kg'"),
+        (("--max-co2e-kg", "five"), "'five' is not a valid float"),
+        (("--max-co2e-kg", "5", "--provider", "uk-carbon-intensity"), "--provider needs --region"),
+        (("--max-co2e-kg", "5", "--month", "2022-02"), "--month and --intensity-set need --region"),
+    ],
+)
+def test_gate_exits_with_2_on_wrong_usage(args, message):
+    result = gate("models:/ldm/1", *args)
+    assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
 
 

@@ -1,9 +1,12 @@
 """A model's full footprint: each training that it rests on counts once, over any depth."""
 
+from functools import partial
+
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelInput
 
+from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.lineage import read_lineage
 from mlflow_carbon.registry.run_models import record_run_models
 from tests.fakes.metered_runs import experiment_id, write_run
@@ -136,11 +139,11 @@ def test_lineage_prices_each_training_with_its_own_pue(client):
     _, vqgan = train(client, 2.0, pue=1.0)
     run_id, _ = train(client, 8.0, inputs=[vqgan])
     # (2 x 1.0 + 8 x 1.5) kWh x 0.1 kg/kWh
-    assert lineage(client, run_id).priced_kg(intensity_g_per_kwh=100.0) == pytest.approx(1.4)
+    at_100 = partial(Footprint.priced_kg, intensity_g_per_kwh=100.0)
+    assert lineage(client, run_id).priced_kg(at_100) == pytest.approx(1.4)
     # (2 + 8) kWh x 1.2 x 0.1 kg/kWh
-    assert lineage(client, run_id).priced_kg(intensity_g_per_kwh=100.0, pue=1.2) == pytest.approx(
-        1.2
-    )
+    at_same_pue = partial(at_100, pue=1.2)
+    assert lineage(client, run_id).priced_kg(at_same_pue) == pytest.approx(1.2)
 
 
 def synthesise(client, model_id, joules_per_sample, num_samples, **figures):

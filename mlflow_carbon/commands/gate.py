@@ -12,7 +12,13 @@ from mlflow_carbon.commands.options import (
     pue_option,
     tracking_uri_option,
 )
-from mlflow_carbon.commands.pricing import Pricing, model_intensity
+from mlflow_carbon.commands.pricing import (
+    Pricing,
+    intensity_basis_option,
+    intensity_file_option,
+    model_intensities,
+    provider_option,
+)
 
 
 @click.command(epilog=example("mlflow-carbon gate models:/small/1 --max-co2e-kg 5"))
@@ -24,6 +30,9 @@ from mlflow_carbon.commands.pricing import Pricing, model_intensity
 @pue_option
 @intensity_set_option
 @carbon_intensity_option
+@intensity_file_option
+@intensity_basis_option
+@provider_option
 @tracking_uri_option
 def gate(
     model: str,
@@ -34,6 +43,9 @@ def gate(
     pue: float | None,
     intensity_set: str | None,
     carbon_intensity_g_per_kwh: float | None,
+    intensity_file: str | None,
+    intensity_basis: str,
+    provider: str | None,
     tracking_uri: str | None,
 ) -> None:
     """Refuses MODEL (models:/name/3, models:/name@alias) where it emitted more than a limit.
@@ -50,13 +62,17 @@ def gate(
         month=month,
         intensity_set=intensity_set,
         carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
+        intensity_file=intensity_file,
+        intensity_basis=intensity_basis,
+        provider=provider,
     )
-    judged = read_model_footprint(open_client(tracking_uri), model)
+    client = open_client(tracking_uri)
+    judged = read_model_footprint(client, model)
     verdict = judge(
         judged,
         max_co2e_kg=max_co2e_kg,
         with_lineage=lineage,
-        intensity=model_intensity(pricing, judged),
+        intensity_of=model_intensities(pricing, client, judged),
         pue=pue,
     )
     if not verdict.is_passed:

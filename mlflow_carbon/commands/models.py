@@ -15,7 +15,14 @@ from mlflow_carbon.commands.options import (
     recorded_set,
     tracking_uri_option,
 )
-from mlflow_carbon.commands.pricing import Pricing, chosen_intensities
+from mlflow_carbon.commands.pricing import (
+    Pricing,
+    chosen_intensities,
+    file_series,
+    intensity_basis_option,
+    intensity_file_option,
+    provider_option,
+)
 
 _SORT_COLUMN = {"name": "name", "co2e": "co2e_kg", "energy": "energy_kwh"}
 
@@ -27,6 +34,9 @@ _SORT_COLUMN = {"name": "name", "co2e": "co2e_kg", "energy": "energy_kwh"}
 @pue_option
 @intensity_set_option
 @carbon_intensity_option
+@intensity_file_option
+@intensity_basis_option
+@provider_option
 @click.option(
     "--sort",
     type=click.Choice(list(_SORT_COLUMN)),
@@ -43,13 +53,16 @@ def models(
     pue: float | None,
     intensity_set: str | None,
     carbon_intensity_g_per_kwh: float | None,
+    intensity_file: str | None,
+    intensity_basis: str,
+    provider: str | None,
     sort: str,
     format: str,
     tracking_uri: str | None,
 ) -> None:
     """Lists model versions with the CO2e of their own training."""
     from mlflow_carbon.accounting.intensity import basis_notice
-    from mlflow_carbon.registry.model_list import price_models, read_models
+    from mlflow_carbon.registry.model_list import price_models, price_models_by_file, read_models
     from mlflow_carbon.reporting import tables
     from mlflow_carbon.reporting.everyday import models_footer
     from mlflow_carbon.reporting.store import open_client
@@ -59,9 +72,19 @@ def models(
         month=month,
         intensity_set=intensity_set,
         carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
+        intensity_file=intensity_file,
+        intensity_basis=intensity_basis,
+        provider=provider,
     )
-    recorded = read_models(open_client(tracking_uri))
-    prices = chosen_intensities(pricing, preferred_set=recorded_set(recorded))
+    client = open_client(tracking_uri)
+    recorded = read_models(client)
+    series = file_series(pricing)
+    prices = []
+    if series is None:
+        prices = chosen_intensities(pricing, preferred_set=recorded_set(recorded))
+    else:
+        recorded, problems = price_models_by_file(client, recorded, series, region=region)
+        print_notices([f"CO2e by {series.source}, each training by its own times.", *problems])
     print_notices(
         f"CO2e by {price.g_per_kwh:g} g/kWh ({price.region} {price.period}, {price.intensity_set})."
         for price in prices

@@ -10,8 +10,11 @@ from mlflow_carbon.commands.options import given_text, print_notices
 
 # Imported when a command runs, so that --help does not wait for pandas and MLflow.
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from mlflow_carbon.accounting.hourly import IntensitySeries
     from mlflow_carbon.accounting.intensity import CarbonIntensity
+    from mlflow_carbon.registry.gate import IntensityOf
     from mlflow_carbon.registry.model_footprint import ModelFootprint
     from mlflow_carbon.reporting.run_windows import MeteredRun
 
@@ -19,7 +22,7 @@ intensity_file_option = click.option(
     "--intensity-file",
     callback=given_text,
     help="CSV of timestamp,g_per_kwh, or an export of Electricity Maps or WattTime: "
-    "each run is priced by its own times. --region then only names it.",
+    "each training or run is priced by its own times. --region then only names it.",
 )
 intensity_basis_option = click.option(
     "--intensity-basis",
@@ -124,14 +127,25 @@ def run_intensities(pricing: Pricing, run: "MeteredRun") -> list["CarbonIntensit
     return [recorded]
 
 
-def model_intensity(pricing: Pricing, model: "ModelFootprint") -> "CarbonIntensity | None":
-    """Returns the intensity to price a model with, of its own set first; ``None`` as recorded."""
+def model_intensities(
+    pricing: Pricing, client: "MlflowClient", model: "ModelFootprint"
+) -> "IntensityOf":
+    """Returns what to price each of a model's trainings with, of the model's own set first."""
     from mlflow_carbon import schema
     from mlflow_carbon.accounting.intensity import DEFAULT_SET
+    from mlflow_carbon.reporting.hourly_prices import file_intensity
+    from mlflow_carbon.reporting.run_windows import read_metered_run
 
+    region = pricing.regions[0] if pricing.regions else None
+    series = file_series(pricing)
+    if series is not None:
+        return lambda training: file_intensity(
+            series, read_metered_run(client, training.run), region=region
+        )
     recorded = {} if model.own is None else model.own.run.data.tags
     preferred_set = recorded.get(schema.TAG_INTENSITY_SET, DEFAULT_SET)
-    return next(iter(chosen_intensities(pricing, preferred_set=preferred_set)), None)
+    chosen = next(iter(chosen_intensities(pricing, preferred_set=preferred_set)), None)
+    return lambda _: chosen
 
 
 def _live_intensity(provider: str, zone: str, preferred_set: str) -> "CarbonIntensity":

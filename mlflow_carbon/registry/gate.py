@@ -1,5 +1,6 @@
 """A limit on a model's emissions, so that a pipeline can refuse its promotion."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlflow_carbon import schema
@@ -7,6 +8,12 @@ from mlflow_carbon.accounting.emissions import checked
 from mlflow_carbon.accounting.intensity import CarbonIntensity
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.model_footprint import ModelFootprint
+
+IntensityOf = Callable[[Footprint], CarbonIntensity | None]
+
+
+def as_recorded(_: Footprint) -> None:
+    """Prices nothing anew."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ def judge(
     *,
     max_co2e_kg: float,
     with_lineage: bool = False,
-    intensity: CarbonIntensity | None = None,
+    intensity_of: IntensityOf = as_recorded,
     pue: float | None = None,
 ) -> Verdict:
     """Returns whether a model's emissions are known, and at or under a limit in kg.
@@ -31,20 +38,27 @@ def judge(
         model: to be judged.
         max_co2e_kg: the limit.
         with_lineage: counts the trainings of all that the model was built from, too.
-        intensity: re-prices the recorded energy by Eq. 1; ``None`` keeps what was recorded.
+        intensity_of: re-prices the recorded energy of a training by Eq. 1; where it returns
+            ``None``, what was recorded is kept.
         pue: re-prices with this PUE; ``None`` keeps what was recorded.
 
     Raises:
         InvalidInputError: the limit or the PUE is none.
+        MlflowCarbonError: whatever ``intensity_of`` raises.
     """
     checked("max_co2e_kg", max_co2e_kg)
     if model.own is None:
         return Verdict(False, f"{model.title} is refused: {model.reason}.")
-    g_per_kwh = None if intensity is None else intensity.g_per_kwh
-    co2e_kg: float | None = model.own.priced_kg(intensity_g_per_kwh=g_per_kwh, pue=pue)
+
+    def price_kg(training: Footprint) -> float:
+        intensity = intensity_of(training)
+        g_per_kwh = None if intensity is None else intensity.g_per_kwh
+        return training.priced_kg(intensity_g_per_kwh=g_per_kwh, pue=pue)
+
+    co2e_kg: float | None = price_kg(model.own)
     what = "its own training"
     if with_lineage:
-        co2e_kg = model.lineage.priced_kg(intensity_g_per_kwh=g_per_kwh, pue=pue)
+        co2e_kg = model.lineage.priced_kg(price_kg)
         what = f"the {model.lineage.num_runs} trainings that it rests on"
     if co2e_kg is None:
         problems = "; ".join(model.lineage.problems)
@@ -54,7 +68,7 @@ def judge(
     return Verdict(
         is_passed,
         f"{model.title} {verb}: {co2e_kg:.6g} kg CO2e of {what} is {relation} the limit of "
-        f"{max_co2e_kg:g} kg ({_price(model.own, intensity, pue)}).",
+        f"{max_co2e_kg:g} kg ({_price(model.own, intensity_of(model.own), pue)}).",
     )
 
 

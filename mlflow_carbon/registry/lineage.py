@@ -1,7 +1,7 @@
 """A model's full footprint: its own training and that of everything it was built from."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
@@ -42,19 +42,14 @@ class Lineage:
         return len(self.runs)
 
     def priced_kg(
-        self, *, intensity_g_per_kwh: float | None = None, pue: float | None = None
+        self, price_kg: Callable[[Footprint], float] = Footprint.priced_kg
     ) -> float | None:
         """Returns the emissions of all trainings in kg; ``None`` if one of them has no figure.
 
-        Raises:
-            InvalidInputError: the PUE or the intensity is none.
+        Args:
+            price_kg: returns those of one training, and raises what it likes; as recorded.
         """
-        if self.problems:
-            return None
-        return math.fsum(
-            footprint.priced_kg(intensity_g_per_kwh=intensity_g_per_kwh, pue=pue)
-            for footprint in self.footprints
-        )
+        return None if self.problems else math.fsum(map(price_kg, self.footprints))
 
 
 def version_lineage(client: MlflowClient, version: ModelVersion) -> Lineage:

@@ -8,8 +8,12 @@ from mlflow.entities.model_registry import ModelVersion
 
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import checked, co2e_g, validate_pue
+from mlflow_carbon.accounting.hourly import IntensitySeries
 from mlflow_carbon.accounting.intensity import CarbonIntensity
+from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.registry.model_tags import search_versions
+from mlflow_carbon.reporting.hourly_prices import file_intensity
+from mlflow_carbon.reporting.run_windows import read_metered_run
 from mlflow_carbon.reporting.store import Cell, methods, number, reading
 from mlflow_carbon.units import kg_from_grams
 
@@ -77,6 +81,36 @@ def price_models(
     if max_co2e_kg is not None:
         models = models[models["co2e_kg"] <= checked("max_co2e_kg", max_co2e_kg)]
     return models.reset_index(drop=True)
+
+
+def price_models_by_file(
+    client: MlflowClient, models: pd.DataFrame, series: IntensitySeries, *, region: str | None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Returns models as if each training had recorded what a file says of its own times.
+
+    Args:
+        client: of the store that holds the trainings.
+        models: as ``read_models`` returns them.
+        series: what the file holds.
+        region: names the prices; the file says nothing of where it is for.
+
+    Returns:
+        The models, without emissions where the file does not cover the training, and a sentence
+        for each of these.
+    """
+    priced, problems = [], []
+    for index, model in models.iterrows():
+        row = models.loc[[index]]
+        if pd.notna(model["co2e_kg"]):
+            try:
+                with reading(client.tracking_uri):
+                    run = read_metered_run(client, client.get_run(model["run_id"]))
+                row = _repriced(row, file_intensity(series, run, region=region), None)
+            except MlflowCarbonError as error:
+                problems.append(f"{model['name']} {model['version']}: {error}")
+                row = row.assign(co2e_kg=math.nan)
+        priced.append(row)
+    return (pd.concat(priced) if priced else models), problems
 
 
 def _model_row(version: ModelVersion) -> dict[str, Cell]:
