@@ -63,7 +63,7 @@ def test_python_snippets_of_the_docs_run(store, page):
 
 
 def test_docs_show_only_options_that_exist():
-    from ldm_project.config import CompareConfig, SynthConfig
+    from ldm_project.config import CompareConfig, SynthConfig, TrainRunConfig
     from mlflow_carbon.cli import cli
 
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
@@ -73,5 +73,5 @@ def test_docs_show_only_options_that_exist():
     }
     for line in re.findall(r"mlflow-carbon .*", text):
         assert set(re.findall(r"--[a-z0-9-]+", line)) <= options | {"--help"}, line
-    parameters = {*vars(SynthConfig()), *vars(CompareConfig())}
+    parameters = {*vars(SynthConfig()), *vars(TrainRunConfig()), *vars(CompareConfig())}
     assert set(re.findall(r"-P (\w+)=", text)) <= parameters
