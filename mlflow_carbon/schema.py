@@ -71,9 +71,10 @@ METHOD_BACKFILLED = "backfilled"
 METHOD_UNAVAILABLE = "unavailable"
 
 ATTRIBUTIONS = ("whole_node", "process_share", "gpu_only")
+UNIT_ITERATION = "iteration"
 UNIT_EPOCH = "epoch"
 UNIT_MINUTE = "minute"
-UNITS = ("iteration", UNIT_EPOCH, "sample", UNIT_MINUTE)
+UNITS = (UNIT_ITERATION, UNIT_EPOCH, "sample", UNIT_MINUTE)
 
 # Tags of model versions and registered models.
 TAG_MODEL_CO2E_KG = "carbon.co2e_kg"

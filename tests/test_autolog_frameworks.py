@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from mlflow import MlflowClient
 
 from tests.fakes.user_scripts import ZERO_CODE, UserFolder, energy_joules
 
@@ -17,10 +16,15 @@ def user(empty_store, tmp_path):
 
 def model_metrics(user, run):
     """Returns the metrics of the one model that the run logged."""
-    client = MlflowClient(tracking_uri=user.uri)
-    (output,) = client.get_run(run.info.run_id).outputs.model_outputs
-    model = client.get_logged_model(output.model_id)
+    (output,) = user.client.get_run(run.info.run_id).outputs.model_outputs
+    model = user.client.get_logged_model(output.model_id)
     return {metric.key: metric.value for metric in model.metrics}
+
+
+def idle_s(user, run):
+    """Returns the time of the run that is in no window."""
+    windows = user.client.get_metric_history(run.info.run_id, "carbon/window/duration_s")
+    return run.data.metrics["carbon/duration_s"] - sum(window.value for window in windows)
 
 
 def test_sklearn_run_and_its_model_carry_the_energy(user):
@@ -52,17 +56,22 @@ GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}).fit(*load_iris(return_X_y=
     assert sorted(metered) == [False, False, True]
 
 
-def test_xgboost_run_is_metered(user):
+def test_xgboost_rounds_are_windows(user):
     script = """
-import mlflow, numpy, xgboost
+import mlflow, numpy, time, xgboost
 mlflow.xgboost.autolog(log_datasets=False, log_models=False)
 data = xgboost.DMatrix(numpy.random.rand(5000, 20), numpy.random.rand(5000))
-xgboost.train({"max_depth": 6, "nthread": 1}, data, num_boost_round=100)
+with mlflow.start_run():
+    xgboost.train({"max_depth": 6, "nthread": 1}, data, num_boost_round=100)
+    time.sleep(1.5)
 """
     user.run(script)
     run = user.only_run()
     assert run.data.params["max_depth"] == "6"
     assert energy_joules(run) > 0
+    units = (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"])
+    assert units == ("iteration", "100")
+    assert idle_s(user, run) >= 1.5
 
 
 LIGHTNING = """
@@ -90,10 +99,20 @@ def fit(**settings):
 
 
 def test_lightning_autologged_epochs_are_windows(user):
-    script = LIGHTNING + "import mlflow\nmlflow.pytorch.autolog(log_models=False)\nfit()\n"
+    script = (
+        LIGHTNING
+        + """
+import mlflow, time
+mlflow.pytorch.autolog(log_models=False)
+with mlflow.start_run():
+    fit()
+    time.sleep(1.5)
+"""
+    )
     user.run(script)
     run = user.only_run()
     assert energy_joules(run) > 0
+    assert idle_s(user, run) >= 1.5
     assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
 
 
@@ -111,7 +130,7 @@ def test_lightning_logger_has_a_run_of_its_own_and_epochs_are_windows(user):
 
 def test_transformers_trainer_epochs_are_windows(user):
     script = """
-import torch
+import mlflow, time, torch
 from transformers import (BertConfig, BertForSequenceClassification, Trainer, TrainingArguments)
 model = BertForSequenceClassification(BertConfig(
     vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -120,26 +139,52 @@ data = [{"input_ids": torch.arange(8), "labels": i % 2} for i in range(16)]
 arguments = TrainingArguments(
     "out", num_train_epochs=3, report_to="mlflow", save_strategy="no", use_cpu=True,
     disable_tqdm=True)
-Trainer(model, arguments, train_dataset=data).train()
+with mlflow.start_run():
+    Trainer(model, arguments, train_dataset=data).train()
+    time.sleep(1.5)
 """
     user.run(script)
     run = user.only_run()
+    assert idle_s(user, run) >= 1.5
     assert energy_joules(run) > 0
     assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
 
 
 def test_keras_epochs_are_windows(user):
     script = """
-import keras, mlflow, numpy
+import keras, mlflow, numpy, time
 model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
 model.compile(optimizer="sgd", loss="mse")
 with mlflow.start_run():
     model.fit(numpy.random.rand(256, 4), numpy.random.rand(256), epochs=3, verbose=0)
+    time.sleep(1.5)
 """
     user.run(script, environment={**ZERO_CODE, "KERAS_BACKEND": "torch"})
     run = user.only_run()
     assert energy_joules(run) > 0
+    assert idle_s(user, run) >= 1.5
     assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
+
+
+def test_keras_autologging_of_mlflow_goes_on_beside_ours(user):
+    script = """
+import keras, mlflow, numpy
+mlflow.autolog(log_datasets=False)
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+model.compile(optimizer="sgd", loss="mse")
+model.fit(numpy.random.rand(256, 4), numpy.random.rand(256), epochs=3, verbose=0)
+"""
+    user.run(script, environment={**ZERO_CODE, "KERAS_BACKEND": "torch"})
+    run = user.only_run()
+    # MLflow's own: the parameters of fit, and the loss of each epoch
+    assert run.data.params["epochs"] == "3"
+    assert len(user.client.get_metric_history(run.info.run_id, "loss")) == 3
+    assert energy_joules(run) > 0
+    assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
+    (model,) = user.client.search_logged_models([run.info.experiment_id])
+    metrics = {metric.key: metric.value for metric in model.metrics}
+    assert idle_s(user, run) > 1  # MLflow saves the model
+    assert metrics["carbon/energy_kwh"] == run.data.metrics["carbon/energy_kwh"]
 
 
 def test_trials_of_a_sweep_are_children_that_count_and_their_parent_does_not(user):

@@ -75,38 +75,70 @@ class Stopwatch:
 
 
 class Windows:
-    """Stands for a recorder: keeps how many units each window did."""
+    """Stands for a recorder: keeps how many units each window did, and of what."""
 
     def __init__(self) -> None:
-        self.num_units: list[float] = []
+        self.closed: list[tuple[float, str]] = []
 
     def open(self) -> object:
         return object()
 
     def close(self, window: object, num_units: float, *, unit: str) -> None:  # noqa: ARG002
-        assert unit == "epoch"
-        self.num_units.append(num_units)
+        self.closed.append((num_units, unit))
 
 
 def test_short_epochs_share_a_window_of_a_second():
     windows, clock = Windows(), Stopwatch()
     epochs = EpochWindows(windows, monotonic_s=clock)
     for _ in range(7):
-        epochs.begin()
+        epochs.begin("epoch")
         clock.now_s += 0.4
-        epochs.end()
+        epochs.end("epoch")
     epochs.flush()
-    assert windows.num_units == [3, 3, 1]  # 1.2 s, 1.2 s, the rest
+    assert windows.closed == [(3, "epoch"), (3, "epoch"), (1, "epoch")]  # 1.2 s, 1.2 s, the rest
+
+
+def test_epochs_end_with_the_training():
+    windows = Windows()
+    epochs = EpochWindows(windows, monotonic_s=Stopwatch())
+    epochs.begin("epoch")
+    epochs.end("epoch")
+    epochs.training_ends("iteration")  # another one, within
+    assert windows.closed == []
+    epochs.training_ends("epoch")
+    assert windows.closed == [(1, "epoch")]
+
+
+def test_rounds_after_epochs_have_windows_of_their_own():
+    windows = Windows()
+    epochs = EpochWindows(windows, monotonic_s=Stopwatch())
+    for unit in ("epoch", "epoch", "iteration"):
+        epochs.begin(unit)
+        epochs.end(unit)
+    epochs.flush()
+    assert windows.closed == [(2, "epoch"), (1, "iteration")]
+
+
+def test_rounds_within_an_epoch_are_a_part_of_it():
+    windows = Windows()
+    epochs = EpochWindows(windows, monotonic_s=Stopwatch())
+    epochs.begin("epoch")
+    for _ in range(3):
+        epochs.begin("iteration")
+        epochs.end("iteration")
+    epochs.end("epoch")
+    epochs.flush()
+    assert windows.closed == [(1, "epoch")]
 
 
 def test_epochs_of_a_framework_give_way_to_windows_of_the_user(store):
     meter = FakeMeter([reading(cpu_joules=100), reading(cpu_joules=900)])
     with mlflow.start_run() as run:
         tracking = ProcessMetering().track(run.info.run_id, SWEDEN, meter=meter)
-        tracking.epoch_begins()
+        tracking.epoch_begins("epoch")
         window = tracking.open()
         tracking.close(window, 4)
-        tracking.epoch_ends()
+        tracking.epoch_ends("epoch")
         tracking.finish()
     assert energies_joules(run.info.run_id) == {1: 100}
 

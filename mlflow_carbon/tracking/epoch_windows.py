@@ -1,9 +1,8 @@
-"""Windows of a framework's epochs: as many epochs together as last long enough to be measured."""
+"""Windows of a framework's epochs or rounds: as many together as last long enough to measure."""
 
 import time
 from collections.abc import Callable
 
-from mlflow_carbon import schema
 from mlflow_carbon.metering.meter import Window
 from mlflow_carbon.recording.recorder import Recorder
 
@@ -12,7 +11,7 @@ MIN_DURATION_S = 1.0
 
 
 class EpochWindows:
-    """Puts the epochs that a framework announces into windows of a run."""
+    """Puts the epochs, or rounds of boosting, that a framework announces into windows of a run."""
 
     def __init__(
         self, recorder: Recorder, *, monotonic_s: Callable[[], float] = time.monotonic
@@ -21,24 +20,35 @@ class EpochWindows:
         self._monotonic_s = monotonic_s
         self._window: Window | None = None
         self._opened_s = 0.0
+        self._unit = ""
         self._num_epochs = 0
+        self._is_within = False
 
-    def begin(self) -> None:
-        """Notes that an epoch begins."""
+    def begin(self, unit: str) -> None:
+        """Notes that an epoch begins; one of another unit within an epoch is a part of it."""
+        if unit != self._unit and not self._is_within:
+            self.flush()
         if self._window is None:
-            self._window = self._recorder.open()
+            self._window, self._unit = self._recorder.open(), unit
             self._opened_s = self._monotonic_s()
+        self._is_within = True
 
-    def end(self) -> None:
+    def end(self, unit: str) -> None:
         """Notes that the epoch has ended."""
-        if self._window is None:
+        if self._window is None or unit != self._unit:
             return
+        self._is_within = False
         self._num_epochs += 1
         if self._monotonic_s() - self._opened_s >= MIN_DURATION_S:
+            self.flush()
+
+    def training_ends(self, unit: str) -> None:
+        """Writes the epochs that have ended; what comes next, such as saving, is in none."""
+        if unit == self._unit:
             self.flush()
 
     def flush(self) -> None:
         """Writes the epochs that have ended; one that goes on is left out if it is alone."""
         if self._window is not None:
-            self._recorder.close(self._window, self._num_epochs, unit=schema.UNIT_EPOCH)
-        self._window, self._num_epochs = None, 0
+            self._recorder.close(self._window, self._num_epochs, unit=self._unit)
+        self._window, self._num_epochs, self._is_within = None, 0, False

@@ -1,4 +1,4 @@
-"""Windows where others mark epochs: Lightning, Transformers, Keras and Carbontracker's users."""
+"""Windows of others' epochs: Lightning, Transformers, Keras, XGBoost, Carbontracker's users."""
 
 import logging
 from collections.abc import Callable
@@ -16,22 +16,49 @@ _logger = logging.getLogger("mlflow.carbon")
 
 @dataclass(frozen=True)
 class EpochCalls:
-    """Which calls of a framework begin and end an epoch of training; they may be the same."""
+    """Which calls of a framework begin and end an epoch of training; they may be the same.
+
+    Attributes:
+        module: where they are.
+        class_name: whose methods they are.
+        begin: called before it.
+        end: called after it.
+        over: called when the training is over; what follows, such as saving, is in no window.
+        unit: what it is.
+    """
 
     module: str
     class_name: str
     begin: str
     end: str
+    over: str
+    unit: str = schema.UNIT_EPOCH
 
 
 FRAMEWORKS = (
-    EpochCalls("lightning.pytorch.loops.fit_loop", "_FitLoop", "advance", "advance"),
-    EpochCalls("pytorch_lightning.loops.fit_loop", "_FitLoop", "advance", "advance"),
+    EpochCalls("lightning.pytorch.loops.fit_loop", "_FitLoop", "advance", "advance", "on_run_end"),
+    EpochCalls("pytorch_lightning.loops.fit_loop", "_FitLoop", "advance", "advance", "on_run_end"),
     EpochCalls(
-        "transformers.trainer_callback", "CallbackHandler", "on_epoch_begin", "on_epoch_end"
+        "transformers.trainer_callback",
+        "CallbackHandler",
+        "on_epoch_begin",
+        "on_epoch_end",
+        "on_train_end",
     ),
     EpochCalls(
-        "keras.src.callbacks.callback_list", "CallbackList", "on_epoch_begin", "on_epoch_end"
+        "keras.src.callbacks.callback_list",
+        "CallbackList",
+        "on_epoch_begin",
+        "on_epoch_end",
+        "on_train_end",
+    ),
+    EpochCalls(  # a round of boosting, by `train` as by the scikit-learn classes
+        "xgboost.callback",
+        "CallbackContainer",
+        "before_iteration",
+        "after_iteration",
+        "after_training",
+        unit=schema.UNIT_ITERATION,
     ),
 )
 CARBONTRACKER = "carbontracker.tracker"
@@ -61,27 +88,37 @@ def _when_imported(name: str, watch: Callable[[Any], None]) -> None:
 
 def _watch_epochs(calls: EpochCalls, module: Any) -> None:
     framework = getattr(module, calls.class_name)
+    begins, ends = partial(_epoch_begins, calls.unit), partial(_epoch_ends, calls.unit)
     if calls.begin == calls.end:
-        go_around(framework, calls.begin, before=_epoch_begins, after=_epoch_ends)
+        go_around(framework, calls.begin, before=begins, after=ends)
     else:
-        go_around(framework, calls.begin, before=_epoch_begins)
-        go_around(framework, calls.end, after=_epoch_ends)
+        go_around(framework, calls.begin, before=begins)
+        go_around(framework, calls.end, after=ends)
+    go_around(framework, calls.over, before=partial(_training_is_over, calls.unit))
 
 
-def _epoch_begins(*_: Any, **__: Any) -> None:
+def _epoch_begins(unit: str, *_: Any, **__: Any) -> None:
     from mlflow_carbon.tracking.run_lifecycle import current_tracking
 
     tracking = current_tracking()
     if tracking is not None:
-        tracking.epoch_begins()
+        tracking.epoch_begins(unit)
 
 
-def _epoch_ends(*_: Any, **__: Any) -> None:
+def _epoch_ends(unit: str, *_: Any, **__: Any) -> None:
     from mlflow_carbon.tracking.run_lifecycle import current_tracking
 
     tracking = current_tracking()
     if tracking is not None:
-        tracking.epoch_ends()
+        tracking.epoch_ends(unit)
+
+
+def _training_is_over(unit: str, *_: Any, **__: Any) -> None:
+    from mlflow_carbon.tracking.run_lifecycle import current_tracking
+
+    tracking = current_tracking()
+    if tracking is not None:
+        tracking.epochs_are_over(unit)
 
 
 def _watch_carbontracker(module: Any) -> None:

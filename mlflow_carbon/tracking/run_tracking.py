@@ -135,16 +135,20 @@ class RunTracking:
         """Closes a window that did ``num_units`` units, and writes it unless the run is over."""
         self._recorder.close(window, num_units, unit=unit)
 
-    def epoch_begins(self) -> None:
-        """Notes that a framework begins an epoch."""
+    def epoch_begins(self, unit: str) -> None:
+        """Notes that a framework begins an epoch, or what else it counts."""
         if not self._is_marked_by_user:
             self.release()
-            self._epochs.begin()
+            self._epochs.begin(unit)
 
-    def epoch_ends(self) -> None:
-        """Notes that a framework has ended an epoch."""
+    def epoch_ends(self, unit: str) -> None:
+        """Notes that a framework has ended an epoch, or what else it counts."""
         if not self._is_marked_by_user:
-            self._epochs.end()
+            self._epochs.end(unit)
+
+    def epochs_are_over(self, unit: str) -> None:
+        """Notes that a framework's training has ended, so that nothing after it is an epoch's."""
+        self._epochs.training_ends(unit)
 
     def expect(self, num_units: float) -> None:
         """Takes note that so many units are still to be done."""

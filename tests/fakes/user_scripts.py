@@ -68,11 +68,15 @@ class UserFolder:
         here = {"MLFLOW_CARBON_JOURNAL_DIR": str(self.path / "journals"), "PATH": path}
         return {**clean, **here, "OMP_NUM_THREADS": "1"}
 
+    @property
+    def client(self) -> MlflowClient:
+        """Of the store."""
+        return MlflowClient(tracking_uri=self.uri)
+
     def runs(self) -> list[Run]:
         """Returns the runs in the store, the oldest first."""
-        client = MlflowClient(tracking_uri=self.uri)
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        return list(reversed(client.search_runs(experiments, order_by=["start_time DESC"])))
+        experiments = [item.experiment_id for item in self.client.search_experiments()]
+        return list(reversed(self.client.search_runs(experiments, order_by=["start_time DESC"])))
 
     def only_run(self) -> Run:
         """Returns the one run that there is."""
