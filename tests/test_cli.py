@@ -45,8 +45,9 @@ steps  region  car (km)  phone charges  flight (km)     trees  1.5 °C budget (%
   200  EU27    8.51e-05       7.42e-04     3.81e-05  1.53e-07           7.95e-07
   200  SE      2.37e-06       2.07e-05     1.06e-06  4.28e-09           2.22e-08
 
-car: EU new cars 2022, final; phone: EPA, current; flight: paper, implied per km; tree: EPA 2023;
-budget: 250 Gt, 8 billion people, 27 years; trees: what they take up in ten years.
+car: EU new cars 2022, final; phone: EPA, current; flight: paper, implied per
+km; tree: EPA 2023; budget: 250 Gt, 8 billion people, 27 years; trees: what
+they take up in ten years.
 Ranges and sources: mlflow-carbon equivalents KG
 """
 

@@ -72,6 +72,8 @@ def test_gate_counts_the_lineage_when_asked_to(client):
     run_id = client.get_model_version("ldm", "1").run_id
     client.log_inputs(run_id, models=[LoggedModelInput(vqgan)])
     assert gate("models:/ldm/1", "--max-co2e-kg", "5").exit_code == 0
+    alone = gate("models:/vqgan/1", "--max-co2e-kg", "5", "--lineage")
+    assert "3 kg CO2e of the one training that it rests on is at or under" in alone.stdout
     result = gate("models:/ldm/1", "--max-co2e-kg", "5", "--lineage")
     assert result.exit_code == 1
     assert "6 kg CO2e of the 2 trainings that it rests on is above" in result.stderr

@@ -28,8 +28,8 @@ def client(store):
 def train(client, name, energies_kwh=(3.0, 5.0), **figures):
     """Registers a model of windows of 100 iterations, at PUE 1.5 and 250 g/kWh; returns its id."""
     windows = [(energy_kwh, 100.0) for energy_kwh in energies_kwh]
-    figures = {"tags": TAGS, **figures}
-    run_id = write_run(client, "train", windows=windows, unit="iteration", **figures)
+    figures = {"tags": TAGS, "unit": "iteration", **figures}
+    run_id = write_run(client, "train", windows=windows, **figures)
     model = client.create_logged_model(experiment_id(client, "train"), "m", source_run_id=run_id)
     client.create_registered_model(name)
     client.create_model_version(name, f"models:/{model.model_id}", run_id)
@@ -101,6 +101,17 @@ def test_paragraph_says_that_one_window_has_no_spread(client):
     assert "One iteration took 80.00 Wh (n = 1 window: no spread is known)." in card(
         "models:/ldm/1"
     )
+
+
+def test_paragraph_tells_the_power_of_a_run_that_has_no_windows(client):
+    train(client, "ldm", (8.0,), unit="minute")
+    # 0.08 kWh a minute: 0.08 x 60 x 1000 W
+    assert "Its mean power was 4800 W, of one window: no spread is known." in card("models:/ldm/1")
+
+
+def test_card_has_emissions_without_noise_of_the_arithmetic(client):
+    train(client, "ldm", (0.1, 0.2))  # 0.30000000000000004 x 1.5 x 250
+    assert "  emissions: 112.5\n" in card("models:/ldm/1")
 
 
 def test_bibtex_cites_meter_intensity_and_equation(client):

@@ -18,8 +18,9 @@ name   version  car (km)  phone charges  flight (km)    trees  1.5 °C budget (%
 small        1     0.694           6.05        0.311  0.00125            0.00648
 big          1      27.8            242         12.4   0.0500              0.259
 
-car: EU new cars 2022, final; phone: EPA, current; flight: paper, implied per km; tree: EPA 2023;
-budget: 250 Gt, 8 billion people, 27 years; trees: what they take up in ten years.
+car: EU new cars 2022, final; phone: EPA, current; flight: paper, implied per
+km; tree: EPA 2023; budget: 250 Gt, 8 billion people, 27 years; trees: what
+they take up in ten years.
 Ranges and sources: mlflow-carbon equivalents KG
 """
 
@@ -119,3 +120,10 @@ def test_models_of_an_empty_registry_says_so():
     result = invoke("models", "--format", "json")
     assert (result.exit_code, json.loads(result.stdout)) == (0, [])
     assert result.stderr == "No model version to list.\n"
+
+
+@pytest.mark.usefixtures("registered")
+def test_models_says_that_none_is_under_the_limit():
+    result = invoke("models", "--max-co2e-kg", "0.001")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "No model version to list at or under 0.001 kg CO2e.\n"

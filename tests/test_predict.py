@@ -31,8 +31,9 @@ region  car (km)  phone charges  flight (km)  trees  1.5 °C budget (%)
 EU27        3483          30363         1559   6.28               32.5
 SE          97.1            847         43.5  0.175              0.907
 
-car: EU new cars 2022, final; phone: EPA, current; flight: paper, implied per km; tree: EPA 2023;
-budget: 250 Gt, 8 billion people, 27 years; trees: what they take up in ten years.
+car: EU new cars 2022, final; phone: EPA, current; flight: paper, implied per
+km; tree: EPA 2023; budget: 250 Gt, 8 billion people, 27 years; trees: what
+they take up in ten years.
 Ranges and sources: mlflow-carbon equivalents KG
 """
 

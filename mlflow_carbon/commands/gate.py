@@ -50,8 +50,8 @@ def gate(
 ) -> None:
     """Refuses MODEL (models:/name/3, models:/name@alias) where it emitted more than a limit.
 
-    Exits with 0 and says what passed, or with 1 and the reason; a model whose emissions are not
-    known is refused.
+    Exits with 0 and says on stdout what passed, or with 1 and says on stderr why not: the limit, or
+    that the model or its emissions are not known. Wrong usage exits with 2.
     """
     from mlflow_carbon.registry.gate import judge
     from mlflow_carbon.registry.model_footprint import read_model_footprint

@@ -101,9 +101,10 @@ def models(
         versions = "version" if num_unmeasured == 1 else "versions"
         print_notices([f"Left out {num_unmeasured} {versions} without emissions."])
     if measured.empty:
-        print_notices(["No model version to list."])
+        limit = "" if max_co2e_kg is None else f" at or under {max_co2e_kg:g} kg CO2e"
+        print_notices([f"No model version to list{limit}."])
     bases = measured[["region", "intensity_basis"]].dropna().drop_duplicates()
     notice = basis_notice(bases.itertuples(index=False, name=None))
     print_notices([] if notice is None else [notice])
     text = f"{tables.models_text(measured)}\n{models_footer(measured)}"
-    print_frame(measured, text, format)
+    print_frame(measured, "" if measured.empty else text, format)

@@ -59,7 +59,8 @@ def judge(
     what = "its own training"
     if with_lineage:
         co2e_kg = model.lineage.priced_kg(price_kg)
-        what = f"the {model.lineage.num_runs} trainings that it rests on"
+        num = model.lineage.num_runs
+        what = f"the {'one training' if num == 1 else f'{num} trainings'} that it rests on"
     if co2e_kg is None:
         problems = "; ".join(model.lineage.problems)
         return Verdict(False, f"{model.title} is refused: its lineage is not known: {problems}.")

@@ -8,7 +8,12 @@ from mlflow_carbon.errors import NoRunsError
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.model_footprint import ModelFootprint
 from mlflow_carbon.reporting.tables import ENERGY_SCALES, MASS_SCALES, Scale, choose_scale
-from mlflow_carbon.units import SECONDS_PER_HOUR, SECONDS_PER_MINUTE, grams_from_kg
+from mlflow_carbon.units import (
+    SECONDS_PER_HOUR,
+    SECONDS_PER_MINUTE,
+    grams_from_kg,
+    watts_from_kwh,
+)
 
 TRAINING_TYPES = ("pre-training", "fine-tuning")  # Hugging Face's words
 
@@ -42,7 +47,7 @@ def model_card(model: ModelFootprint, *, training_type: str, with_lineage: bool 
         raise NoRunsError(
             f"The lineage of {model.title} is not known: {'; '.join(model.lineage.problems)}."
         )
-    block = {"emissions": grams_from_kg(co2e_kg), "source": _source(own)}
+    block = {"emissions": float(f"{grams_from_kg(co2e_kg):.6g}"), "source": _source(own)}
     block["training_type"] = training_type
     if schema.default_tag("region") not in own.run.data.tags:  # a default is no place
         block["geographical_location"] = region_name(own.region)
@@ -98,6 +103,9 @@ def _per_unit(own: Footprint) -> str:
         return "The run holds no windows, so no spread is known."
     scale = choose_scale([metrics[key]], ENERGY_SCALES)
     std_kwh = metrics.get(schema.std_of(key))
+    if std_kwh is None and unit == schema.UNIT_MINUTE:  # the whole run, which may be shorter
+        power_w = watts_from_kwh(metrics[key], SECONDS_PER_MINUTE)
+        return f"Its mean power was {power_w:.4g} W, of one window: no spread is known."
     if std_kwh is None:
         return (
             f"One {unit} took {scale.text(metrics[key])} {scale.symbol} (n = {num_windows} window: "

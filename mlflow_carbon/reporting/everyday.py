@@ -1,5 +1,6 @@
 """Emissions as everyday quantities, as a table for people or a frame for programs."""
 
+import textwrap
 from collections.abc import Sequence
 
 import pandas as pd
@@ -26,6 +27,7 @@ _HEAD_BY_KIND = {
 PEOPLE_PER_BILLION = 1e9
 _PLAIN = Scale("", 1.0)
 _NUM_DIGITS = 3
+_TEXT_WIDTH = 79  # of a plain terminal
 _LEAST_PLAIN = 0.001  # below it an exponent is easier to read than zeros
 
 
@@ -46,9 +48,11 @@ def footer_text(title: str, keys: Sequence[Column], masses_g: Sequence[float]) -
     shares = [quantity_text(100 * budget.fraction) for budget in budgets]
     columns.append(Column("1.5 °C budget (%)", shares))
     editions = "; ".join(f"{item.factor.kind}: {item.factor.edition}" for item in equivalents(0))
+    legend = (
+        f"{editions}; budget: {_assumed(budget_share(0))}; trees: what they take up in ten years."
+    )
     return (
-        f"{title}\n{text_table(columns)}\n{editions};\nbudget: {_assumed(budget_share(0))}; "
-        "trees: what they take up in ten years.\n"
+        f"{title}\n{text_table(columns)}\n{textwrap.fill(legend, _TEXT_WIDTH)}\n"
         "Ranges and sources: mlflow-carbon equivalents KG\n"
     )
 
