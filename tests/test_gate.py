@@ -136,7 +136,12 @@ def test_gate_refuses_an_unknown_lineage(client):
     ("args", "message"),
     [
         (("models:/gone/1", "--max-co2e-kg", "5"), "No model version 'models:/gone/1'"),
-        (("gone", "--max-co2e-kg", "5"), "Give models:/name/3 or models:/name@alias"),
+        (("ldm", "--max-co2e-kg", "5"), "'ldm' names no model version; give models:/name/3 or"),
+        (("models:/ldm", "--max-co2e-kg", "5"), "'models:/ldm' names no model version"),
+        (("models:/ldm/1/2", "--max-co2e-kg", "5"), "'models:/ldm/1/2' names no model version"),
+        (("models:/ldm@", "--max-co2e-kg", "5"), "'models:/ldm@' names no model version"),
+        (("models:/ldm/one", "--max-co2e-kg", "5"), "No model version 'models:/ldm/one'"),
+        (("models:/ldm@prod", "--max-co2e-kg", "5"), "No model version 'models:/ldm@prod'"),
         (("models:/ldm/1", "--max-co2e-kg", "nan"), "max_co2e_kg is nan"),
         (("models:/ldm/1", "--max-co2e-kg", "-1"), "max_co2e_kg is -1"),
         (("models:/ldm/1", "--max-co2e-kg", "5", "--region", "Atlantis"), "Atlantis"),
@@ -152,6 +157,16 @@ def test_gate_exits_with_1_and_one_message_on_what_the_user_can_fix(client, args
     result = gate(*args)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert message in result.stderr
+
+
+def test_gate_does_not_call_a_model_missing_that_it_could_not_ask_for(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    nobody = "http://bob:secret@127.0.0.1:9"
+    result = gate("models:/ldm/1", "--max-co2e-kg", "5", "--tracking-uri", nobody)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "The tracking store http://***@127.0.0.1:9 cannot be read: " in result.stderr
+    assert "No model version" not in result.stderr
+    assert "secret" not in result.stderr
 
 
 @pytest.mark.usefixtures("store")

@@ -1,5 +1,6 @@
 """One model version, named by its URI, with the footprint of its training and lineage."""
 
+import re
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
@@ -7,11 +8,14 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
-from mlflow_carbon.errors import TrackingStoreError
+from mlflow_carbon.errors import InvalidInputError, TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint, why_unmeasured
 from mlflow_carbon.registry.lineage import Lineage, version_lineage
 from mlflow_carbon.reporting.store import reading
+
+_VERSION_URI = re.compile(r"models:/[^/]+?(/[^/]+|@[^/@]+)")
+_NO_SUCH_VERSION = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ def read_model_footprint(client: MlflowClient, uri: str) -> ModelFootprint:
     """Returns what is known of ``models:/name/3`` or ``models:/name@alias``.
 
     Raises:
+        InvalidInputError: it is no such URI.
         TrackingStoreError: there is no such version, or the registry cannot be read.
     """
     version = _find_version(client, uri)
@@ -58,9 +63,16 @@ def read_model_footprint(client: MlflowClient, uri: str) -> ModelFootprint:
 
 
 def _find_version(client: MlflowClient, uri: str) -> ModelVersion:
+    if _VERSION_URI.fullmatch(uri) is None:
+        raise InvalidInputError(
+            f"{uri!r} names no model version; give models:/name/3 or models:/name@alias."
+        )
     try:
         return client.get_model_version(*get_model_name_and_version(client, uri))
     except MlflowException as error:
+        if error.error_code not in _NO_SUCH_VERSION:
+            with reading(client.tracking_uri):
+                raise
         raise TrackingStoreError(
             f"No model version {uri!r}: {reason_of(error).rstrip('.')}. Give models:/name/3 or "
             "models:/name@alias; `mlflow-carbon models` lists what there is."

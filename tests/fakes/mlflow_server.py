@@ -55,6 +55,8 @@ def mlflow_server(
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Ends a server and its workers, by force where they take too long."""
+    if process.poll() is not None:  # it did not start, and its log says why
+        return
     os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(timeout=END_TIMEOUT_S)
