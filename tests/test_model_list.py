@@ -72,7 +72,7 @@ def test_models_names_each_training_that_the_file_does_not_cover(tmp_path):
     assert "Left out 3 versions without emissions." in result.stderr
 
 
-@pytest.mark.usefixtures("registered")
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     ("args", "rc", "message"),
     [
