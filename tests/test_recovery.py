@@ -1,5 +1,7 @@
 """What a killed process left behind reaches the store, exactly once."""
 
+import json
+import platform
 import signal
 import subprocess
 import sys
@@ -83,7 +85,8 @@ def test_run_that_is_taken_up_again_gets_what_its_killed_process_did_not_send(ki
 
 
 @pytest.mark.parametrize(
-    ("mine", "other"), [('"host": "', '"host": "another-'), ("sqlite:///", "http://elsewhere/")]
+    ("mine", "other"),
+    [('"machine": "', '"machine": "another-'), ("sqlite:///", "http://elsewhere/")],
 )
 def test_journal_of_another_machine_or_store_is_not_taken_for_a_killed_one(
     killed_run, tmp_path, mine, other
@@ -93,6 +96,12 @@ def test_journal_of_another_machine_or_store_is_not_taken_for_a_killed_one(
     assert not recover_run(MlflowClient(), tmp_path / "journals", killed_run)
     assert journal.exists()
     assert windows(killed_run) == []
+
+
+def test_journal_does_not_hold_the_name_of_the_machine(killed_run, tmp_path):
+    (journal,) = (tmp_path / "journals").iterdir()
+    header = json.loads(journal.read_text().splitlines()[0])
+    assert platform.node() not in header.values()
 
 
 def test_other_runs_are_left_alone(killed_run, tmp_path):

@@ -1,5 +1,6 @@
 """Figures on their way to a tracking store, kept in a local file until the store has them."""
 
+import hashlib
 import json
 import os
 import platform
@@ -42,7 +43,7 @@ class LeftBehind:
     path: Path
     run_id: str
     tracking_uri: str  # without credentials
-    host: str | None  # where its process ran; journals of older releases do not say
+    machine: str | None  # digest of where its process ran; older releases do not say
     batches: tuple[Batch, ...]
 
 
@@ -52,6 +53,11 @@ def journal_dir() -> Path:
         return Path(chosen)
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "mlflow-carbon"
+
+
+def machine_digest() -> str:
+    """Returns what tells this machine from others without holding its name."""
+    return hashlib.blake2b(platform.node().encode(), digest_size=8).hexdigest()
 
 
 class Journal:
@@ -71,7 +77,7 @@ class Journal:
             {
                 "run_id": run_id,
                 "tracking_uri": without_credentials(tracking_uri),
-                "host": platform.node(),
+                "machine": machine_digest(),
                 "process": [process.pid, process.create_time()],
             }
         )
@@ -113,7 +119,7 @@ def left_behind(folder: Path, *, run_id: str = "") -> Iterator[LeftBehind]:
                 path,
                 header["run_id"],
                 header["tracking_uri"],
-                header.get("host"),
+                header.get("machine"),
                 _undelivered(records[1:]),
             )
 

@@ -1,6 +1,5 @@
 """Sends to the store what processes that were killed, or could not reach it, left in journals."""
 
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from mlflow_carbon.recording.delivery import merged, sendable
-from mlflow_carbon.recording.journal import LeftBehind, left_behind
+from mlflow_carbon.recording.journal import LeftBehind, left_behind, machine_digest
 from mlflow_carbon.recording.recorder import RunWriter
 from mlflow_carbon.redaction import reason_of, without_credentials
 
@@ -40,11 +39,11 @@ def recover(client: MlflowClient, folder: Path) -> Iterator[Recovery]:
 
 def recover_run(client: MlflowClient, folder: Path, run_id: str) -> bool:
     """Sends what a killed process of this machine has not sent of a run; returns whether it did."""
-    here = (without_credentials(client.tracking_uri), platform.node())
+    here = (without_credentials(client.tracking_uri), machine_digest())
     recoveries = [
         _recovered(client, left)
         for left in left_behind(folder, run_id=run_id)
-        if (left.tracking_uri, left.host) == here
+        if (left.tracking_uri, left.machine) == here
     ]
     return any(recovery.reason is None for recovery in recoveries)
 
