@@ -220,12 +220,16 @@ def interrupt_at(iteration):
     return log
 
 
-@pytest.mark.slow
-def test_vqgan_goes_on_too_and_other_commands_and_parameters_are_refused(store, monkeypatch):
+def interrupted_vqgan_run(monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("ldm_project.runs.training_previews.VqganPreview.log", interrupt_at(9))
         run_command(VqganRunConfig(size="32", vqgan_iterations=12, batch_size="2"))
-    run_id = run_named("vqgan").info.run_id
+    return run_named("vqgan").info.run_id
+
+
+@pytest.mark.slow
+def test_vqgan_goes_on_too_and_other_commands_and_parameters_are_refused(store, monkeypatch):
+    run_id = interrupted_vqgan_run(monkeypatch)
     with pytest.raises(InvalidInputError, match="is one of vqgan: use `-e vqgan`"):
         run_command(TrainRunConfig(resume=run_id))
     with pytest.raises(InvalidInputError, match=r"size is '64', but .* started with '32'\. Leave"):
@@ -243,10 +247,7 @@ def test_unknown_run_is_named(store):
 
 @pytest.mark.slow
 def test_run_that_mlflow_made_for_the_resuming_says_which_one_goes_on(store, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("ldm_project.runs.training_previews.VqganPreview.log", interrupt_at(9))
-        run_command(VqganRunConfig(size="32", vqgan_iterations=12, batch_size="2"))
-    run_id = run_named("vqgan").info.run_id
+    run_id = interrupted_vqgan_run(monkeypatch)
     made = mlflow.start_run()
     mlflow.end_run()
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
