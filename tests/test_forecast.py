@@ -115,6 +115,7 @@ def verdict(*energies_kwh, left, budget_kg, spent_kwh):
         (4, 60, 30, WILL_EXCEED),  # 70 expected
         (4, 40.9, 30, STOP_NOW),  # the next window may end at 41
         (4, 41.1, 30, WILL_EXCEED),  # and is still under 41.1
+        (0.5, 40.9, 30, WITHIN),  # the next window is the last, and half a one
         (4, 29, 30, EXCEEDED),
         (0, 31, 30, WITHIN),
         (0, 29, 30, EXCEEDED),
