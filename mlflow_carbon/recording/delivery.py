@@ -20,6 +20,7 @@ _logger = logging.getLogger("mlflow.carbon")
 
 MAX_POINTS = 1000  # of one log_batch, by MLflow
 MAX_TAGS = 100
+NUM_LINGERING = 2  # the very first batch waits for one more
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 CLOSE_TIMEOUT_S = 15.0
 STUCK_S = 2.0  # MLflow's own retries can hold a call for minutes
@@ -51,7 +52,8 @@ class Delivery:
             journal: where batches wait beyond this process; ``None`` keeps them in memory only.
             first_retry_s: wait after a first failure; doubles up to ``LAST_RETRY_S``.
             linger_s: how long the very first batch waits for others to be sent with.
-            interval_s: how long batches wait after a call for others to be sent with.
+            interval_s: how long batches wait after a call for others to be sent with; no longer
+                than until they fill a call.
         """
         self._send = send
         self._journal = journal
@@ -59,6 +61,7 @@ class Delivery:
         self._linger_s = linger_s
         self._interval_s = interval_s
         self._pending: deque[Batch] = deque()
+        self._num_points = 0  # of all that is pending
         self._changed = threading.Condition()
         self._is_closing = False
         self._has_warned = False
@@ -70,13 +73,15 @@ class Delivery:
         """Takes a batch; returns at once."""
         with self._changed:
             self._pending.append(batch)
+            self._num_points += len(batch.points)
             if self._journal is not None:
                 try:
                     self._journal.append(batch)
                 except OSError as error:  # disk full: go on in memory
                     self._journal = None
                     self._warn(error)
-            self._changed.notify_all()
+            if len(self._pending) <= NUM_LINGERING or self._is_full():
+                self._changed.notify_all()
             if self._thread is None:
                 self._thread = self._start_thread()
 
@@ -111,12 +116,15 @@ class Delivery:
     def _is_empty(self) -> bool:
         return not self._pending
 
+    def _is_full(self) -> bool:
+        return self._num_points >= MAX_POINTS
+
     def _run(self) -> None:
         """Sends what is pending until the delivery is closed and empty."""
         retry_s = self._first_retry_s
         with self._changed:
             self._changed.wait_for(
-                lambda: self._is_closing or len(self._pending) > 1, self._linger_s
+                lambda: self._is_closing or len(self._pending) >= NUM_LINGERING, self._linger_s
             )
         while True:
             with self._changed:
@@ -132,8 +140,9 @@ class Delivery:
                     self.has_lost |= error is not None
                     self._forget(first + len(batches))
                     retry_s = self._first_retry_s
-                    if not self._pending:  # a backlog goes on at once
-                        self._changed.wait_for(lambda: self._is_closing, self._interval_s)
+                    self._changed.wait_for(
+                        lambda: self._is_closing or self._is_full(), self._interval_s
+                    )
                 elif self._is_closing:
                     self._changed.wait(self._first_retry_s)
                 else:
@@ -151,7 +160,7 @@ class Delivery:
         """Drops what is delivered; another thread may have dropped some of it already."""
         num_new = max(0, num_delivered - self._num_delivered)
         for _ in range(num_new):
-            self._pending.popleft()
+            self._num_points -= len(self._pending.popleft().points)
         self._num_delivered += num_new
         if self._journal is not None and num_new:
             self._journal.mark_delivered(num_new)

@@ -8,7 +8,7 @@ from mlflow.entities import Metric, Run
 
 from mlflow_carbon import schema
 from mlflow_carbon.metering.readings import DeviceEnergy, Reading
-from mlflow_carbon.recording.figures import WindowRecord
+from mlflow_carbon.recording.figures import WindowColumns, WindowRecord
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 MIN_PART_S = 0.002  # time stamps are whole ms
@@ -25,7 +25,7 @@ class WindowSeries:
     """
 
     unit: str | None = None
-    windows: list[WindowRecord] = field(default_factory=list)
+    windows: WindowColumns = field(default_factory=WindowColumns)
     num_points: int = 0
 
     def add(self, record: WindowRecord, unit: str) -> dict[str, str]:
@@ -38,7 +38,7 @@ class WindowSeries:
         if unit == self.unit:
             self.windows.append(record)
             return {}
-        self.unit, self.windows = unit, [record]
+        self.unit, self.windows = unit, WindowColumns([record])
         is_first = self.num_points == 1
         first_step = {} if is_first else {schema.TAG_FIRST_WINDOW_STEP: str(self.num_points)}
         return {schema.TAG_UNIT: unit, **first_step}
@@ -75,12 +75,12 @@ def read_earlier_part(
         return None
     if not any(key.startswith("carbon/") for key in (metrics if node_index else run.data.metrics)):
         return None
-    series = WindowSeries() if node_index else _read_series(client, run)
+    windows, series = ([], WindowSeries()) if node_index else _read_series(client, run)
     total = recorded_total(run, metrics)
     parts = [] if total is None else [total]
-    if total is None or series.windows:
+    if total is None or windows:
         since_s = 0.0 if total is None else _end_unix_s(client, run, node_index)
-        parts += [after for record in series.windows if (after := _after(record.reading, since_s))]
+        parts += [after for record in windows if (after := _after(record.reading, since_s))]
     total = added(parts) if parts else Reading(run.info.start_time / MILLISECONDS_PER_SECOND, 0.0)
     return EarlierPart(total, series, tags.get(schema.TAG_SCOPE, schema.SCOPE_RUN))
 
@@ -177,8 +177,11 @@ def _devices(metrics: Mapping[str, float], tags: Mapping[str, str]) -> Iterable[
                 yield DeviceEnergy(component, int(index), energy_kwh, method)
 
 
-def _read_series(client: MlflowClient, run: Run) -> WindowSeries:
-    """Returns the window series; a window's devices are known per component only."""
+def _read_series(client: MlflowClient, run: Run) -> tuple[list[WindowRecord], WindowSeries]:
+    """Returns the windows of the newest unit, and the series that they are the end of.
+
+    A window's devices are known per component only.
+    """
     energies_kwh = {
         name: _by_step(client, run, schema.window_component_energy_kwh(name))
         for name in map(_window_component, run.data.metrics)
@@ -205,7 +208,8 @@ def _read_series(client: MlflowClient, run: Run) -> WindowSeries:
         for step, num_units in sorted(nums_units.items())
         if step >= first_step and step in durations_s
     ]
-    return WindowSeries(run.data.tags.get(schema.TAG_UNIT), windows, max(nums_units, default=0))
+    unit, num_points = run.data.tags.get(schema.TAG_UNIT), max(nums_units, default=0)
+    return windows, WindowSeries(unit, WindowColumns(windows), num_points)
 
 
 def _window_component(key: str) -> str | None:

@@ -1,5 +1,8 @@
 """From a meter's readings to the metrics and tags of the contract."""
 
+import math
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlflow_carbon import schema
@@ -17,6 +20,30 @@ class WindowRecord:
 
     reading: Reading
     num_units: float
+
+
+class WindowColumns:
+    """Energy, units and mean power of windows in order: 24 bytes each, whatever they measured.
+
+    A run may have a hundred thousand windows; its summary needs no more of them than this.
+    """
+
+    def __init__(self, records: Iterable[WindowRecord] = ()) -> None:
+        self.energies_kwh = array("d")  # NaN where nothing was measured
+        self.nums_units = array("d")
+        self.powers_w = array("d")  # NaN where it is not known
+        for record in records:
+            self.append(record)
+
+    def __len__(self) -> int:
+        return len(self.nums_units)
+
+    def append(self, record: WindowRecord) -> None:
+        """Takes one more window."""
+        energy_kwh, power_w = record.reading.energy_kwh, _power_w(record.reading)
+        self.energies_kwh.append(math.nan if energy_kwh is None else energy_kwh)
+        self.nums_units.append(record.num_units)
+        self.powers_w.append(math.nan if power_w is None else power_w)
 
 
 def window_metrics(reading: Reading, num_units: float) -> dict[str, float]:
@@ -90,13 +117,13 @@ def node_metrics(total: Reading, assumptions: Assumptions, node_index: int) -> d
 
 
 def per_unit_metrics(
-    windows: list[WindowRecord], unit: str, assumptions: Assumptions
+    windows: WindowColumns, unit: str, assumptions: Assumptions
 ) -> dict[str, float]:
     """Returns the run value and ``std_within`` of energy in kWh and CO2e in g per unit."""
     measured = [
-        (record.reading.energy_kwh, record.num_units)
-        for record in windows
-        if record.reading.energy_kwh is not None and record.num_units > 0
+        (kwh, units)
+        for kwh, units in zip(windows.energies_kwh, windows.nums_units, strict=True)
+        if not math.isnan(kwh) and units > 0
     ]
     if not measured:
         return {}
@@ -113,14 +140,16 @@ def per_unit_metrics(
     return values
 
 
-def window_tags(windows: list[WindowRecord], unit: str) -> dict[str, str]:
+def window_tags(windows: WindowColumns, unit: str) -> dict[str, str]:
     """Returns the tags that say how many windows and units the per-unit figures rest on."""
-    if not windows:
+    if not len(windows):
         return {}
-    num_distinct = num_distinct_readings(_power_w(record.reading) for record in windows)
+    num_distinct = num_distinct_readings(
+        None if math.isnan(power_w) else power_w for power_w in windows.powers_w
+    )
     return {
         schema.TAG_UNIT: unit,
-        schema.TAG_NUM_UNITS: f"{sum(record.num_units for record in windows):g}",
+        schema.TAG_NUM_UNITS: f"{sum(windows.nums_units):g}",
         schema.TAG_NUM_WINDOWS: str(len(windows)),
         **({} if num_distinct is None else {schema.TAG_NUM_DISTINCT_READINGS: str(num_distinct)}),
     }

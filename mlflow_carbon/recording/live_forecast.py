@@ -1,6 +1,7 @@
 """While a run goes on: the forecast of its own total, and whether it keeps its carbon budget."""
 
 import math
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -99,9 +100,10 @@ class LiveForecast:
     def _start_afresh(self, *, is_planned: bool) -> None:
         """Forgets windows that counted another unit."""
         self._is_planned = is_planned
-        self._windows: list[Window] = []
+        self._energies_kwh = array("d")
+        self._nums_units = array("d")
+        self._energy_kwh = 0.0  # of all of them
         self._num_units = 0.0
-        self._energy_kwh = 0.0
         self._statistics: UnitStatistics | None = None
         self._next_computed = 0
 
@@ -150,7 +152,7 @@ class LiveForecast:
             self._start_afresh(is_planned=is_planned)
         gapless_kwh = self._spent_kwh + energy_kwh
         spent_kwh = gapless_kwh if spent_kwh is None else spent_kwh * self._num_nodes
-        if self._windows:
+        if self._energies_kwh:
             energy_kwh = max(spent_kwh - self._spent_kwh, 0.0)
         self._spent_kwh = spent_kwh
         statistics, is_computed = self._updated(Window(energy_kwh, record.num_units))
@@ -191,12 +193,14 @@ class LiveForecast:
 
     def _updated(self, window: Window) -> tuple[UnitStatistics, bool]:
         """Returns the statistics, mean and maximum up to date, and whether the spread is too."""
-        self._windows.append(window)
-        self._num_units += window.num_units
+        self._energies_kwh.append(window.energy_kwh)
+        self._nums_units.append(window.num_units)
         self._energy_kwh += window.energy_kwh
-        num_windows = len(self._windows)
+        self._num_units += window.num_units
+        num_windows = len(self._energies_kwh)
         if self._statistics is None or num_windows >= self._next_computed:
-            self._statistics = unit_statistics(self._windows)
+            columns = zip(self._energies_kwh, self._nums_units, strict=True)
+            self._statistics = unit_statistics([Window(*values) for values in columns])
             if num_windows >= NUM_ALWAYS_COMPUTED:
                 self._next_computed = math.ceil(num_windows * (1 + GROWTH_FRACTION))
             return self._statistics, True

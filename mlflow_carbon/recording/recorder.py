@@ -18,6 +18,7 @@ from mlflow_carbon.metering.readings import Reading
 from mlflow_carbon.recording.delivery import Delivery
 from mlflow_carbon.recording.earlier import EarlierPart, WindowSeries, added
 from mlflow_carbon.recording.figures import (
+    WindowColumns,
     WindowRecord,
     description_tags,
     per_unit_metrics,
@@ -96,11 +97,6 @@ class Recorder:
         self._lock = threading.RLock()
         self._has_finished = False
         self._process_id = os.getpid()
-
-    @property
-    def windows(self) -> tuple[WindowRecord, ...]:
-        """The windows closed so far, in order."""
-        return tuple(self._series.windows)
 
     @property
     def is_held(self) -> bool:
@@ -190,8 +186,8 @@ class Recorder:
         end_unix_s = this_part.start_unix_s + this_part.duration_s
         total = this_part if self._earlier is None else added([self._earlier.total, this_part])
         windows, unit = self._series.windows, self._series.unit or schema.UNIT_MINUTE
-        if not windows and total.energy_kwh is not None:
-            windows = [WindowRecord(total, total.duration_s / SECONDS_PER_MINUTE)]
+        if not len(windows) and total.energy_kwh is not None:
+            windows = WindowColumns([WindowRecord(total, total.duration_s / SECONDS_PER_MINUTE)])
         per_unit = per_unit_metrics(windows, unit, self.assumptions)
         description = self._meter.description
         if description.problems and not self.is_held:

@@ -14,6 +14,7 @@ from mlflow_carbon.accounting.assumptions import Assumptions
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.cpu_power import USER, load_models, plain_name
 from mlflow_carbon.recording.figures import (
+    WindowColumns,
     WindowRecord,
     per_unit_metrics,
     total_metrics,
@@ -151,7 +152,7 @@ def figures(
     """
     total, covered_s = candidate.found.reading, candidate.found.covered_s
     covered = replace(total, duration_s=covered_s)
-    windows = [WindowRecord(covered, covered_s / SECONDS_PER_MINUTE)]
+    windows = WindowColumns([WindowRecord(covered, covered_s / SECONDS_PER_MINUTE)])
     values = total_metrics(covered, assumptions) | {schema.DURATION_S: total.duration_s}
     values |= per_unit_metrics(windows, schema.UNIT_MINUTE, assumptions)
     components = sorted(total.energy_kwh_by_component())
