@@ -5,223 +5,43 @@ Every measurement is a process of its own. A round runs each tool once, in an or
 the program alone twice: the ratio of the two is what chance does to a ratio.
 """
 
-import contextlib
-import gc
-import importlib
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-import psutil
 
+from benchmarks.tracked_work import (
+    EPOCH_S,
+    WORKS,
+    calibrate,
+    measure_latencies,
+    measure_memory,
+    run_loop,
+    run_sweep,
+)
 from benchmarks.tracking_overhead_page import (
     HEAD,
     Ratios,
     SweepCosts,
     latency_lines,
+    memory_lines,
     ratio_lines,
     sweep_lines,
+    thread_line,
 )
 
 TOOLS = ("alone", "alone again", "mlflow_carbon", "Carbontracker", "CodeCarbon")
-WORKS = ("numpy", "torch")
 SWEEP_TOOLS = ("alone", "alone again", "mlflow_carbon")
+MEMORY_TOOLS = ("mlflow_carbon", "MLflow")
 NUM_TRIALS = 200
 IMPORT_ROUNDS = 10
-EPOCH_S = 1.0  # one window, where a tool has windows
-
-
-# One process: a loop under one tool
-
-
-def numpy_step() -> Callable[[], None]:
-    """Returns one step of a CPU-bound loop."""
-    import numpy as np
-
-    matrix = np.random.default_rng(0).standard_normal((160, 160))
-
-    def step() -> None:
-        np.linalg.svd(matrix)
-
-    return step
-
-
-def torch_step() -> Callable[[], None]:
-    """Returns one step of a small network's training, on one thread."""
-    import torch
-
-    torch.set_num_threads(1)
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 1, 3)
-    )
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
-    images = torch.randn(8, 1, 32, 32)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        network(images).square().mean().backward()
-        optimizer.step()
-
-    return step
-
-
-@contextlib.contextmanager
-def epochs_of(tool: str) -> Iterator[Callable[[], Any]]:
-    """Starts a tool; gives what makes a context of each epoch."""
-    if tool == "mlflow_carbon":
-        import mlflow
-
-        from mlflow_carbon import track
-
-        with mlflow.start_run(), track(unit="epoch", region="SE") as tracker:
-            yield tracker.window
-    elif tool == "Carbontracker":
-        from carbontracker.tracker import CarbonTracker
-
-        with contextlib.redirect_stdout(sys.stderr):  # it prints to stdout
-            tracker = CarbonTracker(epochs=10**6, monitor_epochs=-1, verbose=0, ignore_errors=True)
-
-            @contextlib.contextmanager
-            def epoch() -> Iterator[None]:
-                tracker.epoch_start()
-                yield
-                tracker.epoch_end()
-
-            yield epoch
-            tracker.stop()
-    elif tool == "CodeCarbon":
-        from codecarbon import OfflineEmissionsTracker
-
-        tracker = OfflineEmissionsTracker(
-            country_iso_code="SWE", measure_power_secs=1, save_to_file=False, log_level="error"
-        )
-        tracker.start()
-        yield contextlib.nullcontext
-        tracker.stop()
-    else:
-        yield contextlib.nullcontext
-
-
-def run_loop(work: str, tool: str, num_steps: int) -> dict[str, float]:
-    """Returns times in s of a loop of so many steps under a tool."""
-    # Every process loads the same: what is loaded changes how quick numpy's loops are.
-    for package in ("mlflow", "codecarbon", "carbontracker.tracker"):
-        importlib.import_module(package)
-
-    step = {"numpy": numpy_step, "torch": torch_step}[work]()
-    step()
-    with epochs_of(tool) as epoch:
-        end_s = 0.0
-        window = None
-        wall_s, cpu_s, main_s = time.perf_counter(), time.process_time(), time.thread_time()
-        for _ in range(num_steps):
-            if time.perf_counter() >= end_s:
-                if window is not None:
-                    window.__exit__(None, None, None)
-                window = epoch()
-                window.__enter__()
-                end_s = time.perf_counter() + EPOCH_S
-            step()
-        if window is not None:
-            window.__exit__(None, None, None)
-        wall_s = time.perf_counter() - wall_s
-        cpu_s, main_s = time.process_time() - cpu_s, time.thread_time() - main_s
-    return {"wall_s": wall_s, "cpu_s": cpu_s, "other_threads_s": cpu_s - main_s}
-
-
-def calibrate(work: str, duration_s: float) -> dict[str, float]:
-    """Returns how many steps take so long."""
-    step = {"numpy": numpy_step, "torch": torch_step}[work]()
-    step()
-    num_steps, end_s = 0, time.perf_counter() + duration_s
-    while time.perf_counter() < end_s:
-        step()
-        num_steps += 1
-    return {"num_steps": num_steps}
-
-
-def measure_latencies(num_runs: int, num_windows: int) -> dict[str, list[float]]:
-    """Returns times in s of starts, stops and windows, and memory in bytes as windows go by."""
-    import mlflow
-    from mlflow import MlflowClient
-
-    from mlflow_carbon.metering.meter import Meter
-    from mlflow_carbon.recording.journal import Batch, Point
-    from mlflow_carbon.recording.recorder import SEND_INTERVAL_S, RunWriter
-    from mlflow_carbon.tracking.track import track
-
-    meter_starts_s, meter_stops_s = [], []
-    starts_s, stops_s, windows_s, writes_s, memory = [], [], [], [], []
-    for _ in range(num_runs):
-        meter = Meter()
-        start_s = time.perf_counter()
-        meter.start()
-        meter_starts_s.append(time.perf_counter() - start_s)
-        time.sleep(0.2)
-        start_s = time.perf_counter()
-        meter.stop()
-        meter_stops_s.append(time.perf_counter() - start_s)
-        with mlflow.start_run():
-            context = track(region="SE")
-            start_s = time.perf_counter()
-            tracker = context.__enter__()
-            starts_s.append(time.perf_counter() - start_s)
-            time.sleep(0.5)
-            start_s = time.perf_counter()
-            context.__exit__(None, None, None)
-            stops_s.append(time.perf_counter() - start_s)
-    with mlflow.start_run() as run, track(region="SE") as tracker:
-        for number in range(num_windows + 1):
-            if number in (num_windows // 10, num_windows):
-                time.sleep(2 * SEND_INTERVAL_S)  # nothing waits to be sent any more
-                gc.collect()
-                memory.append(float(psutil.Process().memory_info().rss))
-            start_s = time.perf_counter()
-            with tracker.window():
-                pass
-            windows_s.append(time.perf_counter() - start_s)
-        writer = RunWriter(MlflowClient(), run.info.run_id)
-        for number in range(30):
-            points = tuple(Point(f"sync/{key}", 1.0, number, number) for key in "abcdef")
-            start_s = time.perf_counter()
-            writer.write(Batch(points))
-            writes_s.append(time.perf_counter() - start_s)
-    return {
-        "meter_starts_s": meter_starts_s,
-        "meter_stops_s": meter_stops_s,
-        "starts_s": starts_s,
-        "stops_s": stops_s,
-        "windows_s": windows_s,
-        "writes_s": writes_s,
-        "memory_bytes": memory,
-    }
-
-
-def run_sweep(tool: str, num_trials: int) -> dict[str, float]:
-    """Returns the time in s of a sweep: a run with so many children of a parameter and a metric."""
-    import mlflow
-
-    import mlflow_carbon
-
-    if tool == "mlflow_carbon":
-        mlflow_carbon.autolog(region="SE")
-    with mlflow.start_run():  # what the first run of a process loads is no trial's cost
-        mlflow.log_metric("loss", 1.0)
-    start_s = time.perf_counter()
-    with mlflow.start_run():
-        for number in range(num_trials):
-            with mlflow.start_run(nested=True):
-                mlflow.log_param("number", number)
-                mlflow.log_metric("loss", 1.0)
-    return {"sweep_s": time.perf_counter() - start_s}
+LONG_LOOPS, LONG_LOOP_S = 3, 60.0  # what the first call to the store costs, most runs spread
 
 
 # MLflow as it is without us: our entry points are hidden from it.
@@ -296,6 +116,16 @@ def measure_ratios(work: str, *, duration_s: float, num_rounds: int) -> list[Rat
     ]
 
 
+def measure_long_loops(duration_s: float, num_rounds: int) -> list[float]:
+    """Returns the CPU time of our own threads in ms per s of a long loop, one for each round."""
+    num_steps = calibrate("numpy", 1.0)["num_steps"] * duration_s
+    loops = [
+        in_process("loop", "numpy", "mlflow_carbon", str(round(num_steps)))
+        for _ in range(num_rounds)
+    ]
+    return [loop["other_threads_s"] / loop["wall_s"] * 1e3 for loop in loops]
+
+
 def measure_sweeps(num_rounds: int) -> SweepCosts:
     """Returns what a trial takes, with us and without, one figure for each round."""
     rounds: list[dict[str, float]] = []
@@ -339,6 +169,10 @@ def main(
     ]
     sweeps = measure_sweeps(num_rounds)
     latencies = in_process("latencies", str(num_windows))
+    threads_ms_per_s = measure_long_loops(LONG_LOOP_S, LONG_LOOPS)
+    growth_bytes = {
+        tool: in_process("memory", tool, str(num_windows))["growth_bytes"] for tool in MEMORY_TOOLS
+    }
     machine = f"{os.cpu_count()} CPU cores, load {os.getloadavg()[0]:.1f}"
     head = HEAD.format(
         machine=machine, num_rounds=num_rounds, duration_s=duration_s, epoch_s=EPOCH_S
@@ -349,6 +183,8 @@ def main(
         *sweep_lines(sweeps),
         "",
         *latency_lines(latencies, imports_s),
+        thread_line(threads_ms_per_s, LONG_LOOP_S),
+        *memory_lines(growth_bytes, num_windows),
     ]
     page = "\n".join([head, *tables, ""])
     click.echo(page)
@@ -386,6 +222,14 @@ def calibrate_command(work: str, duration_s: float) -> None:
 def latencies(num_windows: int) -> None:
     """Times starts, stops and windows."""
     click.echo(json.dumps(measure_latencies(12, num_windows)))
+
+
+@main.command(hidden=True)
+@click.argument("tool", type=click.Choice(MEMORY_TOOLS))
+@click.argument("num_windows", type=int)
+def memory(tool: str, num_windows: int) -> None:
+    """Measures how a process grows with its windows."""
+    click.echo(json.dumps(measure_memory(tool, num_windows)))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 HEAD = """\
 # What tracking costs
 
-Written by `python -m benchmarks.tracking_overhead --write docs/overhead.md`, on {machine}. \
-{num_rounds} rounds of {duration_s:g} s loops with a window every {epoch_s:g} s; medians, \
-quartiles in brackets. *alone again* is the loop without any tool, against itself: a ratio inside \
-its quartiles is none that this machine can tell from 1. Carbontracker asks for the place of the \
-machine when it starts and CodeCarbon runs offline; both are started before the clock. A sweep is \
-one run with children that log a parameter and a metric each and do nothing else.
+Written by `python -m benchmarks.tracking_overhead --duration-s {duration_s:g} --num-rounds \
+{num_rounds} --write docs/overhead.md`, on {machine}. Loops have a window every {epoch_s:g} s; \
+medians, quartiles in brackets. *alone again* is the loop without any tool, against itself: a \
+ratio inside its quartiles is none that this machine can tell from 1. Carbontracker asks for the \
+place of the machine when it starts and CodeCarbon runs offline; both are started before the \
+clock. A sweep is one run with children that log a parameter and a metric each and do nothing else.
 """
 
 
@@ -60,9 +60,6 @@ def sweep_lines(costs: SweepCosts) -> Iterator[str]:
 def latency_lines(latencies: dict[str, list[float]], imports_s: list[float]) -> Iterator[str]:
     """Yields the table of latencies, each beside its bar."""
     meter_starts_s = latencies["meter_starts_s"]
-    first, last = latencies["memory_bytes"]
-    num_windows = len(latencies["windows_s"]) - 1
-
     yield "| what | median | bar |"
     yield "|---|--:|--:|"
     rows = {
@@ -77,10 +74,23 @@ def latency_lines(latencies: dict[str, list[float]], imports_s: list[float]) -> 
     }
     for what, (values_s, bar) in rows.items():
         yield f"| {what} | {statistics.median(values_s) * 1e3:.2f} ms | {bar} |"
-    yield (
-        f"| memory from window {num_windows // 10:,} to {num_windows:,} "
-        f"| {(last - first) / 2**20:+.1f} MiB | flat |"
+
+
+def thread_line(threads_ms_per_s: list[float], duration_s: float) -> str:
+    """Returns the row of what our own threads take of a long loop."""
+    median_ms = statistics.median(threads_ms_per_s)
+    return (
+        f"| our threads, CPU time per s of a loop of {duration_s:g} s | {median_ms:.2f} ms | 2 ms |"
     )
+
+
+def memory_lines(growth_bytes: dict[str, float], num_windows: int) -> Iterator[str]:
+    """Yields the rows of how a process grows, by tool."""
+    what = f"memory from window {num_windows // 10:,} to {num_windows:,}"
+    bars = {"mlflow_carbon": "flat"}
+    for tool, growth in growth_bytes.items():
+        whose = "" if tool in bars else f", as many points written by {tool} alone"
+        yield f"| {what}{whose} | {growth / 2**20:+.1f} MiB | {bars.get(tool, '')} |"
 
 
 def _with_quartiles(values: list[float], *, decimals: int) -> str:

@@ -12,7 +12,7 @@ from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
 import mlflow_carbon
 from mlflow_carbon.registry.run_models import record_run_models
 from mlflow_carbon.tracking.patches import INTEGRATION
-from mlflow_carbon.tracking.run_tracking import this_process
+from mlflow_carbon.tracking.process_metering import this_process
 from tests.fakes.meter import FakeMeter, reading
 from tests.fakes.metered_runs import write_run
 

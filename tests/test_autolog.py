@@ -19,8 +19,8 @@ from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 from mlflow_carbon.tracking.autolog_settings import chosen_options
 from mlflow_carbon.tracking.mlflow_autolog import is_switched_on
 from mlflow_carbon.tracking.patches import INTEGRATION, is_on
+from mlflow_carbon.tracking.process_metering import this_process
 from mlflow_carbon.tracking.run_lifecycle import MAX_HELD
-from mlflow_carbon.tracking.run_tracking import this_process
 from tests.fakes.meter import reading
 
 ROOT = Path(__file__).parent.parent

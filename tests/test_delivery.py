@@ -1,6 +1,7 @@
 """Figures reach the store in order and once, whatever the store does; the rest stays on disk."""
 
 import json
+import queue
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from mlflow_carbon.recording.delivery import Delivery
+from mlflow_carbon.recording.delivery import MAX_POINTS, Delivery
 from mlflow_carbon.recording.journal import Batch, Journal, Point, left_behind
 
 RUN_ID = "a" * 32
@@ -180,3 +181,27 @@ def test_first_batch_waits_for_company_and_closing_ends_the_wait(journal):
         delivery.put(batch(step))
     assert delivery.close()
     assert calls == [2]
+
+
+def test_batches_that_fill_a_call_wait_no_longer(journal):
+    calls: queue.Queue[int] = queue.Queue()
+    delivery = Delivery(lambda received: calls.put(len(received.points)), journal, interval_s=60.0)
+    delivery.put(batch(0))
+    assert calls.get(timeout=10) == 1
+    points = tuple(Point("carbon/window/energy_kwh", 1.0, 1, step) for step in range(MAX_POINTS))
+    delivery.put(Batch(points[1:]))
+    assert calls.empty()
+    delivery.put(Batch(points[:1]))
+    assert calls.get(timeout=10) == MAX_POINTS
+    assert delivery.close()
+
+
+def test_batches_that_fill_no_call_wait_for_others(journal):
+    calls: queue.Queue[int] = queue.Queue()
+    delivery = Delivery(lambda received: calls.put(len(received.points)), journal, interval_s=60.0)
+    delivery.put(batch(0))
+    assert calls.get(timeout=10) == 1
+    for step in (1, 2, 3):
+        delivery.put(batch(step))
+    assert delivery.close()
+    assert calls.get_nowait() == 3

@@ -41,8 +41,8 @@ HOUSE = {
         (
             "tracking",
             "patience model_lookups epoch_windows launch_run idle_tracking tracking_options "
-            "run_tracking track patches autolog_settings model_registration run_lifecycle "
-            "framework_windows autolog mlflow_autolog system_metrics backfill",
+            "run_tracking process_metering track patches autolog_settings model_registration "
+            "run_lifecycle framework_windows autolog mlflow_autolog system_metrics backfill",
         ),
         (
             "commands",

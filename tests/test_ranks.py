@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.launch import find_place
 from mlflow_carbon.tracking.launch_run import RunSearch, find_launch_run
-from mlflow_carbon.tracking.run_tracking import ProcessMetering
+from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.track import track
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 from tests.fakes.meter import FakeMeter, reading

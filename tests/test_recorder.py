@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 
 from mlflow_carbon import schema
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.metering.readings import DeviceEnergy, Reading
 from mlflow_carbon.tracking.track import track
 from tests.fakes.meter import DESCRIPTION, FakeMeter, reading
 
@@ -277,3 +278,34 @@ def test_what_the_inner_block_asks_for_counts_for_the_run(store):
     assert data.tags["carbon.unit"] == "epoch"
     # 1800 J = 0.0005 kWh; x PUE 2 of the outer block x Poland's 666 g/kWh
     assert data.metrics["carbon/co2e_g"] == pytest.approx(0.0005 * 2 * 666)
+
+
+def reading_of(*devices):
+    """Returns a reading of half a millisecond; each device is its component, energy and method."""
+    found = tuple(DeviceEnergy(name, 0, energy_kwh, method) for name, energy_kwh, method in devices)
+    return Reading(1_700_000_000.0, 0.0005, found, coverage_fraction=0.0, num_readings=2)
+
+
+@pytest.mark.parametrize("method", ["tdp", "counter"])
+def test_run_shorter_than_a_step_of_its_counter_has_no_energy_rather_than_none(store, method):
+    run = tracked_run([reading_of(("cpu", 0.0, method))], units=())
+    assert [key for key in run.data.metrics if key.startswith("carbon/")] == ["carbon/duration_s"]
+    assert "shorter than its step" in run.data.tags["carbon.error"]
+
+
+def test_windows_of_a_run_without_energy_have_no_mean(store):
+    silent = reading_of(("cpu", 0.0, "tdp"))
+    metrics = tracked_run([silent, silent], units=(1,)).data.metrics
+    assert "carbon/energy_kwh_per_sample" not in metrics
+
+
+def test_counter_that_did_not_move_leaves_the_total_to_those_that_did(store):
+    readings = [reading_of(("cpu", 0.0, "tdp"), ("gpu", 1e-6, "counter"))]
+    metrics = tracked_run(readings, units=()).data.metrics
+    assert metrics["carbon/energy_kwh"] == metrics["carbon/gpu/energy_kwh"] == 1e-6
+    assert "carbon/cpu/energy_kwh" not in metrics
+
+
+def test_no_power_that_was_observed_or_simulated_is_energy_of_zero(store):
+    readings = [reading_of(("cpu", 0.0, "simulated"), ("gpu", 0.0, "sampled"))]
+    assert tracked_run(readings, units=()).data.metrics["carbon/energy_kwh"] == 0

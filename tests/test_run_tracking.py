@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow_carbon import schema
 from mlflow_carbon.recording.earlier import added
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
-from mlflow_carbon.tracking.run_tracking import ProcessMetering
+from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.track import track
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 from tests.fakes.meter import FakeMeter, reading

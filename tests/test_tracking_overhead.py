@@ -6,8 +6,15 @@ from mlflow import MlflowClient
 from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
 
 import mlflow_carbon
-from benchmarks.tracking_overhead import run_sweep
-from benchmarks.tracking_overhead_page import Ratios, SweepCosts, ratio_lines, sweep_lines
+from benchmarks.tracked_work import measure_memory, run_sweep
+from benchmarks.tracking_overhead_page import (
+    Ratios,
+    SweepCosts,
+    memory_lines,
+    ratio_lines,
+    sweep_lines,
+    thread_line,
+)
 from mlflow_carbon.tracking.patches import INTEGRATION
 
 
@@ -49,3 +56,19 @@ def test_ratios_have_quartiles_beside_their_median():
     assert list(ratio_lines(ratios))[2] == (
         "| numpy | ours | 1.1000 (1.0500 to 1.2000) | 1.0000 (1.0000 to 1.0000) | 3.00 |"
     )
+
+
+def test_long_loops_are_one_row_beside_its_bar():
+    assert "| 1.50 ms | 2 ms |" in thread_line([9.0, 1.5, 1.25], 60.0)
+
+
+def test_growth_stands_beside_that_of_mlflow_alone():
+    # 3 MiB = 3145728 bytes
+    rows = list(memory_lines({"mlflow_carbon": 3145728.0, "MLflow": 1048576.0}, 10_000))
+    assert [row.split("|")[2:4] for row in rows] == [[" +3.0 MiB ", " flat "], [" +1.0 MiB ", "  "]]
+
+
+def test_mlflow_alone_writes_as_many_points_as_windows_have(store):
+    measure_memory("MLflow", 400)
+    (run,) = MlflowClient().search_runs(["0"])
+    assert len(MlflowClient().get_metric_history(run.info.run_id, "a")) == 400

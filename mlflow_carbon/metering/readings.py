@@ -9,6 +9,9 @@ from mlflow_carbon.units import kwh_from_joules
 # Share of the time counts as observed by these methods only; the others assume a power.
 OBSERVING_METHODS = (schema.METHOD_COUNTER, schema.METHOD_SAMPLED)
 
+# These count in steps: energy in a counter's, busy time in those of the kernel's clock.
+COUNTING_METHODS = (schema.METHOD_COUNTER, schema.METHOD_TDP)
+
 # No CPU package draws more, so a RAPL counter cannot wrap faster than range / this power.
 MAX_PACKAGE_POWER_W = 1000.0
 
@@ -86,6 +89,20 @@ class Reading:
         if not self.devices:
             return None
         return sum(device.energy_kwh for device in self.devices)
+
+    def without_silent(self) -> "Reading":
+        """Returns the reading without counters that did not move: it was shorter than their step.
+
+        That is no energy of 0 but one that is not known. Of windows it holds less: many that are
+        shorter than a step add up to what was counted.
+        """
+        counted = tuple(
+            device
+            for device in self.devices
+            if device.energy_kwh > 0 or device.method not in COUNTING_METHODS
+        )
+        coverage_fraction = self.coverage_fraction if counted else None
+        return replace(self, devices=counted, coverage_fraction=coverage_fraction)
 
     def energy_kwh_by_component(self) -> dict[str, float]:
         """Returns the energy of each component, all its devices together."""

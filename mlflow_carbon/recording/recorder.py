@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
@@ -36,7 +37,8 @@ from mlflow_carbon.units import SECONDS_PER_MINUTE
 _logger = logging.getLogger("mlflow.carbon")
 
 MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
-SEND_INTERVAL_S = 10.0  # one call costs 5 to 15 ms of CPU time, however many windows it takes
+SEND_INTERVAL_S = 20.0  # one call costs 5 to 15 ms of CPU time, however few windows it takes
+TOO_SHORT = "A counter did not move: the run was shorter than its step, its energy is not known."
 LINGER_S = 1.0  # a shorter run, such as a trial of a sweep, is written in one call
 
 
@@ -97,6 +99,11 @@ class Recorder:
         self._lock = threading.RLock()
         self._has_finished = False
         self._process_id = os.getpid()
+
+    @property
+    def series_unit(self) -> str | None:
+        """What the windows so far count; ``None`` before the first."""
+        return self._series.unit
 
     @property
     def is_held(self) -> bool:
@@ -182,18 +189,17 @@ class Recorder:
         self._stop_minutes()
         with self._lock:
             self._has_finished = True
-        this_part = self._meter.close_window(self._total)
+        measured = self._meter.close_window(self._total)
+        this_part = measured.without_silent()
         end_unix_s = this_part.start_unix_s + this_part.duration_s
         total = this_part if self._earlier is None else added([self._earlier.total, this_part])
         windows, unit = self._series.windows, self._series.unit or schema.UNIT_MINUTE
         if not len(windows) and total.energy_kwh is not None:
             windows = WindowColumns([WindowRecord(total, total.duration_s / SECONDS_PER_MINUTE)])
-        per_unit = per_unit_metrics(windows, unit, self.assumptions)
-        description = self._meter.description
-        if description.problems and not self.is_held:
-            _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
-        tags = description_tags(description) | window_tags(windows, unit)
-        tags |= self.assumptions.default_tags()  # only now is it known what stays unchosen
+        is_known = total.energy_kwh is not None
+        per_unit = per_unit_metrics(windows, unit, self.assumptions) if is_known else {}
+        tags = self._described(is_silent=measured.devices != this_part.devices)
+        tags |= window_tags(windows, unit)
         if total.energy_kwh is not None and self.live.end(total.energy_kwh, self.assumptions):
             tags |= self._budget_tags()
         if self._node is None:
@@ -202,6 +208,16 @@ class Recorder:
             self._node.end(total, end_unix_s, self.assumptions, per_unit=per_unit, tags=tags)
         delivery = self._delivery
         return delivery is not None and delivery.close() and not delivery.has_lost
+
+    def _described(self, *, is_silent: bool) -> dict[str, str]:
+        """Returns the tags of what was measured and assumed; warns of what was not measured."""
+        description = self._meter.description
+        if description.problems and not self.is_held:
+            _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
+        if is_silent:  # no warning: the trials of a sweep may all be that short
+            description = replace(description, problems=(*description.problems, TOO_SHORT))
+        # Only now is it known what stays unchosen.
+        return description_tags(description) | self.assumptions.default_tags()
 
     def _add_minute(self, reading: Reading) -> None:
         self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, schema.UNIT_MINUTE)

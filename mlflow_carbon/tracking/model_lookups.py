@@ -58,9 +58,19 @@ class ModelLookups:
             _in_time(run_ids, partial(record_models_of_runs, client, run_ids, experiment_ids))
 
 
-def record_models(client: MlflowClient, run_id: str) -> None:
-    """Puts a run's figures on its models; waits no longer for the store than a run may."""
-    _in_time([run_id], partial(record_run_models, client, run_id))
+def record_models(client: MlflowClient, run_id: str, experiment_id: str | None) -> None:
+    """Puts a run's figures on its models; waits no longer for the store than a run may.
+
+    Args:
+        client: of the run's store.
+        run_id: the metered run.
+        experiment_id: where it is, if its windows are none of samples; then a run without models
+            is told from one with models before it is read. ``None`` reads it.
+    """
+    record = partial(record_run_models, client, run_id)
+    if experiment_id is not None:
+        record = partial(record_models_of_runs, client, [run_id], [experiment_id])
+    _in_time([run_id], record)
 
 
 def _in_time(run_ids: list[str], record: Callable[[], bool]) -> None:

@@ -4,6 +4,9 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+READ_TIMEOUT_S = 2.0
+FIND_TIMEOUT_S = 10.0  # for a run that another process is about to start
+
 T = TypeVar("T")
 
 

@@ -27,7 +27,8 @@ from mlflow_carbon.tracking.model_lookups import NewRun
 from mlflow_carbon.tracking.model_registration import register_logged_models
 from mlflow_carbon.tracking.patches import switch_off
 from mlflow_carbon.tracking.patience import within
-from mlflow_carbon.tracking.run_tracking import RunTracking, this_process
+from mlflow_carbon.tracking.process_metering import this_process
+from mlflow_carbon.tracking.run_tracking import RunTracking
 
 _logger = logging.getLogger("mlflow.carbon")
 

@@ -19,12 +19,9 @@ from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget
 from mlflow_carbon.tracking.idle_tracking import IdleTracking
 from mlflow_carbon.tracking.launch_run import find_launch_run
-from mlflow_carbon.tracking.patience import within
-from mlflow_carbon.tracking.run_tracking import (
-    FIND_TIMEOUT_S,
-    RunTracking,
-    this_process,
-)
+from mlflow_carbon.tracking.patience import FIND_TIMEOUT_S, within
+from mlflow_carbon.tracking.process_metering import this_process
+from mlflow_carbon.tracking.run_tracking import RunTracking
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
 T = TypeVar("T")

@@ -1,0 +1,230 @@
+"""What one process of ``benchmarks.tracking_overhead`` does under a tool, and what that took."""
+
+import contextlib
+import gc
+import importlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+
+WORKS = ("numpy", "torch")
+EPOCH_S = 1.0  # one window, where a tool has windows
+
+
+def numpy_step() -> Callable[[], None]:
+    """Returns one step of a CPU-bound loop."""
+    import numpy as np
+
+    matrix = np.random.default_rng(0).standard_normal((160, 160))
+
+    def step() -> None:
+        np.linalg.svd(matrix)
+
+    return step
+
+
+def torch_step() -> Callable[[], None]:
+    """Returns one step of a small network's training, on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 1, 3)
+    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    images = torch.randn(8, 1, 32, 32)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        network(images).square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+@contextlib.contextmanager
+def epochs_of(tool: str) -> Iterator[Callable[[], Any]]:
+    """Starts a tool; gives what makes a context of each epoch."""
+    if tool == "mlflow_carbon":
+        import mlflow
+
+        from mlflow_carbon import track
+
+        with mlflow.start_run(), track(unit="epoch", region="SE") as tracker:
+            yield tracker.window
+    elif tool == "Carbontracker":
+        from carbontracker.tracker import CarbonTracker
+
+        with contextlib.redirect_stdout(sys.stderr):  # it prints to stdout
+            tracker = CarbonTracker(epochs=10**6, monitor_epochs=-1, verbose=0, ignore_errors=True)
+
+            @contextlib.contextmanager
+            def epoch() -> Iterator[None]:
+                tracker.epoch_start()
+                yield
+                tracker.epoch_end()
+
+            yield epoch
+            tracker.stop()
+    elif tool == "CodeCarbon":
+        from codecarbon import OfflineEmissionsTracker
+
+        tracker = OfflineEmissionsTracker(
+            country_iso_code="SWE", measure_power_secs=1, save_to_file=False, log_level="error"
+        )
+        tracker.start()
+        yield contextlib.nullcontext
+        tracker.stop()
+    else:
+        yield contextlib.nullcontext
+
+
+def run_loop(work: str, tool: str, num_steps: int) -> dict[str, float]:
+    """Returns times in s of a loop of so many steps under a tool."""
+    # Every process loads the same: what is loaded changes how quick numpy's loops are.
+    for package in ("mlflow", "codecarbon", "carbontracker.tracker"):
+        importlib.import_module(package)
+
+    step = {"numpy": numpy_step, "torch": torch_step}[work]()
+    step()
+    with epochs_of(tool) as epoch:
+        end_s = 0.0
+        window = None
+        wall_s, cpu_s, main_s = time.perf_counter(), time.process_time(), time.thread_time()
+        for _ in range(num_steps):
+            if time.perf_counter() >= end_s:
+                if window is not None:
+                    window.__exit__(None, None, None)
+                window = epoch()
+                window.__enter__()
+                end_s = time.perf_counter() + EPOCH_S
+            step()
+        if window is not None:
+            window.__exit__(None, None, None)
+        wall_s = time.perf_counter() - wall_s
+        cpu_s, main_s = time.process_time() - cpu_s, time.thread_time() - main_s
+    return {"wall_s": wall_s, "cpu_s": cpu_s, "other_threads_s": cpu_s - main_s}
+
+
+def calibrate(work: str, duration_s: float) -> dict[str, float]:
+    """Returns how many steps take so long."""
+    step = {"numpy": numpy_step, "torch": torch_step}[work]()
+    step()
+    num_steps, end_s = 0, time.perf_counter() + duration_s
+    while time.perf_counter() < end_s:
+        step()
+        num_steps += 1
+    return {"num_steps": num_steps}
+
+
+def measure_latencies(num_runs: int, num_windows: int) -> dict[str, list[float]]:
+    """Returns times in s of starts, stops and windows."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    from mlflow_carbon.metering.meter import Meter
+    from mlflow_carbon.recording.journal import Batch, Point
+    from mlflow_carbon.recording.recorder import RunWriter
+    from mlflow_carbon.tracking.track import track
+
+    meter_starts_s, meter_stops_s = [], []
+    starts_s, stops_s, windows_s, writes_s = [], [], [], []
+    for _ in range(num_runs):
+        meter = Meter()
+        start_s = time.perf_counter()
+        meter.start()
+        meter_starts_s.append(time.perf_counter() - start_s)
+        time.sleep(0.2)
+        start_s = time.perf_counter()
+        meter.stop()
+        meter_stops_s.append(time.perf_counter() - start_s)
+        with mlflow.start_run():
+            context = track(region="SE")
+            start_s = time.perf_counter()
+            tracker = context.__enter__()
+            starts_s.append(time.perf_counter() - start_s)
+            time.sleep(0.5)
+            start_s = time.perf_counter()
+            context.__exit__(None, None, None)
+            stops_s.append(time.perf_counter() - start_s)
+    with mlflow.start_run() as run, track(region="SE") as tracker:
+        for _ in range(num_windows):
+            start_s = time.perf_counter()
+            with tracker.window():
+                pass
+            windows_s.append(time.perf_counter() - start_s)
+        writer = RunWriter(MlflowClient(), run.info.run_id)
+        for number in range(30):
+            points = tuple(Point(f"sync/{key}", 1.0, number, number) for key in "abcdef")
+            start_s = time.perf_counter()
+            writer.write(Batch(points))
+            writes_s.append(time.perf_counter() - start_s)
+    return {
+        "meter_starts_s": meter_starts_s,
+        "meter_stops_s": meter_stops_s,
+        "starts_s": starts_s,
+        "stops_s": stops_s,
+        "windows_s": windows_s,
+        "writes_s": writes_s,
+    }
+
+
+def measure_memory(tool: str, num_windows: int) -> dict[str, float]:
+    """Returns by how many bytes a process grows after a tenth of so many windows.
+
+    Without us MLflow writes as many points, in calls as full.
+    """
+    import mlflow
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    from mlflow_carbon import track
+    from mlflow_carbon.recording.delivery import MAX_POINTS
+    from mlflow_carbon.recording.recorder import SEND_INTERVAL_S
+
+    def memory_bytes() -> int:
+        time.sleep(2 * SEND_INTERVAL_S if tool == "mlflow_carbon" else 0)  # nothing waits any more
+        gc.collect()
+        return int(psutil.Process().memory_info().rss)
+
+    def windows_ours() -> Iterator[int]:
+        with mlflow.start_run(), track(region="SE") as tracker:
+            for number in range(num_windows):
+                with tracker.window():
+                    yield number
+
+    def windows_of_mlflow() -> Iterator[int]:
+        client, keys = MlflowClient(), "abcde"  # of the points of a window
+        size = MAX_POINTS // len(keys)
+        with mlflow.start_run() as run:
+            for number in range(num_windows):
+                yield number
+                steps = range(number + 1 - size, number + 1) if (number + 1) % size == 0 else ()
+                points = [Metric(key, step / 7, step, step) for step in steps for key in keys]
+                client.log_batch(run.info.run_id, metrics=points)
+
+    windows = windows_ours() if tool == "mlflow_carbon" else windows_of_mlflow()
+    marks = [memory_bytes() for number in windows if number in (num_windows // 10, num_windows - 1)]
+    return {"growth_bytes": float(marks[1] - marks[0])}
+
+
+def run_sweep(tool: str, num_trials: int) -> dict[str, float]:
+    """Returns the time in s of a sweep: a run with so many children of a parameter and a metric."""
+    import mlflow
+
+    import mlflow_carbon
+
+    if tool == "mlflow_carbon":
+        mlflow_carbon.autolog(region="SE")
+    with mlflow.start_run():  # what the first run of a process loads is no trial's cost
+        mlflow.log_metric("loss", 1.0)
+    start_s = time.perf_counter()
+    with mlflow.start_run():
+        for number in range(num_trials):
+            with mlflow.start_run(nested=True):
+                mlflow.log_param("number", number)
+                mlflow.log_metric("loss", 1.0)
+    return {"sweep_s": time.perf_counter() - start_s}
