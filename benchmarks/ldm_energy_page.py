@@ -7,7 +7,7 @@ from ldm_project.config import size_text
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.quality import Quality
 
-# What issue 6 asks for: times less per image than the baseline, by dimension.
+# The bars: times less per image than the baseline, by dimension.
 SAME_STEPS_BAR = {2: 3.0, 3: 5.0}
 ISO_QUALITY_BAR = 40.0
 NOT_MEASURED = "not measured"
@@ -29,6 +29,7 @@ class Report:
 
     dims: int
     size: tuple[int, ...]
+    iterations: tuple[int, int]  # that VQ-GAN and UNet were trained for
     precision: str
     batch_size: int
     num_rounds: int
@@ -60,10 +61,19 @@ def page(reports: Sequence[Report], gpu_rows: Sequence[GpuRow]) -> str:
         ways="\n".join(line for report in reports for line in _way_rows(report)),
         quality="\n".join(line for report in reports for line in _quality_rows(report)),
         gpu="\n".join(_gpu_rows(gpu_rows)),
+        training="; ".join(_training(report) for report in reports),
         num_rounds=reports[0].num_rounds,
         batch_size=reports[0].batch_size,
         num_images=reports[0].num_rounds * reports[0].batch_size,
         precision=reports[0].precision,
+    )
+
+
+def _training(report: Report) -> str:
+    vqgan_iterations, unet_iterations = report.iterations
+    return (
+        f"in {report.dims}D a VQ-GAN of {vqgan_iterations:,} iterations and a UNet of "
+        f"{unet_iterations:,}"
     )
 
 
@@ -129,9 +139,9 @@ HEAD = """\
 # What an image costs: the usual way and ours
 
 Written by `python -m benchmarks.ldm_energy`. All figures are per image, of tiny models trained on \
-phantoms by the project's defaults, on one thread of a CPU. The ways take turns, {num_rounds} \
-times; figures are medians over the rounds. CPU time is the one to go by: wall time contains what \
-else the machine did. Energy is this process's share of the CPU's, estimated from its design power.
+phantoms, on one thread of a CPU: {training}. The ways take turns, {num_rounds} times; figures are \
+medians over the rounds. CPU time is the one to go by: wall time contains what else the machine \
+did. Energy is this process's share of the CPU's, estimated from its design power.
 
 (a) samples one image at a time in fp32, with monai-generative's `LatentDiffusionInferer`, its \
 networks and its `DDPMScheduler`; it got the schedule the model was trained with. (b) and (c) \

@@ -28,6 +28,7 @@ def report():
     return Report(
         dims=2,
         size=(64, 64),
+        iterations=(1400, 2000),
         precision="fp32",
         batch_size=16,
         num_rounds=3,
@@ -45,6 +46,11 @@ def test_page_gives_how_many_times_less_each_way_takes():
     text = page([report()], [])
     assert "| 2D 64x64 | (b) ours, same steps (ddpm 1000) | 1 | 1 | not measured | 4× |" in text
     assert "(c) ours, equal quality (unipc 20) | 0.05 | 0.05 | not measured | 80× |" in text
+
+
+def test_page_says_how_long_the_models_were_trained():
+    text = page([report()], [])
+    assert "in 2D a VQ-GAN of 1,400 iterations and a UNet of 2,000." in text
 
 
 def test_gpu_rows_say_not_measured_without_a_gpu():
