@@ -128,7 +128,9 @@ class BatchConfig(RunConfig):
 
     num_samples: str = parameter(AUTO, "Images to make. auto: 20.")
     batch_size: str = parameter(AUTO, "Images sampled together. auto: by size, 32 at most.")
-    compile: str = parameter("off", "Compile the UNet by torch.compile.", choices=("off", "on"))
+    compile: str = parameter(
+        "off", "Compile the UNet by torch.compile, on a GPU to CUDA graphs.", choices=("off", "on")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
