@@ -202,9 +202,10 @@ def measure_memory(tool: str, num_windows: int) -> dict[str, float]:
         with mlflow.start_run() as run:
             for number in range(num_windows):
                 yield number
-                steps = range(number + 1 - size, number + 1) if (number + 1) % size == 0 else ()
-                points = [Metric(key, step / 7, step, step) for step in steps for key in keys]
-                client.log_batch(run.info.run_id, metrics=points)
+                if (number + 1) % size == 0:
+                    steps = range(number + 1 - size, number + 1)
+                    points = [Metric(key, step / 7, step, step) for step in steps for key in keys]
+                    client.log_batch(run.info.run_id, metrics=points)
 
     windows = windows_ours() if tool == "mlflow_carbon" else windows_of_mlflow()
     marks = [memory_bytes() for number in windows if number in (num_windows // 10, num_windows - 1)]

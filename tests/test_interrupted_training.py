@@ -116,6 +116,7 @@ def test_state_of_other_networks_is_refused(tmp_path):
         take_up(new_diffusion(SPECS[2]), load_training(path), path)
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_the_state_before_and_the_training_goes_on(tmp_path):
     """The kernel refuses to write files beyond a limit, as it does on a full disk."""
     script = """
