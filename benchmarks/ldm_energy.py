@@ -26,7 +26,7 @@ from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.iso_quality import Setting, iso_quality
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
 from ldm_project.diffusion.noise_schedulers import build_noise_scheduler
-from ldm_project.diffusion.quality import image_set, judge
+from ldm_project.diffusion.quality import Features, features_of_encoder, image_set, judge
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
 from ldm_project.runs.commands import run_command
 from ldm_project.runs.quality_run import RealImages, real_images
@@ -162,9 +162,10 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
             images[name].append(made)
             print(f"{dims}D {name}: {taken.cpu_s:.4g} s of CPU time per image", flush=True)
     meter.stop()
-    real = real_images(core, QualityConfig(dims=dims))
+    features = features_of_encoder(core.vqgan)
+    real = real_images(core, QualityConfig(dims=dims), features)
     judged = [
-        _setting(core, real, name, torch.cat(images[name]), medians(rounds[name]))
+        _setting(features, real, name, torch.cat(images[name]), medians(rounds[name]))
         for name in list(named)[1:]
     ]
     best = iso_quality(judged, judged[0])
@@ -188,13 +189,13 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
 
 
 def _setting(
-    ldm: LdmCheckpoint, real: RealImages, name: str, images: Tensor, taken: Taken
+    features: Features, real: RealImages, name: str, images: Tensor, taken: Taken
 ) -> Setting:
     """Returns a setting with its carbon; by CPU time where no energy can be measured."""
     sampler, steps = name.split()
     joules = taken.cpu_s if taken.energy_joules is None else taken.energy_joules
     cost_g = co2e_g(joules / 3.6e6, pue=DEFAULT_PUE, intensity_g_per_kwh=EU27_G_PER_KWH)
-    quality = judge(image_set(ldm.vqgan, images), real.training, real.held_out)
+    quality = judge(image_set(features, images), real.training, real.held_out)
     return Setting(sampler, int(steps), cost_g, quality)
 
 

@@ -170,6 +170,9 @@ class QualityConfig(SamplingConfig):
     num_samples: str = parameter(AUTO, "Images of each setting. auto: 64.")
     samplers: str = parameter("unipc,dpmpp,ddim", "Noise schedulers, comma-separated.")
     step_counts: str = parameter("50,20,10", "Denoising steps per image, comma-separated.")
+    features: str = parameter(
+        AUTO, "ResNet to judge by: a RadImageNet (2D) or MedicalNet (3D) file. auto: the VQ-GAN."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,7 @@ HOUSE = {
             "diffusion",
             "seeding models flops noise_schedulers acceleration tiled_decoding sampling "
             "optimisation vqgan_training diffusion_training checkpoints training_states quality "
-            "iso_quality",
+            "feature_networks iso_quality",
         ),
         (
             "runs",

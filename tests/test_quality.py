@@ -1,5 +1,7 @@
 """Measures of quality: against formulas and libraries of others, and on images with an answer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,16 @@ def test_frechet_distance_is_the_formula_with_the_root_of_a_matrix():
     means = first.mean(axis=0) - second.mean(axis=0)
     expected = means @ means + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
     assert quality.frechet_distance(first, second) == pytest.approx(expected)
+
+
+def test_frechet_distance_is_the_formula_where_features_outnumber_images():
+    generator = np.random.default_rng(1)
+    first, second = generator.normal(size=(9, 20)), generator.normal(0.3, size=(15, 20))
+    c1, c2 = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
+    means = first.mean(axis=0) - second.mean(axis=0)
+    eigenvalues = np.linalg.eigvals(c1 @ c2).real.clip(min=0)  # 12 and more of the 20 are zero
+    expected = means @ means + np.trace(c1 + c2) - 2 * np.sqrt(eigenvalues).sum()
+    assert quality.frechet_distance(first, second) == pytest.approx(expected, rel=1e-5)
 
 
 def test_frechet_distance_of_shifted_gaussians_is_the_square_of_the_shift():
@@ -128,6 +140,17 @@ def test_copies_of_training_images_are_memorised_and_far_ones_are_rejected():
     assert found.accepted_fraction == pytest.approx(20 / 50, abs=0.05)
 
 
+def test_features_that_keep_their_scale_are_compared_as_they_are():
+    training, held_out, judged = (
+        set_of(10 * gaussian_features(60, seed=seed)) for seed in (0, 1, 2)
+    )
+    found = quality.judge(judged, replace(training, keeps_scale=True), held_out)
+    expected = quality.frechet_distance(judged.features, training.features)
+    assert found.frechet.value == pytest.approx(expected)
+    # in units of the spread it is about 100 times less
+    assert quality.judge(judged, training, held_out).frechet.value < expected / 50
+
+
 def test_unseen_real_images_are_hardly_ever_memorised():
     training, held_out = (
         set_of(gaussian_features(200, seed=0)),
@@ -156,7 +179,7 @@ def test_image_set_holds_the_histogram_of_hounsfield_units():
     vqgan = build_vqgan(ModelSpec(2, (32, 32), "tiny")).eval()
     images = torch.full((3, 1, 32, 32), -1.0)
     images[..., 16:] = 1.0
-    found = quality.image_set(vqgan, images)
+    found = quality.image_set(quality.features_of_encoder(vqgan), images)
     assert found.hu_fractions[0] == found.hu_fractions[-1] == 0.5  # -1000 and 1000 HU
     assert found.examples.shape == (3, 32, 32)
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from ldm_project.config import QualityConfig, resolve_settings, validate
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.quality import Estimate, Quality
-from ldm_project.errors import InvalidInputError
+from ldm_project.errors import CheckpointError, InvalidInputError
 from ldm_project.runs.commands import run_command
 from ldm_project.runs.quality_run import QualityReport, quality_metrics, report_lines
 from mlflow_carbon.cli import cli
@@ -50,6 +50,13 @@ def test_every_sampler_meets_every_step_count_after_1000_steps():
 def test_bad_grid_is_told_before_any_work(parameters, message):
     with pytest.raises(InvalidInputError, match=message):
         validate(QualityConfig(**parameters))
+
+
+def test_features_of_no_network_are_told_before_any_work(store, tmp_path):
+    (tmp_path / "weights.pth").write_text("none")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        run_command(QualityConfig(features=str(tmp_path / "weights.pth")))
+    assert MlflowClient().search_registered_models() == []  # nothing was trained
 
 
 def test_report_fits_80_columns_and_ends_with_the_answer():

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.networks.nets.vqvae import VQVAE
-from scipy.linalg import eigh
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 from torch import Tensor
@@ -52,6 +52,7 @@ class ImageSet:
     features: np.ndarray  # (N, D)
     hu_fractions: np.ndarray  # of the voxels, in each bin of HU_EDGES
     examples: np.ndarray  # (at most MAX_PAIRS, *S) in [-1, 1]
+    keeps_scale: bool = False  # of the features
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,35 @@ class Quality:
     accepted_fraction: float
 
 
-def image_set(vqgan: VQVAE, images: Tensor) -> ImageSet:
+@dataclass(frozen=True)
+class Features:
+    """What images are compared by.
+
+    Attributes:
+        of: features ``(N, D)`` of images ``(N, 1, *S)`` in [-1, 1].
+        keeps_scale: whether distances are taken as they are, as is usual for networks that others
+            have published, or in units of the features' spread over the training images.
+    """
+
+    of: Callable[[Tensor], np.ndarray]
+    keeps_scale: bool
+
+
+def image_set(features: Features, images: Tensor) -> ImageSet:
     """Returns what is needed to judge images ``(N, 1, *S)`` in [-1, 1]."""
     hu = hu_from_network(images).cpu().numpy()
     counts, _ = np.histogram(hu.clip(HU_MIN, HU_MAX), HU_EDGES)
     return ImageSet(
-        features=encoder_features(vqgan, images),
+        features=features.of(images),
         hu_fractions=counts / counts.sum(),
         examples=images[:MAX_PAIRS, 0].cpu().numpy(),
+        keeps_scale=features.keeps_scale,
     )
+
+
+def features_of_encoder(vqgan: VQVAE) -> Features:
+    """Returns the features that need no network of somebody else's, see ``encoder_features``."""
+    return Features(partial(encoder_features, vqgan), keeps_scale=False)
 
 
 @torch.inference_mode()
@@ -91,7 +112,7 @@ def encoder_features(vqgan: VQVAE, images: Tensor) -> np.ndarray:
     """Returns features ``(N, D)`` of images ``(N, 1, *S)``, from the VQ-GAN's encoder.
 
     They are the mean of each channel at a few places and its spread: what the diffusion model
-    works in, without a network of somebody else's.
+    works in.
     """
     rows = []
     for start in range(0, len(images), ENCODED_TOGETHER):
@@ -111,7 +132,7 @@ def judge(images: ImageSet, training: ImageSet, held_out: ImageSet) -> Quality:
         training: real images that the model was trained on.
         held_out: real images that it was not; they say how near real images are to each other.
     """
-    judged, seen, unseen = _standardised(images, training, held_out, by=training)
+    judged, seen, unseen = _comparable(images, training, held_out, by=training)
     distances = nearest_distances(judged, seen)
     usual = float(np.median(nearest_distances(unseen, seen)))
     is_memorised = distances < MEMORISED_BELOW * usual
@@ -126,11 +147,13 @@ def judge(images: ImageSet, training: ImageSet, held_out: ImageSet) -> Quality:
     )
 
 
-def _standardised(*sets: ImageSet, by: ImageSet) -> list[np.ndarray]:
+def _comparable(*sets: ImageSet, by: ImageSet) -> list[np.ndarray]:
     """Returns the features of each set, in units in which one set has mean 0 and std 1.
 
     No scale of the encoder, and no channel that is larger than others, then decides a distance.
     """
+    if by.keeps_scale:
+        return [images.features for images in sets]
     mean, std = by.features.mean(axis=0), by.features.std(axis=0)
     return [(images.features - mean) / std for images in sets]
 
@@ -138,16 +161,21 @@ def _standardised(*sets: ImageSet, by: ImageSet) -> list[np.ndarray]:
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Returns the Fréchet distance of Gaussians with the features' means and covariances.
 
-    Source: Dowson & Landau 1982, eq. 4; Heusel et al. 2017 (arXiv:1706.08500), eq. 6. The trace of
-    the root of C1·C2 is the sum of the roots of the eigenvalues of √C1·C2·√C1, which is symmetric.
+    Source: Dowson & Landau 1982, eq. 4; Heusel et al. 2017 (arXiv:1706.08500), eq. 6. With
+        C1 = AᵀA and C2 = BᵀB, the trace of the root of C1·C2 is the sum of the singular values of
+        ABᵀ, since their squares are its eigenvalues.
     """
     means = first.mean(axis=0) - second.mean(axis=0)
-    covariances = [np.cov(features, rowvar=False) for features in (first, second)]
-    values, vectors = eigh(covariances[0])
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    mixed = eigh(root @ covariances[1] @ root, eigvals_only=True)
-    traces = sum(np.trace(covariance) for covariance in covariances)
-    return float(means @ means + traces - 2 * np.sqrt(mixed.clip(min=0)).sum())
+    roots = [_covariance_root(features) for features in (first, second)]
+    mixed = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    traces = sum(np.square(root).sum() for root in roots)
+    return float(means @ means + traces - 2 * mixed)
+
+
+def _covariance_root(features: np.ndarray) -> np.ndarray:
+    """Returns A with AᵀA the covariance of features ``(N, D)``, of no more rows than D."""
+    root = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
+    return root if len(root) <= root.shape[1] else np.linalg.qr(root).R
 
 
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:

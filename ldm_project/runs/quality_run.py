@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 
 import mlflow
 import torch
@@ -14,17 +15,26 @@ from ldm_project.config import (
     MAX_SLICE_EPOCHS,
     QualityConfig,
     SynthConfig,
+    given,
     resolve_num_samples,
     resolve_settings,
 )
 from ldm_project.ct.data import CtScans, open_scans
 from ldm_project.ct.hounsfield import network_from_hu
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
+from ldm_project.diffusion.feature_networks import load_feature_network
 from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.iso_quality import Setting, iso_quality, pareto_front
-from ldm_project.diffusion.models import decode, encode
+from ldm_project.diffusion.models import decode, encode, resolve_device
 from ldm_project.diffusion.noise_schedulers import check_sampler
-from ldm_project.diffusion.quality import ImageSet, Quality, image_set, judge
+from ldm_project.diffusion.quality import (
+    Features,
+    ImageSet,
+    Quality,
+    features_of_encoder,
+    image_set,
+    judge,
+)
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.references import ModelReference, note_used_model
@@ -73,13 +83,15 @@ def run_quality(config: QualityConfig) -> tuple[str, QualityReport]:
     The command's run is not metered: what it made was measured in the settings' runs.
     """
     with command_run("quality", config) as run_id:
+        published = published_features(config)  # a file that is none is told before any training
         reference = trained_ldm(config, run_id)
         ldm = open_ldm(reference, config)
         for setting in resolve_settings(config):
             check_sampler(setting.sampler, ldm.objective)
-        real = real_images(ldm, config)
+        features = published or features_of_encoder(ldm.vqgan)
+        real = real_images(ldm, config, features)
         settings = [
-            _sampled_setting(setting, ldm, reference, real, run_id)
+            _sampled_setting(setting, ldm, reference, real, features, run_id)
             for setting in resolve_settings(config)
         ]
         report = QualityReport(
@@ -94,16 +106,29 @@ def run_quality(config: QualityConfig) -> tuple[str, QualityReport]:
     return run_id, report
 
 
-def real_images(ldm: LdmCheckpoint, config: QualityConfig) -> RealImages:
+def published_features(config: QualityConfig) -> Features | None:
+    """Returns the features of the network that was asked for; ``None`` for ``auto``.
+
+    Raises:
+        CheckpointError: the file holds no such network.
+    """
+    path = given(config.features)
+    if path is None:
+        return None
+    network = load_feature_network(Path(path), config.dims, resolve_device(config.device))
+    return Features(network.features, keeps_scale=True)
+
+
+def real_images(ldm: LdmCheckpoint, config: QualityConfig, features: Features) -> RealImages:
     """Returns the real images that samples are judged by, split by patient as in training."""
     training, held_out = open_scans(data_spec(config)).split(HELD_OUT_FRACTION)
     unseen = _images_of(held_out, config)
     with torch.inference_mode():
         decoded = torch.cat([decode(ldm.vqgan, encode(ldm.vqgan, image[None])) for image in unseen])
     return RealImages(
-        training=image_set(ldm.vqgan, _images_of(training, config)),
-        held_out=image_set(ldm.vqgan, unseen),
-        reconstructed=image_set(ldm.vqgan, decoded.cpu()),
+        training=image_set(features, _images_of(training, config)),
+        held_out=image_set(features, unseen),
+        reconstructed=image_set(features, decoded.cpu()),
     )
 
 
@@ -119,6 +144,7 @@ def _sampled_setting(
     ldm: LdmCheckpoint,
     reference: ModelReference,
     real: RealImages,
+    features: Features,
     quality_run_id: str,
 ) -> Setting:
     """Samples one setting in a run of its own, measured as ``synth`` does, and judges it."""
@@ -134,7 +160,7 @@ def _sampled_setting(
             batches = [batch.images_hu for batch in sample_batches(tracker, ldm, config)]
         log_arithmetic(run_id, unit="sample", tflop=cost_of(ldm.spec).sample_tflop(config.steps))
         images = network_from_hu(torch.cat(batches))
-        quality = judge(image_set(ldm.vqgan, images), real.training, real.held_out)
+        quality = judge(image_set(features, images), real.training, real.held_out)
         measured = MlflowClient().get_run(run_id).data.metrics
         setting = Setting(
             sampler=config.sampler,
