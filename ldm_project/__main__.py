@@ -104,6 +104,9 @@ def _run(config: RunConfig, dry_run: bool) -> None:
     """Checks the parameters, then runs the command they belong to and prints what it cost."""
     validate(config)
     if dry_run:
+        from ldm_project.runs.command_runs import assumptions_of
+
+        assumptions_of(config)  # a region, month or PUE that is none is told here, too
         click.echo(json.dumps(resolved(config), indent=2))
         return
     # MLflow draws a bar for every file it copies, across ours.

@@ -52,6 +52,16 @@ def test_compare_takes_every_parameter_of_mlproject():
     assert {field.name for field in fields(config.CompareConfig)} <= options
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--pue", "0.9", "PUE is 0.9"), ("--region", "Atlantis", "region 'Atlantis'")],
+)
+def test_dry_run_refuses_what_the_run_would(option, value, message):
+    result = CliRunner().invoke(main, ["synth", option, value, "--dry-run"])
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
 def test_dry_run_prints_what_auto_becomes():
     result = CliRunner().invoke(main, ["synth", "--dims", "3", "--dry-run"])
     assert result.exit_code == 0, result.output
