@@ -307,6 +307,7 @@ def test_help_loads_neither_pandas_nor_mlflow():
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_help_ends_with_an_example_that_runs(command, client, registered):
     del registered
