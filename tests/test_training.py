@@ -3,6 +3,7 @@
 import math
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import wasserstein_distance
@@ -78,6 +79,17 @@ def test_vqgan_learns_to_reconstruct(spec):
     steps = list(train_vqgan(VqganTraining(vqgan, discriminator, iterations=40), blobs(spec)))
     assert [step.iteration for step in steps] == list(range(1, 41))
     assert steps[-1].reconstruction_loss < 0.5 * steps[0].reconstruction_loss
+
+
+def test_spectral_loss_compares_how_strong_each_frequency_is(spec):
+    vqgan, images = build_vqgan(spec), next(blobs(spec))
+    with torch.no_grad():
+        both = [vqgan.decode(vqgan.encode(images)).numpy(), images.numpy()]
+    axes = tuple(range(1, images.ndim))
+    first, second = (np.abs(np.fft.fftn(each, axes=axes, norm="ortho")) for each in both)
+    training = VqganTraining(vqgan, build_discriminator(spec), iterations=10)
+    step = next(train_vqgan(training, iter([images])))
+    assert step.spectral_loss == pytest.approx(0.5 * np.mean((first - second) ** 2), rel=1e-4)
 
 
 def test_quantiser_joins_after_half_and_discriminator_after_four_fifths(spec):
