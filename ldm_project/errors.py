@@ -15,3 +15,7 @@ class DataError(LdmProjectError):
 
 class CheckpointError(LdmProjectError):
     """A checkpoint is missing, truncated, or of another size than asked for."""
+
+
+class CacheError(LdmProjectError):
+    """The folder of what the project can make again cannot be written."""

@@ -52,8 +52,8 @@ HOUSE = {
         ("", "cli project_backend plugin __init__ __main__"),
     ],
     "ldm_project": [
-        ("", "errors presets config cache"),
-        ("ct", "hounsfield phantoms ct_files data images"),
+        ("", "errors presets config cache array_files"),
+        ("ct", "hounsfield phantoms decathlon tcia sources ct_files data images"),
         (
             "diffusion",
             "seeding models flops noise_schedulers acceleration tiled_decoding sampling "

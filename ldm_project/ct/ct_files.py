@@ -3,9 +3,8 @@
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
 from pydicom.errors import InvalidDicomError
 from torch import Tensor
 
+from ldm_project.ct.sources import source_files
 from ldm_project.errors import DataError
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -57,12 +57,13 @@ class FoundScans:
 
 
 def find_scans(source: str) -> FoundScans:
-    """Returns the scans in a folder (and its folders) or behind a glob; a file is one too.
+    """Returns the scans of a source: a folder, a glob, a file, or a public data set.
 
     Raises:
         DataError: nothing is there, or nothing of it is NIfTI or DICOM.
+        CacheError: there is no place to download a public data set to.
     """
-    paths = _paths(source)
+    paths = source_files(source)
     niftis = [path for path in paths if path.name.lower().endswith(NIFTI_SUFFIXES)]
     series: dict[str, list[Path]] = defaultdict(list)
     patients: dict[str, str] = {}  # of each series
@@ -123,26 +124,6 @@ def read_hu(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> Tensor:
             f"median {median:g}; air is -1000, tissue about 50. Leave MR and label images out."
         )
     return voxels
-
-
-def _paths(source: str) -> list[Path]:
-    """Returns every file of a folder, of a glob, or the one file that the source names."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        found: Iterable[Path] = path.rglob("*")
-    elif path.is_file():
-        found = [path]
-    elif has_magic(source):
-        matched = [Path(match) for match in glob(str(path), recursive=True)]  # noqa: PTH207
-        found = [
-            file for match in matched for file in (match.rglob("*") if match.is_dir() else [match])
-        ]
-    else:
-        raise DataError(f"No folder, file or glob {source!r}. Check data=, or use data=phantom.")
-    files = sorted(file for file in set(found) if file.is_file())
-    if not files:
-        raise DataError(f"No file in {source!r}. Check data=, or use data=phantom.")
-    return files
 
 
 def _dicom_patient(header: pydicom.Dataset) -> str:

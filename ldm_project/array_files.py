@@ -1,0 +1,81 @@
+"""Arrays kept in files that can be made again: each file is whole, or counts as not there."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+from numpy.lib.format import dtype_to_descr, write_array_header_1_0
+
+from ldm_project.cache import CACHE_VARIABLE
+from ldm_project.errors import CacheError
+
+CHECKSUM_BYTES = 4  # CRC-32 of all before it, behind the array, where readers of .npy never look
+
+
+def is_whole(path: Path) -> bool:
+    """Returns whether there is an array in a file, exactly as it was written."""
+    try:
+        content = np.memmap(path, dtype=np.uint8, mode="r").data
+    except (OSError, ValueError):  # not there, or empty
+        return False
+    written = int.from_bytes(content[-CHECKSUM_BYTES:])
+    return zlib.crc32(content[:-CHECKSUM_BYTES]) == written
+
+
+def open_array(path: Path) -> np.ndarray:
+    """Returns the array of a file that is whole; memory holds no more of it than is in use."""
+    array: np.ndarray = np.load(path, mmap_mode="c")  # torch warns of arrays that are read-only
+    return array
+
+
+def write_array(
+    path: Path, parts: Iterable[np.ndarray], *, shape: tuple[int, ...], dtype: type[np.generic]
+) -> None:
+    """Writes an array part by part; other processes see it only when it is whole.
+
+    Args:
+        path: of the file; only the user may look into its folder, for images are patients'.
+        parts: the array, cut along its first axis; one of them is in memory at a time.
+        shape: of the whole array.
+        dtype: of its numbers.
+
+    Raises:
+        CacheError: it cannot be written.
+    """
+    staging = path.with_name(f"{path.stem}.{uuid4().hex}.new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            _write(staging, _file_contents(parts, shape, np.dtype(dtype)))
+            staging.replace(path)
+        finally:
+            staging.unlink(missing_ok=True)
+    except OSError as error:
+        raise CacheError(
+            f"Cannot write {path}: {error}. Free disk space, or name another folder by "
+            f"{CACHE_VARIABLE}; what lies there can be deleted and is made again."
+        ) from error
+
+
+def _write(path: Path, contents: Iterable[bytes]) -> None:
+    checksum = 0
+    with path.open("xb") as file:
+        for content in contents:
+            checksum = zlib.crc32(content, checksum)
+            file.write(content)
+        file.write(checksum.to_bytes(CHECKSUM_BYTES))
+
+
+def _file_contents(
+    parts: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype
+) -> Iterator[bytes]:
+    """Yields the header of an .npy file, then its numbers."""
+    header = BytesIO()
+    described = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    write_array_header_1_0(header, described)
+    yield header.getvalue()
+    for part in parts:
+        yield np.ascontiguousarray(part, dtype=dtype).tobytes()
