@@ -27,13 +27,19 @@ def empty_store(tmp_path_factory):
     return path
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The folder of what the project can make again, one for each test."""
+    monkeypatch.setenv("LDM_PROJECT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def store(empty_store, tmp_path, monkeypatch):
     """A tracking store and registry on sqlite in the current folder; gives its URI."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_CARBON_JOURNAL_DIR", str(tmp_path / "journals"))
-    monkeypatch.setenv("LDM_PROJECT_CACHE", str(tmp_path / "cache"))
     # what set_experiment left in a test before
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)

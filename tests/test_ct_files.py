@@ -1,5 +1,6 @@
 """Real and made CT files through one path: right values, right way round, or one clear error."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -139,6 +140,82 @@ def test_crop_is_the_middle_and_what_is_missing_is_air(tmp_path):
     assert (image[..., -4:] == -1).all()
     # muscle, 50 HU of -1000..1000, is 0.05
     assert image[0, 16, 16, 16].item() == pytest.approx(0.05)
+
+
+def crops_of(source, size=(16, 16, 16), **settings):
+    return [
+        image.numpy() for image in open_scans(DataSpec(str(source), size, **settings)).images(0)
+    ]
+
+
+def overwrite(path, content, *, keep_time):
+    """Gives a file other content of the same length, and its old time or a new one."""
+    stat = path.stat()
+    path.write_bytes(content[: stat.st_size].ljust(stat.st_size, b"\0"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + (0 if keep_time else 1)))
+
+
+def test_second_look_at_a_scan_reads_its_crop_and_no_scan(tmp_path):
+    path = write_nifti(tmp_path / "scan.nii.gz", volume_hu())
+    (first,) = crops_of(tmp_path)
+    overwrite(path, b"no image", keep_time=True)  # cannot be read any more
+    (second,) = crops_of(tmp_path)
+    assert np.array_equal(first, second)
+
+
+def test_scan_that_changed_is_read_anew(tmp_path):
+    path = write_nifti(tmp_path / "scan.nii", volume_hu())
+    (first,) = crops_of(tmp_path)
+    content = path.read_bytes()
+    other = write_nifti(tmp_path.parent / "other.nii", np.minimum(volume_hu() + 100, 900))
+    overwrite(path, other.read_bytes(), keep_time=False)
+    assert len(content) == path.stat().st_size
+    (second,) = crops_of(tmp_path)
+    assert second[0, 8, 8, 8] - first[0, 8, 8, 8] == pytest.approx(0.1)  # 100 HU of 2000, times 2
+
+
+def test_crop_of_each_size_axis_and_spacing_is_kept_by_itself(tmp_path, cache):
+    write_nifti(tmp_path / "scan.nii.gz", volume_hu())
+    settings = [
+        {"size": (16, 16, 16)},
+        {"size": (20, 20, 20)},
+        {"size": (16, 16)},
+        {"size": (16, 16), "slice_axis": "coronal"},
+        {"size": (16, 16, 16), "spacing_mm": (2.5, 2.5, 2.5)},
+    ]
+    for setting in settings * 2:
+        crops_of(tmp_path / "scan.nii.gz", **setting)
+    assert len(list((cache / "crops").iterdir())) == len(settings)
+
+
+def test_kept_crop_is_no_larger_than_what_is_cut_out(tmp_path, cache):
+    write_nifti(tmp_path / "scan.nii.gz", volume_hu())
+    crops_of(tmp_path / "scan.nii.gz")
+    (crop,) = (cache / "crops").iterdir()
+    assert crop.stat().st_size == pytest.approx(2 * 16**3, abs=200)  # int16, and a header
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_damaged_crop_is_made_again(tmp_path, cache, damage):
+    write_nifti(tmp_path / "scan.nii.gz", volume_hu())
+    source = tmp_path / "scan.nii.gz"
+    (first,) = crops_of(source)
+    (crop,) = (cache / "crops").iterdir()
+    content = bytearray(crop.read_bytes())
+    content[len(content) // 2] ^= 64
+    crop.write_bytes(content if damage == "flipped" else content[:-1000])
+    (second,) = crops_of(source)
+    assert np.array_equal(first, second)
+
+
+def test_scans_of_equal_names_in_different_folders_keep_their_own_crops(tmp_path):
+    for number in range(2):
+        (tmp_path / "data" / str(number)).mkdir(parents=True)
+        voxels = np.clip(volume_hu() + 200 * number, -1000, 900).astype(np.int16)
+        path = write_nifti(tmp_path / "data" / str(number) / "scan.nii", voxels)
+        os.utime(path, ns=(0, 0))
+    first, second = crops_of(tmp_path / "data")
+    assert not np.array_equal(first, second)
 
 
 def test_scan_far_smaller_than_the_crop_is_refused(tmp_path):

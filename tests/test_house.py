@@ -57,14 +57,14 @@ HOUSE = {
         (
             "diffusion",
             "seeding models flops noise_schedulers acceleration tiled_decoding sampling "
-            "optimisation vqgan_training diffusion_training checkpoints training_states quality "
-            "feature_networks iso_quality",
+            "optimisation vqgan_training latents diffusion_training checkpoints training_states "
+            "quality feature_networks iso_quality",
         ),
         (
             "runs",
             "references arithmetic_metrics logged_models ldm_pyfunc vqgan_pyfunc command_runs "
-            "interrupted_trainings training_progress training_previews training_runs trained_ldm "
-            "synthesis_run estimate_run quality_run commands",
+            "interrupted_trainings training_progress training_previews training_latents "
+            "training_runs trained_ldm synthesis_run estimate_run quality_run commands",
         ),
         ("", "__init__ __main__"),
     ],

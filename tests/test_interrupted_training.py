@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 
 from ldm_project.config import RFLOW, TrainRunConfig, VqganRunConfig
 from ldm_project.ct.data import DataSpec, batches, open_scans
-from ldm_project.diffusion.diffusion_training import DiffusionTraining, Latents, train_diffusion
+from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
+from ldm_project.diffusion.latents import Latents
 from ldm_project.diffusion.models import ModelSpec, build_discriminator, build_unet, build_vqgan
 from ldm_project.diffusion.training_states import load_training, save_training, take_up
 from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan

@@ -20,12 +20,6 @@ SPLEEN = "Task09_Spleen"
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LDM_PROJECT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def archive():
     with served_archive() as served:
         yield served

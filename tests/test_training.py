@@ -20,11 +20,10 @@ from ldm_project.ct.data import DataSpec, batches, open_scans
 from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.diffusion.diffusion_training import (
     DiffusionTraining,
-    Latents,
-    encode_latents,
     spread_timesteps,
     train_diffusion,
 )
+from ldm_project.diffusion.latents import Latents, encode_latents
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_discriminator,
@@ -149,8 +148,9 @@ def test_latents_have_unit_std_and_come_back_by_their_scale(spec):
     vqgan = build_vqgan(spec)
     images = list(islice(blobs(spec), 3))
     latents = encode_latents(vqgan, images)
-    assert latents.values.std().item() == pytest.approx(1.0, abs=1e-5)
-    torch.testing.assert_close(latents.values[:4] * latents.scale, encode(vqgan, images[0]))
+    scaled = latents.scaled(torch.arange(12), torch.device("cpu"))
+    assert scaled.std().item() == pytest.approx(1.0, abs=1e-5)
+    torch.testing.assert_close(scaled[:4] * latents.scale, encode(vqgan, images[0]))
     assert latents.values.shape == (12, *spec.latent_shape)
 
 

@@ -1,7 +1,6 @@
 """CT in: scans of a folder, or phantoms, as crops of one size in the networks' range."""
 
 import hashlib
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,8 @@ import torch
 from monai.transforms import CenterSpatialCrop, SpatialPad
 from torch import Tensor
 
+from ldm_project.array_files import is_whole, open_array, write_array
+from ldm_project.cache import cache_folder
 from ldm_project.config import PHANTOM, SLICE_AXES, size_text
 from ldm_project.ct.ct_files import CtFiles, find_scans, read_hu
 from ldm_project.ct.hounsfield import network_from_hu
@@ -21,6 +22,7 @@ from ldm_project.ct.phantoms import AIR_HU, phantom_hu
 from ldm_project.errors import DataError
 
 NUM_PHANTOMS = 80
+CROP_VERSION = 1  # another one where crops are cut otherwise
 # A crop may be padded with air up to twice the scan; less of it would hardly be a scan.
 MIN_SCAN_FRACTION = 0.5
 # The axis of a RAS volume that each kind of slice cuts across.
@@ -32,7 +34,7 @@ assert set(AXIS_BY_SLICE) == set(SLICE_AXES)
 class DataSpec:
     """What CT to read, and how."""
 
-    source: str  # "phantom", a folder, or a glob
+    source: str  # "phantom", a folder, a glob, or a public data set
     size: tuple[int, ...]  # pixels (2 axes) or voxels (3 axes) of an image
     slice_axis: str = "axial"  # which slices, where size has 2 axes
     spacing_mm: tuple[float, ...] | None = None  # None: as scanned
@@ -46,6 +48,11 @@ class Scan(Protocol):
     @property
     def patient(self) -> str:
         """Who was scanned."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Scans of one identity have the same voxels."""
         ...
 
     def image_hu(self, epoch: int) -> Tensor:
@@ -65,6 +72,11 @@ class PhantomScan:
         """A phantom is a patient of its own."""
         return str(self.seed)
 
+    @property
+    def identity(self) -> str:
+        """Its voxels follow from size and seed."""
+        return f"{PHANTOM} {size_text(self.size)} {self.seed}"
+
     def image_hu(self, epoch: int) -> Tensor:
         """Returns the phantom, or its slice of this epoch."""
         return phantom_hu(self.size, seed=self.seed, epoch=epoch)
@@ -72,16 +84,21 @@ class PhantomScan:
 
 @dataclass(frozen=True)
 class CroppedScan:
-    """A scan whose crop waits in a file: memory holds no more than the images in use."""
+    """A scan whose crop lies in the cache: memory holds no more than the images in use."""
 
     file: Path  # int16 HU, (*size) in 3D, (num_slices, *size) in 2D
     num_axes: int
     seed: int
     patient: str
 
+    @property
+    def identity(self) -> str:
+        """The crop's file is named by all that its voxels follow from."""
+        return self.file.stem
+
     def image_hu(self, epoch: int) -> Tensor:
         """Returns the crop, or its slice of this epoch."""
-        crop = np.load(self.file, mmap_mode="r")
+        crop = open_array(self.file)
         if crop.ndim > self.num_axes:
             crop = crop[np.random.default_rng((self.seed, epoch)).integers(len(crop))]
         return torch.from_numpy(crop.astype(np.float32)).unsqueeze(0)
@@ -100,12 +117,16 @@ class CtScans:
     digest: str
     num_skipped: int
     is_phantom: bool
-    folder: tempfile.TemporaryDirectory[str] | None = None  # of the crops; gone when unused
 
     @property
     def num_scans(self) -> int:
         """How many scans there are."""
         return len(self.scans)
+
+    @property
+    def identity(self) -> str:
+        """Batches are the same, voxel by voxel, where this is."""
+        return digest_of(f"{[scan.identity for scan in self.scans]} {self.seed}")
 
     def images(self, epoch: int) -> Iterator[Tensor]:
         """Yields one image ``(1, *size)`` in [-1, 1] per scan."""
@@ -138,18 +159,20 @@ class CtScans:
 def open_scans(spec: DataSpec) -> CtScans:
     """Returns the scans of a source; files that cannot be used are skipped, warned of, counted.
 
+    Crops stay in the cache: a scan is read again only when its files or what is asked for change.
+
     Raises:
         DataError: the source holds no CT of this size at all; names the first reason.
+        CacheError: a crop cannot be kept.
     """
     if spec.source == PHANTOM:
         return _phantoms(spec)
     found = find_scans(spec.source)
-    folder = tempfile.TemporaryDirectory(prefix="ldm-ct-")
     scans: list[Scan] = []
     reasons = [f"{path} is no whole DICOM file." for path in found.unreadable]
-    for number, files in enumerate(found.scans):
+    for files in found.scans:
         try:
-            scans.append(_cropped(files, spec, Path(folder.name) / f"{number:05d}.npy"))
+            scans.append(_cropped(files, spec))
         except DataError as error:
             reasons.append(str(error))
     if not scans:
@@ -164,7 +187,6 @@ def open_scans(spec: DataSpec) -> CtScans:
         _digest(found.scans, spec),
         num_skipped=len(reasons),
         is_phantom=False,
-        folder=folder,
     )
 
 
@@ -193,11 +215,35 @@ def _phantoms(spec: DataSpec) -> CtScans:
         PhantomScan(spec.size, first_seed + number) for number in range(spec.num_phantoms)
     )
     text = f"{PHANTOM} {spec.size} {spec.seed} {spec.num_phantoms}"
-    return CtScans(scans, spec.seed, _hashed(text), num_skipped=0, is_phantom=True)
+    return CtScans(scans, spec.seed, digest_of(text), num_skipped=0, is_phantom=True)
 
 
-def _cropped(files: CtFiles, spec: DataSpec, path: Path) -> CroppedScan:
-    """Reads a scan, crops it around its centre, and keeps the crop in a file.
+def _cropped(files: CtFiles, spec: DataSpec) -> CroppedScan:
+    """Returns a scan whose crop is in the cache, where it is put if it is not there yet.
+
+    Raises:
+        DataError: the scan cannot be used.
+        CacheError: the crop cannot be kept.
+    """
+    path = cache_folder() / "crops" / f"{_crop_key(files, spec)}.npy"
+    if not is_whole(path):
+        crop = _crop(files, spec)
+        write_array(path, [crop], shape=crop.shape, dtype=np.int16)
+    # Series often share their files' names; NIfTI's patients can be paths, which may change.
+    name = f"{files.patient if files.is_dicom else ''}{files.paths[0].name}"
+    seed = int(digest_of(name), 16) % 2**32
+    return CroppedScan(path, len(spec.size), seed=seed ^ spec.seed, patient=files.patient)
+
+
+def _crop_key(files: CtFiles, spec: DataSpec) -> str:
+    """Returns what tells a crop from others: the files, as last changed, and how it is cut."""
+    stats = [(path.resolve(), path.stat()) for path in files.paths]
+    read = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    return digest_of(f"{CROP_VERSION} {read} {spec.size} {spec.slice_axis} {spec.spacing_mm}")
+
+
+def _crop(files: CtFiles, spec: DataSpec) -> np.ndarray:
+    """Reads a scan and returns what is around its centre, in HU.
 
     Raises:
         DataError: the scan cannot be used.
@@ -221,15 +267,15 @@ def _cropped(files: CtFiles, spec: DataSpec, path: Path) -> CroppedScan:
         )
     crop = SpatialPad(size, mode="constant", value=AIR_HU)(CenterSpatialCrop(size)(volume))[0]
     # A crop is a view of the whole scan: the copy lets the rest of it go.
-    np.save(path, np.asarray(crop).round().clip(-32768, 32767).astype(np.int16))
-    seed = int(_hashed(files.paths[0].name), 16) % 2**32
-    return CroppedScan(path, len(spec.size), seed=seed ^ spec.seed, patient=files.patient)
+    copy: np.ndarray = np.asarray(crop).round().clip(-32768, 32767).astype(np.int16)
+    return copy
 
 
 def _digest(scans: Sequence[CtFiles], spec: DataSpec) -> str:
     files = sorted((path.name, path.stat().st_size) for scan in scans for path in scan.paths)
-    return _hashed(f"{files} {spec.size} {spec.slice_axis} {spec.spacing_mm}")
+    return digest_of(f"{files} {spec.size} {spec.slice_axis} {spec.spacing_mm}")
 
 
-def _hashed(text: str) -> str:
+def digest_of(text: str) -> str:
+    """Returns a short text that stands for another."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

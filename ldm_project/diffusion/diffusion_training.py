@@ -1,17 +1,17 @@
 """The training of a diffusion UNet, or of a rectified flow, on latents of a frozen VQ-GAN."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor, nn
 
 from ldm_project.config import DIFFUSION, NUM_TRAIN_TIMESTEPS, RFLOW
 from ldm_project.diffusion.acceleration import FP32, autocast
-from ldm_project.diffusion.models import device_of, encode
+from ldm_project.diffusion.latents import Latents
+from ldm_project.diffusion.models import device_of
 from ldm_project.diffusion.noise_schedulers import flowed, noised
 from ldm_project.diffusion.optimisation import Optimiser, averaged, check_loss
 from ldm_project.diffusion.seeding import seeded_generator
@@ -26,14 +26,6 @@ class DiffusionStep:
 
     iteration: int
     loss: float
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Latents ``(N, C, *S)`` of a training set, divided by ``scale``, their standard deviation."""
-
-    values: Tensor
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -99,22 +91,6 @@ class DiffusionTraining:
         self.iteration = state["iteration"]
 
 
-@torch.inference_mode()
-def encode_latents(vqgan: VQVAE, images: Iterable[Tensor]) -> Latents:
-    """Returns the scaled latents of a training set, encoded once by a frozen VQ-GAN.
-
-    They are the encoder's continuous outputs: sampling moves its results to the codebook, which
-    takes out what small errors the UNet leaves.
-
-    Args:
-        vqgan: trained.
-        images: batches ``(B, 1, *S)`` in [-1, 1].
-    """
-    latents = torch.cat([encode(vqgan, batch) for batch in images])
-    scale = latents.std().item()
-    return Latents(latents / scale, scale)
-
-
 def train_diffusion(
     training: DiffusionTraining, latents: Latents, *, batch_size: int, seed: int
 ) -> Iterator[DiffusionStep]:
@@ -130,11 +106,13 @@ def train_diffusion(
         InvalidInputError: the loss became infinite or NaN.
     """
     unet = training.unet.train()
-    latents = Latents(latents.values.to(device_of(unet)), latents.scale)
+    device = device_of(unet)
     for iteration in range(training.iteration + 1, training.iterations + 1):
         generator = seeded_generator(f"{seed} {iteration}".encode())
-        batch = noisy_batch(latents, batch_size, generator, objective=training.objective)
-        with autocast(batch.noisy.device, training.precision):
+        batch = noisy_batch(
+            latents, batch_size, generator, objective=training.objective, device=device
+        )
+        with autocast(device, training.precision):
             predicted = unet(batch.noisy, batch.timesteps)
         loss = F.l1_loss(predicted.float(), batch.velocity)
         check_loss(loss, "diffusion UNet", iteration, training.learning_rate)
@@ -148,20 +126,28 @@ def train_diffusion(
 def validation_loss(training: DiffusionTraining, latents: Latents) -> float:
     """Returns the averaged UNet's error on held-out latents, with the same noise at each call."""
     generator = seeded_generator(b"validation")
-    batch = noisy_batch(latents, len(latents.values), generator, objective=training.objective)
-    with autocast(batch.noisy.device, training.precision):
+    device = device_of(training.unet)
+    batch = noisy_batch(
+        latents, len(latents.values), generator, objective=training.objective, device=device
+    )
+    with autocast(device, training.precision):
         predicted = training.averaged_unet(batch.noisy, batch.timesteps)
     return F.l1_loss(predicted.float(), batch.velocity).item()
 
 
 def noisy_batch(
-    latents: Latents, batch_size: int, generator: torch.Generator, *, objective: str
+    latents: Latents,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    objective: str,
+    device: torch.device,
 ) -> NoisyBatch:
     """Returns what an iteration learns from; it follows from the generator alone."""
     chosen = torch.randint(len(latents.values), (batch_size,), generator=generator)
-    clean = latents.values[chosen.to(latents.values.device)]
-    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-    timesteps = spread_timesteps(batch_size, generator).to(clean.device)
+    clean = latents.scaled(chosen, device)
+    noise = torch.randn(clean.shape, generator=generator).to(device)
+    timesteps = spread_timesteps(batch_size, generator).to(device)
     noisy, velocity = ADD_NOISE[objective](clean, noise, timesteps)
     return NoisyBatch(noisy, timesteps, velocity)
 

@@ -1,5 +1,6 @@
 """What a training shows of itself on the way: pictures, and the loss on scans held out."""
 
+from dataclasses import replace
 from itertools import islice
 
 import mlflow
@@ -12,8 +13,8 @@ from ldm_project.ct.data import CtScans
 from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.ct.images import PREVIEW_COLUMNS, contact_sheet
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
-from ldm_project.diffusion.diffusion_training import DiffusionTraining, Latents, validation_loss
-from ldm_project.diffusion.models import encode
+from ldm_project.diffusion.diffusion_training import DiffusionTraining, validation_loss
+from ldm_project.diffusion.latents import encode_latents
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
 from ldm_project.diffusion.vqgan_training import VqganTraining, reconstructed
 
@@ -53,9 +54,8 @@ class LdmPreview:
     ) -> None:
         self._training = training
         self._ldm = ldm
-        with torch.inference_mode():
-            latents = encode(ldm.vqgan, _first_images(held_out)) / ldm.latent_scale
-        self._held_out = Latents(latents, ldm.latent_scale)
+        unseen = encode_latents(ldm.vqgan, [_first_images(held_out)])
+        self._held_out = replace(unseen, scale=ldm.latent_scale)
         self._noise = initial_noise(ldm.spec, range(NUM_SHOWN_BY_DIMS[ldm.spec.dims]), seed=seed)
 
     def log(self, iteration: int) -> None:

@@ -1,20 +1,16 @@
 """Training commands: a VQ-GAN or an LDM, measured, logged and registered as one run each."""
 
-import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 
 import mlflow
 import torch
-from torch import Tensor
 
 from ldm_project.config import (
     HELD_OUT_FRACTION,
-    MAX_SLICE_EPOCHS,
     PHANTOM,
     PREVIEWS_PER_TRAINING,
     TrainConfig,
@@ -29,11 +25,7 @@ from ldm_project.config import (
 from ldm_project.ct.data import CtScans, DataSpec, batches, open_scans
 from ldm_project.diffusion.acceleration import checkpoint_gradients, resolve_precision
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_vqgan, save_ldm, save_vqgan
-from ldm_project.diffusion.diffusion_training import (
-    DiffusionTraining,
-    encode_latents,
-    train_diffusion,
-)
+from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
 from ldm_project.diffusion.flops import diffusion_iteration_tflop, vqgan_iteration_tflop
 from ldm_project.diffusion.models import (
     ModelSpec,
@@ -60,6 +52,7 @@ from ldm_project.runs.references import (
     note_used_model,
     registered_name,
 )
+from ldm_project.runs.training_latents import training_latents
 from ldm_project.runs.training_previews import LdmPreview, VqganPreview
 from ldm_project.runs.training_progress import Repeated, run_training
 
@@ -166,7 +159,7 @@ def run_train(
             mlflow.set_tags(data_tags(config, scans) | {"ldm.vqgan": reference.uri})
             note_used_model(run_id, reference)
             with tracked(config, unit="iteration", total_units=iterations) as tracker:
-                latents = encode_latents(vqgan.vqgan, _images_to_encode(config, training_scans))
+                latents = training_latents(config, vqgan, training_scans)
                 ldm = LdmCheckpoint(
                     spec, training.averaged_unet, vqgan.vqgan, latents.scale, config.objective
                 )
@@ -218,17 +211,6 @@ def data_tags(config: VqganConfig, scans: CtScans) -> dict[str, str]:
         "ldm.num_scans": str(scans.num_scans),
         "ldm.num_skipped_files": str(scans.num_skipped),
     }
-
-
-def _images_to_encode(config: TrainConfig, scans: CtScans) -> Iterator[Tensor]:
-    """Returns the batches whose latents are trained on: every volume, or slices of some epochs."""
-    batch_size = resolve_training_batch_size(config)
-    num_needed = config.iterations * batch_size
-    num_epochs = 1
-    if config.dims == 2:
-        num_epochs = min(MAX_SLICE_EPOCHS, math.ceil(num_needed / scans.num_scans))
-    num_batches = math.ceil(num_epochs * scans.num_scans / batch_size)
-    return islice(batches(scans, batch_size=batch_size), num_batches)
 
 
 def _repeated(

@@ -1,0 +1,82 @@
+"""Latents of a training set: encoded once by a frozen VQ-GAN, in memory or in a file."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.networks.nets.vqvae import VQVAE
+from torch import Tensor
+
+from ldm_project.array_files import is_whole, open_array, write_array
+from ldm_project.diffusion.models import canonical_state, encode
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents ``(N, C, *S)`` of a training set on the CPU, and ``scale``, what divides them.
+
+    They are the encoder's continuous outputs: sampling moves its results to the codebook, which
+    takes out what small errors the UNet leaves.
+    """
+
+    values: Tensor
+    scale: float
+
+    def scaled(self, indices: Tensor, device: torch.device) -> Tensor:
+        """Returns some of the latents, divided by the scale, on a device."""
+        return self.values[indices].to(device) / self.scale
+
+
+def encode_latents(vqgan: VQVAE, images: Iterable[Tensor]) -> Latents:
+    """Returns the latents of a training set, whose scale is their standard deviation.
+
+    Args:
+        vqgan: trained.
+        images: batches ``(B, 1, *S)`` in [-1, 1].
+    """
+    return _with_scale(torch.cat([_encoded(vqgan, batch) for batch in images]))
+
+
+def keep_latents(
+    path: Path, vqgan: VQVAE, images: Iterable[Tensor], *, shape: tuple[int, ...]
+) -> Latents:
+    """Returns the latents of a training set, which stay in a file while they are trained on.
+
+    Args:
+        path: of the file, which ``kept_latents`` finds ever after.
+        vqgan: trained.
+        images: batches ``(B, 1, *S)`` in [-1, 1].
+        shape: of all latents together, ``(N, C, *S)``.
+
+    Raises:
+        CacheError: the file cannot be written.
+    """
+    parts = (_encoded(vqgan, batch).numpy() for batch in images)
+    write_array(path, parts, shape=shape, dtype=np.float32)
+    return _with_scale(torch.from_numpy(open_array(path)))
+
+
+def kept_latents(path: Path) -> Latents | None:
+    """Returns the latents that lie in a file; ``None`` where they are missing or damaged."""
+    return _with_scale(torch.from_numpy(open_array(path))) if is_whole(path) else None
+
+
+def weights_digest(vqgan: VQVAE) -> str:
+    """Returns what identifies a VQ-GAN by its weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(canonical_state(vqgan).items()):
+        digest.update(name.encode())
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.inference_mode()
+def _encoded(vqgan: VQVAE, images: Tensor) -> Tensor:
+    return encode(vqgan, images).cpu()
+
+
+def _with_scale(values: Tensor) -> Latents:
+    return Latents(values, values.std().item())
