@@ -79,7 +79,11 @@ class VqganConfig(RunConfig):
 
     vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
     batch_size: str = parameter(AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D).")
-    data: str = parameter(PHANTOM, "Folder or glob of CT (NIfTI, DICOM). phantom: made here.")
+    data: str = parameter(
+        PHANTOM,
+        "Folder or glob of CT (NIfTI, DICOM), msd:Task09_Spleen, tcia:LIDC-IDRI:20. "
+        "phantom: made here.",
+    )
     slice_axis: str = parameter("axial", "Slices drawn from volumes in 2D.", choices=SLICE_AXES)
     spacing_mm: str = parameter(AUTO, "Resample to this spacing: 1 or 1x1x2. auto: as scanned.")
     checkpoint_every: str = parameter(

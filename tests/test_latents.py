@@ -6,7 +6,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from ldm_project.config import TrainRunConfig
+from ldm_project.config import TrainConfig, TrainRunConfig
 from ldm_project.ct.data import DataSpec, batches, open_scans
 from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
 from ldm_project.diffusion.latents import (
@@ -17,6 +17,7 @@ from ldm_project.diffusion.latents import (
 )
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
 from ldm_project.runs.commands import run_command
+from ldm_project.runs.training_latents import latents_file
 
 SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
 
@@ -69,6 +70,28 @@ def test_vqgans_are_told_apart_by_a_single_weight():
     with torch.no_grad():
         next(other.parameters()).view(-1)[0] += 1e-6
     assert weights_digest(one) != weights_digest(other)
+
+
+def test_file_of_latents_is_another_one_for_all_that_changes_them():
+    torch.manual_seed(0)
+    one, other = build_vqgan(SPECS[2]), build_vqgan(SPECS[2])
+
+    def file(vqgan=one, *, seed=0, size=(32, 32), num_phantoms=4, **settings):
+        spec = DataSpec("phantom", size, seed=seed, num_phantoms=num_phantoms)
+        return latents_file(TrainConfig(**settings), vqgan, open_scans(spec))
+
+    files = [
+        file(),
+        file(other),
+        file(seed=1),
+        file(size=(64, 64)),
+        file(num_phantoms=5),
+        file(batch_size="4"),
+        file(iterations=2),  # fewer slices are needed
+        file(backend="generative"),
+    ]
+    assert len(set(files)) == len(files)
+    assert file(objective="rflow", size=(32, 32)) == file()  # nothing to them
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
 """The latents that a training learns from: kept in the cache since an earlier one, or encoded."""
 
 import math
-from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import mlflow
-from torch import Tensor
+from monai.networks.nets.vqvae import VQVAE
 
 from ldm_project.cache import cache_folder
 from ldm_project.config import MAX_SLICE_EPOCHS, TrainConfig, resolve_training_batch_size
@@ -25,28 +25,31 @@ def training_latents(config: TrainConfig, vqgan: VqganCheckpoint, scans: CtScans
     Raises:
         CacheError: they cannot be kept.
     """
-    batch_size = resolve_training_batch_size(config)
-    num_batches = _num_batches(config, batch_size, scans.num_scans)
-    device = device_of(vqgan.vqgan).type
-    # all that decides their bits
-    key = digest_of(
-        f"{FORMAT_VERSION} {weights_digest(vqgan.vqgan)} {config.backend} {device} "
-        f"{scans.identity} {batch_size} {num_batches}"
-    )
-    path = cache_folder() / "latents" / f"{key}.npy"
+    path = latents_file(config, vqgan.vqgan, scans)
     latents = kept_latents(path)
     mlflow.set_tag(TAG_LATENTS, ENCODED if latents is None else CACHED)
     if latents is not None:
         return latents
-    images: Iterator[Tensor] = islice(batches(scans, batch_size=batch_size), num_batches)
+    batch_size, num_batches = _batches_to_encode(config, scans)
+    images = islice(batches(scans, batch_size=batch_size), num_batches)
     shape = (num_batches * batch_size, *vqgan.spec.latent_shape)
     return keep_latents(path, vqgan.vqgan, images, shape=shape)
 
 
-def _num_batches(config: TrainConfig, batch_size: int, num_scans: int) -> int:
-    """Returns how many batches are encoded: of every volume once, of slices for some epochs."""
+def latents_file(config: TrainConfig, vqgan: VQVAE, scans: CtScans) -> Path:
+    """Returns where a training's latents lie, named by all that decides their bits."""
+    key = digest_of(
+        f"{FORMAT_VERSION} {weights_digest(vqgan)} {config.backend} {device_of(vqgan).type} "
+        f"{scans.identity} {_batches_to_encode(config, scans)}"
+    )
+    return cache_folder() / "latents" / f"{key}.npy"
+
+
+def _batches_to_encode(config: TrainConfig, scans: CtScans) -> tuple[int, int]:
+    """Returns the size of a batch, and how many hold every volume, or slices of some epochs."""
+    batch_size = resolve_training_batch_size(config)
     num_epochs = 1
     if config.dims == 2:
         num_needed = config.iterations * batch_size
-        num_epochs = min(MAX_SLICE_EPOCHS, math.ceil(num_needed / num_scans))
-    return math.ceil(num_epochs * num_scans / batch_size)
+        num_epochs = min(MAX_SLICE_EPOCHS, math.ceil(num_needed / scans.num_scans))
+    return batch_size, math.ceil(num_epochs * scans.num_scans / batch_size)
