@@ -24,6 +24,7 @@ CT_TASKS = (
 )
 CT = "CT"  # as dataset.json names the modality
 SECTIONS = ("training", "test")
+LICENCE = "CC BY-SA 4.0"
 
 
 def task_images(
@@ -40,9 +41,9 @@ def task_images(
         CacheError: there is no place to download it to.
     """
     if task not in CT_TASKS:
-        kind = "images MR, not CT" if task in dataset_class.resource else "is no task of it"
+        kind = "a task of MR, not CT" if task in dataset_class.resource else "no task"
         raise DataError(
-            f"data=msd:{task}: the Medical Segmentation Decathlon's {task!r} {kind}. "
+            f"data=msd:{task}: {task!r} is {kind} of the Medical Segmentation Decathlon. "
             f"Its tasks of CT: {', '.join(CT_TASKS)}."
         )
     tasks = cache_folder() / "data" / "msd"
@@ -62,7 +63,7 @@ def _download(task: str, tasks: Path, dataset_class: type[DecathlonDataset]) -> 
     if archive.exists() and not check_hash(archive, dataset_class.md5[task]):
         archive.unlink()  # half downloaded
     url = dataset_class.resource[task]
-    print(f"Downloading {task} from {url} to {tasks}.", file=sys.stderr)
+    print(f"Downloading {task} from {url} to {tasks}. Licence: {LICENCE}.", file=sys.stderr)
     try:
         _open(task, unfinished, "training", dataset_class, is_downloaded=True)
         (unfinished / task).rename(tasks / task)
@@ -79,13 +80,13 @@ def _listed_images(task: str, tasks: Path, dataset_class: type[DecathlonDataset]
     """Returns the images that a task's ``dataset.json`` lists."""
     try:
         sections = [_open(task, tasks, section, dataset_class) for section in SECTIONS]
-        modalities = sections[0].get_properties("modality")["modality"]
+        modalities = set(sections[0].get_properties("modality")["modality"].values())
         images = sorted(Path(item["image"]) for section in sections for item in section.data)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _damaged(tasks / task, f"its dataset.json cannot be read ({error!r})") from error
-    if set(modalities.values()) != {CT}:
+    if modalities != {CT}:
         raise DataError(
-            f"data=msd:{task}: {tasks / task} images {', '.join(modalities.values())}, not CT. "
+            f"data=msd:{task}: {tasks / task} is of modality {', '.join(modalities)}, not CT. "
             f"Give a task of CT: {', '.join(CT_TASKS)}."
         )
     missing = [image for image in images if not image.is_file()]

@@ -11,6 +11,8 @@ from ldm_project.errors import DataError
 DECATHLON_SCHEME, TCIA_SCHEME = "msd:", "tcia:"
 # Of a collection, where no number is given: a whole one can have hundreds of gigabytes.
 DEFAULT_NUM_SERIES = 20
+# macOS writes such files beside others, under their names with this before them.
+MACOS_PREFIX = "._"
 
 
 def source_files(source: str) -> list[Path]:
@@ -56,7 +58,9 @@ def _local_files(source: str) -> list[Path]:
         ]
     else:
         raise DataError(f"No folder, file or glob {source!r}. Check data=, or use data=phantom.")
-    files = sorted(file for file in set(found) if file.is_file())
+    files = sorted(
+        file for file in set(found) if file.is_file() and not file.name.startswith(MACOS_PREFIX)
+    )
     if not files:
         raise DataError(f"No file in {source!r}. Check data=, or use data=phantom.")
     return files
