@@ -25,6 +25,8 @@ DEFAULT_SAMPLER = {DIFFUSION: "unipc", RFLOW: "rflow"}
 SAMPLERS = tuple(name for names in SAMPLERS_BY_OBJECTIVE.values() for name in names)
 PRECISIONS = (AUTO, "fp32", "bf16")
 SWITCHES = (AUTO, "on", "off")
+# Of a training, these have no say in what is learnt.
+WHERE_IT_RUNS = ("resume", "device", "num_processes", "max_restarts")
 BACKENDS = ("core", "generative")
 SLICE_AXES = ("axial", "coronal", "sagittal")
 
@@ -117,12 +119,24 @@ class ResumableConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig(RunConfig):
+    """Parameters of every entry point that several processes can share."""
+
+    num_processes: str = parameter(
+        AUTO, "Processes that share the work, each on a GPU of its own. auto: 1, or torchrun's."
+    )
+    max_restarts: int = parameter(
+        0, "Times that all processes are started anew after one has failed."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class VqganRunConfig(ResumableConfig, VqganConfig):
     """Parameters of the ``vqgan`` entry point."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRunConfig(ResumableConfig, TrainConfig):
+class TrainRunConfig(ResumableConfig, ParallelConfig, TrainConfig):
     """Parameters of the ``train`` entry point."""
 
 
@@ -160,7 +174,7 @@ class SamplingConfig(BatchConfig, TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthConfig(StepsConfig, SamplingConfig):
+class SynthConfig(StepsConfig, ParallelConfig, SamplingConfig):
     """Parameters of the ``synth`` entry point: sample CT images and measure what that costs."""
 
 
@@ -288,6 +302,27 @@ def resolve_num_samples(config: BatchConfig) -> int:
     return resolve_count("num_samples", config.num_samples, default)
 
 
+def resolve_num_processes(config: ParallelConfig) -> int:
+    """Returns the number of processes that a command is to be shared by."""
+    return resolve_count("num_processes", config.num_processes, 1)
+
+
+def check_processes(config: ParallelConfig, num_shares: int, shares: str) -> None:
+    """Checks that every process of a command gets a share of what there is to do.
+
+    Raises:
+        InvalidInputError: there are fewer shares than processes, or a count is none.
+    """
+    num_processes = resolve_num_processes(config)
+    if num_processes > num_shares:
+        raise InvalidInputError(
+            f"num_processes is {num_processes}, but there are {num_shares} {shares} to share; "
+            f"use {num_shares} at most, or another batch_size=."
+        )
+    if config.max_restarts < 0:
+        raise InvalidInputError(f"max_restarts is {config.max_restarts}; give 0 or more.")
+
+
 def resolve_settings(config: QualityConfig) -> list[SynthConfig]:
     """Returns the synthesis of each sampler at each number of steps, 1000 reference steps first.
 
@@ -389,6 +424,11 @@ def validate(config: RunConfig) -> None:
     if isinstance(config, BatchConfig):
         resolve_num_samples(config)
         resolve_synth_batch_size(config)
+    if isinstance(config, TrainRunConfig):
+        check_processes(config, resolve_training_batch_size(config), "images of an iteration")
+    if isinstance(config, SynthConfig):
+        num_batches = math.ceil(resolve_num_samples(config) / resolve_synth_batch_size(config))
+        check_processes(config, num_batches, "batches of samples")
     if isinstance(config, QualityConfig):
         resolve_settings(config)
     if isinstance(config, StepsConfig) and not 1 <= config.steps <= NUM_TRAIN_TIMESTEPS:
@@ -412,24 +452,28 @@ def resolved(config: RunConfig) -> dict[str, int | str]:
         values["batch_size"] = str(resolve_synth_batch_size(config))
     elif isinstance(config, VqganConfig):
         values["batch_size"] = str(resolve_training_batch_size(config))
+    if isinstance(config, ParallelConfig):
+        values["num_processes"] = str(resolve_num_processes(config))
     return values
 
 
 def as_interrupted(config: ConfigT, started_with: Mapping[str, Any]) -> ConfigT:
     """Returns the parameters that an interrupted training started with, to go on with.
 
-    Only ``resume`` and ``device`` may be new; others can be left out, or given as they were.
+    Only where it runs may be new; other parameters can be left out, or given as they were.
 
     Raises:
         InvalidInputError: another parameter was given with another value.
     """
+    kept = dict(started_with)
     for item in fields(config):
         value, before = getattr(config, item.name), started_with.get(item.name)
-        if item.name in ("resume", "device") or value in (item.default, before):
+        if value in (item.default, before):
             continue
-        raise InvalidInputError(
-            f"{item.name} is {value!r}, but the training to resume started with {before!r}. "
-            f"Leave {item.name} out, or start anew without resume=."
-        )
-    device = config.device if config.device != AUTO else started_with["device"]
-    return replace(config, **{**started_with, "device": device})
+        if item.name not in WHERE_IT_RUNS:
+            raise InvalidInputError(
+                f"{item.name} is {value!r}, but the training to resume started with {before!r}. "
+                f"Leave {item.name} out, or start anew without resume=."
+            )
+        kept[item.name] = value
+    return replace(config, **kept)

@@ -56,7 +56,7 @@ HOUSE = {
         ("ct", "hounsfield phantoms decathlon tcia sources ct_files data images"),
         (
             "diffusion",
-            "seeding models flops noise_schedulers acceleration tiled_decoding sampling "
+            "seeding models processes flops noise_schedulers acceleration tiled_decoding sampling "
             "optimisation vqgan_training latents diffusion_training checkpoints training_states "
             "quality feature_networks iso_quality",
         ),
@@ -64,7 +64,7 @@ HOUSE = {
             "runs",
             "references arithmetic_metrics logged_models ldm_pyfunc vqgan_pyfunc command_runs "
             "interrupted_trainings training_progress training_previews training_latents "
-            "training_runs trained_ldm synthesis_run estimate_run quality_run commands",
+            "training_runs trained_ldm synthesis_run estimate_run quality_run launching commands",
         ),
         ("", "__init__ __main__"),
     ],

@@ -1,13 +1,12 @@
 """Users' scripts under the real torchrun: ranks, nodes, one that dies, processes started anew."""
 
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 
-from tests.fakes.user_scripts import UserFolder, energy_joules
+from tests.fakes.user_scripts import UserFolder, energy_joules, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -39,12 +38,6 @@ def user(empty_store, tmp_path):
 
 def torchrun(*options):
     return [sys.executable, "-m", "torch.distributed.run", *options, "script.py"]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def run_nodes(user, script, *, num_nodes=2, options=()):

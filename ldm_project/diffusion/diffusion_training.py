@@ -14,6 +14,7 @@ from ldm_project.diffusion.latents import Latents
 from ldm_project.diffusion.models import device_of
 from ldm_project.diffusion.noise_schedulers import flowed, noised
 from ldm_project.diffusion.optimisation import Optimiser, averaged, check_loss
+from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.seeding import seeded_generator
 
 DIFFUSION_LEARNING_RATE = 3e-3
@@ -92,31 +93,41 @@ class DiffusionTraining:
 
 
 def train_diffusion(
-    training: DiffusionTraining, latents: Latents, *, batch_size: int, seed: int
+    training: DiffusionTraining,
+    latents: Latents,
+    *,
+    batch_size: int,
+    seed: int,
+    processes: Processes = ALONE,
 ) -> Iterator[DiffusionStep]:
     """Trains from where the training is to its last iteration, by mean absolute error.
 
     Args:
-        training: moved on in place.
+        training: moved on in place; where processes share it, the same in all of them.
         latents: of the training set.
-        batch_size: latents per iteration, drawn with replacement.
+        batch_size: latents per iteration of all processes, drawn with replacement.
         seed: of the batches, their timesteps and their noise.
+        processes: that share each batch, and learn what one would learn from it.
 
     Raises:
         InvalidInputError: the loss became infinite or NaN.
     """
     unet = training.unet.train()
-    device = device_of(unet)
+    in_step, device = processes.in_step(unet), device_of(unet)
     for iteration in range(training.iteration + 1, training.iterations + 1):
         generator = seeded_generator(f"{seed} {iteration}".encode())
         batch = noisy_batch(
             latents, batch_size, generator, objective=training.objective, device=device
         )
+        noisy, velocity = processes.share(batch.noisy), processes.share(batch.velocity)
         with autocast(device, training.precision):
-            predicted = unet(batch.noisy, batch.timesteps)
-        loss = F.l1_loss(predicted.float(), batch.velocity)
+            predicted = in_step(noisy, processes.share(batch.timesteps))
+        # Shares that differ in size weigh by it: the mean over processes is that over the batch.
+        weight = len(noisy) * processes.count / batch_size
+        own_loss = weight * F.l1_loss(predicted.float(), velocity)
+        loss = processes.mean(own_loss)
         check_loss(loss, "diffusion UNet", iteration, training.learning_rate)
-        training.optimiser.step(loss)
+        training.optimiser.step(own_loss)
         training.average.update_parameters(unet)
         training.iteration = iteration
         yield DiffusionStep(iteration, loss.item())

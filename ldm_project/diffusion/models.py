@@ -105,6 +105,7 @@ def build_vqgan(spec: ModelSpec, *, backend: str = "core") -> VQVAE:
         "num_embeddings": widths.num_codes,
         "embedding_dim": widths.latent_channels,
         "decay": 0.9,  # of the codebook's moving average over iterations
+        "ddp_sync": False,  # one process trains it, whatever others wait
     }
     if backend == "core":
         return VQVAE(channels=widths.vqgan_channels, **arguments)
@@ -153,6 +154,8 @@ def build_unet(spec: ModelSpec, *, backend: str = "core") -> nn.Module:
     network: nn.Module = GenerativeDiffusionModelUNet(
         num_channels=widths.unet_channels, **arguments
     )
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(canonical_name(name) is not None)  # others never get a gradient
     return network
 
 

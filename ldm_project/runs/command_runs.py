@@ -20,6 +20,7 @@ from ldm_project.config import (
     given,
     resolve_pue,
 )
+from ldm_project.diffusion.processes import ALONE, Processes
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
 from mlflow_carbon.tracking.track import Tracker, track
@@ -38,16 +39,19 @@ def command_run(
     *,
     triggered_by_run_id: str | None = None,
     resumed_run_id: str | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[str]:
     """Gives the id of the run that the block writes to, created but not yet active.
 
     ``mlflow run`` has made a run and logged its parameters already: the command it starts adopts
     that one. A training that another command sets off is a top-level run of its own. One that is
-    resumed goes on in its old run; a run that ``mlflow run`` made for that says where.
-    If the block fails, so does the run.
+    resumed goes on in its old run; a run that ``mlflow run`` made for that says where. Processes
+    that a launcher has started anew go on in theirs. If the block fails, so does the run.
     """
     adopted_run_id = None if triggered_by_run_id else os.environ.pop(MLFLOW_RUN_ID.name, None)
-    run_id = resumed_run_id or adopted_run_id or _create_run(name, config, triggered_by_run_id)
+    known_run_id = resumed_run_id or processes.noted(f"run of {name}") or adopted_run_id
+    run_id = known_run_id or _create_run(name, config, triggered_by_run_id)
+    processes.note(f"run of {name}", run_id)
     if adopted_run_id and adopted_run_id != run_id:
         MlflowClient().set_tag(adopted_run_id, MLFLOW_RUN_NAME, f"resume {name}")
         MlflowClient().set_tag(adopted_run_id, TAG_RESUMED_RUN_ID, run_id)
@@ -74,9 +78,12 @@ def assumptions_of(config: RunConfig) -> Assumptions:
     )
 
 
-def tracked(config: RunConfig, *, unit: str, total_units: int) -> AbstractContextManager[Tracker]:
-    """Returns the context that measures a block of so many units into the active run."""
+def tracked(
+    config: RunConfig, *, unit: str, total_units: int, run_id: str | None = None
+) -> AbstractContextManager[Tracker]:
+    """Returns the context that measures a block of so many units into a run, or the active one."""
     return track(
+        run_id=run_id,
         unit=unit,
         region=given(config.region),
         month=given(config.month),

@@ -2,28 +2,41 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from ldm_project.config import (
-    TINY,
+    AUTO,
     EstimateConfig,
+    ParallelConfig,
     QualityConfig,
     RunConfig,
     SynthConfig,
     TrainConfig,
     VqganConfig,
+    resolve_num_processes,
+    validate,
+)
+from ldm_project.diffusion.acceleration import limit_threads
+from ldm_project.diffusion.processes import (
+    ALONE,
+    Processes,
+    check_devices,
+    is_launched,
+    joined_processes,
 )
 from ldm_project.errors import InvalidInputError
-from ldm_project.runs.command_runs import assumptions_of
+from ldm_project.runs.command_runs import assumptions_of, command_run
 from ldm_project.runs.estimate_run import prediction_lines, run_estimate
 from ldm_project.runs.interrupted_trainings import resumed_config, resumed_run_id
+from ldm_project.runs.launching import launch
 from ldm_project.runs.quality_run import report_lines, run_quality
 from ldm_project.runs.references import run_id_of
-from ldm_project.runs.synthesis_run import run_synth
-from ldm_project.runs.training_runs import run_train, run_vqgan
+from ldm_project.runs.synthesis_run import assist_synth, run_synth
+from ldm_project.runs.training_runs import assist_train, run_train, run_vqgan
 from mlflow_carbon import schema
 from mlflow_carbon.units import joules_from_kwh
 
@@ -31,7 +44,14 @@ from mlflow_carbon.units import joules_from_kwh
 def run_command(config: RunConfig) -> list[str]:
     """Runs the command that the configuration belongs to; returns what it cost, in lines."""
     with memory_explained():
-        return _run(config)
+        assumptions_of(config)  # a region or month without figures fails here, before any work
+        if is_launched():
+            with joined_processes(config.device) as processes:
+                return _run_together(config, processes)
+        config = resumed_config(config)
+        if isinstance(config, ParallelConfig) and resolve_num_processes(config) > 1:
+            return _launched(config)
+        return _run(config, ALONE)
 
 
 @contextmanager
@@ -53,12 +73,39 @@ def memory_explained() -> Iterator[None]:
         raise
 
 
-def _run(config: RunConfig) -> list[str]:
-    assumptions_of(config)  # a region or month without figures fails here, before any work
-    if config.model_size == TINY:
-        # So small a network gains nothing from threads, and two of them that wait for each other
-        # on a busy machine are several times slower than one.
-        torch.set_num_threads(1)
+def _launched(config: ParallelConfig) -> list[str]:
+    """Runs a command in several processes; the first of them prints what it cost."""
+    validate(config)  # one that is resumed has brought its own
+    check_devices(config.device, resolve_num_processes(config))
+    name = "synth" if isinstance(config, SynthConfig) else "train"
+    with command_run(name, config, resumed_run_id=resumed_run_id(config)) as run_id:
+        launch(name, config, run_id)
+    return []
+
+
+def _run_together(config: RunConfig, processes: Processes) -> list[str]:
+    """Runs a command, or a further process's share of it, that a launcher has started."""
+    if not isinstance(config, ParallelConfig):
+        raise InvalidInputError("This command runs in one process: start it without a launcher.")
+    if config.num_processes not in (AUTO, str(processes.count)):
+        raise InvalidInputError(
+            f"num_processes is {config.num_processes}, but the launcher has started "
+            f"{processes.count}; leave num_processes out."
+        )
+    config = replace(config, num_processes=str(processes.count))
+    if processes.is_first:
+        config = resumed_config(config)
+        validate(config)
+        return _run(config, processes)
+    if isinstance(config, SynthConfig):
+        assist_synth(config, processes)
+    else:
+        assist_train(processes)
+    return []
+
+
+def _run(config: RunConfig, processes: Processes) -> list[str]:
+    limit_threads(config.model_size)
     if isinstance(config, QualityConfig):
         run_id, report = run_quality(config)
         return [*report_lines(report), f"run     {run_id} (mlflow ui shows it)"]
@@ -66,14 +113,13 @@ def _run(config: RunConfig) -> list[str]:
         run_id, prediction = run_estimate(config)
         return [*prediction_lines(prediction, config), f"run     {run_id} (mlflow ui shows it)"]
     if isinstance(config, SynthConfig):
-        run_id = run_synth(config)
-        return summary(MlflowClient().get_run(run_id))
+        return summary(MlflowClient().get_run(run_synth(config, processes)))
     assert isinstance(config, VqganConfig)  # the commands left train a network
     resumed = resumed_run_id(config)
     if isinstance(config, TrainConfig):
-        uri = run_train(resumed_config(config), resumed_run_id=resumed)
+        uri = run_train(config, resumed_run_id=resumed, processes=processes)
     else:
-        uri = run_vqgan(resumed_config(config), resumed_run_id=resumed)
+        uri = run_vqgan(config, resumed_run_id=resumed)
     return [f"model   {uri}", *summary(MlflowClient().get_run(run_id_of(uri)))]
 
 

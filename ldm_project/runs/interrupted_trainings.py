@@ -1,5 +1,6 @@
 """Trainings that can be taken up again: one state per run, until its model is registered."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from ldm_project.diffusion.training_states import (
 from ldm_project.errors import CheckpointError, InvalidInputError
 
 COMMAND = "command"  # under which a state keeps what made it
+LAUNCH_VARIABLE = "TORCHELASTIC_RUN_ID"  # the launch's name: the run's id where we launch
 
 
 def resumed_run_id(config: RunConfig) -> str | None:
@@ -100,26 +102,40 @@ class StateKeeper:
             self._has_warned = True
 
 
-def take_up_if_interrupted(run_id: str, training: Resumable) -> None:
+def state_left_by(run_id: str) -> TrainingState | None:
+    """Returns where the run's earlier process left its training; ``None`` for a new one.
+
+    Raises:
+        CheckpointError: the state is damaged.
+    """
+    path = state_file(run_id)
+    return load_training(path) if path.is_file() else None
+
+
+def go_on(training: Resumable, state: TrainingState | None, run_id: str) -> None:
     """Puts a training where the run's earlier process left it; does nothing for a new one.
 
     Raises:
-        CheckpointError: its state is damaged or belongs to other networks.
+        CheckpointError: the state belongs to other networks.
     """
-    path = state_file(run_id)
-    if path.is_file():
-        state: TrainingState = load_training(path)
-        take_up(training, state, path)
+    if state is not None:
+        take_up(training, state, state_file(run_id))
+
+
+def how_to_resume(run_id: str) -> str:
+    """Returns a sentence on how the run's training can go on; none where it cannot."""
+    is_file = state_file(run_id).is_file()
+    return f"The training can go on: add `-P resume={run_id}`." if is_file else ""
 
 
 @contextmanager
 def kept_until_registered(run_id: str) -> Iterator[None]:
     """Deletes the run's state when the block, which trains and registers, has ended well."""
-    path = state_file(run_id)
     try:
         yield
     except BaseException:  # Ctrl-C too
-        if path.is_file():
-            print(f"The training can go on: add `-P resume={run_id}`.", file=sys.stderr)
+        is_launched_for_run = os.environ.get(LAUNCH_VARIABLE) == run_id
+        if not is_launched_for_run and how_to_resume(run_id):  # else the launcher says so
+            print(how_to_resume(run_id), file=sys.stderr)
         raise
-    path.unlink(missing_ok=True)
+    state_file(run_id).unlink(missing_ok=True)

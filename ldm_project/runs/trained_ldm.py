@@ -8,13 +8,16 @@ from ldm_project.ct.data import open_scans
 from ldm_project.diffusion.acceleration import prepared, resolve_precision
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
 from ldm_project.diffusion.models import resolve_device
+from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.errors import CheckpointError
 from ldm_project.runs.references import ModelReference, check_size, find_model, registered_name
 from ldm_project.runs.training_runs import data_spec, run_train
 
 
-def trained_ldm(config: SamplingConfig, run_id: str) -> ModelReference:
-    """Returns the model to sample from, trained first where there is none.
+def trained_ldm(
+    config: SamplingConfig, run_id: str, processes: Processes = ALONE
+) -> ModelReference:
+    """Returns the model to sample from, trained first, by this process alone, if there is none.
 
     Raises:
         CheckpointError: there is none, and it would take longer than a minute to train.
@@ -30,7 +33,9 @@ def trained_ldm(config: SamplingConfig, run_id: str) -> ModelReference:
             f"here in a minute."
         )
     print(f"No model {name!r} is registered: training it first.", file=sys.stderr)
-    uri = run_train(_train_config(config), triggered_by_run_id=run_id)
+    uri = run_train(
+        _train_config(config), triggered_by_run_id=run_id, processes=processes.first_alone
+    )
     trained = find_model(uri, "ldm", config, data_digest=None)
     assert trained is not None  # only 'auto' can find nothing
     return trained

@@ -20,6 +20,11 @@ class Repeated:
     action: Callable[[int], None]  # given the iteration
 
 
+def resolve_window_size(iterations: int) -> int:
+    """Returns the number of iterations that are measured together."""
+    return max(1, iterations // WINDOWS_PER_TRAINING)
+
+
 def run_training(
     tracker: Tracker,
     steps: Iterator[VqganStep] | Iterator[DiffusionStep],
@@ -39,7 +44,7 @@ def run_training(
         iterations: of the training in all.
         repeated: what else is done on the way.
     """
-    window_size = max(1, iterations // WINDOWS_PER_TRAINING)
+    window_size = resolve_window_size(iterations)
     windows: Iterator[VqganStep | DiffusionStep]
     windows = tracker.windows(steps, units_per_window=window_size)
     bar = tqdm(windows, total=iterations, initial=done, desc=title, unit="it", mininterval=0.5)

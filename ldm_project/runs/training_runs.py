@@ -2,8 +2,8 @@
 
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import mlflow
@@ -23,10 +23,19 @@ from ldm_project.config import (
     size_text,
 )
 from ldm_project.ct.data import CtScans, DataSpec, batches, open_scans
-from ldm_project.diffusion.acceleration import checkpoint_gradients, resolve_precision
+from ldm_project.diffusion.acceleration import (
+    checkpoint_gradients,
+    limit_threads,
+    resolve_precision,
+)
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_vqgan, save_ldm, save_vqgan
-from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
+from ldm_project.diffusion.diffusion_training import (
+    DiffusionStep,
+    DiffusionTraining,
+    train_diffusion,
+)
 from ldm_project.diffusion.flops import diffusion_iteration_tflop, vqgan_iteration_tflop
+from ldm_project.diffusion.latents import Latents
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_discriminator,
@@ -34,13 +43,16 @@ from ldm_project.diffusion.models import (
     build_vqgan,
     resolve_device,
 )
+from ldm_project.diffusion.processes import ALONE, Processes
+from ldm_project.diffusion.training_states import TrainingState
 from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.interrupted_trainings import (
     StateKeeper,
+    go_on,
     kept_until_registered,
-    take_up_if_interrupted,
+    state_left_by,
 )
 from ldm_project.runs.logged_models import log_ldm, log_vqgan
 from ldm_project.runs.references import (
@@ -54,7 +66,17 @@ from ldm_project.runs.references import (
 )
 from ldm_project.runs.training_latents import training_latents
 from ldm_project.runs.training_previews import LdmPreview, VqganPreview
-from ldm_project.runs.training_progress import Repeated, run_training
+from ldm_project.runs.training_progress import Repeated, resolve_window_size, run_training
+
+
+@dataclass(frozen=True)
+class SharedTraining:
+    """What each process needs to know of a training that several of them share."""
+
+    config: TrainConfig
+    run_id: str
+    spec: ModelSpec
+    state: TrainingState | None  # to go on from
 
 
 def run_vqgan(
@@ -62,6 +84,7 @@ def run_vqgan(
     *,
     triggered_by_run_id: str | None = None,
     resumed_run_id: str | None = None,
+    processes: Processes = ALONE,
 ) -> str:
     """Trains a VQ-GAN in a run of its own; returns the registered model's URI.
 
@@ -69,9 +92,14 @@ def run_vqgan(
         config: of the training; where one is resumed, as it had been started.
         triggered_by_run_id: run of the command that needs the VQ-GAN.
         resumed_run_id: run whose interrupted training goes on.
+        processes: this one, which trains alone.
     """
     with command_run(
-        "vqgan", config, triggered_by_run_id=triggered_by_run_id, resumed_run_id=resumed_run_id
+        "vqgan",
+        config,
+        triggered_by_run_id=triggered_by_run_id,
+        resumed_run_id=resumed_run_id,
+        processes=processes,
     ) as run_id:
         scans = open_scans(data_spec(config))
         training_scans, held_out = scans.split(HELD_OUT_FRACTION)
@@ -85,7 +113,7 @@ def run_vqgan(
             iterations=iterations,
             precision=resolve_precision(config.precision, device, config.model_size),
         )
-        take_up_if_interrupted(run_id, training)
+        go_on(training, state_left_by(run_id), run_id)
         images = batches(training_scans, batch_size=batch_size, num_skipped=training.iteration)
         with (
             mlflow.start_run(run_id=run_id),
@@ -119,6 +147,7 @@ def run_train(
     *,
     triggered_by_run_id: str | None = None,
     resumed_run_id: str | None = None,
+    processes: Processes = ALONE,
 ) -> str:
     """Trains a diffusion UNet in a run of its own; returns the registered LDM's URI.
 
@@ -129,28 +158,24 @@ def run_train(
         config: of the training; where one is resumed, as it had been started.
         triggered_by_run_id: run of the command that needs the LDM.
         resumed_run_id: run whose interrupted training goes on.
+        processes: that share each batch; this is the first of them, the others assist.
     """
     with command_run(
-        "train", config, triggered_by_run_id=triggered_by_run_id, resumed_run_id=resumed_run_id
+        "train",
+        config,
+        triggered_by_run_id=triggered_by_run_id,
+        resumed_run_id=resumed_run_id,
+        processes=processes,
     ) as run_id:
         scans = open_scans(data_spec(config))
-        reference = _vqgan_for(config, scans, run_id)
+        reference = _vqgan_for(config, scans, run_id, processes)
         vqgan = load_vqgan(reference.checkpoint, backend=config.backend, device=config.device)
         spec = vqgan.spec
         check_size(spec, config, reference)
         training_scans, held_out = scans.split(HELD_OUT_FRACTION)
-        device = resolve_device(config.device)
         batch_size, iterations = resolve_training_batch_size(config), config.iterations
-        torch.manual_seed(config.seed)
-        training = DiffusionTraining(
-            build_unet(spec, backend=config.backend).to(device),
-            iterations=iterations,
-            objective=config.objective,
-            precision=resolve_precision(config.precision, device, config.model_size),
-        )
-        take_up_if_interrupted(run_id, training)
-        if checkpoints_gradients(config):
-            checkpoint_gradients(training.unet)
+        shared = SharedTraining(config, run_id, spec, state_left_by(run_id))
+        training = _started(processes.shared(shared))
         with (
             mlflow.start_run(run_id=run_id),
             tempfile.TemporaryDirectory() as folder,
@@ -158,6 +183,7 @@ def run_train(
         ):
             mlflow.set_tags(data_tags(config, scans) | {"ldm.vqgan": reference.uri})
             note_used_model(run_id, reference)
+            processes.meet()
             with tracked(config, unit="iteration", total_units=iterations) as tracker:
                 latents = training_latents(config, vqgan, training_scans)
                 ldm = LdmCheckpoint(
@@ -166,7 +192,7 @@ def run_train(
                 started_with = replace(config, vqgan=reference.uri)
                 run_training(
                     tracker,
-                    train_diffusion(training, latents, batch_size=batch_size, seed=config.seed),
+                    _steps(training, config, processes.shared(latents), processes),
                     title="diffusion UNet",
                     done=training.iteration,
                     iterations=iterations,
@@ -191,6 +217,19 @@ def run_train(
             )
 
 
+def assist_train(processes: Processes) -> None:
+    """Does a further process's share of what the first one runs as ``run_train``."""
+    shared: SharedTraining = processes.shared()
+    config, iterations = shared.config, shared.config.iterations
+    limit_threads(config.model_size)
+    training = _started(shared)
+    processes.meet()
+    with tracked(config, unit="iteration", total_units=iterations, run_id=shared.run_id) as tracker:
+        steps = _steps(training, config, processes.shared(), processes)
+        for _ in tracker.windows(steps, units_per_window=resolve_window_size(iterations)):
+            pass  # the first process logs them
+
+
 def data_spec(config: VqganConfig) -> DataSpec:
     """Returns what CT a command reads, and how."""
     return DataSpec(
@@ -213,6 +252,35 @@ def data_tags(config: VqganConfig, scans: CtScans) -> dict[str, str]:
     }
 
 
+def _started(shared: SharedTraining) -> DiffusionTraining:
+    """Returns a new training, or an interrupted one where it was left."""
+    config = shared.config
+    device = resolve_device(config.device)
+    torch.manual_seed(config.seed)
+    training = DiffusionTraining(
+        build_unet(shared.spec, backend=config.backend).to(device),
+        iterations=config.iterations,
+        objective=config.objective,
+        precision=resolve_precision(config.precision, device, config.model_size),
+    )
+    go_on(training, shared.state, shared.run_id)
+    if checkpoints_gradients(config):
+        checkpoint_gradients(training.unet)
+    return training
+
+
+def _steps(
+    training: DiffusionTraining, config: TrainConfig, latents: Latents, processes: Processes
+) -> Iterator[DiffusionStep]:
+    return train_diffusion(
+        training,
+        latents,
+        batch_size=resolve_training_batch_size(config),
+        seed=config.seed,
+        processes=processes,
+    )
+
+
 def _repeated(
     config: VqganConfig,
     iterations: int,
@@ -227,7 +295,9 @@ def _repeated(
     ]
 
 
-def _vqgan_for(config: TrainConfig, scans: CtScans, run_id: str) -> ModelReference:
+def _vqgan_for(
+    config: TrainConfig, scans: CtScans, run_id: str, processes: Processes
+) -> ModelReference:
     digest = None if scans.is_phantom else scans.digest
     reference = find_model(config.vqgan, "vqgan", config, data_digest=digest)
     if reference is not None:
@@ -237,7 +307,7 @@ def _vqgan_for(config: TrainConfig, scans: CtScans, run_id: str) -> ModelReferen
     vqgan_config = VqganConfig(
         **{key: value for key, value in asdict(config).items() if hasattr(VqganConfig, key)}
     )
-    uri = run_vqgan(vqgan_config, triggered_by_run_id=run_id)
+    uri = run_vqgan(vqgan_config, triggered_by_run_id=run_id, processes=processes.first_alone)
     trained = find_model(uri, "vqgan", config, data_digest=None)
     assert trained is not None  # only 'auto' can find nothing
     return trained

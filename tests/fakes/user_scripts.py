@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -82,6 +83,13 @@ class UserFolder:
         """Returns the one run that there is."""
         (run,) = self.runs()
         return run
+
+
+def free_port() -> str:
+    """Returns a port of this machine that nobody listens at, for a launch over nodes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def energy_joules(run: Run) -> float:

@@ -1,0 +1,184 @@
+"""What more than one process costs, and gains: the same images and trainings by 1 and by several.
+
+Run it as ``python -m benchmarks.processes``; ``--write docs/processes.md`` writes the page. In each
+round every work is done by one process and by several, in an order drawn anew, each in commands of
+their own, whose runs say what they took.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from benchmarks.processes_page import Cost, Machine, Round, page
+from ldm_project.config import TrainConfig
+from ldm_project.runs.references import registered_name
+from mlflow_carbon import schema
+from mlflow_carbon.units import joules_from_kwh
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is sampled and trained, by how many processes."""
+
+    num_processes: int
+    size: str
+    model_size: str
+    num_samples: int
+    iterations: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """One thing to do, in as many images and iterations, by the options of a command."""
+
+    name: str
+    command: str
+    options: tuple[str, ...]
+    num_images: int
+
+
+def works(settings: Settings, count: int) -> list[Work]:
+    """Returns what is compared, as so many processes do it."""
+    samples = max(1, settings.num_samples // settings.num_processes)
+    iterations, batch_size = settings.iterations, settings.batch_size
+    fewer = max(1, iterations // count)
+    return [
+        Work(
+            "sampling, the same images",
+            "synth",
+            (f"--num-samples={settings.num_samples}", f"--batch-size={min(samples, 32)}"),
+            settings.num_samples,
+        ),
+        _training(
+            "training, one batch shared: equal iterations and images", iterations, batch_size
+        ),
+        _training("training, a batch each: equal iterations", iterations, batch_size * count),
+        _training("training, a batch each: equal images", fewer, batch_size * count),
+    ]
+
+
+def _training(name: str, iterations: int, batch_size: int) -> Work:
+    options = (f"--iterations={iterations}", f"--batch-size={batch_size}")
+    return Work(name, "train", options, iterations * batch_size)
+
+
+class Store:
+    """A store of its own, in which the commands run one after another."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+        self._folder = folder
+        self._shape = (f"--size={settings.size}", f"--model-size={settings.model_size}")
+        shape = TrainConfig(size=settings.size, model_size=settings.model_size)
+        self._used = {
+            "synth": f"--model=models:/{registered_name('ldm', shape)}/1",
+            "train": f"--vqgan=models:/{registered_name('vqgan', shape)}/1",
+        }
+
+    def prepare(self) -> None:
+        """Trains the autoencoder and the LDM that all work with."""
+        self._run("train", "--iterations=20")
+
+    def cost(self, work: Work, num_processes: int) -> Cost:
+        """Returns what a work takes that so many processes share."""
+        start_s = time.perf_counter()
+        used = self._used[work.command]
+        self._run(work.command, used, f"--num-processes={num_processes}", *work.options)
+        command_s = time.perf_counter() - start_s
+        metrics = self._newest_run().data.metrics
+        if schema.ENERGY_KWH not in metrics:
+            raise click.ClickException("Nothing was measured: see `mlflow-carbon doctor`.")
+        joules = joules_from_kwh(metrics[schema.ENERGY_KWH])
+        return Cost(work.num_images, metrics[schema.DURATION_S], joules, command_s)
+
+    def machine(self) -> Machine:
+        """Returns where the last work was done, and how it was measured."""
+        tags = self._newest_run().data.tags
+        components = tags[schema.TAG_COMPONENTS].split(",")
+        methods = ", ".join(f"{name} {tags[schema.method_tag(name)]}" for name in components)
+        return Machine(tags[schema.TAG_HARDWARE], methods, load=os.getloadavg()[0])
+
+    def _newest_run(self) -> Run:
+        (run,) = self._client.search_runs(["0"], max_results=1, order_by=["start_time DESC"])
+        return run
+
+    def _run(self, command: str, *options: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "ldm_project", command, *self._shape, *options],
+            cwd=self._folder,
+            env=os.environ
+            | {
+                "PYTHONPATH": str(Path(__file__).parent.parent),
+                "MLFLOW_TRACKING_URI": f"sqlite:///{self._folder}/mlflow.db",
+                "MLFLOW_CARBON_JOURNAL_DIR": str(self._folder / "journals"),
+                "LDM_PROJECT_CACHE": str(self._folder / "cache"),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise click.ClickException(f"{command} {options} failed:\n{done.stderr[-2000:]}")
+
+
+def measured(store: Store, settings: Settings, num_rounds: int) -> Iterator[tuple[str, Round]]:
+    """Yields each round of each work."""
+    counts = (1, settings.num_processes)
+    for number in range(num_rounds):
+        pairs = list(zip(*(works(settings, count) for count in counts), strict=True))
+        for pair in random.Random(number).sample(pairs, len(pairs)):
+            order = random.Random(f"{number} {pair[0].name}").sample((0, 1), 2)
+            costs = {index: store.cost(pair[index], counts[index]) for index in order}
+            yield pair[0].name, Round(costs[0], costs[1])
+
+
+@click.command()
+@click.option(
+    "--num-processes", default=max(2, torch.cuda.device_count()), show_default=True, help="Several."
+)
+@click.option("--size", default="64", show_default=True, help="Of the images, in 2D.")
+@click.option("--model-size", default="tiny", show_default=True, help="Widths of the networks.")
+@click.option("--num-samples", default=64, show_default=True, help="Images to sample.")
+@click.option("--iterations", default=200, show_default=True, help="Of a training.")
+@click.option("--batch-size", default=8, show_default=True, help="Images per iteration.")
+@click.option("--num-rounds", default=5, show_default=True, help="Measurements of each.")
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Page to write.")
+def main(
+    num_processes: int,
+    size: str,
+    model_size: str,
+    num_samples: int,
+    iterations: int,
+    batch_size: int,
+    num_rounds: int,
+    write: Path | None,
+) -> None:
+    """Compares one process with several at equal samples and at equal iterations."""
+    settings = Settings(num_processes, size, model_size, num_samples, iterations, batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder), settings)
+        store.prepare()
+        rounds: dict[str, list[Round]] = {work.name: [] for work in works(settings, 1)}
+        for name, each in measured(store, settings, num_rounds):
+            rounds[name].append(each)
+        machine = store.machine()
+    text = page(rounds, num_processes=num_processes, machine=machine, num_rounds=num_rounds)
+    click.echo(text)
+    if write is not None:
+        write.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The processes that train or sample together: who they are, and what they tell each other."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Never, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from ldm_project.diffusion.models import resolve_device
+from ldm_project.errors import InvalidInputError
+
+T = TypeVar("T")
+
+# The others wait while the first one trains a VQ-GAN, or registers a model. Gradients keep torch's
+# own, shorter timeout: there, one that is silent for so long is lost.
+PATIENCE = timedelta(days=2)
+
+# A process that dies breaks the connections of the others. Before one tells an error of its own it
+# waits until the launcher would have ended it for another's; the first one tells what all meet.
+FIRST_WAIT_S, OTHERS_WAIT_S = 1.0, 10.0
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that work together; the defaults are one on its own.
+
+    Attributes:
+        rank: of this process, from 0.
+        count: of all processes.
+        talk: by which they exchange objects.
+        notes: of the launcher; it outlives processes that are started anew.
+    """
+
+    rank: int = 0
+    count: int = 1
+    talk: dist.ProcessGroup | None = None
+    notes: Store | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process reads the data, and writes what all have made."""
+        return self.rank == 0
+
+    @property
+    def first_alone(self) -> "Processes":
+        """The first process as one that does something while the others wait."""
+        return replace(self, rank=0, count=1)
+
+    def shared(self, value: Any = None) -> Any:
+        """Returns the first process's value in all of them; what others pass does not matter."""
+        values = [value]
+        if self.count > 1:
+            dist.broadcast_object_list(values, src=0, group=self.talk)
+        return values[0]
+
+    def meet(self) -> None:
+        """Waits until all processes have come here."""
+        if self.count > 1:
+            dist.barrier(self.talk)
+
+    def gathered(self, value: T) -> list[T]:
+        """Returns the values of all processes, by rank, in the first one; in others nothing."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.count if self.is_first else None
+        dist.gather_object(value, values, dst=0, group=self.talk)
+        return values or []
+
+    def share(self, items: Tensor) -> Tensor:
+        """Returns this process's part of a batch ``(B, ...)``: every ``count``-th item."""
+        return items[self.rank :: self.count]
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Returns the mean over all processes of a tensor ``()``, on the device it is on."""
+        if self.count == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.count
+
+    def in_step(self, network: nn.Module) -> nn.Module:
+        """Returns a network whose gradients are the mean over all processes."""
+        return network if self.count == 1 else DistributedDataParallel(network)
+
+    def note(self, key: str, text: str) -> None:
+        """Keeps a text for processes that the launcher may start anew."""
+        if self.notes is not None:
+            self.notes.set(key, text)
+
+    def noted(self, key: str) -> str | None:
+        """Returns the text that the launch has kept under a key, if there is one."""
+        if self.notes is None or not self.notes.check([key]):
+            return None
+        return self.notes.get(key).decode()
+
+
+ALONE = Processes()
+
+
+def is_launched() -> bool:
+    """Returns whether torchrun, or one who sets its variables, has started several processes."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def check_devices(device: str, num_here: int) -> None:
+    """Checks that each process of this machine gets a GPU of its own, or that all use the CPU.
+
+    Raises:
+        InvalidInputError: there are fewer GPUs, or one is named.
+    """
+    resolved, num_gpus = resolve_device(device), torch.cuda.device_count()
+    if resolved.type == "cpu":
+        return
+    if ":" in device:
+        raise InvalidInputError(
+            f"device is {device!r}, but each of {num_here} processes takes a GPU of its own; use "
+            f"device=cuda, and CUDA_VISIBLE_DEVICES to choose them."
+        )
+    if num_here > num_gpus:
+        raise InvalidInputError(
+            f"{num_here} processes need as many GPUs, but torch sees {num_gpus}; use "
+            f"num_processes={num_gpus}, or device=cpu."
+        )
+
+
+@contextmanager
+def joined_processes(device: str) -> Iterator[Processes]:
+    """Joins the other processes of the launch for a block: by NCCL on GPUs, by Gloo on CPUs.
+
+    Args:
+        device: that the command computes on: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InvalidInputError: this machine has fewer GPUs than processes.
+    """
+    store, rank, count = next(rendezvous("env://"))
+    try:
+        processes = _join(device, store, rank, count)
+        with _ended_in_order(is_first=processes.is_first):
+            yield processes
+            processes.meet()  # none leaves before the first one has written what all have made
+    except Exception:
+        time.sleep(OTHERS_WAIT_S if rank else FIRST_WAIT_S)
+        raise
+    dist.destroy_process_group()
+
+
+def _join(device: str, store: Store, rank: int, count: int) -> Processes:
+    from accelerate import PartialState  # takes a second, and most commands are alone
+
+    check_devices(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    is_cpu = resolve_device(device).type == "cpu"
+    # torch leaves the addresses of processes that have died where those started anew look for them.
+    attempt = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    PartialState(cpu=is_cpu, store=attempt, rank=rank, world_size=count)
+    return Processes(rank, count, dist.new_group(backend="gloo", timeout=PATIENCE), store)
+
+
+@contextmanager
+def _ended_in_order(*, is_first: bool) -> Iterator[None]:
+    """Lets the first process close its run before it ends because another has failed."""
+
+    def end(number: int, frame: Any) -> Never:  # noqa: ARG001  # the signal module's signature
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end) if is_first else None
+    yield
+    if is_first:
+        signal.signal(signal.SIGTERM, before)

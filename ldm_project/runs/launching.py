@@ -1,0 +1,80 @@
+"""Starts the processes of a command that asks for several, and waits for them."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+
+from mlflow.environment_variables import MLFLOW_RUN_ID
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from ldm_project.config import ParallelConfig, resolve_num_processes
+from ldm_project.errors import LdmProjectError
+from ldm_project.runs.interrupted_trainings import how_to_resume
+
+_elastic_logger = logging.getLogger("torch.distributed.elastic")
+
+
+def launch(command: str, config: ParallelConfig, run_id: str) -> None:
+    """Runs a command in as many processes as it asks for, all of them in one run.
+
+    They are programs of their own, not forks: the meter knows them by the environment that they
+    were started with.
+
+    Raises:
+        LdmProjectError: one of them failed, or this one was told to stop; the others have ended.
+    """
+    num_processes = resolve_num_processes(config)
+    options = [
+        f"--{item.name.replace('_', '-')}={getattr(config, item.name)}" for item in fields(config)
+    ]
+    launcher = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=run_id,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=config.max_restarts,
+    )
+    num_threads = max(1, (os.cpu_count() or 1) // num_processes)
+    _elastic_logger.setLevel(logging.CRITICAL)  # what it tells at length we tell in a sentence
+    try:
+        with _environment({MLFLOW_RUN_ID.name: run_id}, {"OMP_NUM_THREADS": str(num_threads)}):
+            elastic_launch(launcher, sys.executable)("-m", "ldm_project", command, *options)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise LdmProjectError(
+            f"Process {rank} of {num_processes} {_end_of(failure)}; the others were stopped. "
+            f"{how_to_resume(run_id)}".rstrip()
+        ) from error
+    except SignalException as error:
+        raise LdmProjectError(
+            f"The {num_processes} processes were stopped by {error.sigval.name}. "
+            f"{how_to_resume(run_id)}".rstrip()
+        ) from error
+
+
+def _end_of(failure: ProcessFailure) -> str:
+    if failure.exitcode >= 0:
+        return f"failed (exit code {failure.exitcode}), as told above"
+    name = failure.signal_name()
+    is_kill = name == "SIGKILL"
+    return f"was ended by {name}" + (", as by a system without memory left" if is_kill else "")
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str], defaults: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables for the processes that are started in the block, defaults where unset."""
+    before = dict(os.environ)
+    os.environ.update({**defaults, **os.environ, **settings})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,217 @@
+"""Commands shared by real processes, started by us and by torchrun, that end well and do not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import psutil
+import pytest
+from mlflow.artifacts import download_artifacts
+
+from ldm_project.diffusion.training_states import load_training
+from tests.fakes.user_scripts import UserFolder, free_port
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+PYTHON = (sys.executable, "-m")
+TORCHRUN = (*PYTHON, "torch.distributed.run")
+SMALL = ("--size", "32", "--vqgan-iterations", "12")
+SYNTH = ("ldm_project", "synth", "--size", "32", "--model", "models:/ldm-ct-2d-32-tiny/1")
+SYNTH += ("--num-samples", "9", "--batch-size", "2", "--steps", "5")
+TRAIN = ("ldm_project", "train", *SMALL, "--iterations", "20", "--batch-size", "5")
+LONG = ("ldm_project", "train", *SMALL, "--iterations", "200", "--checkpoint-every", "20")
+
+
+class LdmFolder(UserFolder):
+    """A folder in which the project's commands run, in processes of their own."""
+
+    def environment(self):
+        own = {"LDM_PROJECT_CACHE": str(self.path / "cache"), "PYTHONPATH": str(ROOT)}
+        return {**super().environment(), **own}
+
+    def new_run(self, *command):
+        """Runs a command; returns the one run that it makes."""
+        before = {run.info.run_id for run in self.runs()}
+        self.command(*command, environment={})
+        (run,) = [run for run in self.runs() if run.info.run_id not in before]
+        assert run.info.status == "FINISHED"
+        return run
+
+    def history(self, run, key):
+        points = self.client.get_metric_history(run.info.run_id, key)
+        return {point.step: point.value for point in points}
+
+    def images(self, run):
+        """Returns all samples of a run, ``(N, ...)`` in HU."""
+        path = download_artifacts(
+            run_id=run.info.run_id, artifact_path="samples", tracking_uri=self.uri
+        )
+        files = sorted(Path(path).glob("*.nii.gz"))
+        return np.stack([np.asarray(nib.load(file).dataobj) for file in files])
+
+    def started(self, *command):
+        """Starts a command; returns it, and its ranks, once its training has a state."""
+        launcher = subprocess.Popen(
+            command, cwd=self.path, env=self.environment(), stderr=subprocess.PIPE, text=True
+        )
+        while launcher.poll() is None and self.iterations_done() < 60:
+            time.sleep(0.05)
+        children = psutil.Process(launcher.pid).children(recursive=True)
+        ranks = {child.environ().get("RANK"): child for child in children}
+        return launcher, {int(rank): child for rank, child in ranks.items() if rank is not None}
+
+    def iterations_done(self):
+        states = (self.path / "cache" / "trainings").glob("*.pt")
+        return max((load_training(path).values["iteration"] for path in states), default=0)
+
+
+@pytest.fixture(scope="module")
+def folder(empty_store, tmp_path_factory):
+    """Its store has an LDM that one process has trained."""
+    folder = LdmFolder(tmp_path_factory.mktemp("user"), empty_store)
+    folder.command(*PYTHON, *TRAIN, environment={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained_alone(folder):
+    return folder.client.get_run(folder.client.get_model_version("ldm-ct-2d-32-tiny", "1").run_id)
+
+
+@pytest.fixture(scope="module")
+def sampled_alone(folder):
+    return folder.new_run(*PYTHON, *SYNTH)
+
+
+def assert_energy_counts_once(folder, run, *, num_windows, num_units):
+    """Checks that windows, units and the total are those of one meter."""
+    windows_kwh = folder.history(run, "carbon/window/energy_kwh")
+    assert len(windows_kwh) == int(run.data.tags["carbon.num_windows"]) == num_windows
+    assert int(run.data.tags["carbon.num_units"]) == num_units
+    total_kwh, total_s = (run.data.metrics[f"carbon/{key}"] for key in ("energy_kwh", "duration_s"))
+    sum_kwh = sum(windows_kwh.values())
+    assert sum_kwh <= total_kwh * (1 + 1e-9)
+    power = sum_kwh / sum(folder.history(run, "carbon/window/duration_s").values())
+    assert total_kwh / total_s <= 1.2 * power  # twice, were the total that of two meters
+
+
+@pytest.mark.parametrize(
+    ("command", "num_windows"),
+    [
+        # 9 samples are batches of 2, 2, 2, 2 and 1: three windows of two batches, two of four
+        ((*PYTHON, *SYNTH, "--num-processes", "2"), 3),
+        ((*TORCHRUN, "--nproc-per-node", "4", "-m", *SYNTH), 2),
+    ],
+)
+def test_samples_of_several_processes_are_bitwise_those_of_one(
+    folder, sampled_alone, command, num_windows
+):
+    run = folder.new_run(*command)
+    images = folder.images(run)
+    assert np.array_equal(images, folder.images(sampled_alone))
+    assert len(np.unique(images, axis=0)) == 9
+    assert_energy_counts_once(folder, run, num_windows=num_windows, num_units=9)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*TORCHRUN, "--nproc-per-node", "2", "-m", *TRAIN),
+        # five images an iteration: shares of two, one, one and one
+        (*PYTHON, *TRAIN, "--num-processes", "4"),
+    ],
+)
+def test_several_processes_learn_what_one_learns(folder, trained_alone, command):
+    run = folder.new_run(*command)
+    losses, losses_alone = (folder.history(each, "loss") for each in (run, trained_alone))
+    assert set(losses) == set(range(2, 21, 2))
+    assert losses == pytest.approx(losses_alone, rel=1e-3)
+    assert folder.history(run, "validation_loss") == pytest.approx(
+        folder.history(trained_alone, "validation_loss"), rel=1e-3
+    )
+    assert_energy_counts_once(folder, run, num_windows=10, num_units=20)
+
+
+def test_two_nodes_add_up_in_one_run(folder):
+    nodes = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1")
+    port = free_port()
+    before = {run.info.run_id for run in folder.runs()}
+    launchers = [
+        subprocess.Popen(
+            (*nodes, "--master-port", port, "--node-rank", index, "-m", *SYNTH),
+            cwd=folder.path,
+            env=folder.environment(),
+        )
+        for index in ("0", "1")
+    ]
+    assert [launcher.wait(120) for launcher in launchers] == [0, 0]
+    (run,) = [run for run in folder.runs() if run.info.run_id not in before]
+    metrics, tags = run.data.metrics, run.data.tags
+    assert (tags["carbon.num_nodes"], tags["carbon.num_units"]) == ("2", "9")
+    assert "carbon.missing_nodes" not in tags
+    for key in ("energy_kwh", "energy_kwh_per_sample"):
+        parts = [metrics[f"carbon/node/{index}/{key}"] for index in (0, 1)]
+        assert metrics[f"carbon/{key}"] == pytest.approx(sum(parts))
+    # were a node's windows to count its own samples only, this would be twice as much
+    assert metrics["carbon/energy_kwh_per_sample"] * 9 <= metrics["carbon/energy_kwh"]
+
+
+def test_killed_process_is_told_once_and_its_training_goes_on_in_one_process(folder):
+    launcher, ranks = folder.started(*PYTHON, *LONG, "--num-processes", "2")
+    ranks[1].kill()
+    _, told = launcher.communicate(timeout=60)
+    run = folder.runs()[-1]
+    assert launcher.returncode == 1
+    errors = [line for line in told.splitlines() if "Error" in line or "Traceback" in line]
+    assert errors == [
+        "Error: Process 1 of 2 was ended by SIGKILL, as by a system without memory left; the "
+        f"others were stopped. The training can go on: add `-P resume={run.info.run_id}`."
+    ]
+    assert run.info.status == "FAILED"
+    assert not psutil.pid_exists(ranks[0].pid)
+    resume = ("ldm_project", "train", "--resume", run.info.run_id, "--num-processes", "1")
+    folder.command(*PYTHON, *resume, environment={})
+    assert folder.runs()[-1].info.status == "FINISHED"
+    assert max(folder.history(run, "loss")) == 200
+
+
+def test_restarted_processes_lose_no_more_than_what_came_after_the_last_state(folder):
+    command = (*TORCHRUN, "--nproc-per-node", "2", "--max-restarts", "1", "-m", *LONG)
+    before = {run.info.run_id for run in folder.runs()}
+    launcher, ranks = folder.started(*command)
+    ranks[0].kill()
+    launcher.communicate(timeout=90)
+    assert launcher.returncode == 0
+    (run,) = [run for run in folder.runs() if run.info.run_id not in before]
+    assert run.info.status == "FINISHED"
+    # Windows are as long as the intervals between states, so that none was measured twice; from
+    # the start again they would be 60 more at least. The last one may have been cut off.
+    assert int(run.data.tags["carbon.num_units"]) in (180, 200)
+    assert set(folder.history(run, "loss")) == set(range(20, 201, 20))
+
+
+def test_launcher_that_is_told_to_stop_leaves_no_process(folder):
+    launcher, ranks = folder.started(*PYTHON, *LONG, "--num-processes", "2")
+    os.kill(launcher.pid, signal.SIGTERM)
+    _, told = launcher.communicate(timeout=60)
+    assert "Error: The 2 processes were stopped by SIGTERM. The training can go on" in told
+    assert folder.runs()[-1].info.status == "FAILED"
+    assert not any(psutil.pid_exists(rank.pid) for rank in ranks.values())
+    for state in (folder.path / "cache" / "trainings").iterdir():
+        state.unlink()
+
+
+def test_error_of_a_process_is_told_in_its_words(folder):
+    command = (*PYTHON, *SYNTH, "--model", "nowhere", "--num-processes", "2")
+    told = folder.command(*command, environment={}, rc=1).stderr
+    assert [line for line in told.splitlines() if "Error" in line] == [
+        "Error: No ldm checkpoint folder 'nowhere'. Give a folder, models:/name/version, or auto.",
+        "Error: Process 0 of 2 failed (exit code 1), as told above; the others were stopped.",
+    ]
+    assert folder.runs()[-1].info.status == "FAILED"

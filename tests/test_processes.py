@@ -1,0 +1,90 @@
+"""Several processes: who does what, and what cannot be shared; nothing is started here."""
+
+import pytest
+import torch
+
+from ldm_project.config import (
+    SynthConfig,
+    TrainRunConfig,
+    as_interrupted,
+    resolve_synth_batch_size,
+    validate,
+)
+from ldm_project.diffusion.models import ModelSpec, build_unet
+from ldm_project.diffusion.processes import ALONE, Processes, check_devices
+from ldm_project.errors import InvalidInputError
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_every_item_of_a_batch_is_one_process_s(count):
+    shares = [Processes(rank, count).share(torch.arange(8)) for rank in range(count)]
+    assert sorted(torch.cat(shares).tolist()) == list(range(8))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_process_alone_gets_back_what_it_tells():
+    ALONE.meet()
+    assert ALONE.shared("a") == "a"
+    assert ALONE.gathered("a") == ["a"]
+    assert ALONE.mean(torch.tensor(2.0)) == 2.0
+    ALONE.note("key", "text")
+    assert ALONE.noted("key") is None  # no launcher would start it anew
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TrainRunConfig(num_processes="9"), "is 9, but there are 8 images of an iteration"),
+        # 20 samples in batches of 4
+        (
+            SynthConfig(num_processes="6"),
+            "is 6, but there are 5 batches of samples to share; use 5",
+        ),
+        (SynthConfig(num_processes="0"), "num_processes is '0'; give a whole number above zero"),
+        (SynthConfig(num_processes="two"), "num_processes is 'two'"),
+        (TrainRunConfig(max_restarts=-1), "max_restarts is -1; give 0 or more"),
+    ],
+)
+def test_processes_that_nothing_is_left_for_are_refused(config, message):
+    with pytest.raises(InvalidInputError) as caught:
+        validate(config)
+    assert message in str(caught.value)
+
+
+def test_samples_are_made_in_the_same_batches_by_any_number_of_processes():
+    sizes = {
+        resolve_synth_batch_size(SynthConfig(num_samples="100", num_processes=count))
+        for count in ("auto", "1", "4")
+    }
+    assert sizes == {20}  # 100 images in 5 windows
+
+
+def test_interrupted_training_may_go_on_in_another_number_of_processes():
+    started_with = {"iterations": 7, "num_processes": "4", "device": "cpu"}
+    as_before = as_interrupted(TrainRunConfig(resume="run"), started_with)
+    assert (as_before.num_processes, as_before.device, as_before.iterations) == ("4", "cpu", 7)
+    anew = as_interrupted(TrainRunConfig(resume="run", num_processes="1"), started_with)
+    assert (anew.num_processes, anew.resume) == ("1", "run")
+
+
+def test_processes_on_a_cpu_need_no_devices():
+    check_devices("cpu", 64)
+
+
+@pytest.mark.gpu
+def test_each_process_needs_a_gpu_of_its_own():
+    num_gpus = torch.cuda.device_count()
+    with pytest.raises(InvalidInputError, match=f"torch sees {num_gpus}; use num_processes"):
+        check_devices("auto", num_gpus + 1)
+    with pytest.raises(InvalidInputError, match="takes a GPU of its own; use device=cuda"):
+        check_devices("cuda:0", 2)
+
+
+@pytest.mark.parametrize("backend", ["core", "generative"])
+def test_every_weight_that_processes_average_gets_a_gradient(backend):
+    """One without would keep them waiting for each other."""
+    spec = ModelSpec(2, (32, 32), "tiny")
+    unet = build_unet(spec, backend=backend)
+    unet(torch.randn(1, *spec.latent_shape), torch.tensor([5])).sum().backward()
+    weights = [weight for weight in unet.parameters() if weight.requires_grad]
+    assert all(weight.grad is not None for weight in weights)
