@@ -15,10 +15,9 @@ from ldm_project.config import (
     SynthConfig,
     TrainRunConfig,
     VqganRunConfig,
-    resolved,
-    validate,
 )
 from ldm_project.errors import LdmProjectError
+from ldm_project.resolution import resolved, validate
 from mlflow_carbon.errors import MlflowCarbonError
 
 

@@ -52,7 +52,7 @@ HOUSE = {
         ("", "cli project_backend plugin __init__ __main__"),
     ],
     "ldm_project": [
-        ("", "errors presets config cache array_files"),
+        ("", "errors presets config resolution cache array_files"),
         ("ct", "hounsfield phantoms decathlon tcia sources ct_files data images"),
         (
             "diffusion",

@@ -12,15 +12,9 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.tracking.fluent import _get_experiment_id
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
-from ldm_project.config import (
-    DEFAULT_INTENSITY_SET,
-    DEFAULT_PUE,
-    DEFAULT_REGION,
-    RunConfig,
-    given,
-    resolve_pue,
-)
+from ldm_project.config import DEFAULT_INTENSITY_SET, DEFAULT_PUE, DEFAULT_REGION, RunConfig
 from ldm_project.diffusion.processes import ALONE, Processes
+from ldm_project.resolution import given, resolve_pue
 from mlflow_carbon import schema
 from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
 from mlflow_carbon.tracking.track import Tracker, track

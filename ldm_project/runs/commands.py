@@ -17,8 +17,6 @@ from ldm_project.config import (
     SynthConfig,
     TrainConfig,
     VqganConfig,
-    resolve_num_processes,
-    validate,
 )
 from ldm_project.diffusion.acceleration import limit_threads
 from ldm_project.diffusion.processes import (
@@ -29,6 +27,7 @@ from ldm_project.diffusion.processes import (
     joined_processes,
 )
 from ldm_project.errors import InvalidInputError
+from ldm_project.resolution import resolve_num_processes, validate
 from ldm_project.runs.command_runs import assumptions_of, command_run
 from ldm_project.runs.estimate_run import prediction_lines, run_estimate
 from ldm_project.runs.interrupted_trainings import resumed_config, resumed_run_id

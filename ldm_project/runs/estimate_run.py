@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import mlflow
 import torch
 
-from ldm_project.config import EstimateConfig, resolve_size, resolve_synth_batch_size, size_text
+from ldm_project.config import EstimateConfig
 from ldm_project.diffusion.acceleration import prepared
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, resolve_device
 from ldm_project.diffusion.sampling import DenoisingStep, decode_samples, denoise, initial_noise
+from ldm_project.resolution import resolve_size, resolve_synth_batch_size, size_text
 from ldm_project.runs.arithmetic_metrics import tflop_per_unit
 from ldm_project.runs.command_runs import assumptions_of, command_run
 from ldm_project.runs.trained_ldm import precision_of

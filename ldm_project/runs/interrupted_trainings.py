@@ -12,15 +12,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from ldm_project.cache import CACHE_VARIABLE, cache_folder
-from ldm_project.config import (
-    AUTO,
-    ConfigT,
-    ResumableConfig,
-    RunConfig,
-    TrainConfig,
-    VqganConfig,
-    as_interrupted,
-)
+from ldm_project.config import AUTO, ResumableConfig, RunConfig, TrainConfig, VqganConfig
 from ldm_project.diffusion.training_states import (
     Resumable,
     TrainingState,
@@ -29,6 +21,7 @@ from ldm_project.diffusion.training_states import (
     take_up,
 )
 from ldm_project.errors import CheckpointError, InvalidInputError
+from ldm_project.resolution import ConfigT, as_interrupted
 
 COMMAND = "command"  # under which a state keeps what made it
 LAUNCH_VARIABLE = "TORCHELASTIC_RUN_ID"  # the launch's name: the run's id where we launch

@@ -12,8 +12,9 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ldm_project.config import ParallelConfig, resolve_num_processes
+from ldm_project.config import ParallelConfig
 from ldm_project.errors import LdmProjectError
+from ldm_project.resolution import resolve_num_processes
 from ldm_project.runs.interrupted_trainings import how_to_resume
 
 _elastic_logger = logging.getLogger("torch.distributed.elastic")

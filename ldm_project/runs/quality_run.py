@@ -10,15 +10,7 @@ import torch
 from mlflow import MlflowClient
 from torch import Tensor
 
-from ldm_project.config import (
-    HELD_OUT_FRACTION,
-    MAX_SLICE_EPOCHS,
-    QualityConfig,
-    SynthConfig,
-    given,
-    resolve_num_samples,
-    resolve_settings,
-)
+from ldm_project.config import HELD_OUT_FRACTION, MAX_SLICE_EPOCHS, QualityConfig, SynthConfig
 from ldm_project.ct.data import CtScans, open_scans
 from ldm_project.ct.hounsfield import network_from_hu
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
@@ -35,6 +27,7 @@ from ldm_project.diffusion.quality import (
     image_set,
     judge,
 )
+from ldm_project.resolution import given, resolve_num_samples, resolve_settings
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.references import ModelReference, note_used_model

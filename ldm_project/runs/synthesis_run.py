@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm_project.config import (
-    AUTO,
-    SynthConfig,
-    resolve_num_samples,
-    resolve_synth_batch_size,
-    size_text,
-)
+from ldm_project.config import AUTO, SynthConfig
 from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.ct.images import contact_sheet, write_nifti, write_png
 from ldm_project.diffusion.acceleration import limit_threads
@@ -27,6 +21,7 @@ from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.noise_schedulers import check_sampler
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
+from ldm_project.resolution import resolve_num_samples, resolve_synth_batch_size, size_text
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.references import ModelReference, find_model, note_used_model

@@ -15,12 +15,6 @@ from ldm_project.config import (
     PREVIEWS_PER_TRAINING,
     TrainConfig,
     VqganConfig,
-    checkpoints_gradients,
-    resolve_checkpoint_every,
-    resolve_size,
-    resolve_spacing_mm,
-    resolve_training_batch_size,
-    size_text,
 )
 from ldm_project.ct.data import CtScans, DataSpec, batches, open_scans
 from ldm_project.diffusion.acceleration import (
@@ -46,6 +40,14 @@ from ldm_project.diffusion.models import (
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.training_states import TrainingState
 from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
+from ldm_project.resolution import (
+    checkpoints_gradients,
+    resolve_checkpoint_every,
+    resolve_size,
+    resolve_spacing_mm,
+    resolve_training_batch_size,
+    size_text,
+)
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.interrupted_trainings import (
