@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mlflow import MlflowClient
@@ -174,6 +175,15 @@ def test_collection_that_is_here_needs_no_network_and_is_read_like_a_folder(cach
     scans = open_scans(DataSpec("tcia:LIDC-IDRI:2", (16, 16)))
     assert [scan.patient for scan in scans.scans] == ["LIDC-0001", "LIDC-0002"]
     assert open_scans(DataSpec("tcia:LIDC-IDRI", (16, 16))).num_scans == min(3, DEFAULT_NUM_SERIES)
+
+
+def test_jobs_that_ask_at_once_download_each_series_once(cache, lidc, archive):
+    with ThreadPoolExecutor(4) as jobs:
+        found = list(
+            jobs.map(lambda _: collection_files("LIDC-IDRI", 3, base_url=archive.url), "1234")
+        )
+    assert sorted(archive.asked) == sorted(set(archive.asked))
+    assert found[1:] == found[:-1]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one slice less", "no zip"])
