@@ -29,7 +29,8 @@ QUANTISER_START_FRACTION = 0.5
 ADVERSARIAL_START_FRACTION = 0.8
 ADVERSARIAL_WEIGHT = 0.01
 # Of the difference of the spectra, which joins in with the quantiser: by itself, an L1 leaves out
-# fine structure and noise. From the first iteration on, some trainings never find the image.
+# fine structure and noise. Over three seeds, L1 stays the same and the KID of reconstructions falls
+# by half; from the first iteration on, one training of three never finds the image.
 SPECTRAL_WEIGHT = 1.0
 NUM_CODEBOOK_BATCHES = 8  # whose encoder outputs the codebook starts from
 
