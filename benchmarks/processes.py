@@ -115,20 +115,21 @@ class Store:
         return run
 
     def _run(self, command: str, *options: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "ldm_project", command, *self._shape, *options],
-            cwd=self._folder,
-            env=os.environ
-            | {
-                "PYTHONPATH": str(Path(__file__).parent.parent),
-                "MLFLOW_TRACKING_URI": f"sqlite:///{self._folder}/mlflow.db",
-                "MLFLOW_CARBON_JOURNAL_DIR": str(self._folder / "journals"),
-                "LDM_PROJECT_CACHE": str(self._folder / "cache"),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with tempfile.TemporaryDirectory() as cache:  # else only the first training encodes
+            done = subprocess.run(
+                [sys.executable, "-m", "ldm_project", command, *self._shape, *options],
+                cwd=self._folder,
+                env=os.environ
+                | {
+                    "PYTHONPATH": str(Path(__file__).parent.parent),
+                    "MLFLOW_TRACKING_URI": f"sqlite:///{self._folder}/mlflow.db",
+                    "MLFLOW_CARBON_JOURNAL_DIR": str(self._folder / "journals"),
+                    "LDM_PROJECT_CACHE": cache,
+                },
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         if done.returncode:
             raise click.ClickException(f"{command} {options} failed:\n{done.stderr[-2000:]}")
 
@@ -151,7 +152,7 @@ def measured(store: Store, settings: Settings, num_rounds: int) -> Iterator[tupl
 @click.option("--size", default="64", show_default=True, help="Of the images, in 2D.")
 @click.option("--model-size", default="tiny", show_default=True, help="Widths of the networks.")
 @click.option("--num-samples", default=64, show_default=True, help="Images to sample.")
-@click.option("--iterations", default=200, show_default=True, help="Of a training.")
+@click.option("--iterations", default=100, show_default=True, help="Of a training.")
 @click.option("--batch-size", default=8, show_default=True, help="Images per iteration.")
 @click.option("--num-rounds", default=5, show_default=True, help="Measurements of each.")
 @click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Page to write.")

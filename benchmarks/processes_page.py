@@ -7,8 +7,8 @@ from dataclasses import dataclass
 HEAD = """\
 # One process and several
 
-Written by `python -m benchmarks.processes --write docs/processes.md`, on {hardware} (energy: \
-{methods}), load {load:.1f}. {num_rounds} rounds, in each of which every work is done by 1 and by \
+Written by `python -m benchmarks.processes --num-rounds {num_rounds} --write docs/processes.md`, \
+on {hardware} (energy: {methods}), load {load:.1f}. In each round every work is done by 1 and by \
 {num_processes} processes, in an order drawn anew; medians, and ratios of {num_processes} \
 processes to 1 within a round, quartiles in brackets. Time and energy are those of the run; \
 *command* is all that a person waits for, with the start of every process.
