@@ -12,7 +12,9 @@ Written by `python -m benchmarks.tracking_overhead --duration-s {duration_s:g} -
 medians, quartiles in brackets. *alone again* is the loop without any tool, against itself: a \
 ratio inside its quartiles is none that this machine can tell from 1. Carbontracker asks for the \
 place of the machine when it starts and CodeCarbon runs offline; both are started before the \
-clock. A sweep is one run with children that log a parameter and a metric each and do nothing else.
+clock. Other threads: so short a loop holds the first call to the store, the dearest one; the last \
+table has a loop of 60 s. A sweep is one run with children that log a parameter and a metric each \
+and do nothing else.
 """
 
 
