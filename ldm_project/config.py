@@ -23,7 +23,7 @@ SAMPLERS = tuple(name for names in SAMPLERS_BY_OBJECTIVE.values() for name in na
 PRECISIONS = (AUTO, "fp32", "bf16")
 SWITCHES = (AUTO, "on", "off")
 # Of a training, these have no say in what is learnt.
-WHERE_IT_RUNS = ("resume", "device", "num_processes", "max_restarts")
+WHERE_IT_RUNS = ("resume", "device", "num_processes", "max_restarts", "fsdp")
 BACKENDS = ("core", "generative")
 SLICE_AXES = ("axial", "coronal", "sagittal")
 
@@ -135,6 +135,12 @@ class VqganRunConfig(ResumableConfig, VqganConfig):
 @dataclass(frozen=True, kw_only=True)
 class TrainRunConfig(ResumableConfig, ParallelConfig, TrainConfig):
     """Parameters of the ``train`` entry point."""
+
+    fsdp: str = parameter(
+        AUTO,
+        "Each process holds a part of the UNet. auto: where it would fill half a GPU.",
+        choices=SWITCHES,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -257,6 +257,11 @@ def validate(config: RunConfig) -> None:
         resolve_synth_batch_size(config)
     if isinstance(config, TrainRunConfig):
         check_processes(config, resolve_training_batch_size(config), "images of an iteration")
+        if config.fsdp == "on" and resolve_num_processes(config) == 1:
+            raise InvalidInputError(
+                "fsdp is 'on', but one process holds all weights; use num_processes=2 or more, "
+                "or fsdp=off."
+            )
     if isinstance(config, SynthConfig):
         num_batches = math.ceil(resolve_num_samples(config) / resolve_synth_batch_size(config))
         check_processes(config, num_batches, "batches of samples")

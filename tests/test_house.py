@@ -56,9 +56,9 @@ HOUSE = {
         ("ct", "hounsfield phantoms decathlon tcia sources ct_files data images"),
         (
             "diffusion",
-            "seeding models processes flops noise_schedulers acceleration tiled_decoding sampling "
-            "optimisation vqgan_training latents diffusion_training checkpoints training_states "
-            "quality feature_networks iso_quality",
+            "seeding models sharding processes flops noise_schedulers acceleration tiled_decoding "
+            "sampling optimisation vqgan_training latents diffusion_training checkpoints "
+            "training_states quality feature_networks iso_quality",
         ),
         (
             "runs",

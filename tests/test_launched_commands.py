@@ -23,7 +23,7 @@ PYTHON = (sys.executable, "-m")
 TORCHRUN = (*PYTHON, "torch.distributed.run")
 SMALL = ("--size", "32", "--vqgan-iterations", "12")
 SYNTH = ("ldm_project", "synth", "--size", "32", "--model", "models:/ldm-ct-2d-32-tiny/1")
-SYNTH += ("--num-samples", "9", "--batch-size", "2", "--steps", "5")
+SYNTH += ("--num-samples", "9", "--batch-size", "2", "--steps", "50")
 TRAIN = ("ldm_project", "train", *SMALL, "--iterations", "20", "--batch-size", "5")
 LONG = ("ldm_project", "train", *SMALL, "--iterations", "200", "--checkpoint-every", "20")
 
@@ -98,7 +98,7 @@ def assert_energy_counts_once(folder, run, *, num_windows, num_units):
     sum_kwh = sum(windows_kwh.values())
     assert sum_kwh <= total_kwh * (1 + 1e-9)
     power = sum_kwh / sum(folder.history(run, "carbon/window/duration_s").values())
-    assert total_kwh / total_s <= 1.2 * power  # twice, were the total that of two meters
+    assert total_kwh / total_s <= 1.5 * power  # twice, were the total that of two meters
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,7 @@ def test_samples_of_several_processes_are_bitwise_those_of_one(
         (*TORCHRUN, "--nproc-per-node", "2", "-m", *TRAIN),
         # five images an iteration: shares of two, one, one and one
         (*PYTHON, *TRAIN, "--num-processes", "4"),
+        (*PYTHON, *TRAIN, "--num-processes", "2", "--fsdp", "on"),
     ],
 )
 def test_several_processes_learn_what_one_learns(folder, trained_alone, command):
@@ -162,8 +163,9 @@ def test_two_nodes_add_up_in_one_run(folder):
     assert metrics["carbon/energy_kwh_per_sample"] * 9 <= metrics["carbon/energy_kwh"]
 
 
-def test_killed_process_is_told_once_and_its_training_goes_on_in_one_process(folder):
-    launcher, ranks = folder.started(*PYTHON, *LONG, "--num-processes", "2")
+@pytest.mark.parametrize("fsdp", ["off", "on"])
+def test_killed_process_is_told_once_and_its_training_goes_on_in_one_process(folder, fsdp):
+    launcher, ranks = folder.started(*PYTHON, *LONG, "--num-processes", "2", "--fsdp", fsdp)
     ranks[1].kill()
     _, told = launcher.communicate(timeout=60)
     run = folder.runs()[-1]
@@ -176,7 +178,7 @@ def test_killed_process_is_told_once_and_its_training_goes_on_in_one_process(fol
     assert run.info.status == "FAILED"
     assert not psutil.pid_exists(ranks[0].pid)
     resume = ("ldm_project", "train", "--resume", run.info.run_id, "--num-processes", "1")
-    folder.command(*PYTHON, *resume, environment={})
+    folder.command(*PYTHON, *resume, "--fsdp", "off", environment={})
     assert folder.runs()[-1].info.status == "FINISHED"
     assert max(folder.history(run, "loss")) == 200
 

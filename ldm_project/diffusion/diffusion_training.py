@@ -1,6 +1,7 @@
 """The training of a diffusion UNet, or of a rectified flow, on latents of a frozen VQ-GAN."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from ldm_project.diffusion.noise_schedulers import flowed, noised
 from ldm_project.diffusion.optimisation import Optimiser, averaged, check_loss
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.seeding import seeded_generator
+from ldm_project.diffusion.sharding import is_sharded, parts, shard, whole
 
 DIFFUSION_LEARNING_RATE = 3e-3
 ADD_NOISE = {DIFFUSION: noised, RFLOW: flowed}  # by what a UNet is trained as
@@ -68,28 +70,59 @@ class DiffusionTraining:
         self.iteration = 0  # the last one that is done
         self.average = averaged(unet)
         self.optimiser = Optimiser(unet, learning_rate, iterations)
+        self._gathered: dict[str, Any] = {}  # the state when it was gathered last
+        self._gathered_average: nn.Module | None = None
 
     @property
     def averaged_unet(self) -> nn.Module:
         """The UNet with averaged weights, ready to sample from."""
-        network: nn.Module = self.average.module
+        network: nn.Module = self._gathered_average or self.average.module
         return network.eval()
+
+    def shard(self, device: torch.device, *, is_first: bool) -> None:
+        """Leaves each process a part of all weights; all must call it, before anything else.
+
+        From then on the state and the averaged UNet are those of the last ``gather``, and in the
+        first process only.
+        """
+        self._gathered_average = deepcopy(self.unet).to(device) if is_first else None
+        for network in (self.unet, self.average.module):
+            shard(network, device)
+        self.optimiser = Optimiser(self.unet, self.learning_rate, self.iterations)
+
+    def gather(self) -> None:
+        """Brings what processes hold in parts together in the first one; all must call it."""
+        if not is_sharded(self.unet):
+            return
+        is_first = self._gathered_average is not None
+        self._gathered = whole(self._state_here(), is_first=is_first)
+        if self._gathered_average is not None:
+            average = {
+                name.removeprefix("module."): weight
+                for name, weight in self._gathered["average"].items()
+                if name.startswith("module.")  # beside them is how many were averaged
+            }
+            self._gathered_average.load_state_dict(average)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the training needs to go on as if it had never stopped."""
+        return self._gathered or self._state_here()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what ``state_dict`` returned, in any number of processes."""
+        for name, network in (("unet", self.unet), ("average", self.average)):
+            network.load_state_dict(parts(state[name], like=network.state_dict()))
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.iteration = state["iteration"]
+        self.gather()
+
+    def _state_here(self) -> dict[str, Any]:
         return {
             "iteration": self.iteration,
             "unet": self.unet.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what ``state_dict`` returned."""
-        self.unet.load_state_dict(state["unet"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.iteration = state["iteration"]
 
 
 def train_diffusion(
@@ -99,6 +132,7 @@ def train_diffusion(
     batch_size: int,
     seed: int,
     processes: Processes = ALONE,
+    gathered_every: Collection[int] = (),
 ) -> Iterator[DiffusionStep]:
     """Trains from where the training is to its last iteration, by mean absolute error.
 
@@ -108,6 +142,8 @@ def train_diffusion(
         batch_size: latents per iteration of all processes, drawn with replacement.
         seed: of the batches, their timesteps and their noise.
         processes: that share each batch, and learn what one would learn from it.
+        gathered_every: numbers of iterations after which a sharded training is gathered; it is at
+            the end too.
 
     Raises:
         InvalidInputError: the loss became infinite or NaN.
@@ -130,6 +166,8 @@ def train_diffusion(
         training.optimiser.step(own_loss)
         training.average.update_parameters(unet)
         training.iteration = iteration
+        if iteration == training.iterations or any(iteration % n == 0 for n in gathered_every):
+            training.gather()
         yield DiffusionStep(iteration, loss.item())
 
 

@@ -9,6 +9,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from ldm_project.diffusion.sharding import part
 from ldm_project.errors import InvalidInputError
 
 ADAM_BETAS = (0.9, 0.99)
@@ -38,8 +39,12 @@ class Optimiser:
         return {"adam": self._adam.state_dict(), "schedule": self._schedule.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what ``state_dict`` returned."""
-        self._adam.load_state_dict(state["adam"])
+        """Goes on from what ``state_dict`` returned, made whole."""
+        moments = {
+            index: {name: part(value, self._parameters[index]) for name, value in of_one.items()}
+            for index, of_one in state["adam"]["state"].items()
+        }
+        self._adam.load_state_dict({**state["adam"], "state": moments})
         self._schedule.load_state_dict(state["schedule"])
 
 

@@ -17,6 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ldm_project.diffusion.models import resolve_device
+from ldm_project.diffusion.sharding import is_sharded
 from ldm_project.errors import InvalidInputError
 
 T = TypeVar("T")
@@ -90,7 +91,9 @@ class Processes:
 
     def in_step(self, network: nn.Module) -> nn.Module:
         """Returns a network whose gradients are the mean over all processes."""
-        return network if self.count == 1 else DistributedDataParallel(network)
+        if self.count == 1 or is_sharded(network):
+            return network
+        return DistributedDataParallel(network)
 
     def note(self, key: str, text: str) -> None:
         """Keeps a text for processes that the launcher may start anew."""

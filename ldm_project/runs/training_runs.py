@@ -10,10 +10,12 @@ import mlflow
 import torch
 
 from ldm_project.config import (
+    AUTO,
     HELD_OUT_FRACTION,
     PHANTOM,
     PREVIEWS_PER_TRAINING,
     TrainConfig,
+    TrainRunConfig,
     VqganConfig,
 )
 from ldm_project.ct.data import CtScans, DataSpec, batches, open_scans
@@ -28,7 +30,11 @@ from ldm_project.diffusion.diffusion_training import (
     DiffusionTraining,
     train_diffusion,
 )
-from ldm_project.diffusion.flops import diffusion_iteration_tflop, vqgan_iteration_tflop
+from ldm_project.diffusion.flops import (
+    diffusion_iteration_tflop,
+    vqgan_iteration_tflop,
+    weights_of,
+)
 from ldm_project.diffusion.latents import Latents
 from ldm_project.diffusion.models import (
     ModelSpec,
@@ -38,6 +44,7 @@ from ldm_project.diffusion.models import (
     resolve_device,
 )
 from ldm_project.diffusion.processes import ALONE, Processes
+from ldm_project.diffusion.sharding import fits
 from ldm_project.diffusion.training_states import TrainingState
 from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
 from ldm_project.resolution import (
@@ -79,6 +86,7 @@ class SharedTraining:
     run_id: str
     spec: ModelSpec
     state: TrainingState | None  # to go on from
+    is_sharded: bool
 
 
 def run_vqgan(
@@ -176,14 +184,17 @@ def run_train(
         check_size(spec, config, reference)
         training_scans, held_out = scans.split(HELD_OUT_FRACTION)
         batch_size, iterations = resolve_training_batch_size(config), config.iterations
-        shared = SharedTraining(config, run_id, spec, state_left_by(run_id))
-        training = _started(processes.shared(shared))
+        is_sharded = _is_sharded(config, spec, processes)
+        shared = SharedTraining(config, run_id, spec, state_left_by(run_id), is_sharded)
+        training = _started(processes.shared(shared), processes)
         with (
             mlflow.start_run(run_id=run_id),
             tempfile.TemporaryDirectory() as folder,
             kept_until_registered(run_id),
         ):
             mlflow.set_tags(data_tags(config, scans) | {"ldm.vqgan": reference.uri})
+            if processes.count > 1:
+                mlflow.set_tag("ldm.fsdp", "on" if is_sharded else "off")
             note_used_model(run_id, reference)
             processes.meet()
             with tracked(config, unit="iteration", total_units=iterations) as tracker:
@@ -224,7 +235,7 @@ def assist_train(processes: Processes) -> None:
     shared: SharedTraining = processes.shared()
     config, iterations = shared.config, shared.config.iterations
     limit_threads(config.model_size)
-    training = _started(shared)
+    training = _started(shared, processes)
     processes.meet()
     with tracked(config, unit="iteration", total_units=iterations, run_id=shared.run_id) as tracker:
         steps = _steps(training, config, processes.shared(), processes)
@@ -254,17 +265,29 @@ def data_tags(config: VqganConfig, scans: CtScans) -> dict[str, str]:
     }
 
 
-def _started(shared: SharedTraining) -> DiffusionTraining:
+def _is_sharded(config: TrainConfig, spec: ModelSpec, processes: Processes) -> bool:
+    """Returns whether each process is to hold a part of the UNet only."""
+    if processes.count == 1 or not isinstance(config, TrainRunConfig):
+        return False
+    if config.fsdp != AUTO:
+        return config.fsdp == "on"
+    return not fits(weights_of(spec).unet, resolve_device(config.device))
+
+
+def _started(shared: SharedTraining, processes: Processes) -> DiffusionTraining:
     """Returns a new training, or an interrupted one where it was left."""
     config = shared.config
     device = resolve_device(config.device)
     torch.manual_seed(config.seed)
+    unet = build_unet(shared.spec, backend=config.backend)
     training = DiffusionTraining(
-        build_unet(shared.spec, backend=config.backend).to(device),
+        unet if shared.is_sharded else unet.to(device),
         iterations=config.iterations,
         objective=config.objective,
         precision=resolve_precision(config.precision, device, config.model_size),
     )
+    if shared.is_sharded:
+        training.shard(device, is_first=processes.is_first)
     go_on(training, shared.state, shared.run_id)
     if checkpoints_gradients(config):
         checkpoint_gradients(training.unet)
@@ -280,6 +303,7 @@ def _steps(
         batch_size=resolve_training_batch_size(config),
         seed=config.seed,
         processes=processes,
+        gathered_every=_periods(config, config.iterations),
     )
 
 
@@ -291,10 +315,14 @@ def _repeated(
     state: StateKeeper,
 ) -> list[Repeated]:
     """Returns what a training does on the way: pictures, and states to go on from."""
-    return [
-        Repeated(max(1, iterations // PREVIEWS_PER_TRAINING), preview),
-        Repeated(resolve_checkpoint_every(config, iterations), state.save),
-    ]
+    preview_every, state_every = _periods(config, iterations)
+    return [Repeated(preview_every, preview), Repeated(state_every, state.save)]
+
+
+def _periods(config: VqganConfig, iterations: int) -> tuple[int, int]:
+    """Returns the numbers of iterations between two previews, and between two states."""
+    preview_every = max(1, iterations // PREVIEWS_PER_TRAINING)
+    return preview_every, resolve_checkpoint_every(config, iterations)
 
 
 def _vqgan_for(

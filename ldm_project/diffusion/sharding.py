@@ -1,0 +1,70 @@
+"""Trainings too large for one GPU: each process holds a part of every weight (PyTorch's FSDP)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map
+
+# Per weight, in a process that holds all of them: the weight, its gradient, the copy of it that
+# processes average, the optimiser's two moments and the moving average, 4 bytes each.
+TRAINING_BYTES_PER_WEIGHT = 24
+# Of a GPU's memory; the rest is for what the layers keep for the way back.
+MAX_TRAINING_FRACTION = 0.5
+
+
+def fits(num_weights: int, device: torch.device) -> bool:
+    """Returns whether the training of so many weights leaves a GPU half of its memory."""
+    if device.type != "cuda":
+        return True
+    memory_bytes = torch.cuda.get_device_properties(device).total_memory
+    return num_weights * TRAINING_BYTES_PER_WEIGHT <= MAX_TRAINING_FRACTION * memory_bytes
+
+
+def shard(unet: nn.Module, device: torch.device) -> None:
+    """Leaves each process, in place, an equal part of every weight on its device.
+
+    A block's weights come together while it computes, and part again. All processes must call it,
+    with the same weights; on the way only one block is whole on the device.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    levels: Any = unet  # as both libraries build it
+    for module in (*levels.down_blocks, levels.middle_block, *levels.up_blocks, unet):
+        sharded: FSDPModule = fully_shard(module, mesh=mesh)
+        if device.type == "cpu":  # Gloo knows no mean
+            sharded.set_force_sum_reduction_for_comms(True)
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Returns whether this process holds a part of the network only."""
+    return isinstance(network, FSDPModule)
+
+
+def whole(state: Any, *, is_first: bool) -> Any:
+    """Returns a state in the first process with whole tensors, on the CPU; all must call it."""
+
+    def made_whole(value: Any) -> Any:
+        if not isinstance(value, DTensor):
+            return value
+        tensor = value.full_tensor()
+        return tensor.cpu() if is_first else None
+
+    return tree_map(made_whole, state)
+
+
+def parts(state: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns of each whole tensor what ``like`` holds of that name: a part, or all."""
+    return {name: part(value, like.get(name)) for name, value in state.items()}
+
+
+def part(value: Any, like: Any) -> Any:
+    """Returns of a whole tensor the part that a process holds of a tensor of the same shape."""
+    is_divided = isinstance(like, DTensor) and isinstance(value, Tensor)
+    if not is_divided or value.shape != like.shape:
+        return value
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
