@@ -10,30 +10,25 @@ import contextlib
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.ldm_energy_page import GpuRow, Report, Way, page
+from benchmarks.ldm_energy_page import Report, Way, page
+from benchmarks.ldm_gpu import sampling_rows, training_rows
+from benchmarks.ldm_gpu_page import gpu_section
+from benchmarks.ldm_ways import STEPS, Sample, Taken, baseline, measured, ours
 from ldm_project.config import DEFAULT_PUE, QualityConfig, TrainConfig
-from ldm_project.diffusion.acceleration import prepared
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
-from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.iso_quality import Setting, iso_quality
-from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
-from ldm_project.diffusion.noise_schedulers import build_noise_scheduler
 from ldm_project.diffusion.quality import Features, features_of_encoder, image_set, judge
-from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
 from ldm_project.runs.commands import run_command
 from ldm_project.runs.quality_run import RealImages, real_images
 from ldm_project.runs.references import find_model
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.metering.meter import Meter, MeterSettings
-from mlflow_carbon.units import joules_from_kwh
 
 PAGE = Path(__file__).parent.parent / "docs" / "ldm_energy.md"
 NUM_ROUNDS = 8
@@ -41,22 +36,8 @@ BATCH_SIZE = 16
 # Of VQ-GAN and UNet, by dimension. At the project's quick defaults the 2D VQ-GAN's own error hides
 # what samplers and steps differ by.
 ITERATIONS = {2: (1400, 2000), 3: (1400, 1500)}
-STEPS = 1000  # of the baseline
 GRID = (("unipc", 50), ("unipc", 20), ("unipc", 10), ("dpmpp", 20), ("dpmpp", 10), ("ddim", 50))
 EU27_G_PER_KWH = 251.0  # 2022; paper, table 1
-GPU_SIZES = ((2, (512, 512)), (3, (64, 64, 64)), (3, (256, 256, 192)))
-GPU_STEPS = (1000, 30)
-
-Sample = Callable[[Sequence[int]], Tensor]  # global indices to images (B, 1, *S) in [-1, 1]
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What one image took in one round."""
-
-    wall_s: float
-    cpu_s: float
-    energy_joules: float | None
 
 
 def trained(dims: int) -> tuple[LdmCheckpoint, LdmCheckpoint]:
@@ -75,61 +56,6 @@ def trained(dims: int) -> tuple[LdmCheckpoint, LdmCheckpoint]:
         for backend in ("core", "generative")
     )
     return core, generative
-
-
-def baseline(ldm: LdmCheckpoint) -> Sample:
-    """Returns monai-generative's inferer at 1000 steps; it samples what it is given at once.
-
-    It gets the noise schedule that the model was trained with, which it does not have by name.
-    """
-    from generative.inferers import LatentDiffusionInferer
-    from generative.networks.schedulers import DDPMScheduler
-    from generative.networks.schedulers.scheduler import NoiseSchedules
-
-    betas = build_noise_scheduler("ddpm").betas
-    if "as_trained" not in NoiseSchedules:
-        NoiseSchedules.add(
-            "as_trained",
-            "of the trained model",
-            lambda num_train_timesteps: betas[:num_train_timesteps],
-        )
-    scheduler = DDPMScheduler(
-        num_train_timesteps=STEPS,
-        schedule="as_trained",
-        prediction_type="v_prediction",
-        clip_sample=False,
-    )
-    scheduler.set_timesteps(STEPS)
-    inferer = LatentDiffusionInferer(scheduler, scale_factor=1 / ldm.latent_scale)
-
-    @torch.no_grad()
-    def sample(indices: Sequence[int]) -> Tensor:
-        noise = initial_noise(ldm.spec, indices, seed=0)
-        return inferer.sample(noise, ldm.vqgan, ldm.unet, verbose=False).clamp(-1, 1)
-
-    return sample
-
-
-def ours(ldm: LdmCheckpoint, sampler: str, steps: int, *, precision: str) -> Sample:
-    """Returns this project's sampling at one setting."""
-
-    def sample(indices: Sequence[int]) -> Tensor:
-        noise = initial_noise(ldm.spec, indices, seed=0)
-        for step in denoise(ldm.unet, noise, sampler=sampler, steps=steps, precision=precision):
-            latents = step.latents
-        return decode_samples(ldm.vqgan, latents, ldm.latent_scale)
-
-    return sample
-
-
-def measured(meter: Meter, sample: Sample, indices: Sequence[int]) -> tuple[Taken, Tensor]:
-    """Returns what each of these images took, and the images."""
-    window, cpu_s, wall_s = meter.open_window(), time.process_time(), time.perf_counter()
-    images = sample(indices)
-    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-    energy_kwh = meter.close_window(window).energy_kwh
-    energy = None if energy_kwh is None else joules_from_kwh(energy_kwh) / len(indices)
-    return Taken(wall_s / len(indices), cpu_s / len(indices), energy), images
 
 
 def medians(rounds: Sequence[Taken]) -> Taken:
@@ -203,59 +129,6 @@ def _way(name: str, taken: Taken) -> Way:
     return Way(name, taken.wall_s, taken.cpu_s, taken.energy_joules)
 
 
-def untrained_rows(
-    device: torch.device,
-    *,
-    sizes: Sequence[tuple[int, tuple[int, ...]]] = GPU_SIZES,
-    model_size: str = "medium",
-    steps: Sequence[int] = GPU_STEPS,
-    peak_edge: int = 8192,
-) -> list[GpuRow]:
-    """Returns what one image takes on a device at the paper's sizes, by untrained networks.
-
-    Energy does not depend on the weights. It is the counter's where the GPU has one.
-    """
-    peak = peak_tflop_per_s(device, edge=peak_edge)
-    meter = Meter()
-    meter.start()
-    rows = []
-    for dims, size in sizes:
-        spec = ModelSpec(dims, size, model_size)
-        unet = prepared(build_unet(spec).to(device).eval().requires_grad_(False), is_compiled=False)
-        vqgan = build_vqgan(spec).to(device).eval().requires_grad_(False)
-        ldm = LdmCheckpoint(spec=spec, unet=unet, vqgan=vqgan, latent_scale=1.0)
-        measured(meter, ours(ldm, "unipc", 2, precision="bf16"), range(1))  # warms up
-        for number in steps:
-            sampler = "ddpm" if number == STEPS else "unipc"
-            sample = ours(ldm, sampler, number, precision="bf16")
-            taken, _ = measured(meter, sample, range(1))
-            tflop = cost_of(spec).sample_tflop(number)
-            rows.append(
-                GpuRow(
-                    spec.size, model_size, number, taken.energy_joules, taken.wall_s, tflop, peak
-                )
-            )
-    meter.stop()
-    return rows
-
-
-def peak_tflop_per_s(device: torch.device, *, edge: int, num: int = 20) -> float:
-    """Returns what a device reaches in bf16 where nothing but multiplying is asked of it."""
-    matrix = torch.randn(edge, edge, device=device, dtype=torch.bfloat16)
-    matrix @ matrix
-    _wait_for(device)
-    start_s = time.perf_counter()
-    for _ in range(num):
-        matrix @ matrix
-    _wait_for(device)
-    return num * 2 * edge**3 / (time.perf_counter() - start_s) / 1e12
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def main() -> None:
     """Measures and writes the page."""
     torch.set_num_threads(1)  # as the project does for tiny; kinder to the baseline than two
@@ -270,10 +143,11 @@ def main() -> None:
             reports = [
                 compared(dims, num_rounds=NUM_ROUNDS, batch_size=BATCH_SIZE) for dims in (2, 3)
             ]
-    gpu_rows = []
-    if torch.cuda.is_available():
-        gpu_rows = untrained_rows(torch.device("cuda"))
-    PAGE.write_text(page(reports, gpu_rows), encoding="utf-8")
+    has_gpu, gpu = torch.cuda.is_available(), torch.device("cuda")
+    on_gpu = gpu_section(
+        list(sampling_rows(gpu)) if has_gpu else [], list(training_rows(gpu)) if has_gpu else []
+    )
+    PAGE.write_text(page(reports, on_gpu), encoding="utf-8")
     print(f"Wrote {PAGE}")
 
 

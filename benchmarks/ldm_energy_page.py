@@ -42,25 +42,12 @@ class Report:
     reconstruction: Quality
 
 
-@dataclass(frozen=True)
-class GpuRow:
-    """What one image takes on a GPU."""
-
-    size: tuple[int, ...]
-    model_size: str
-    steps: int
-    energy_joules: float | None
-    wall_s: float
-    tflop: float
-    peak_tflop_per_s: float
-
-
-def page(reports: Sequence[Report], gpu_rows: Sequence[GpuRow]) -> str:
-    """Returns the page."""
+def page(reports: Sequence[Report], on_gpu: str) -> str:
+    """Returns the page, whose last section is given."""
     return HEAD.format(
         ways="\n".join(line for report in reports for line in _way_rows(report)),
         quality="\n".join(line for report in reports for line in _quality_rows(report)),
-        gpu="\n".join(_gpu_rows(gpu_rows)),
+        on_gpu=on_gpu,
         training="; ".join(_training(report) for report in reports),
         num_rounds=reports[0].num_rounds,
         batch_size=reports[0].batch_size,
@@ -121,20 +108,6 @@ def _quality_row(name: str, cpu_s: str, quality: Quality) -> str:
     )
 
 
-def _gpu_rows(rows: Sequence[GpuRow]) -> Iterator[str]:
-    if not rows:
-        yield f"| 256x256x192 | medium | 1000 | {NOT_MEASURED} | {NOT_MEASURED} | {NOT_MEASURED} |"
-        yield f"| 256x256x192 | medium | 30 | {NOT_MEASURED} | {NOT_MEASURED} | {NOT_MEASURED} |"
-    for row in rows:
-        reached = row.tflop / row.wall_s
-        energy = NOT_MEASURED if row.energy_joules is None else f"{row.energy_joules:.4g}"
-        yield (
-            f"| {size_text(row.size)} | {row.model_size} | {row.steps} | {energy} "
-            f"| {row.wall_s:.3g} | {reached:.3g} of {row.peak_tflop_per_s:.3g} "
-            f"({reached / row.peak_tflop_per_s:.0%}) |"
-        )
-
-
 HEAD = """\
 # What an image costs: the usual way and ours
 
@@ -164,12 +137,4 @@ energy per accepted image whose KID is no higher than the upper end of the inter
 |---|---|---:|---:|---:|---:|---:|---:|---:|
 {quality}
 
-## On a GPU
-
-Untrained networks of the paper's sizes: energy does not depend on the weights. IT energy, the \
-GPU's by its own counter; TFLOP/s reached, of what the chip reaches in a large bf16 multiplication.
-
-| image | preset | steps | J | s | TFLOP/s |
-|---|---|---:|---:|---:|---:|
-{gpu}
-"""
+{on_gpu}"""

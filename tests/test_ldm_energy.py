@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from benchmarks import ldm_energy
+from benchmarks import ldm_energy, ldm_gpu, ldm_ways
 from benchmarks.ldm_energy_page import Report, Way, page
+from benchmarks.ldm_gpu_page import GpuRow, TimeShares, gpu_section
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.models import (
@@ -43,33 +44,67 @@ def report():
 
 
 def test_page_gives_how_many_times_less_each_way_takes():
-    text = page([report()], [])
+    text = page([report()], "")
     assert "| 2D 64x64 | (b) ours, same steps (ddpm 1000) | 1 | 1 | not measured | 4× |" in text
     assert "(c) ours, equal quality (unipc 20) | 0.05 | 0.05 | not measured | 80× |" in text
 
 
 def test_page_says_how_long_the_models_were_trained():
-    text = page([report()], [])
+    text = page([report()], "")
     assert "in 2D a VQ-GAN of 1,400 iterations and a UNet of 2,000." in text
 
 
 def test_gpu_rows_say_not_measured_without_a_gpu():
-    rows = [line for line in page([report()], []).splitlines() if "256x256x192" in line]
-    assert len(rows) == 2
-    assert all(row.count("not measured") == 3 for row in rows)
+    rows = [line for line in gpu_section([], []).splitlines() if "| 256x256x192" in line]
+    assert len(rows) == 5
+    assert all(row.count("not measured") >= 4 for row in rows)
 
 
-def test_rows_at_the_papers_sizes_are_measured_on_whatever_device_there_is():
-    rows = ldm_energy.untrained_rows(
-        torch.device("cpu"),
-        sizes=((2, (32, 32)), (3, (16, 16, 16))),
-        model_size="tiny",
-        steps=(3,),
-        peak_edge=64,
-    )
-    assert [row.size for row in rows] == [(32, 32), (16, 16, 16)]
-    assert all(row.wall_s > 0 and row.tflop > 0 and row.peak_tflop_per_s > 0 for row in rows)
-    assert "(" in page([report()], rows).splitlines()[-1]
+CASES = (ldm_gpu.Case(2, (32, 32), 2), ldm_gpu.Case(3, (16, 16, 16), 1))
+ON_CPU = {"cases": CASES, "model_size": "tiny", "peak_edge": 64}
+
+
+def test_sampling_at_the_papers_sizes_is_measured_on_whatever_device_there_is():
+    cpu = torch.device("cpu")
+    rows = list(ldm_gpu.sampling_rows(cpu, reference_steps=3, our_steps=(3, 2), **ON_CPU))
+    assert [(row.size, row.way, row.steps) for row in rows[:3]] == [
+        ((32, 32), "monai-generative, fp32", 3),
+        ((32, 32), "ours, ddpm", 3),
+        ((32, 32), "ours, unipc", 2),
+    ]
+    assert [row.size for row in rows[3:]] == [(16, 16, 16)] * 3
+    for row in rows:
+        assert row.taken.wall_s > 0
+        assert row.tflop > 0
+        assert 0.1 < row.shares.busy_fraction <= 1
+        assert 0 < sum(fraction for _, fraction in row.shares.longest) <= 1
+    assert "convolution" in gpu_section(rows, [])
+
+
+def test_training_at_the_papers_sizes_is_measured_on_whatever_device_there_is():
+    rows = list(ldm_gpu.training_rows(torch.device("cpu"), num_iterations=2, **ON_CPU))
+    assert [row.way for row in rows] == ["monai-generative, fp32", "ours, bf16"] * 2
+    assert all(row.taken.wall_s > 0 and row.tflop > 0 for row in rows)
+    (line, *_) = [it for it in gpu_section([], rows).splitlines() if it.startswith("| 32x32 ")]
+    assert "| 2 | monai-generative, fp32 |" in line
+
+
+def taking(joules):
+    return ldm_ways.Taken(wall_s=2.0, cpu_s=1.0, energy_joules=joules)
+
+
+def test_gpu_rows_give_times_less_energy_and_what_bounds_them():
+    shares = TimeShares(0.97, (("convolution", 0.6), ("native_group_norm", 0.2)))
+    rows = [
+        GpuRow((64, 64), "medium", way, 1000, taking(joules), 40.0, 100.0, shares)
+        for way, joules in (("theirs", 800.0), ("ours", 100.0), ("unmeasured", None))
+    ]
+    lines = gpu_section(rows, []).splitlines()
+    assert (
+        "| 64x64 | medium | ours | 1000 | 100 | 8× | 2 | 20 of 100 (20%) "
+        "| convolution 60%, native_group_norm 20%; busy 97% |"
+    ) in lines
+    assert any("| unmeasured | 1000 | not measured | not measured | 2 |" in it for it in lines)
 
 
 @pytest.mark.slow
@@ -84,8 +119,8 @@ def test_baseline_and_ours_sample_the_same_distribution():
             load_canonical_state(unet, canonical_state(networks["core"].unet))
             load_canonical_state(vqgan, canonical_state(networks["core"].vqgan))
         networks[backend] = LdmCheckpoint(spec, unet.eval(), vqgan.eval(), latent_scale=0.5)
-    theirs = ldm_energy.baseline(networks["generative"])(range(8))
-    ours = ldm_energy.ours(networks["core"], "ddpm", 1000, precision="fp32")(range(8))
+    theirs = ldm_ways.baseline(networks["generative"])(range(8))
+    ours = ldm_ways.ours(networks["core"], "ddpm", 1000, precision="fp32")(range(8))
     assert theirs.shape == ours.shape
     assert abs(theirs.mean() - ours.mean()) < 0.1 * theirs.std()
     assert theirs.std() == pytest.approx(ours.std().item(), rel=0.1)
@@ -94,12 +129,12 @@ def test_baseline_and_ours_sample_the_same_distribution():
 def test_an_image_of_a_batch_takes_its_share():
     meter = Meter()
     meter.start()
-    taken, images = ldm_energy.measured(meter, lambda indices: torch.ones(len(indices)), range(4))
+    taken, images = ldm_ways.measured(meter, lambda indices: torch.ones(len(indices)), range(4))
     meter.stop()
     assert len(images) == 4
     assert 0 <= taken.cpu_s < 1
 
 
 def test_median_is_taken_of_each_figure():
-    rounds = [ldm_energy.Taken(3.0, 1.0, None), ldm_energy.Taken(1.0, 2.0, 5.0)]
-    assert ldm_energy.medians(rounds) == ldm_energy.Taken(2.0, 1.5, 5.0)
+    rounds = [ldm_ways.Taken(3.0, 1.0, None), ldm_ways.Taken(1.0, 2.0, 5.0)]
+    assert ldm_energy.medians(rounds) == ldm_ways.Taken(2.0, 1.5, 5.0)

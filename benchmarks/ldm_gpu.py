@@ -1,0 +1,221 @@
+"""What ``benchmarks.ldm_energy`` measures on a GPU: an image and an iteration at the paper's sizes.
+
+The networks are untrained, since energy does not depend on weights; voxels are noise.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from generative.inferers import LatentDiffusionInferer
+from generative.networks.schedulers import DDPMScheduler
+from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.ldm_gpu_page import GpuRow, TimeShares, TrainingRow
+from benchmarks.ldm_ways import STEPS, Sample, baseline, measured, ours, wait_for
+from ldm_project.diffusion.acceleration import BF16, FP32, autocast, prepared
+from ldm_project.diffusion.checkpoints import LdmCheckpoint
+from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
+from ldm_project.diffusion.flops import cost_of, diffusion_iteration_tflop
+from ldm_project.diffusion.latents import Latents
+from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, device_of
+from mlflow_carbon.metering.meter import Meter
+
+BASELINE = "monai-generative, fp32"
+BASELINE_LEARNING_RATE = 1e-4
+NUM_TIMED = 3  # operations that a profile names
+
+
+@dataclass(frozen=True)
+class Case:
+    """A size of the paper, and how many images of it a training takes at once."""
+
+    dims: int
+    size: tuple[int, ...]
+    batch_size: int
+
+    def spec(self, model_size: str) -> ModelSpec:
+        """Returns what the networks are built from."""
+        return ModelSpec(self.dims, self.size, model_size)
+
+
+@dataclass(frozen=True)
+class SamplingWay:
+    """A way of sampling, and what it samples by."""
+
+    name: str
+    steps: int
+    sample: Sample
+    ldm: LdmCheckpoint
+    precision: str
+
+
+CASES = (Case(2, (512, 512), 8), Case(3, (64, 64, 64), 4), Case(3, (256, 256, 192), 1))
+OUR_STEPS = (STEPS, 30)
+NUM_ITERATIONS = 20
+
+
+def sampling_rows(
+    device: torch.device,
+    *,
+    cases: Sequence[Case] = CASES,
+    model_size: str = "medium",
+    reference_steps: int = STEPS,
+    our_steps: Sequence[int] = OUR_STEPS,
+    peak_edge: int = 8192,
+) -> Iterator[GpuRow]:
+    """Yields what one image takes by the baseline and by ours."""
+    peak = peak_tflop_per_s(device, edge=peak_edge)
+    meter = Meter()
+    meter.start()
+    for case in cases:
+        spec = case.spec(model_size)
+        cost = cost_of(spec)
+        for way in ways_of_sampling(spec, device, reference_steps, our_steps):
+            step = partial(one_step, way.ldm, way.precision)
+            step()  # warms up
+            shares = time_shares(step, device)
+            taken, _ = measured(meter, way.sample, range(1))
+            tflop = cost.sample_tflop(way.steps)
+            yield GpuRow(spec.size, model_size, way.name, way.steps, taken, tflop, peak, shares)
+    meter.stop()
+
+
+def training_rows(
+    device: torch.device,
+    *,
+    cases: Sequence[Case] = CASES,
+    model_size: str = "medium",
+    num_iterations: int = NUM_ITERATIONS,
+    peak_edge: int = 8192,
+) -> Iterator[TrainingRow]:
+    """Yields what one training iteration takes by the baseline and by ours."""
+    peak = peak_tflop_per_s(device, edge=peak_edge)
+    meter = Meter()
+    meter.start()
+    for case in cases:
+        spec = case.spec(model_size)
+        tflop = diffusion_iteration_tflop(spec, case.batch_size)
+        for way, losses in (
+            (BASELINE, baseline_training(spec, case.batch_size, device)),
+            (f"ours, {BF16}", our_training(spec, case.batch_size, device)),
+        ):
+            iterations = partial(next_losses, losses)
+            iterations(range(2))  # warms up
+            taken, _ = measured(meter, iterations, range(num_iterations))
+            yield TrainingRow(spec.size, model_size, case.batch_size, way, taken, tflop, peak)
+    meter.stop()
+
+
+def ways_of_sampling(
+    spec: ModelSpec, device: torch.device, reference_steps: int, our_steps: Sequence[int]
+) -> Iterator[SamplingWay]:
+    """Yields the baseline and ours, ready to sample."""
+    ldm = untrained(spec, device, "generative")
+    yield SamplingWay(BASELINE, reference_steps, baseline(ldm, reference_steps), ldm, FP32)
+    ldm = untrained(spec, device, "core")
+    prepared(ldm.unet, is_compiled=False)
+    for steps in our_steps:
+        sampler = "ddpm" if steps == reference_steps else "unipc"
+        sample = ours(ldm, sampler, steps, precision=BF16)
+        yield SamplingWay(f"ours, {sampler}", steps, sample, ldm, BF16)
+
+
+@torch.inference_mode()
+def one_step(ldm: LdmCheckpoint, precision: str) -> None:
+    """Predicts the noise of one image."""
+    device = device_of(ldm.unet)
+    latents = torch.randn(1, *ldm.spec.latent_shape, device=device)
+    with autocast(device, precision):
+        ldm.unet(latents, torch.full((1,), STEPS // 2, device=device))
+
+
+def next_losses(losses: Iterator[float], iterations: Sequence[int]) -> Tensor:
+    """Returns the losses of so many more iterations."""
+    return torch.tensor([next(losses) for _ in iterations])
+
+
+def untrained(spec: ModelSpec, device: torch.device, backend: str) -> LdmCheckpoint:
+    """Returns an LDM whose weights are as they were drawn."""
+    networks = (build(spec, backend=backend).to(device) for build in (build_unet, build_vqgan))
+    unet, vqgan = (network.eval().requires_grad_(False) for network in networks)
+    return LdmCheckpoint(spec=spec, unet=unet, vqgan=vqgan, latent_scale=1.0)
+
+
+def baseline_training(spec: ModelSpec, batch_size: int, device: torch.device) -> Iterator[float]:
+    """Yields the loss of each iteration as monai-generative's tutorials train, in fp32.
+
+    Its inferer encodes the images anew each time.
+    """
+    unet = build_unet(spec, backend="generative").to(device)
+    vqgan = build_vqgan(spec, backend="generative").to(device).eval().requires_grad_(False)
+    scheduler = DDPMScheduler(num_train_timesteps=STEPS)
+    inferer = LatentDiffusionInferer(scheduler, scale_factor=1.0)
+    weights = [weight for weight in unet.parameters() if weight.requires_grad]
+    optimiser = torch.optim.Adam(weights, lr=BASELINE_LEARNING_RATE)
+    images = torch.rand(batch_size, 1, *spec.size, device=device) * 2 - 1
+    while True:
+        noise = torch.randn(batch_size, *spec.latent_shape, device=device)
+        timesteps = torch.randint(STEPS, (batch_size,), device=device)
+        optimiser.zero_grad(set_to_none=True)
+        predicted = inferer(
+            inputs=images,
+            autoencoder_model=vqgan,
+            diffusion_model=unet,
+            noise=noise,
+            timesteps=timesteps,
+        )
+        loss = F.mse_loss(predicted, noise)
+        torch.autograd.backward(loss)
+        optimiser.step()
+        yield loss.item()
+
+
+def our_training(spec: ModelSpec, batch_size: int, device: torch.device) -> Iterator[float]:
+    """Yields the loss of each iteration of ours, on latents that were encoded before."""
+    training = DiffusionTraining(build_unet(spec).to(device), iterations=STEPS, precision=BF16)
+    latents = Latents(torch.randn(2 * batch_size, *spec.latent_shape), scale=1.0)
+    for step in train_diffusion(training, latents, batch_size=batch_size, seed=0):
+        yield step.loss
+
+
+def time_shares(compute: Callable[[], object], device: torch.device) -> TimeShares:
+    """Returns how long a device is busy while something is computed, and with what."""
+    is_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]
+    wait_for(device)
+    with profile(activities=activities) as profiler:
+        start_s = time.perf_counter()
+        compute()
+        wait_for(device)
+        wall_us = (time.perf_counter() - start_s) * 1e6
+    time_of = "self_device_time_total" if is_gpu else "self_cpu_time_total"
+    # An operation has the time of its kernels, which are listed beside it once more.
+    times_us = {
+        event.key.removeprefix("aten::"): getattr(event, time_of)
+        for event in profiler.key_averages()
+        if event.device_type == DeviceType.CPU
+    }
+    busy_us = sum(times_us.values())
+    longest = sorted(times_us, key=times_us.__getitem__, reverse=True)[:NUM_TIMED]
+    return TimeShares(
+        busy_fraction=busy_us / wall_us,
+        longest=tuple((name, times_us[name] / busy_us) for name in longest),
+    )
+
+
+def peak_tflop_per_s(device: torch.device, *, edge: int, num: int = 20) -> float:
+    """Returns what a device reaches in bf16 where nothing but multiplying is asked of it."""
+    matrix = torch.randn(edge, edge, device=device, dtype=torch.bfloat16)
+    matrix @ matrix
+    wait_for(device)
+    start_s = time.perf_counter()
+    for _ in range(num):
+        matrix @ matrix
+    wait_for(device)
+    return num * 2 * edge**3 / (time.perf_counter() - start_s) / 1e12

@@ -1,0 +1,122 @@
+"""The section on GPUs of the page of ``benchmarks.ldm_energy``."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from benchmarks.ldm_energy_page import NOT_MEASURED
+from benchmarks.ldm_ways import Taken
+from ldm_project.resolution import size_text
+
+
+@dataclass(frozen=True)
+class TimeShares:
+    """How much of the time a device was busy, and the operations that took most of that."""
+
+    busy_fraction: float
+    longest: tuple[tuple[str, float], ...]  # name and fraction
+
+
+@dataclass(frozen=True)
+class GpuRow:
+    """What one image takes by one way of sampling."""
+
+    size: tuple[int, ...]
+    model_size: str
+    way: str
+    steps: int
+    taken: Taken
+    tflop: float
+    peak_tflop_per_s: float
+    shares: TimeShares
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """What one iteration takes by one way of training; the baseline comes before ours."""
+
+    size: tuple[int, ...]
+    model_size: str
+    batch_size: int
+    way: str
+    taken: Taken
+    tflop: float
+    peak_tflop_per_s: float
+
+
+def gpu_section(sampling: Sequence[GpuRow], training: Sequence[TrainingRow]) -> str:
+    """Returns the section; rows that nobody could measure say so."""
+    return SECTION.format(
+        sampling="\n".join(_sampling_lines(sampling)), training="\n".join(_training_lines(training))
+    )
+
+
+def _sampling_lines(rows: Sequence[GpuRow]) -> Iterator[str]:
+    if not rows:
+        for way, steps in (("monai-generative, fp32", 1000), ("ours", 1000), ("ours", 30)):
+            yield f"| 256x256x192 | medium | {way} | {steps} |" + f" {NOT_MEASURED} |" * 5
+    for _, ways in groupby(rows, key=lambda row: row.size):
+        baseline, *others = ways
+        for row in (baseline, *others):
+            yield (
+                f"| {size_text(row.size)} | {row.model_size} | {row.way} | {row.steps} "
+                f"| {_joules(row.taken)} | {_times_less(baseline.taken, row.taken)} "
+                f"| {row.taken.wall_s:.3g} | {_reached(row)} | {_shares(row.shares)} |"
+            )
+
+
+def _training_lines(rows: Sequence[TrainingRow]) -> Iterator[str]:
+    if not rows:
+        for way in ("monai-generative, fp32", "ours, bf16"):
+            yield f"| 256x256x192 | medium | 1 | {way} |" + f" {NOT_MEASURED} |" * 4
+    for _, ways in groupby(rows, key=lambda row: row.size):
+        baseline, *others = ways
+        for row in (baseline, *others):
+            yield (
+                f"| {size_text(row.size)} | {row.model_size} | {row.batch_size} | {row.way} "
+                f"| {_joules(row.taken)} | {_times_less(baseline.taken, row.taken)} "
+                f"| {row.taken.wall_s:.3g} | {_reached(row)} |"
+            )
+
+
+def _joules(taken: Taken) -> str:
+    return NOT_MEASURED if taken.energy_joules is None else f"{taken.energy_joules:.4g}"
+
+
+def _times_less(baseline: Taken, taken: Taken) -> str:
+    if baseline.energy_joules is None or not taken.energy_joules:
+        return NOT_MEASURED
+    return f"{baseline.energy_joules / taken.energy_joules:.3g}×"
+
+
+def _reached(row: GpuRow | TrainingRow) -> str:
+    reached = row.tflop / row.taken.wall_s
+    fraction = reached / row.peak_tflop_per_s
+    return f"{reached:.3g} of {row.peak_tflop_per_s:.3g} ({fraction:.0%})"
+
+
+def _shares(shares: TimeShares) -> str:
+    longest = ", ".join(f"{name} {fraction:.0%}" for name, fraction in shares.longest)
+    return f"{longest}; busy {shares.busy_fraction:.0%}"
+
+
+SECTION = """\
+## On a GPU
+
+Untrained networks of the paper's sizes: energy does not depend on the weights. IT energy, the \
+GPU's by its own counter; TFLOP/s reached, of what the chip reaches in a large bf16 \
+multiplication. What bounds it: the operations that took most of the GPU's time in one step, and \
+how much of the time it was busy. Bars for one H200-class GPU, 256x256x192: 40 kJ for 1000 steps, \
+3 kJ for 30, training 4× less.
+
+| image | preset | way | steps | J | less energy | s | TFLOP/s | what bounds it |
+|---|---|---|---:|---:|---:|---:|---:|---|
+{sampling}
+
+One training iteration of the UNet. monai-generative's inferer encodes the images anew in each; \
+ours encodes them once, which is not counted here.
+
+| image | preset | images | way | J | less energy | s | TFLOP/s |
+|---|---|---:|---|---:|---:|---:|---:|
+{training}
+"""
