@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,9 @@ from mlflow_carbon.units import joules_from_kwh
 
 @dataclass(frozen=True)
 class Settings:
-    """What is sampled and trained, by how many processes."""
+    """What is sampled and trained, by how many processes at most."""
 
-    num_processes: int
+    max_processes: int
     size: str
     model_size: str
     num_samples: int
@@ -51,7 +51,7 @@ class Work:
 
 def works(settings: Settings, count: int) -> list[Work]:
     """Returns what is compared, as so many processes do it."""
-    samples = max(1, settings.num_samples // settings.num_processes)
+    samples = max(1, settings.num_samples // settings.max_processes)
     iterations, batch_size = settings.iterations, settings.batch_size
     fewer = max(1, iterations // count)
     return [
@@ -108,7 +108,8 @@ class Store:
         tags = self._newest_run().data.tags
         components = tags[schema.TAG_COMPONENTS].split(",")
         methods = ", ".join(f"{name} {tags[schema.method_tag(name)]}" for name in components)
-        return Machine(tags[schema.TAG_HARDWARE], methods, load=os.getloadavg()[0])
+        load, num_gpus = os.getloadavg()[0], torch.cuda.device_count()
+        return Machine(tags[schema.TAG_HARDWARE], methods, load, num_gpus)
 
     def _newest_run(self) -> Run:
         (run,) = self._client.search_runs(["0"], max_results=1, order_by=["start_time DESC"])
@@ -134,30 +135,42 @@ class Store:
             raise click.ClickException(f"{command} {options} failed:\n{done.stderr[-2000:]}")
 
 
-def measured(store: Store, settings: Settings, num_rounds: int) -> Iterator[tuple[str, Round]]:
+def measured(
+    store: Store, settings: Settings, counts: Sequence[int], num_rounds: int
+) -> Iterator[tuple[str, Round]]:
     """Yields each round of each work."""
-    counts = (1, settings.num_processes)
     for number in range(num_rounds):
-        pairs = list(zip(*(works(settings, count) for count in counts), strict=True))
-        for pair in random.Random(number).sample(pairs, len(pairs)):
-            order = random.Random(f"{number} {pair[0].name}").sample((0, 1), 2)
-            costs = {index: store.cost(pair[index], counts[index]) for index in order}
-            yield pair[0].name, Round(costs[0], costs[1])
+        same_works = list(zip(*(works(settings, count) for count in counts), strict=True))
+        for by_count in random.Random(number).sample(same_works, len(same_works)):
+            name = by_count[0].name
+            pairs = list(zip(counts, by_count, strict=True))
+            order = random.Random(f"{number} {name}").sample(pairs, len(pairs))
+            yield name, {count: store.cost(work, count) for count, work in order}
 
 
 @click.command()
 @click.option(
-    "--num-processes", default=max(2, torch.cuda.device_count()), show_default=True, help="Several."
+    "--num-processes",
+    default=(2, 4),
+    show_default=True,
+    multiple=True,
+    help="Several; give it again for more.",
 )
 @click.option("--size", default="64", show_default=True, help="Of the images, in 2D.")
 @click.option("--model-size", default="tiny", show_default=True, help="Widths of the networks.")
 @click.option("--num-samples", default=64, show_default=True, help="Images to sample.")
 @click.option("--iterations", default=100, show_default=True, help="Of a training.")
 @click.option("--batch-size", default=8, show_default=True, help="Images per iteration.")
-@click.option("--num-rounds", default=5, show_default=True, help="Measurements of each.")
+@click.option(
+    "--num-rounds",
+    type=click.IntRange(min=2),
+    default=5,
+    show_default=True,
+    help="Measurements of each.",
+)
 @click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Page to write.")
 def main(
-    num_processes: int,
+    num_processes: tuple[int, ...],
     size: str,
     model_size: str,
     num_samples: int,
@@ -167,15 +180,15 @@ def main(
     write: Path | None,
 ) -> None:
     """Compares one process with several at equal samples and at equal iterations."""
-    settings = Settings(num_processes, size, model_size, num_samples, iterations, batch_size)
+    settings = Settings(max(num_processes), size, model_size, num_samples, iterations, batch_size)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder), settings)
         store.prepare()
         rounds: dict[str, list[Round]] = {work.name: [] for work in works(settings, 1)}
-        for name, each in measured(store, settings, num_rounds):
+        for name, each in measured(store, settings, (1, *num_processes), num_rounds):
             rounds[name].append(each)
         machine = store.machine()
-    text = page(rounds, num_processes=num_processes, machine=machine, num_rounds=num_rounds)
+    text = page(rounds, machine)
     click.echo(text)
     if write is not None:
         write.write_text(text, encoding="utf-8")

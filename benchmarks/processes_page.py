@@ -8,10 +8,10 @@ HEAD = """\
 # One process and several
 
 Written by `python -m benchmarks.processes --num-rounds {num_rounds} --write docs/processes.md`, \
-on {hardware} (energy: {methods}), load {load:.1f}. In each round every work is done by 1 and by \
-{num_processes} processes, in an order drawn anew; medians, and ratios of {num_processes} \
-processes to 1 within a round, quartiles in brackets. Time and energy are those of the run; \
-*command* is all that a person waits for, with the start of every process.
+on {hardware} (energy: {methods}), load {load:.1f}. In each round every work is done by {counts} \
+processes, in an order drawn anew; medians, and ratios to 1 process within a round, quartiles in \
+brackets. Time and energy are those of the run; *command* is all that a person waits for, with the \
+start of every process.{gpus}
 
 Images sampled are the same by any number of processes. So is a training whose batch they share: \
 `batch_size` is that of all of them. A batch for each makes every iteration larger, so that equal \
@@ -26,6 +26,7 @@ class Machine:
     hardware: str
     methods: str
     load: float
+    num_gpus: int
 
 
 @dataclass(frozen=True)
@@ -38,43 +39,32 @@ class Cost:
     command_s: float
 
 
-@dataclass(frozen=True)
-class Round:
-    """A work by one process and by several, one right after the other."""
-
-    alone: Cost
-    shared: Cost
+# A work by each number of processes, one right after the other.
+Round = Mapping[int, Cost]
 
 
-def page(
-    rounds: Mapping[str, Sequence[Round]],
-    *,
-    num_processes: int,
-    machine: Machine,
-    num_rounds: int,
-) -> str:
+def page(rounds: Mapping[str, Sequence[Round]], machine: Machine) -> str:
     """Returns the page: a table of medians, and one of ratios."""
+    first, *_ = rounds.values()
+    *fewer, most = sorted(first[0])
     head = HEAD.format(
         hardware=machine.hardware,
         methods=machine.methods,
         load=machine.load,
-        num_rounds=num_rounds,
-        num_processes=num_processes,
+        num_rounds=len(first),
+        counts=f"{', '.join(map(str, fewer))} and {most}",
+        gpus="" if machine.num_gpus else " Processes share the CPU; GPUs were not measured.",
     )
-    lines = [*cost_lines(rounds, num_processes), "", *ratio_lines(rounds)]
-    return "\n".join([head, *lines, ""])
+    return "\n".join([head, *cost_lines(rounds), "", *ratio_lines(rounds), ""])
 
 
-def cost_lines(rounds: Mapping[str, Sequence[Round]], num_processes: int) -> Iterator[str]:
+def cost_lines(rounds: Mapping[str, Sequence[Round]]) -> Iterator[str]:
     """Yields the table of what each work takes."""
     yield "| work | processes | images | s | J | J per image | command, s |"
     yield "|---|--:|--:|--:|--:|--:|--:|"
     for name, measured in rounds.items():
-        by_count = {
-            1: [each.alone for each in measured],
-            num_processes: [each.shared for each in measured],
-        }
-        for count, costs in by_count.items():
+        for count in sorted(measured[0]):
+            costs = [each[count] for each in measured]
             cells = [
                 f"{statistics.median(figures):.3g}"
                 for figures in (
@@ -89,19 +79,21 @@ def cost_lines(rounds: Mapping[str, Sequence[Round]], num_processes: int) -> Ite
 
 def ratio_lines(rounds: Mapping[str, Sequence[Round]]) -> Iterator[str]:
     """Yields the table of ratios of several processes to one, quartiles beside the medians."""
-    yield "| work | time | energy | energy per image |"
-    yield "|---|--:|--:|--:|"
+    yield "| work | processes | time | energy | energy per image |"
+    yield "|---|--:|--:|--:|--:|"
     figures: list[Callable[[Cost], float]] = [
         lambda cost: cost.duration_s,
         lambda cost: cost.energy_joules,
         lambda cost: cost.energy_joules / cost.num_images,
     ]
     for name, measured in rounds.items():
-        cells = [
-            _with_quartiles([figure(each.shared) / figure(each.alone) for each in measured])
-            for figure in figures
-        ]
-        yield f"| {name} | {' | '.join(cells)} |"
+        _, *counts = sorted(measured[0])
+        for count in counts:
+            cells = [
+                _with_quartiles([figure(each[count]) / figure(each[1]) for each in measured])
+                for figure in figures
+            ]
+            yield f"| {name} | {count} | {' | '.join(cells)} |"
 
 
 def _with_quartiles(values: Sequence[float]) -> str:
