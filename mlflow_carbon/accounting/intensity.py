@@ -69,7 +69,7 @@ def resolve_region(name: str) -> str:
     if "-" in name and country is not None:
         raise NoIntensityError(
             f"No carbon intensity for zone {name!r}: the sets here know no parts of a country. "
-            f"Give {country} for the whole, or pass --carbon-intensity-g-per-kwh."
+            f"Give {country} for the whole, or give mlflow-carbon --carbon-intensity-g-per-kwh."
         )
     # two letters of which one is right are half alike
     cutoff = 0.5 if len(folded) <= 3 else 0.6
@@ -78,7 +78,7 @@ def resolve_region(name: str) -> str:
     offer = f" Nearest: {', '.join(nearest)}." if nearest else ""
     raise NoIntensityError(
         f"No carbon intensity for region {name!r}.{offer} "
-        f"Give a country name or ISO code, or pass --carbon-intensity-g-per-kwh."
+        f"Give a country name or ISO code, or give mlflow-carbon --carbon-intensity-g-per-kwh."
     )
 
 
@@ -142,7 +142,7 @@ def lookup_intensity(
     when = f" in {year}" if year else ""
     raise NoIntensityError(
         f"No carbon intensity for {code}{when} in {' or '.join(dict.fromkeys(sets))}. "
-        f"Known: {_known_years(code)}. Or pass --carbon-intensity-g-per-kwh."
+        f"Known: {_known_years(code)}. Or give mlflow-carbon --carbon-intensity-g-per-kwh."
     )
 
 
@@ -242,7 +242,8 @@ def _monthly(code: str, month: str, intensity_set: str | None) -> CarbonIntensit
         )
     raise NoIntensityError(
         f"No carbon intensity for {code} in {month}. Known months: {_known_months(code)}. "
-        f"Leave the month out for the year's mean, or pass --carbon-intensity-g-per-kwh."
+        f"Leave the month out for the year's mean, or give mlflow-carbon "
+        f"--carbon-intensity-g-per-kwh."
     )
 
 
