@@ -139,20 +139,25 @@ def test_several_processes_learn_what_one_learns(folder, trained_alone, command)
     assert_energy_counts_once(folder, run, num_windows=10, num_units=20)
 
 
-def test_two_nodes_add_up_in_one_run(folder):
+def new_runs_of_two_nodes(folder, command):
+    """Runs a command on two nodes; returns the runs that it makes, the oldest first."""
     nodes = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1")
     port = free_port()
     before = {run.info.run_id for run in folder.runs()}
     launchers = [
         subprocess.Popen(
-            (*nodes, "--master-port", port, "--node-rank", index, "-m", *SYNTH),
+            (*nodes, "--master-port", port, "--node-rank", index, "-m", *command),
             cwd=folder.path,
             env=folder.environment(),
         )
         for index in ("0", "1")
     ]
     assert [launcher.wait(120) for launcher in launchers] == [0, 0]
-    (run,) = [run for run in folder.runs() if run.info.run_id not in before]
+    return [run for run in folder.runs() if run.info.run_id not in before]
+
+
+def test_two_nodes_add_up_in_one_run(folder):
+    (run,) = new_runs_of_two_nodes(folder, SYNTH)
     metrics, tags = run.data.metrics, run.data.tags
     assert (tags["carbon.num_nodes"], tags["carbon.num_units"]) == ("2", "9")
     assert "carbon.missing_nodes" not in tags
@@ -161,6 +166,16 @@ def test_two_nodes_add_up_in_one_run(folder):
         assert metrics[f"carbon/{key}"] == pytest.approx(sum(parts))
     # were a node's windows to count its own samples only, this would be twice as much
     assert metrics["carbon/energy_kwh_per_sample"] * 9 <= metrics["carbon/energy_kwh"]
+
+
+def test_vqgan_that_one_of_two_nodes_trains_is_missed_by_none(folder):
+    runs = new_runs_of_two_nodes(folder, (*TRAIN, "--size", "48"))
+    tags_by_name = {run.data.tags["mlflow.runName"]: run.data.tags for run in runs}
+    vqgan, ldm = tags_by_name["vqgan"], tags_by_name["train"]
+    assert (vqgan["carbon.num_units"], ldm["carbon.num_units"]) == ("12", "20")
+    assert "carbon.num_nodes" not in vqgan
+    assert ldm["carbon.num_nodes"] == "2"
+    assert not any("carbon.missing_nodes" in tags for tags in (vqgan, ldm))
 
 
 @pytest.mark.parametrize("fsdp", ["off", "on"])

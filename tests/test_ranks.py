@@ -91,6 +91,17 @@ def test_ranks_of_one_node_have_its_total_and_no_nodes(rank):
     assert "carbon.num_nodes" not in run.data.tags
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_rank_that_does_something_alone_misses_no_other_node(rank, number):
+    rank(number)
+    with track(meter=FakeMeter([TEN_S]), is_alone=True, **SWEDEN):
+        pass
+    (run,) = runs()
+    assert energy_joules(run) == 500
+    nodes = {"carbon.launch", "carbon.num_nodes", "carbon.missing_nodes"}
+    assert not nodes & run.data.tags.keys()
+
+
 @pytest.mark.parametrize("first_to_end", [0, 1])
 def test_further_node_finds_the_run_of_rank_zero(rank, first_to_end):
     rank(0)

@@ -73,11 +73,20 @@ def assumptions_of(config: RunConfig) -> Assumptions:
 
 
 def tracked(
-    config: RunConfig, *, unit: str, total_units: int, run_id: str | None = None
+    config: RunConfig,
+    *,
+    unit: str,
+    total_units: int,
+    run_id: str | None = None,
+    is_alone: bool = False,
 ) -> AbstractContextManager[Tracker]:
-    """Returns the context that measures a block of so many units into a run, or the active one."""
+    """Returns the context that measures a block of so many units into a run, or the active one.
+
+    ``is_alone`` says that no other process of a launch does a part of the block.
+    """
     return track(
         run_id=run_id,
+        is_alone=is_alone,
         unit=unit,
         region=given(config.region),
         month=given(config.month),

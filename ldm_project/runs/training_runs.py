@@ -131,7 +131,9 @@ def run_vqgan(
             kept_until_registered(run_id),
         ):
             mlflow.set_tags(data_tags(config, scans))
-            with tracked(config, unit="iteration", total_units=iterations) as tracker:
+            with tracked(
+                config, unit="iteration", total_units=iterations, is_alone=True
+            ) as tracker:
                 run_training(
                     tracker,
                     train_vqgan(training, images),
@@ -197,7 +199,10 @@ def run_train(
                 mlflow.set_tag("ldm.fsdp", "on" if is_sharded else "off")
             note_used_model(run_id, reference)
             processes.meet()
-            with tracked(config, unit="iteration", total_units=iterations) as tracker:
+            is_alone = processes.count == 1
+            with tracked(
+                config, unit="iteration", total_units=iterations, is_alone=is_alone
+            ) as tracker:
                 latents = training_latents(config, vqgan, training_scans)
                 ldm = LdmCheckpoint(
                     spec, training.averaged_unet, vqgan.vqgan, latents.scale, config.objective

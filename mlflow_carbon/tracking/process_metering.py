@@ -64,6 +64,7 @@ class ProcessMetering:
         meter: Meter | None = None,
         is_held: bool = False,
         is_named: bool = False,
+        is_alone: bool = False,
     ) -> RunTracking:
         """Starts to meter a run, or joins those who meter it already.
 
@@ -76,6 +77,7 @@ class ProcessMetering:
             is_held: whether nothing is written before it is released.
             is_named: whether the user said that it is this run; otherwise a further node of a
                 launch writes to that of the first node, which it looks for.
+            is_alone: whether no other process of a launch meters the run.
 
         Raises:
             MlflowCarbonError: a setting is none.
@@ -86,7 +88,7 @@ class ProcessMetering:
                 tracking.join(options)
                 return tracking
             assumptions, client = options.assumptions(), client or MlflowClient()
-            place = ALONE if is_held else find_place(os.environ)
+            place = ALONE if is_held or is_alone else find_place(os.environ)
             is_sought = place.node_index > 0 and not is_named
             experiment_id = run.info.experiment_id if run is not None else None
             ask = functools.partial(_known_run, client, run_id, run)

@@ -14,7 +14,7 @@ from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow_carbon.accounting.assumptions import Defaults
 from mlflow_carbon.accounting.providers import LiveIntensity, ask_provider
 from mlflow_carbon.errors import InvalidInputError
-from mlflow_carbon.metering.launch import Place, find_place
+from mlflow_carbon.metering.launch import ALONE, Place, find_place
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget
 from mlflow_carbon.tracking.idle_tracking import IdleTracking
@@ -107,6 +107,7 @@ def track(
     carbon_budget_kg: float | None = None,
     on_budget: OnBudget = WARN,
     run_id: str | None = None,
+    is_alone: bool = False,
     meter: Meter | None = None,
 ) -> Iterator[Tracker]:
     """Measures the block's energy and writes it, with its CO2e, to an MLflow run.
@@ -131,6 +132,8 @@ def track(
             before a window that may exceed the budget; or a function, called with each verdict
             of another state.
         run_id: the run to write to; ``None`` takes the active one, or starts one for the block.
+        is_alone: whether this is the only process of a launch that comes to the block: its node is
+            measured, whichever process it is, and no other node is missed.
         meter: a started meter to use instead of the process's own.
 
     Raises:
@@ -148,14 +151,18 @@ def track(
         plan=CarbonPlan(total_units, carbon_budget_kg, on_budget),
     )
     options.assumptions()  # a bad setting is told before a run is started
-    place = find_place(os.environ)
+    place = ALONE if is_alone else find_place(os.environ)
     named_run_id = run_id or (MLFLOW_RUN_ID.get() if place.node_index else None)
     if not place.is_leader:  # another rank measures this node
         yield Tracker(IdleTracking(named_run_id or _active_run_id()))
         return
     with _run(named_run_id, place) as tracked_run_id:
         tracking = this_process.track(
-            tracked_run_id, options, meter=meter, is_named=named_run_id is not None
+            tracked_run_id,
+            options,
+            meter=meter,
+            is_named=named_run_id is not None,
+            is_alone=is_alone,
         )
         try:
             yield Tracker(tracking)
