@@ -78,8 +78,10 @@ class Collector:
                 self._num_asked += 1
                 ticket = self._num_asked
                 self._condition.notify_all()
-                self._condition.wait_for(
-                    lambda: self._num_answered >= ticket or self._has_ended, timeout_s
+                self._clock.wait_for(
+                    self._condition,
+                    lambda: self._num_answered >= ticket or self._has_ended,
+                    timeout_s,
                 )
                 if self._num_answered >= ticket:
                     return self._snapshot
