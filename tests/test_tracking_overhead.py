@@ -69,6 +69,6 @@ def test_growth_stands_beside_that_of_mlflow_alone():
 
 
 def test_mlflow_alone_writes_as_many_points_as_windows_have(store):
-    measure_memory("MLflow", 400)
+    measure_memory("MLflow", 200)
     (run,) = MlflowClient().search_runs(["0"])
-    assert len(MlflowClient().get_metric_history(run.info.run_id, "a")) == 400
+    assert len(MlflowClient().get_metric_history(run.info.run_id, "a")) == 200
