@@ -75,6 +75,14 @@ def test_report_fits_80_columns_and_ends_with_the_answer():
     assert lines[-1] == "iso-quality: unipc 20, 2 mg CO2e: 50 times less than ddpm 1000"
 
 
+def test_columns_of_a_model_that_learnt_nothing_stay_apart():
+    far = Setting("ddpm", 1000, 0.1, quality(2345.6))
+    report = QualityReport((far,), far, (far,), quality(-0.01234), quality(0.2))
+    row, anchor = (line.split() for line in report_lines(report)[1:3])
+    assert row[2:4] == ["100", "2346"]
+    assert anchor[2] == "-0.012"
+
+
 def test_setting_that_nothing_could_measure_has_no_price():
     unmeasured = Setting("ddpm", 1000, None, quality(0.5))
     report = QualityReport((unmeasured,), None, (), quality(0.0), quality(0.2))

@@ -227,12 +227,17 @@ def report_lines(report: QualityReport) -> list[str]:
 
 def _row(name: str, cost_g: float | None, quality: Quality) -> str:
     cost = "-" if cost_g is None else f"{cost_g * 1000:.4g}"
-    kid = quality.kid
+    kid, low, high = map(_short, (quality.kid.value, quality.kid.low, quality.kid.high))
     return (
-        f"{name:<14}{cost:>9}{kid.value:>8.2g}{f'{kid.low:.2g} to {kid.high:.2g}':>17}"
+        f"{name:<14}{cost:>9}{kid:>8}{f'{low} to {high}':>17}"
         f"{quality.frechet.value:>9.3g}{quality.hu_wasserstein:>5.0f}"
         f"{quality.pair_ms_ssim:>6.2f}{quality.memorised_fraction:>7.0%}"
     )
+
+
+def _short(value: float) -> str:
+    """Returns two digits, or all before the point: an exponent would not fit the column."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def _answer(best: Setting | None, reference: Setting) -> str:
