@@ -193,7 +193,7 @@ def test_killed_process_is_told_once_and_its_training_goes_on_in_one_process(fol
     assert run.info.status == "FAILED"
     assert not psutil.pid_exists(ranks[0].pid)
     resume = ("ldm_project", "train", "--resume", run.info.run_id, "--num-processes", "1")
-    folder.command(*PYTHON, *resume, "--fsdp", "off", environment={})
+    folder.command(*PYTHON, *resume, environment={})
     assert folder.runs()[-1].info.status == "FINISHED"
     assert max(folder.history(run, "loss")) == 200
 
