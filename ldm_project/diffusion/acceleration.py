@@ -7,25 +7,42 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 )
 
 from ldm_project.config import AUTO, TINY
-from ldm_project.diffusion.models import device_of
+from ldm_project.diffusion.models import ModelSpec, device_of
+from ldm_project.errors import InvalidInputError
+from ldm_project.resolution import size_text
 
 BF16, FP32 = "bf16", "fp32"
 CPU_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "sve_bf16")
 
 
-def resolve_precision(precision: str, device: torch.device, model_size: str) -> str:
+# Under it oneDNN 3.12 on AMX reads memory that nobody wrote for a weight's gradient (seen by NaN in
+# torch 2.13), and convolves wrongly to an axis of 1 (pytorch/pytorch#169688); in bf16 and 3D alone.
+MIN_CPU_BF16_AXIS = 3
+
+
+def resolve_precision(precision: str, device: torch.device, spec: ModelSpec) -> str:
     """Returns ``bf16`` or ``fp32``; ``auto`` is the quicker one.
 
     A CPU without instructions for bf16 emulates it, and the layers of ``tiny`` are too small to
     make up for the conversions.
+
+    Raises:
+        InvalidInputError: bf16 is asked for where a CPU computes it wrongly.
     """
+    if device.type == "cpu" and spec.dims == 3 and min(spec.coarsest_shape) < MIN_CPU_BF16_AXIS:
+        if precision == BF16:
+            raise InvalidInputError(
+                f"precision is {precision!r}, but on a CPU torch computes volumes as small as "
+                f"{size_text(spec.size)} wrongly in it; use precision=fp32, or a larger size=."
+            )
+        return FP32
     if precision != AUTO:
         return precision
     if device.type == "cuda":
         return BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else FP32
     capabilities = torch.cpu.get_capabilities()
     has_bf16 = any(capabilities.get(name, False) for name in CPU_BF16_INSTRUCTIONS)
-    return BF16 if has_bf16 and model_size != TINY else FP32
+    return BF16 if has_bf16 and spec.model_size != TINY else FP32
 
 
 def limit_threads(model_size: str) -> None:

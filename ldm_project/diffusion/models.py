@@ -57,6 +57,12 @@ class ModelSpec:
         """Channels and spatial axes of one latent, ``(C, *S)``."""
         return (self.widths.latent_channels, *(axis // DOWNSAMPLING_FACTOR for axis in self.size))
 
+    @property
+    def coarsest_shape(self) -> tuple[int, ...]:
+        """Spatial axes of the UNet's last level."""
+        num_halvings = len(self.widths.unet_channels) - 1
+        return tuple(axis // 2**num_halvings for axis in self.latent_shape[1:])
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the spec as JSON can hold it."""
         return asdict(self)

@@ -7,9 +7,10 @@ from ldm_project.config import AUTO, PHANTOM, TINY, BatchConfig, SamplingConfig,
 from ldm_project.ct.data import open_scans
 from ldm_project.diffusion.acceleration import prepared, resolve_precision
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
-from ldm_project.diffusion.models import resolve_device
+from ldm_project.diffusion.models import ModelSpec, resolve_device
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.errors import CheckpointError
+from ldm_project.resolution import resolve_size
 from ldm_project.runs.references import ModelReference, check_size, find_model, registered_name
 from ldm_project.runs.training_runs import data_spec, run_train
 
@@ -61,8 +62,14 @@ def open_ldm(reference: ModelReference, config: SamplingConfig) -> LdmCheckpoint
 
 
 def precision_of(config: BatchConfig) -> str:
-    """Returns the precision that a command samples in: ``fp32`` or ``bf16``."""
-    return resolve_precision(config.precision, resolve_device(config.device), config.model_size)
+    """Returns the precision that a command samples in: ``fp32`` or ``bf16``.
+
+    Raises:
+        InvalidInputError: bf16 is asked for where a CPU computes it wrongly.
+    """
+    size = resolve_size(config.size, config.dims, config.model_size)
+    spec = ModelSpec(config.dims, size, config.model_size)
+    return resolve_precision(config.precision, resolve_device(config.device), spec)
 
 
 def _train_config(config: SamplingConfig) -> TrainConfig:

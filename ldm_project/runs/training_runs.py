@@ -121,7 +121,7 @@ def run_vqgan(
             build_vqgan(spec, backend=config.backend).to(device),
             build_discriminator(spec),
             iterations=iterations,
-            precision=resolve_precision(config.precision, device, config.model_size),
+            precision=resolve_precision(config.precision, device, spec),
         )
         go_on(training, state_left_by(run_id), run_id)
         images = batches(training_scans, batch_size=batch_size, num_skipped=training.iteration)
@@ -289,7 +289,7 @@ def _started(shared: SharedTraining, processes: Processes) -> DiffusionTraining:
         unet if shared.is_sharded else unet.to(device),
         iterations=config.iterations,
         objective=config.objective,
-        precision=resolve_precision(config.precision, device, config.model_size),
+        precision=resolve_precision(config.precision, device, shared.spec),
     )
     if shared.is_sharded:
         training.shard(device, is_first=processes.is_first)
