@@ -57,6 +57,8 @@ class LdmFolder(UserFolder):
 
     def started(self, *command):
         """Starts a command; returns it, and its ranks, once its training has a state."""
+        for left in (self.path / "cache" / "trainings").glob("*.pt"):
+            left.unlink()
         launcher = subprocess.Popen(
             command, cwd=self.path, env=self.environment(), stderr=subprocess.PIPE, text=True
         )
@@ -220,8 +222,6 @@ def test_launcher_that_is_told_to_stop_leaves_no_process(folder):
     assert "Error: The 2 processes were stopped by SIGTERM. The training can go on" in told
     assert folder.runs()[-1].info.status == "FAILED"
     assert not any(psutil.pid_exists(rank.pid) for rank in ranks.values())
-    for state in (folder.path / "cache" / "trainings").iterdir():
-        state.unlink()
 
 
 def test_error_of_a_process_is_told_in_its_words(folder):

@@ -1,11 +1,18 @@
 """Several processes: who does what, and what cannot be shared; nothing is started here."""
 
+import os
+import signal
+import time
+
+import mlflow
 import pytest
 import torch
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from ldm_project.config import SynthConfig, TrainRunConfig
 from ldm_project.diffusion.models import ModelSpec, build_unet
-from ldm_project.diffusion.processes import ALONE, Processes, check_devices
+from ldm_project.diffusion.processes import ALONE, Processes, check_devices, ended_in_order
 from ldm_project.errors import InvalidInputError
 from ldm_project.resolution import as_interrupted, resolve_synth_batch_size, validate
 
@@ -83,3 +90,29 @@ def test_every_weight_that_processes_average_gets_a_gradient(backend):
     unet(torch.randn(1, *spec.latent_shape), torch.tensor([5])).sum().backward()
     weights = [weight for weight in unet.parameters() if weight.requires_grad]
     assert all(weight.grad is not None for weight in weights)
+
+
+@pytest.fixture
+def ended_at_a_metric():
+    """This process is told to end while its store is in the middle of writing a metric."""
+
+    def tell_to_end(_connection, _cursor, statement, *_):
+        if "INSERT INTO metrics" in statement:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    event.listen(Engine, "after_cursor_execute", tell_to_end)
+    yield
+    event.remove(Engine, "after_cursor_execute", tell_to_end)
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("ended_at_a_metric")
+def test_process_that_is_to_end_finishes_its_transaction_and_closes_its_run(store):
+    """A transaction that is broken off can leave the sqlite file locked for this process too."""
+    with pytest.raises(SystemExit), ended_in_order(is_first=True), mlflow.start_run() as run:
+        mlflow.log_metric("loss", 2.0)
+        time.sleep(60)
+    client = mlflow.MlflowClient(store)
+    assert [point.value for point in client.get_metric_history(run.info.run_id, "loss")] == [2.0]
+    assert client.get_run(run.info.run_id).info.status == "FAILED"

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Never, TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,6 +31,7 @@ PATIENCE = timedelta(days=2)
 # A process that dies breaks the connections of the others. Before one tells an error of its own it
 # waits until the launcher would have ended it for another's; the first one tells what all meet.
 FIRST_WAIT_S, OTHERS_WAIT_S = 1.0, 10.0
+DATABASE_WAIT_S = 0.02  # until a transaction that a signal came into is looked at again
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def joined_processes(device: str) -> Iterator[Processes]:
     store, rank, count = next(rendezvous("env://"))
     try:
         processes = _join(device, store, rank, count)
-        with _ended_in_order(is_first=processes.is_first):
+        with ended_in_order(is_first=processes.is_first):
             yield processes
             processes.meet()  # none leaves before the first one has written what all have made
     except Exception:
@@ -170,13 +173,26 @@ def _join(device: str, store: Store, rank: int, count: int) -> Processes:
 
 
 @contextmanager
-def _ended_in_order(*, is_first: bool) -> Iterator[None]:
+def ended_in_order(*, is_first: bool) -> Iterator[None]:
     """Lets the first process close its run before it ends because another has failed."""
 
-    def end(number: int, frame: Any) -> Never:  # noqa: ARG001  # the signal module's signature
-        raise SystemExit(128 + number)
+    def end(number: int, frame: FrameType | None) -> None:
+        if _is_in_database(frame):
+            # Broken off there, its lock would stay until the process ends, and keep us out too.
+            again = threading.Timer(DATABASE_WAIT_S, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+        else:
+            raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, end) if is_first else None
     yield
     if is_first:
         signal.signal(signal.SIGTERM, before)
+
+
+def _is_in_database(frame: FrameType | None) -> bool:
+    """Returns whether code runs within a transaction of MLflow's store."""
+    while frame is not None and "sqlalchemy" not in frame.f_globals.get("__name__", ""):
+        frame = frame.f_back
+    return frame is not None
