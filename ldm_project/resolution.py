@@ -1,7 +1,8 @@
 """What the parameters of a command stand for: ``auto`` and texts resolved, and bad ones refused."""
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -113,16 +114,20 @@ def resolve_training_batch_size(config: VqganConfig) -> int:
     return resolve_count("batch_size", config.batch_size, DEFAULT_BATCH_SIZE_BY_DIMS[config.dims])
 
 
+def num_fitting(latent_size: Sequence[int]) -> int:
+    """Returns the number of images that fill a device, by the axes of their latents: 1 or more."""
+    return max(1, MAX_LATENT_POSITIONS // math.prod(latent_size))
+
+
 def resolve_synth_batch_size(config: BatchConfig) -> int:
     """Returns the number of images sampled together, and measured in one window.
 
     ``auto`` takes as many as fill a device, and leaves windows enough for a spread.
     """
     size = resolve_size(config.size, config.dims, config.model_size)
-    num_positions = math.prod(size) // DOWNSAMPLING_FACTOR ** len(size)
+    latent_size = [axis // DOWNSAMPLING_FACTOR for axis in size]
     for_a_spread = math.ceil(resolve_num_samples(config) / MIN_SYNTH_WINDOWS)
-    fitting = max(1, MAX_LATENT_POSITIONS // num_positions)
-    default = min(MAX_SYNTH_BATCH_SIZE, fitting, for_a_spread)
+    default = min(MAX_SYNTH_BATCH_SIZE, num_fitting(latent_size), for_a_spread)
     return resolve_count("batch_size", config.batch_size, default)
 
 
@@ -133,9 +138,14 @@ def resolve_num_samples(config: BatchConfig) -> int:
     return resolve_count("num_samples", config.num_samples, default)
 
 
+def num_launched() -> int:
+    """Returns the number of processes that torchrun, or one who sets its variables, started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
 def resolve_num_processes(config: ParallelConfig) -> int:
     """Returns the number of processes that a command is to be shared by."""
-    return resolve_count("num_processes", config.num_processes, 1)
+    return resolve_count("num_processes", config.num_processes, num_launched())
 
 
 def check_processes(config: ParallelConfig, num_shares: int, shares: str) -> None:
@@ -257,7 +267,8 @@ def validate(config: RunConfig) -> None:
         resolve_synth_batch_size(config)
     if isinstance(config, TrainRunConfig):
         check_processes(config, resolve_training_batch_size(config), "images of an iteration")
-        if config.fsdp == "on" and resolve_num_processes(config) == 1:
+        is_number_known = config.resume == AUTO or config.num_processes != AUTO
+        if config.fsdp == "on" and is_number_known and resolve_num_processes(config) == 1:
             raise InvalidInputError(
                 "fsdp is 'on', but one process holds all weights; use num_processes=2 or more, "
                 "or fsdp=off."

@@ -127,7 +127,7 @@ def test_samples_of_several_processes_are_bitwise_those_of_one(
         (*TORCHRUN, "--nproc-per-node", "2", "-m", *TRAIN),
         # five images an iteration: shares of two, one, one and one
         (*PYTHON, *TRAIN, "--num-processes", "4"),
-        (*PYTHON, *TRAIN, "--num-processes", "2", "--fsdp", "on"),
+        (*TORCHRUN, "--nproc-per-node", "2", "-m", *TRAIN, "--fsdp", "on"),
     ],
 )
 def test_several_processes_learn_what_one_learns(folder, trained_alone, command):
@@ -190,13 +190,17 @@ def test_killed_process_is_told_once_and_its_training_goes_on_in_one_process(fol
     errors = [line for line in told.splitlines() if "Error" in line or "Traceback" in line]
     assert errors == [
         "Error: Process 1 of 2 was ended by SIGKILL, as by a system without memory left; the "
-        f"others were stopped. The training can go on: add `-P resume={run.info.run_id}`."
+        "others were stopped. The training can go on: "
+        f"`mlflow run . -e train -P resume={run.info.run_id}`."
     ]
     assert run.info.status == "FAILED"
+    assert (run.data.tags["ldm.num_processes"], run.data.tags["ldm.fsdp"]) == ("2", fsdp)
     assert not psutil.pid_exists(ranks[0].pid)
     resume = ("ldm_project", "train", "--resume", run.info.run_id, "--num-processes", "1")
     folder.command(*PYTHON, *resume, environment={})
-    assert folder.runs()[-1].info.status == "FINISHED"
+    run = folder.client.get_run(run.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert (run.data.tags["ldm.num_processes"], run.data.tags["ldm.fsdp"]) == ("1", "off")
     assert max(folder.history(run, "loss")) == 200
 
 

@@ -18,6 +18,7 @@ from ldm_project.diffusion.optimisation import Optimiser, averaged, check_loss
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.seeding import seeded_generator
 from ldm_project.diffusion.sharding import is_sharded, parts, shard, whole
+from ldm_project.resolution import num_fitting
 
 DIFFUSION_LEARNING_RATE = 3e-3
 ADD_NOISE = {DIFFUSION: noised, RFLOW: flowed}  # by what a UNet is trained as
@@ -132,7 +133,7 @@ def train_diffusion(
     batch_size: int,
     seed: int,
     processes: Processes = ALONE,
-    gathered_every: Collection[int] = (),
+    stops_every: Collection[int] = (),
 ) -> Iterator[DiffusionStep]:
     """Trains from where the training is to its last iteration, by mean absolute error.
 
@@ -142,8 +143,8 @@ def train_diffusion(
         batch_size: latents per iteration of all processes, drawn with replacement.
         seed: of the batches, their timesteps and their noise.
         processes: that share each batch, and learn what one would learn from it.
-        gathered_every: numbers of iterations after which a sharded training is gathered; it is at
-            the end too.
+        stops_every: numbers of iterations after which a sharded training is gathered, and the
+            others wait for what the first process does with it; they do at the end too.
 
     Raises:
         InvalidInputError: the loss became infinite or NaN.
@@ -166,9 +167,12 @@ def train_diffusion(
         training.optimiser.step(own_loss)
         training.average.update_parameters(unet)
         training.iteration = iteration
-        if iteration == training.iterations or any(iteration % n == 0 for n in gathered_every):
+        is_due = iteration == training.iterations or any(iteration % n == 0 for n in stops_every)
+        if is_due:
             training.gather()
         yield DiffusionStep(iteration, loss.item())
+        if is_due:
+            processes.meet()  # here they have more patience than where gradients meet
 
 
 @torch.inference_mode()
@@ -179,9 +183,17 @@ def validation_loss(training: DiffusionTraining, latents: Latents) -> float:
     batch = noisy_batch(
         latents, len(latents.values), generator, objective=training.objective, device=device
     )
-    with autocast(device, training.precision):
-        predicted = training.averaged_unet(batch.noisy, batch.timesteps)
-    return F.l1_loss(predicted.float(), batch.velocity).item()
+    num_together, total = num_fitting(latents.values.shape[2:]), 0.0
+    for noisy, timesteps, velocity in zip(
+        torch.split(batch.noisy, num_together),
+        torch.split(batch.timesteps, num_together),
+        torch.split(batch.velocity, num_together),
+        strict=True,
+    ):
+        with autocast(device, training.precision):
+            predicted = training.averaged_unet(noisy, timesteps)
+        total += F.l1_loss(predicted.float(), velocity).item() * len(noisy)
+    return total / len(latents.values)
 
 
 def noisy_batch(

@@ -113,11 +113,6 @@ class Processes:
 ALONE = Processes()
 
 
-def is_launched() -> bool:
-    """Returns whether torchrun, or one who sets its variables, has started several processes."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def check_devices(device: str, num_here: int) -> None:
     """Checks that each process of this machine gets a GPU of its own, or that all use the CPU.
 

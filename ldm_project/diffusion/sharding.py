@@ -11,8 +11,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
-# Per weight, in a process that holds all of them: the weight, its gradient, the copy of it that
-# processes average, the optimiser's two moments and the moving average, 4 bytes each.
+# Per weight, in a process that holds all of them: the weight, its gradient, the optimiser's two
+# moments, the moving average, and the copy of the gradient that DDP averages, 4 bytes each.
 TRAINING_BYTES_PER_WEIGHT = 24
 # Of a GPU's memory; the rest is for what the layers keep for the way back.
 MAX_TRAINING_FRACTION = 0.5

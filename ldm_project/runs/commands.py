@@ -23,11 +23,10 @@ from ldm_project.diffusion.processes import (
     ALONE,
     Processes,
     check_devices,
-    is_launched,
     joined_processes,
 )
 from ldm_project.errors import InvalidInputError
-from ldm_project.resolution import resolve_num_processes, validate
+from ldm_project.resolution import num_launched, resolve_num_processes, validate
 from ldm_project.runs.command_runs import assumptions_of, command_run
 from ldm_project.runs.estimate_run import prediction_lines, run_estimate
 from ldm_project.runs.interrupted_trainings import resumed_config, resumed_run_id
@@ -44,7 +43,7 @@ def run_command(config: RunConfig) -> list[str]:
     """Runs the command that the configuration belongs to; returns what it cost, in lines."""
     with memory_explained():
         assumptions_of(config)  # a region or month without figures fails here, before any work
-        if is_launched():
+        if num_launched() > 1:
             with joined_processes(config.device) as processes:
                 return _run_together(config, processes)
         config = resumed_config(config)

@@ -115,20 +115,21 @@ def go_on(training: Resumable, state: TrainingState | None, run_id: str) -> None
         take_up(training, state, state_file(run_id))
 
 
-def how_to_resume(run_id: str) -> str:
+def how_to_resume(command: str, run_id: str) -> str:
     """Returns a sentence on how the run's training can go on; none where it cannot."""
     is_file = state_file(run_id).is_file()
-    return f"The training can go on: add `-P resume={run_id}`." if is_file else ""
+    way = f"`mlflow run . -e {command} -P resume={run_id}`"
+    return f"The training can go on: {way}." if is_file else ""
 
 
 @contextmanager
-def kept_until_registered(run_id: str) -> Iterator[None]:
+def kept_until_registered(command: str, run_id: str) -> Iterator[None]:
     """Deletes the run's state when the block, which trains and registers, has ended well."""
     try:
         yield
     except BaseException:  # Ctrl-C too
         is_launched_for_run = os.environ.get(LAUNCH_VARIABLE) == run_id
-        if not is_launched_for_run and how_to_resume(run_id):  # else the launcher says so
-            print(how_to_resume(run_id), file=sys.stderr)
+        if not is_launched_for_run and how_to_resume(command, run_id):  # else the launcher says so
+            print(how_to_resume(command, run_id), file=sys.stderr)
         raise
     state_file(run_id).unlink(missing_ok=True)

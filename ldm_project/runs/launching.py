@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from mlflow.environment_variables import MLFLOW_RUN_ID
 from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ldm_project.config import ParallelConfig
@@ -48,25 +48,23 @@ def launch(command: str, config: ParallelConfig, run_id: str) -> None:
     try:
         with _environment({MLFLOW_RUN_ID.name: run_id}, {"OMP_NUM_THREADS": str(num_threads)}):
             elastic_launch(launcher, sys.executable)("-m", "ldm_project", command, *options)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise LdmProjectError(
-            f"Process {rank} of {num_processes} {_end_of(failure)}; the others were stopped. "
-            f"{how_to_resume(run_id)}".rstrip()
-        ) from error
-    except SignalException as error:
-        raise LdmProjectError(
-            f"The {num_processes} processes were stopped by {error.sigval.name}. "
-            f"{how_to_resume(run_id)}".rstrip()
-        ) from error
+    except (ChildFailedError, SignalException) as error:
+        print(file=sys.stderr)  # the bar of a process that was ended is still on the last line
+        told = f"{_end_of(error, num_processes)} {how_to_resume(command, run_id)}"
+        raise LdmProjectError(told.rstrip()) from error
 
 
-def _end_of(failure: ProcessFailure) -> str:
-    if failure.exitcode >= 0:
-        return f"failed (exit code {failure.exitcode}), as told above"
+def _end_of(error: ChildFailedError | SignalException, num_processes: int) -> str:
+    if isinstance(error, SignalException):
+        return f"The {num_processes} processes were stopped by {error.sigval.name}."
+    rank, failure = error.get_first_failure()
     name = failure.signal_name()
-    is_kill = name == "SIGKILL"
-    return f"was ended by {name}" + (", as by a system without memory left" if is_kill else "")
+    how = f"was ended by {name}"
+    if name == "SIGKILL":
+        how += ", as by a system without memory left"
+    if failure.exitcode >= 0:
+        how = f"failed (exit code {failure.exitcode}), as told above"
+    return f"Process {rank} of {num_processes} {how}; the others were stopped."
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from ldm_project.ct.images import PREVIEW_COLUMNS, contact_sheet
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.diffusion_training import DiffusionTraining, validation_loss
 from ldm_project.diffusion.latents import encode_latents
+from ldm_project.diffusion.models import ModelSpec
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
 from ldm_project.diffusion.vqgan_training import VqganTraining, reconstructed
+from ldm_project.resolution import num_fitting
 
 VALIDATION_LOSS = "validation_loss"
 MAX_VALIDATED = 16  # held-out images
@@ -27,13 +29,15 @@ PREVIEW_STEPS = 10
 class VqganPreview:
     """Shows held-out images above what the VQ-GAN makes of them."""
 
-    def __init__(self, training: VqganTraining, held_out: CtScans) -> None:
+    def __init__(self, training: VqganTraining, spec: ModelSpec, held_out: CtScans) -> None:
         self._training = training
         self._images = _first_images(held_out)
+        self._num_together = num_fitting(spec.latent_shape[1:])
 
     def log(self, iteration: int) -> None:
         """Logs the mean absolute error of held-out images, and some of them as a picture."""
-        decoded = reconstructed(self._training, self._images).cpu()
+        parts = torch.split(self._images, self._num_together)
+        decoded = torch.cat([reconstructed(self._training, part).cpu() for part in parts])
         num_shown = NUM_SHOWN_BY_DIMS[self._images.ndim - 2]
         shown = torch.cat([self._images[:num_shown], decoded[:num_shown]])
         _log(F.l1_loss(decoded, self._images).item(), "reconstructions", shown, iteration)
@@ -54,7 +58,8 @@ class LdmPreview:
     ) -> None:
         self._training = training
         self._ldm = ldm
-        unseen = encode_latents(ldm.vqgan, [_first_images(held_out)])
+        images = torch.split(_first_images(held_out), num_fitting(ldm.spec.latent_shape[1:]))
+        unseen = encode_latents(ldm.vqgan, images)
         self._held_out = replace(unseen, scale=ldm.latent_scale)
         self._noise = initial_noise(ldm.spec, range(NUM_SHOWN_BY_DIMS[ldm.spec.dims]), seed=seed)
 

@@ -128,7 +128,7 @@ def run_vqgan(
         with (
             mlflow.start_run(run_id=run_id),
             tempfile.TemporaryDirectory() as folder,
-            kept_until_registered(run_id),
+            kept_until_registered("vqgan", run_id),
         ):
             mlflow.set_tags(data_tags(config, scans))
             with tracked(
@@ -143,7 +143,7 @@ def run_vqgan(
                     repeated=_repeated(
                         config,
                         iterations,
-                        preview=VqganPreview(training, held_out).log,
+                        preview=VqganPreview(training, spec, held_out).log,
                         state=StateKeeper(run_id, training, config),
                     ),
                 )
@@ -192,11 +192,16 @@ def run_train(
         with (
             mlflow.start_run(run_id=run_id),
             tempfile.TemporaryDirectory() as folder,
-            kept_until_registered(run_id),
+            kept_until_registered("train", run_id),
         ):
-            mlflow.set_tags(data_tags(config, scans) | {"ldm.vqgan": reference.uri})
-            if processes.count > 1:
-                mlflow.set_tag("ldm.fsdp", "on" if is_sharded else "off")
+            mlflow.set_tags(
+                data_tags(config, scans)
+                | {
+                    "ldm.vqgan": reference.uri,
+                    "ldm.num_processes": str(processes.count),  # a resumed run's may be new
+                    "ldm.fsdp": "on" if is_sharded else "off",
+                }
+            )
             note_used_model(run_id, reference)
             processes.meet()
             is_alone = processes.count == 1
@@ -308,7 +313,7 @@ def _steps(
         batch_size=resolve_training_batch_size(config),
         seed=config.seed,
         processes=processes,
-        gathered_every=_periods(config, config.iterations),
+        stops_every=_periods(config, config.iterations),
     )
 
 
