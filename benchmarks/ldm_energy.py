@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.ldm_energy_page import Report, Way, page
-from benchmarks.ldm_gpu import sampling_rows, training_rows
+from benchmarks.ldm_gpu import reached_in_multiplication, sampling_rows, training_rows
 from benchmarks.ldm_gpu_page import gpu_section
 from benchmarks.ldm_ways import STEPS, Sample, Taken, baseline, measured, ours
 from ldm_project.config import DEFAULT_PUE, QualityConfig, TrainConfig
@@ -143,11 +143,16 @@ def main() -> None:
             reports = [
                 compared(dims, num_rounds=NUM_ROUNDS, batch_size=BATCH_SIZE) for dims in (2, 3)
             ]
-    has_gpu, gpu = torch.cuda.is_available(), torch.device("cuda")
-    on_gpu = gpu_section(
-        list(sampling_rows(gpu)) if has_gpu else [], list(training_rows(gpu)) if has_gpu else []
-    )
-    PAGE.write_text(page(reports, on_gpu), encoding="utf-8")
+    _write(page(reports, gpu_section([], [])))
+    if torch.cuda.is_available():
+        gpu = torch.device("cuda")
+        peak = reached_in_multiplication(gpu)
+        on_gpu = gpu_section(list(sampling_rows(gpu, peak)), list(training_rows(gpu, peak)))
+        _write(page(reports, on_gpu))
+
+
+def _write(text: str) -> None:
+    PAGE.write_text(text, encoding="utf-8")
     print(f"Wrote {PAGE}")
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +18,17 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.ldm_gpu_page import GpuRow, TimeShares, TrainingRow
-from benchmarks.ldm_ways import STEPS, Sample, baseline, measured, ours, wait_for
+from benchmarks.ldm_ways import STEPS, Sample, Taken, baseline, measured, ours, wait_for
 from ldm_project.diffusion.acceleration import BF16, FP32, autocast, prepared
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
 from ldm_project.diffusion.flops import cost_of, diffusion_iteration_tflop
 from ldm_project.diffusion.latents import Latents
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, device_of
+from ldm_project.diffusion.sampling import decode_samples
 from mlflow_carbon.metering.meter import Meter
+
+T = TypeVar("T")
 
 BASELINE = "monai-generative, fp32"
 BASELINE_LEARNING_RATE = 1e-4
@@ -62,40 +66,53 @@ NUM_ITERATIONS = 20
 
 def sampling_rows(
     device: torch.device,
+    peak_tflop_per_s: float,
     *,
     cases: Sequence[Case] = CASES,
     model_size: str = "medium",
     reference_steps: int = STEPS,
     our_steps: Sequence[int] = OUR_STEPS,
-    peak_edge: int = 8192,
 ) -> Iterator[GpuRow]:
     """Yields what one image takes by the baseline and by ours."""
-    peak = peak_tflop_per_s(device, edge=peak_edge)
     meter = Meter()
     meter.start()
     for case in cases:
         spec = case.spec(model_size)
         cost = cost_of(spec)
         for way in ways_of_sampling(spec, device, reference_steps, our_steps):
-            step = partial(one_step, way.ldm, way.precision)
-            step()  # warms up
-            shares = time_shares(step, device)
-            taken, _ = measured(meter, way.sample, range(1))
-            tflop = cost.sample_tflop(way.steps)
-            yield GpuRow(spec.size, model_size, way.name, way.steps, taken, tflop, peak, shares)
+            yield GpuRow(
+                spec.size,
+                model_size,
+                way.name,
+                way.steps,
+                unless_too_large(partial(sampled_once, meter, way)),
+                cost.sample_tflop(way.steps),
+                peak_tflop_per_s,
+            )
     meter.stop()
+
+
+def sampled_once(meter: Meter, way: SamplingWay) -> tuple[Taken, TimeShares]:
+    """Returns what one image takes, and what the device does in one step of it."""
+    step = partial(one_step, way.ldm, way.precision)
+    step()  # warms up, as the decoding does
+    device = device_of(way.ldm.unet)
+    latents = torch.randn(1, *way.ldm.spec.latent_shape, device=device)
+    decode_samples(way.ldm.vqgan, latents, way.ldm.latent_scale)
+    shares = time_shares(step, device)
+    taken, _ = measured(meter, way.sample, range(1))
+    return taken, shares
 
 
 def training_rows(
     device: torch.device,
+    peak_tflop_per_s: float,
     *,
     cases: Sequence[Case] = CASES,
     model_size: str = "medium",
     num_iterations: int = NUM_ITERATIONS,
-    peak_edge: int = 8192,
 ) -> Iterator[TrainingRow]:
     """Yields what one training iteration takes by the baseline and by ours."""
-    peak = peak_tflop_per_s(device, edge=peak_edge)
     meter = Meter()
     meter.start()
     for case in cases:
@@ -105,11 +122,27 @@ def training_rows(
             (BASELINE, baseline_training(spec, case.batch_size, device)),
             (f"ours, {BF16}", our_training(spec, case.batch_size, device)),
         ):
-            iterations = partial(next_losses, losses)
-            iterations(range(2))  # warms up
-            taken, _ = measured(meter, iterations, range(num_iterations))
-            yield TrainingRow(spec.size, model_size, case.batch_size, way, taken, tflop, peak)
+            taken = unless_too_large(partial(trained_on, meter, losses, num_iterations))
+            yield TrainingRow(
+                spec.size, model_size, case.batch_size, way, taken, tflop, peak_tflop_per_s
+            )
     meter.stop()
+
+
+def trained_on(meter: Meter, losses: Iterator[float], num_iterations: int) -> Taken:
+    """Returns what one of so many more iterations takes."""
+    iterations = partial(next_losses, losses)
+    iterations(range(2))  # warms up
+    taken, _ = measured(meter, iterations, range(num_iterations))
+    return taken
+
+
+def unless_too_large(measure: Callable[[], T]) -> T | None:
+    """Returns what was measured; ``None`` where the device's memory was not enough for it."""
+    try:
+        return measure()
+    except torch.OutOfMemoryError:
+        return None
 
 
 def ways_of_sampling(
@@ -209,13 +242,25 @@ def time_shares(compute: Callable[[], object], device: torch.device) -> TimeShar
     )
 
 
-def peak_tflop_per_s(device: torch.device, *, edge: int, num: int = 20) -> float:
-    """Returns what a device reaches in bf16 where nothing but multiplying is asked of it."""
+def reached_in_multiplication(
+    device: torch.device, *, edge: int = 8192, num: int = 20, at_least_s: float = 1.0
+) -> float:
+    """Returns the TFLOP/s of a device in bf16 where nothing but multiplying is asked of it.
+
+    Args:
+        device: that multiplies.
+        edge: of the square matrices.
+        num: of multiplications before the device is waited for.
+        at_least_s: for how long, since a chip that is warm is slower.
+    """
     matrix = torch.randn(edge, edge, device=device, dtype=torch.bfloat16)
     matrix @ matrix
     wait_for(device)
-    start_s = time.perf_counter()
-    for _ in range(num):
-        matrix @ matrix
-    wait_for(device)
-    return num * 2 * edge**3 / (time.perf_counter() - start_s) / 1e12
+    start_s, duration_s, num_done = time.perf_counter(), 0.0, 0
+    while duration_s < at_least_s:
+        for _ in range(num):
+            matrix @ matrix
+        wait_for(device)
+        num_done += num
+        duration_s = time.perf_counter() - start_s
+    return num_done * 2 * edge**3 / duration_s / 1e12

@@ -8,6 +8,8 @@ from benchmarks.ldm_energy_page import NOT_MEASURED
 from benchmarks.ldm_ways import Taken
 from ldm_project.resolution import size_text
 
+OUT_OF_MEMORY = "out of memory"
+
 
 @dataclass(frozen=True)
 class TimeShares:
@@ -19,16 +21,15 @@ class TimeShares:
 
 @dataclass(frozen=True)
 class GpuRow:
-    """What one image takes by one way of sampling."""
+    """What one image takes by one way of sampling; the baseline comes before ours."""
 
     size: tuple[int, ...]
     model_size: str
     way: str
     steps: int
-    taken: Taken
+    measured: tuple[Taken, TimeShares] | None  # nothing where memory was not enough
     tflop: float
     peak_tflop_per_s: float
-    shares: TimeShares
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class TrainingRow:
     model_size: str
     batch_size: int
     way: str
-    taken: Taken
+    taken: Taken | None  # nothing where memory was not enough
     tflop: float
     peak_tflop_per_s: float
 
@@ -56,13 +57,16 @@ def _sampling_lines(rows: Sequence[GpuRow]) -> Iterator[str]:
         for way, steps in (("monai-generative, fp32", 1000), ("ours", 1000), ("ours", 30)):
             yield f"| 256x256x192 | medium | {way} | {steps} |" + f" {NOT_MEASURED} |" * 5
     for _, ways in groupby(rows, key=lambda row: row.size):
-        baseline, *others = ways
-        for row in (baseline, *others):
-            yield (
-                f"| {size_text(row.size)} | {row.model_size} | {row.way} | {row.steps} "
-                f"| {_joules(row.taken)} | {_times_less(baseline.taken, row.taken)} "
-                f"| {row.taken.wall_s:.3g} | {_reached(row)} | {_shares(row.shares)} |"
-            )
+        baseline: Taken | None = None
+        for index, row in enumerate(ways):
+            head = f"| {size_text(row.size)} | {row.model_size} | {row.way} | {row.steps} |"
+            if row.measured is None:
+                yield head + f" {OUT_OF_MEMORY} |" * 5
+                continue
+            taken, shares = row.measured
+            baseline = baseline if index else taken
+            figures = _figures(taken, baseline, row.tflop, row.peak_tflop_per_s)
+            yield f"{head} {figures} | {_shares(shares)} |"
 
 
 def _training_lines(rows: Sequence[TrainingRow]) -> Iterator[str]:
@@ -70,29 +74,28 @@ def _training_lines(rows: Sequence[TrainingRow]) -> Iterator[str]:
         for way in ("monai-generative, fp32", "ours, bf16"):
             yield f"| 256x256x192 | medium | 1 | {way} |" + f" {NOT_MEASURED} |" * 4
     for _, ways in groupby(rows, key=lambda row: row.size):
-        baseline, *others = ways
-        for row in (baseline, *others):
-            yield (
-                f"| {size_text(row.size)} | {row.model_size} | {row.batch_size} | {row.way} "
-                f"| {_joules(row.taken)} | {_times_less(baseline.taken, row.taken)} "
-                f"| {row.taken.wall_s:.3g} | {_reached(row)} |"
-            )
+        baseline: Taken | None = None
+        for index, row in enumerate(ways):
+            head = f"| {size_text(row.size)} | {row.model_size} | {row.batch_size} | {row.way} |"
+            if row.taken is None:
+                yield head + f" {OUT_OF_MEMORY} |" * 4
+                continue
+            baseline = baseline if index else row.taken
+            yield f"{head} {_figures(row.taken, baseline, row.tflop, row.peak_tflop_per_s)} |"
 
 
-def _joules(taken: Taken) -> str:
-    return NOT_MEASURED if taken.energy_joules is None else f"{taken.energy_joules:.4g}"
-
-
-def _times_less(baseline: Taken, taken: Taken) -> str:
-    if baseline.energy_joules is None or not taken.energy_joules:
-        return NOT_MEASURED
-    return f"{baseline.energy_joules / taken.energy_joules:.3g}×"
-
-
-def _reached(row: GpuRow | TrainingRow) -> str:
-    reached = row.tflop / row.taken.wall_s
-    fraction = reached / row.peak_tflop_per_s
-    return f"{reached:.3g} of {row.peak_tflop_per_s:.3g} ({fraction:.0%})"
+def _figures(taken: Taken, baseline: Taken | None, tflop: float, peak_tflop_per_s: float) -> str:
+    """Returns the cells of energy, how many times less it is, time, and TFLOP/s."""
+    joules = NOT_MEASURED if taken.energy_joules is None else f"{taken.energy_joules:.4g}"
+    less = NOT_MEASURED
+    if taken.energy_joules and baseline is not None and baseline.energy_joules is not None:
+        less = f"{baseline.energy_joules / taken.energy_joules:.3g}×"
+    reached = tflop / taken.wall_s
+    fraction = reached / peak_tflop_per_s
+    return (
+        f"{joules} | {less} | {taken.wall_s:.3g} "
+        f"| {reached:.3g} of {peak_tflop_per_s:.3g} ({fraction:.0%})"
+    )
 
 
 def _shares(shares: TimeShares) -> str:
@@ -103,11 +106,11 @@ def _shares(shares: TimeShares) -> str:
 SECTION = """\
 ## On a GPU
 
-Untrained networks of the paper's sizes: energy does not depend on the weights. IT energy, the \
-GPU's by its own counter; TFLOP/s reached, of what the chip reaches in a large bf16 \
-multiplication. What bounds it: the operations that took most of the GPU's time in one step, and \
-how much of the time it was busy. Bars for one H200-class GPU, 256x256x192: 40 kJ for 1000 steps, \
-3 kJ for 30, training 4× less.
+Untrained networks of the paper's sizes: energy does not depend on the weights. One image a row, \
+measured once. IT energy, the GPU's by its own counter; TFLOP/s reached, of what the chip reaches \
+in a large bf16 multiplication. What bounds it: the operations that took most of the GPU's time in \
+one step, and how much of the time it was busy. Bars for one H200-class GPU, 256x256x192: 40 kJ \
+for 1000 steps, 3 kJ for 30, training 4× less.
 
 | image | preset | way | steps | J | less energy | s | TFLOP/s | what bounds it |
 |---|---|---|---:|---:|---:|---:|---:|---|

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import ldm_energy, ldm_gpu, ldm_ways
 from benchmarks.ldm_energy_page import Report, Way, page
-from benchmarks.ldm_gpu_page import GpuRow, TimeShares, gpu_section
+from benchmarks.ldm_gpu_page import GpuRow, TimeShares, TrainingRow, gpu_section
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.models import (
@@ -61,12 +61,12 @@ def test_gpu_rows_say_not_measured_without_a_gpu():
 
 
 CASES = (ldm_gpu.Case(2, (32, 32), 2), ldm_gpu.Case(3, (32, 32, 32), 1))
-ON_CPU = {"cases": CASES, "model_size": "tiny", "peak_edge": 64}
+CPU = torch.device("cpu")
+ON_CPU = {"peak_tflop_per_s": 1.0, "cases": CASES, "model_size": "tiny"}
 
 
 def test_sampling_at_the_papers_sizes_is_measured_on_whatever_device_there_is():
-    cpu = torch.device("cpu")
-    rows = list(ldm_gpu.sampling_rows(cpu, reference_steps=3, our_steps=(3, 2), **ON_CPU))
+    rows = list(ldm_gpu.sampling_rows(CPU, reference_steps=3, our_steps=(3, 2), **ON_CPU))
     assert [(row.size, row.way, row.steps) for row in rows[:3]] == [
         ((32, 32), "monai-generative, fp32", 3),
         ((32, 32), "ours, ddpm", 3),
@@ -74,15 +74,16 @@ def test_sampling_at_the_papers_sizes_is_measured_on_whatever_device_there_is():
     ]
     assert [row.size for row in rows[3:]] == [(32, 32, 32)] * 3
     for row in rows:
-        assert row.taken.wall_s > 0
+        taken, shares = row.measured
+        assert taken.wall_s > 0
         assert row.tflop > 0
-        assert 0.1 < row.shares.busy_fraction <= 1
-        assert 0 < sum(fraction for _, fraction in row.shares.longest) <= 1
+        assert 0.1 < shares.busy_fraction <= 1
+        assert 0 < sum(fraction for _, fraction in shares.longest) <= 1
     assert "convolution" in gpu_section(rows, [])
 
 
 def test_training_at_the_papers_sizes_is_measured_on_whatever_device_there_is():
-    rows = list(ldm_gpu.training_rows(torch.device("cpu"), num_iterations=2, **ON_CPU))
+    rows = list(ldm_gpu.training_rows(CPU, num_iterations=2, **ON_CPU))
     assert [row.way for row in rows] == ["monai-generative, fp32", "ours, bf16"] * 2
     assert all(row.taken.wall_s > 0 and row.tflop > 0 for row in rows)
     (line, *_) = [it for it in gpu_section([], rows).splitlines() if it.startswith("| 32x32 ")]
@@ -96,7 +97,7 @@ def taking(joules):
 def test_gpu_rows_give_times_less_energy_and_what_bounds_them():
     shares = TimeShares(0.97, (("convolution", 0.6), ("native_group_norm", 0.2)))
     rows = [
-        GpuRow((64, 64), "medium", way, 1000, taking(joules), 40.0, 100.0, shares)
+        GpuRow((64, 64), "medium", way, 1000, (taking(joules), shares), 40.0, 100.0)
         for way, joules in (("theirs", 800.0), ("ours", 100.0), ("unmeasured", None))
     ]
     lines = gpu_section(rows, []).splitlines()
@@ -105,6 +106,27 @@ def test_gpu_rows_give_times_less_energy_and_what_bounds_them():
         "| convolution 60%, native_group_norm 20%; busy 97% |"
     ) in lines
     assert any("| unmeasured | 1000 | not measured | not measured | 2 |" in it for it in lines)
+
+
+def test_way_that_needs_more_memory_than_there_is_says_so_and_the_others_go_on():
+    def too_large():
+        raise torch.OutOfMemoryError
+
+    assert ldm_gpu.unless_too_large(lambda: "measured") == "measured"
+    rows = [
+        TrainingRow((64, 64), "medium", 8, way, taken, 40.0, 100.0)
+        for way, taken in (
+            ("theirs", ldm_gpu.unless_too_large(too_large)),
+            ("ours", taking(100.0)),
+        )
+    ]
+    lines = gpu_section([], rows).splitlines()
+    assert "| 64x64 | medium | 8 | theirs |" + " out of memory |" * 4 in lines
+    assert "| 64x64 | medium | 8 | ours | 100 | not measured | 2 | 20 of 100 (20%) |" in lines
+
+
+def test_what_a_chip_reaches_is_what_it_multiplies_in_a_time():
+    assert ldm_gpu.reached_in_multiplication(CPU, edge=64, at_least_s=0.05) > 0
 
 
 @pytest.mark.slow
