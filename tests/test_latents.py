@@ -6,13 +6,14 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from ldm_project.array_files import is_whole
 from ldm_project.config import TrainConfig, TrainRunConfig
 from ldm_project.ct.data import DataSpec, batches, open_scans
 from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
 from ldm_project.diffusion.latents import (
     encode_latents,
     keep_latents,
-    kept_latents,
+    open_latents,
     weights_digest,
 )
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
@@ -45,7 +46,7 @@ def test_training_on_kept_latents_is_bitwise_that_on_latents_in_memory(spec, tmp
     vqgan, path = build_vqgan(spec).eval(), tmp_path / "latents.npy"
     in_memory = encode_latents(vqgan, images_of(spec))
     keep_latents(path, vqgan, images_of(spec), shape=(6, *spec.latent_shape))
-    kept = kept_latents(path)
+    kept = open_latents(path)
     assert kept.scale == in_memory.scale
     assert torch.equal(kept.values, in_memory.values)
     losses, weights = trained_weights(spec, in_memory)
@@ -56,10 +57,11 @@ def test_training_on_kept_latents_is_bitwise_that_on_latents_in_memory(spec, tmp
 
 def test_latents_that_are_missing_or_damaged_are_not_taken(tmp_path):
     vqgan, path = build_vqgan(SPECS[2]).eval(), tmp_path / "latents.npy"
-    assert kept_latents(path) is None
+    assert not is_whole(path)
     keep_latents(path, vqgan, images_of(SPECS[2]), shape=(6, *SPECS[2].latent_shape))
+    assert is_whole(path)
     path.write_bytes(path.read_bytes()[:-100])
-    assert kept_latents(path) is None
+    assert not is_whole(path)
 
 
 def test_vqgans_are_told_apart_by_a_single_weight():

@@ -1,5 +1,6 @@
-"""Several processes: who does what, and what cannot be shared; nothing is started here."""
+"""Several processes: who does what, what they tell each other, and what cannot be shared."""
 
+import json
 import os
 import signal
 import time
@@ -7,8 +8,10 @@ import time
 import mlflow
 import pytest
 import torch
+import torch.distributed as dist
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from torch import multiprocessing
 
 from ldm_project.config import SynthConfig, TrainRunConfig
 from ldm_project.diffusion.models import ModelSpec, build_unet
@@ -31,6 +34,29 @@ def test_process_alone_gets_back_what_it_tells():
     assert ALONE.mean(torch.tensor(2.0)) == 2.0
     ALONE.note("key", "text")
     assert ALONE.noted("key") is None  # no launcher would start it anew
+
+
+def read_from_files(rank, folder):
+    """Notes what a process gets of files that are, or are not, the first one's too."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    processes = Processes(rank, 2)
+
+    def read(path):
+        return f"{path.name} read by {rank}" if path.is_file() else None
+
+    names = (("seen", "seen"), ("seen", "missing"), ("missing", "seen"), ("missing", "missing"))
+    got = [processes.shared_file(folder / each[rank], read) for each in names]
+    (folder / f"{rank}.json").write_text(json.dumps(got))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_file_is_read_where_it_is_seen_and_sent_where_it_is_not(tmp_path):
+    (tmp_path / "seen").write_text("a")
+    multiprocessing.spawn(read_from_files, (tmp_path,), nprocs=2)
+    first, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == ["seen read by 0", "seen read by 0", None, None]
+    assert other == ["seen read by 1", "seen read by 0", None, None]
 
 
 @pytest.mark.parametrize(

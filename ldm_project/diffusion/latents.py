@@ -10,7 +10,7 @@ import torch
 from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor
 
-from ldm_project.array_files import is_whole, open_array, write_array
+from ldm_project.array_files import open_array, write_array
 from ldm_project.diffusion.models import canonical_state, encode
 
 
@@ -42,11 +42,11 @@ def encode_latents(vqgan: VQVAE, images: Iterable[Tensor]) -> Latents:
 
 def keep_latents(
     path: Path, vqgan: VQVAE, images: Iterable[Tensor], *, shape: tuple[int, ...]
-) -> Latents:
-    """Returns the latents of a training set, which stay in a file while they are trained on.
+) -> None:
+    """Writes the latents of a training set to a file, in which they stay while they are trained on.
 
     Args:
-        path: of the file, which ``kept_latents`` finds ever after.
+        path: of the file.
         vqgan: trained.
         images: batches ``(B, 1, *S)`` in [-1, 1].
         shape: of all latents together, ``(N, C, *S)``.
@@ -56,12 +56,11 @@ def keep_latents(
     """
     parts = (_encoded(vqgan, batch).numpy() for batch in images)
     write_array(path, parts, shape=shape, dtype=np.float32)
+
+
+def open_latents(path: Path) -> Latents:
+    """Returns the latents in a file that is whole; memory holds no more than is in use."""
     return _with_scale(torch.from_numpy(open_array(path)))
-
-
-def kept_latents(path: Path) -> Latents | None:
-    """Returns the latents that lie in a file; ``None`` where they are missing or damaged."""
-    return _with_scale(torch.from_numpy(open_array(path))) if is_whole(path) else None
 
 
 def weights_digest(vqgan: VQVAE) -> str:

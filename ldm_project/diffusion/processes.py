@@ -4,10 +4,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -67,6 +68,18 @@ class Processes:
             dist.broadcast_object_list(values, src=0, group=self.talk)
         return values[0]
 
+    def shared_file(self, path: Path, read: Callable[[Path], T]) -> T:
+        """Returns what the first process reads from its file, in all of them.
+
+        Where each sees that file at its own path, each reads it; otherwise they are sent it, for
+        which memory must hold it several times.
+        """
+        stamp = _stamp(path)
+        are_same = self.gathered(stamp == self.shared(stamp))
+        if self.shared(all(are_same)):
+            return read(path)
+        return self.shared(read(path) if self.is_first else None)
+
     def meet(self) -> None:
         """Waits until all processes have come here."""
         if self.count > 1:
@@ -111,6 +124,15 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Returns by what a file is known to be the same; ``None`` where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def check_devices(device: str, num_here: int) -> None:

@@ -95,13 +95,12 @@ class StateKeeper:
             self._has_warned = True
 
 
-def state_left_by(run_id: str) -> TrainingState | None:
-    """Returns where the run's earlier process left its training; ``None`` for a new one.
+def state_left_in(path: Path) -> TrainingState | None:
+    """Returns where an earlier process left the training of a file; ``None`` for a new one.
 
     Raises:
         CheckpointError: the state is damaged.
     """
-    path = state_file(run_id)
     return load_training(path) if path.is_file() else None
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import mlflow
 from monai.networks.nets.vqvae import VQVAE
 
+from ldm_project.array_files import is_whole
 from ldm_project.cache import cache_folder
 from ldm_project.config import MAX_SLICE_EPOCHS, TrainConfig
 from ldm_project.ct.data import CtScans, batches, digest_of
 from ldm_project.diffusion.checkpoints import VqganCheckpoint
-from ldm_project.diffusion.latents import Latents, keep_latents, kept_latents, weights_digest
+from ldm_project.diffusion.latents import keep_latents, weights_digest
 from ldm_project.diffusion.models import device_of
 from ldm_project.resolution import resolve_training_batch_size
 
@@ -20,21 +21,23 @@ TAG_LATENTS = "ldm.latents"  # whether the run's energy has their encoding in it
 ENCODED, CACHED = "encoded", "cached"
 
 
-def training_latents(config: TrainConfig, vqgan: VqganCheckpoint, scans: CtScans) -> Latents:
-    """Returns the latents of every volume, or of slices of some epochs; tags the active run.
+def encoded_file(config: TrainConfig, vqgan: VqganCheckpoint, scans: CtScans) -> Path:
+    """Returns the file of a training's latents: of every volume, or of slices of some epochs.
+
+    They are encoded where it is missing or damaged; a tag of the active run says whether.
 
     Raises:
         CacheError: they cannot be kept.
     """
     path = latents_file(config, vqgan.vqgan, scans)
-    latents = kept_latents(path)
-    mlflow.set_tag(TAG_LATENTS, ENCODED if latents is None else CACHED)
-    if latents is not None:
-        return latents
-    batch_size, num_batches = _batches_to_encode(config, scans)
-    images = islice(batches(scans, batch_size=batch_size), num_batches)
-    shape = (num_batches * batch_size, *vqgan.spec.latent_shape)
-    return keep_latents(path, vqgan.vqgan, images, shape=shape)
+    is_encoded = is_whole(path)
+    mlflow.set_tag(TAG_LATENTS, CACHED if is_encoded else ENCODED)
+    if not is_encoded:
+        batch_size, num_batches = _batches_to_encode(config, scans)
+        images = islice(batches(scans, batch_size=batch_size), num_batches)
+        shape = (num_batches * batch_size, *vqgan.spec.latent_shape)
+        keep_latents(path, vqgan.vqgan, images, shape=shape)
+    return path
 
 
 def latents_file(config: TrainConfig, vqgan: VQVAE, scans: CtScans) -> Path:

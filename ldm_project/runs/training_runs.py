@@ -35,7 +35,7 @@ from ldm_project.diffusion.flops import (
     vqgan_iteration_tflop,
     weights_of,
 )
-from ldm_project.diffusion.latents import Latents
+from ldm_project.diffusion.latents import Latents, open_latents
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_discriminator,
@@ -45,7 +45,6 @@ from ldm_project.diffusion.models import (
 )
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.sharding import fits
-from ldm_project.diffusion.training_states import TrainingState
 from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
 from ldm_project.resolution import (
     checkpoints_gradients,
@@ -61,7 +60,8 @@ from ldm_project.runs.interrupted_trainings import (
     StateKeeper,
     go_on,
     kept_until_registered,
-    state_left_by,
+    state_file,
+    state_left_in,
 )
 from ldm_project.runs.logged_models import log_ldm, log_vqgan
 from ldm_project.runs.references import (
@@ -73,7 +73,7 @@ from ldm_project.runs.references import (
     note_used_model,
     registered_name,
 )
-from ldm_project.runs.training_latents import training_latents
+from ldm_project.runs.training_latents import encoded_file
 from ldm_project.runs.training_previews import LdmPreview, VqganPreview
 from ldm_project.runs.training_progress import Repeated, resolve_window_size, run_training
 
@@ -85,7 +85,6 @@ class SharedTraining:
     config: TrainConfig
     run_id: str
     spec: ModelSpec
-    state: TrainingState | None  # to go on from
     is_sharded: bool
 
 
@@ -123,7 +122,7 @@ def run_vqgan(
             iterations=iterations,
             precision=resolve_precision(config.precision, device, spec),
         )
-        go_on(training, state_left_by(run_id), run_id)
+        go_on(training, state_left_in(state_file(run_id)), run_id)
         images = batches(training_scans, batch_size=batch_size, num_skipped=training.iteration)
         with (
             mlflow.start_run(run_id=run_id),
@@ -187,7 +186,7 @@ def run_train(
         training_scans, held_out = scans.split(HELD_OUT_FRACTION)
         batch_size, iterations = resolve_training_batch_size(config), config.iterations
         is_sharded = _is_sharded(config, spec, processes)
-        shared = SharedTraining(config, run_id, spec, state_left_by(run_id), is_sharded)
+        shared = SharedTraining(config, run_id, spec, is_sharded)
         training = _started(processes.shared(shared), processes)
         with (
             mlflow.start_run(run_id=run_id),
@@ -208,14 +207,15 @@ def run_train(
             with tracked(
                 config, unit="iteration", total_units=iterations, is_alone=is_alone
             ) as tracker:
-                latents = training_latents(config, vqgan, training_scans)
+                file = processes.shared(encoded_file(config, vqgan, training_scans))
+                latents = processes.shared_file(file, open_latents)
                 ldm = LdmCheckpoint(
                     spec, training.averaged_unet, vqgan.vqgan, latents.scale, config.objective
                 )
                 started_with = replace(config, vqgan=reference.uri)
                 run_training(
                     tracker,
-                    _steps(training, config, processes.shared(latents), processes),
+                    _steps(training, config, latents, processes),
                     title="diffusion UNet",
                     done=training.iteration,
                     iterations=iterations,
@@ -248,7 +248,8 @@ def assist_train(processes: Processes) -> None:
     training = _started(shared, processes)
     processes.meet()
     with tracked(config, unit="iteration", total_units=iterations, run_id=shared.run_id) as tracker:
-        steps = _steps(training, config, processes.shared(), processes)
+        latents = processes.shared_file(processes.shared(), open_latents)
+        steps = _steps(training, config, latents, processes)
         for _ in tracker.windows(steps, units_per_window=resolve_window_size(iterations)):
             pass  # the first process logs them
 
@@ -298,7 +299,8 @@ def _started(shared: SharedTraining, processes: Processes) -> DiffusionTraining:
     )
     if shared.is_sharded:
         training.shard(device, is_first=processes.is_first)
-    go_on(training, shared.state, shared.run_id)
+    state = processes.shared_file(state_file(shared.run_id), state_left_in)
+    go_on(training, state, shared.run_id)
     if checkpoints_gradients(config):
         checkpoint_gradients(training.unet)
     return training
