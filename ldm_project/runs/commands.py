@@ -66,7 +66,8 @@ def memory_explained() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
             reason = (text.splitlines() or ["out of memory"])[0]
             raise InvalidInputError(
-                f"Out of memory: {reason}. Lower batch_size=, then size=, then model_size=."
+                f"Out of memory: {reason}. Lower batch_size=, then size=, then model_size=; "
+                f"a training needs less with gradient_checkpointing=on, too."
             ) from error
         raise
 
