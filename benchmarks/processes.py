@@ -23,7 +23,7 @@ from mlflow.entities import Run
 from benchmarks.processes_page import Cost, Machine, Round, page
 from ldm_project.config import TrainConfig
 from ldm_project.runs.references import registered_name
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.units import joules_from_kwh
 
 
@@ -98,18 +98,18 @@ class Store:
         self._run(work.command, used, f"--num-processes={num_processes}", *work.options)
         command_s = time.perf_counter() - start_s
         metrics = self._newest_run().data.metrics
-        if schema.ENERGY_KWH not in metrics:
+        if keys.ENERGY_KWH not in metrics:
             raise click.ClickException("Nothing was measured: see `mlflow-carbon doctor`.")
-        joules = joules_from_kwh(metrics[schema.ENERGY_KWH])
-        return Cost(work.num_images, metrics[schema.DURATION_S], joules, command_s)
+        joules = joules_from_kwh(metrics[keys.ENERGY_KWH])
+        return Cost(work.num_images, metrics[keys.DURATION_S], joules, command_s)
 
     def machine(self) -> Machine:
         """Returns where the last work was done, and how it was measured."""
         tags = self._newest_run().data.tags
-        components = tags[schema.TAG_COMPONENTS].split(",")
-        methods = ", ".join(f"{name} {tags[schema.method_tag(name)]}" for name in components)
+        components = tags[keys.TAG_COMPONENTS].split(",")
+        methods = ", ".join(f"{name} {tags[keys.method_tag(name)]}" for name in components)
         load, num_gpus = os.getloadavg()[0], torch.cuda.device_count()
-        return Machine(tags[schema.TAG_HARDWARE], methods, load, num_gpus)
+        return Machine(tags[keys.TAG_HARDWARE], methods, load, num_gpus)
 
     def _newest_run(self) -> Run:
         (run,) = self._client.search_runs(["0"], max_results=1, order_by=["start_time DESC"])

@@ -5,14 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_carbon.accounting.advice import best_start, rank
-from mlflow_carbon.accounting.hourly import IntensitySeries, Slot, mean_g_per_kwh
-from mlflow_carbon.accounting.intensity import (
+from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.grid.hourly import IntensitySeries, Slot, mean_g_per_kwh
+from mlflow_carbon.grid.intensity import (
     given_intensity,
     latest_intensities,
     lookup_intensity,
     monthly_intensities,
 )
-from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 
 HOUR_S = 3600.0
 

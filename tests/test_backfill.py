@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from mlflow_carbon.cli import cli
+from mlflow_carbon.recording.system_metrics import integrate
 from mlflow_carbon.reporting.compare import compare_runs
-from mlflow_carbon.reporting.store import read_runs
-from mlflow_carbon.tracking.system_metrics import integrate
+from mlflow_carbon.store.runs import read_runs
 from tests.fakes.metered_runs import experiment_id, write_run
 
 START_MS = 1_700_000_000_000

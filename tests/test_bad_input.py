@@ -12,17 +12,17 @@ from mlflow_carbon.accounting.emissions import co2e_g, validate_pue
 from mlflow_carbon.accounting.equivalents import budget_share, equivalent
 from mlflow_carbon.accounting.forecast import forecast_energy, judge_budget, num_units_asked, price
 from mlflow_carbon.accounting.functional_unit import Device, software_carbon_intensity
-from mlflow_carbon.accounting.hourly import EnergySpan, IntensitySeries, Slot, intensity_of_spans
-from mlflow_carbon.accounting.intensity import (
+from mlflow_carbon.accounting.steps_model import StepsPoint, fit_steps, proportional_saving_fraction
+from mlflow_carbon.accounting.uncertainty import Window, prediction_interval, unit_statistics
+from mlflow_carbon.cli import cli
+from mlflow_carbon.errors import InvalidInputError, MlflowCarbonError, NoIntensityError
+from mlflow_carbon.grid.hourly import EnergySpan, IntensitySeries, Slot, intensity_of_spans
+from mlflow_carbon.grid.intensity import (
     given_intensity,
     latest_intensities,
     lookup_intensity,
     monthly_intensities,
 )
-from mlflow_carbon.accounting.steps_model import StepsPoint, fit_steps, proportional_saving_fraction
-from mlflow_carbon.accounting.uncertainty import Window, prediction_interval, unit_statistics
-from mlflow_carbon.cli import cli
-from mlflow_carbon.errors import InvalidInputError, MlflowCarbonError, NoIntensityError
 from tests.fakes.metered_runs import write_run
 
 NAN, INF = math.nan, math.inf

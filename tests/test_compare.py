@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from mlflow_carbon.accounting.intensity import lookup_intensity
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
+from mlflow_carbon.grid.intensity import lookup_intensity
 from mlflow_carbon.reporting.compare import STATISTIC_COLUMNS, compare_runs
-from mlflow_carbon.reporting.store import read_runs
+from mlflow_carbon.store.runs import read_runs
 from tests.fakes.metered_runs import write_run
 
 

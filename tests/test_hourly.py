@@ -4,13 +4,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mlflow_carbon.accounting.hourly import (
+from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.grid.hourly import (
     EnergySpan,
     intensity_of_spans,
     mean_g_per_kwh,
     read_intensity_file,
 )
-from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 
 HOUR_S = 3600.0
 MIDNIGHT_S = datetime(2022, 2, 1, tzinfo=UTC).timestamp()

@@ -13,36 +13,35 @@ ROOT = Path(__file__).parent.parent
 # folders above it in this list and from files to its left. "" is the package's own folder.
 HOUSE = {
     "mlflow_carbon": [
-        ("", "errors units schema redaction"),
+        ("", "errors units redaction"),
+        ("grid", "intensity providers hourly"),
         (
             "accounting",
-            "intensity emissions providers assumptions uncertainty forecast steps_model hourly "
-            "advice equivalents functional_unit paper",
+            "emissions uncertainty forecast steps_model advice equivalents functional_unit",
         ),
+        ("contract", "keys assumptions"),
         (
             "metering",
             "launch local_ranks clock readings meter_settings devices cpu_power counters machine "
             "collector meter examination",
         ),
+        ("store", "runs run_windows"),
         (
             "recording",
-            "journal delivery figures earlier nodes node_record live_forecast recorder recovery",
+            "journal delivery figures earlier nodes node_record live_forecast recorder recovery "
+            "system_metrics backfill",
         ),
+        ("registry", "footprints lineage inference model_tags run_models"),
         (
             "reporting",
-            "store run_windows hourly_prices compare tables everyday steps_fit prediction "
-            "advice_report",
-        ),
-        (
-            "registry",
-            "footprints lineage inference model_tags run_models model_list model_footprint gate "
-            "citations model_card",
+            "hourly_prices compare tables everyday steps_fit prediction advice_report model_list "
+            "model_footprint gate citations model_card paper_claims",
         ),
         (
             "tracking",
             "patience model_lookups epoch_windows launch_run idle_tracking tracking_options "
             "run_tracking process_metering track patches autolog_settings model_registration "
-            "run_lifecycle framework_windows autolog mlflow_autolog system_metrics backfill",
+            "run_lifecycle framework_windows autolog mlflow_autolog",
         ),
         (
             "commands",

@@ -6,7 +6,8 @@ from importlib.resources import files
 
 import pytest
 
-from mlflow_carbon.accounting.intensity import (
+from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.grid.intensity import (
     basis_notice,
     given_intensity,
     latest_intensities,
@@ -14,7 +15,6 @@ from mlflow_carbon.accounting.intensity import (
     monthly_intensities,
     resolve_region,
 )
-from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 
 
 @pytest.mark.parametrize(

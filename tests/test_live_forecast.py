@@ -7,10 +7,10 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.assumptions import resolve_assumptions
-from mlflow_carbon.accounting.intensity import given_intensity
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.assumptions import resolve_assumptions
 from mlflow_carbon.errors import CarbonBudgetError, InvalidInputError
+from mlflow_carbon.grid.intensity import given_intensity
 from mlflow_carbon.recording.figures import WindowRecord
 from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
 from mlflow_carbon.tracking.track import track
@@ -20,10 +20,10 @@ from tests.fakes.meter import FakeMeter, reading
 SWEDEN = {"region": "Sweden", "intensity_set": "paper_table1", "pue": 1.0}
 KWH = 3.6e6
 FORECAST_SERIES = (
-    schema.FORECAST_ENERGY_KWH,
-    schema.FORECAST_CO2E_G,
-    schema.FORECAST_CO2E_G_LOW,
-    schema.FORECAST_CO2E_G_HIGH,
+    keys.FORECAST_ENERGY_KWH,
+    keys.FORECAST_CO2E_G,
+    keys.FORECAST_CO2E_G_LOW,
+    keys.FORECAST_CO2E_G_HIGH,
 )
 
 
@@ -66,16 +66,16 @@ def points(run, key):
 def test_forecast_is_a_series_that_ends_in_what_was_spent(store):
     _, run = run_windows(meter_of(9, 10, 11, 10), 4, total_units=4)
     # after two: 19 spent, mean 9.5, two left: 38; after three: 30 + 10; after four: 40
-    assert points(run, schema.FORECAST_ENERGY_KWH) == [
+    assert points(run, keys.FORECAST_ENERGY_KWH) == [
         (2, pytest.approx(38)),
         (3, pytest.approx(40)),
         (4, pytest.approx(40)),
     ]
     # × 7 g/kWh
-    assert points(run, schema.FORECAST_CO2E_G)[1] == (3, pytest.approx(280))
+    assert points(run, keys.FORECAST_CO2E_G)[1] == (3, pytest.approx(280))
     # one left after three: t(0.975, 2) · 1 · √(1/3 + 1) = 4.3027 · 1.1547 = 4.968 kWh, 34.78 g
-    assert points(run, schema.FORECAST_CO2E_G_HIGH)[1] == (3, pytest.approx(314.78, abs=0.01))
-    assert points(run, schema.FORECAST_CO2E_G_LOW)[1] == (3, pytest.approx(245.22, abs=0.01))
+    assert points(run, keys.FORECAST_CO2E_G_HIGH)[1] == (3, pytest.approx(314.78, abs=0.01))
+    assert points(run, keys.FORECAST_CO2E_G_LOW)[1] == (3, pytest.approx(245.22, abs=0.01))
     assert [points(run, key)[-1][1] for key in FORECAST_SERIES[1:]] == pytest.approx([280] * 3)
 
 
@@ -85,7 +85,7 @@ def test_gaps_between_windows_count(store):
     meter = MeterWithGaps(readings, [15, 27, 39])
     _, run = run_windows(meter, 3, total_units=3)
     # after two: 27 + (10 + 12) / 2
-    assert points(run, schema.FORECAST_ENERGY_KWH) == [
+    assert points(run, keys.FORECAST_ENERGY_KWH) == [
         (2, pytest.approx(38)),
         (3, pytest.approx(39)),
     ]
@@ -95,7 +95,7 @@ def test_items_with_a_length_tell_the_total(store):
     with mlflow.start_run() as run, track(meter=meter_of(4, 6, 5), **SWEDEN) as tracker:
         list(tracker.windows(range(5), units_per_window=2))
     # windows of 2, 2 and 1 units; after two 10 kWh, one unit left of 2.5
-    assert points(run, schema.FORECAST_ENERGY_KWH)[0] == (2, pytest.approx(12.5))
+    assert points(run, keys.FORECAST_ENERGY_KWH)[0] == (2, pytest.approx(12.5))
 
 
 def test_items_without_a_length_are_no_forecast_and_no_error(store):
@@ -108,12 +108,12 @@ def test_items_without_a_length_are_no_forecast_and_no_error(store):
 
     with mlflow.start_run() as run, track(meter=meter_of(1, 1, 1, 1), **SWEDEN) as tracker:
         assert list(tracker.windows(Endless())) == ["a", "b", "c"]
-    assert points(run, schema.FORECAST_ENERGY_KWH) == []
+    assert points(run, keys.FORECAST_ENERGY_KWH) == []
 
 
 def test_more_units_than_foretold_end_the_forecast(store):
     _, run = run_windows(meter_of(1, 1, 1, 1), 4, total_units=2.5)
-    assert [step for step, _ in points(run, schema.FORECAST_ENERGY_KWH)] == [2]
+    assert [step for step, _ in points(run, keys.FORECAST_ENERGY_KWH)] == [2]
 
 
 # 7 g a kWh: a budget of 0.35 kg are 50 kWh. The dearest of these windows costs 11 kWh: after four
@@ -128,9 +128,9 @@ def test_stop_raises_in_the_users_loop_before_the_budget_is_exceeded(store):
     assert done == 4
     assert run.info.status == "FAILED"
     # the totals are kept, and keep the budget
-    assert run.data.metrics[schema.CO2E_KG] == pytest.approx(40.5 * 7 / 1000)
-    assert run.data.tags[schema.TAG_BUDGET_KG] == "0.35"
-    assert run.data.tags[schema.TAG_BUDGET_STATE] == "within"
+    assert run.data.metrics[keys.CO2E_KG] == pytest.approx(40.5 * 7 / 1000)
+    assert run.data.tags[keys.TAG_BUDGET_KG] == "0.35"
+    assert run.data.tags[keys.TAG_BUDGET_STATE] == "within"
 
 
 def test_stop_raises_instead_of_an_item_and_says_why(store):
@@ -168,7 +168,7 @@ def test_default_warns_once_for_each_state_and_goes_on(store, caplog):
     caplog.set_level("WARNING", logger="mlflow.carbon")
     done, run = run_windows(meter_of(*UNEVEN), 10, total_units=10, carbon_budget_kg=0.35)
     assert done == 10
-    assert run.data.tags[schema.TAG_BUDGET_STATE] == "exceeded"
+    assert run.data.tags[keys.TAG_BUDGET_STATE] == "exceeded"
     warnings = [record.getMessage() for record in caplog.records if "budget" in record.getMessage()]
     # will exceed after two; the fifth may exceed; exceeded by the sixth (after five: 50 kWh)
     assert [warning.partition(": ")[2][:38] for warning in warnings] == [
@@ -196,7 +196,7 @@ def test_function_is_called_with_each_new_verdict_and_may_raise(store):
 def test_budget_that_is_kept_says_so_quietly(store, caplog):
     caplog.set_level("WARNING", logger="mlflow.carbon")
     _, run = run_windows(meter_of(1, 1, 1), 3, total_units=3, carbon_budget_kg=10)
-    assert run.data.tags[schema.TAG_BUDGET_STATE] == "within"
+    assert run.data.tags[keys.TAG_BUDGET_STATE] == "within"
     assert "budget" not in caplog.text
 
 
@@ -213,8 +213,8 @@ def test_no_plan_asks_the_meter_nothing(store):
     meter = MeterWithGaps([reading(cpu_joules=KWH)] * 3, [])  # would raise if asked
     done, run = run_windows(meter, 2)
     assert done == 2
-    assert points(run, schema.FORECAST_ENERGY_KWH) == []
-    assert schema.TAG_BUDGET_KG not in run.data.tags
+    assert points(run, keys.FORECAST_ENERGY_KWH) == []
+    assert keys.TAG_BUDGET_KG not in run.data.tags
 
 
 def test_block_inside_a_tracked_run_keeps_the_runs_budget(store):
@@ -285,7 +285,7 @@ def test_minutes_before_the_first_window_say_nothing_of_the_units():
     live.add(unit, is_planned=True, spent_kwh=110.0, assumptions=assumptions)
     found = live.add(unit, is_planned=True, spent_kwh=120.0, assumptions=assumptions)
     # 120 spent and one unit of 10 left
-    assert found.values[schema.FORECAST_ENERGY_KWH] == pytest.approx(130)
+    assert found.values[keys.FORECAST_ENERGY_KWH] == pytest.approx(130)
 
 
 def test_long_runs_compute_the_spread_seldom():
@@ -301,7 +301,7 @@ def test_long_runs_compute_the_spread_seldom():
     assert computed[:19] == list(range(2, 21))
     assert 100 < len(computed) < 120
     assert computed[-1] == 2000
-    assert figures[-1].values[schema.FORECAST_ENERGY_KWH] == pytest.approx(2000)
+    assert figures[-1].values[keys.FORECAST_ENERGY_KWH] == pytest.approx(2000)
 
 
 @pytest.mark.parametrize(

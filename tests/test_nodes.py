@@ -8,8 +8,8 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.assumptions import resolve_assumptions
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.assumptions import resolve_assumptions
 from mlflow_carbon.metering.launch import Place
 from mlflow_carbon.recording.earlier import read_earlier_part
 from mlflow_carbon.recording.journal import Journal
@@ -68,8 +68,8 @@ NODES = [
 
 
 def sums_joules(metrics):
-    keys = ("carbon/energy_kwh", "carbon/cpu/energy_kwh", "carbon/gpu/energy_kwh")
-    return [pytest.approx(metrics[key] * 3.6e6) for key in keys]
+    names = ("carbon/energy_kwh", "carbon/cpu/energy_kwh", "carbon/gpu/energy_kwh")
+    return [pytest.approx(metrics[key] * 3.6e6) for key in names]
 
 
 def test_nodes_are_kept_apart_and_added_up(run_id):
@@ -148,7 +148,7 @@ def test_window_series_is_the_first_nodes_and_figures_per_unit_are_of_all(run_id
         total = reading(cpu_joules=2 * joules, duration_s=10)
         measure(node(index, run_id, [*windows, total]), num_windows=2)
     data = data_of(run_id)
-    points = MlflowClient().get_metric_history(run_id, schema.WINDOW_ENERGY_KWH)
+    points = MlflowClient().get_metric_history(run_id, keys.WINDOW_ENERGY_KWH)
     assert [(p.step, round(p.value * 3.6e6)) for p in points] == [(1, 100), (2, 100)]
     assert data.metrics["carbon/energy_kwh_per_epoch"] == pytest.approx(400 / 3.6e6)
     assert data.metrics["carbon/co2e_g_per_epoch"] == pytest.approx(400 / 3.6e6 * 14)

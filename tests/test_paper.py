@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mlflow_carbon.accounting.paper import (
+from mlflow_carbon.cli import cli
+from mlflow_carbon.reporting.paper_claims import (
     CONTRADICTED,
     HOLDS,
     ROUNDING,
@@ -17,7 +18,6 @@ from mlflow_carbon.accounting.paper import (
     compare,
     printed,
 )
-from mlflow_carbon.cli import cli
 
 OUTPUT = """\
 contradicted       2D training is 10 km of driving (abstract)

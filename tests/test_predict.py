@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from mlflow_carbon import schema
 from mlflow_carbon.cli import cli
+from mlflow_carbon.contract import keys
 from tests.fakes.metered_runs import write_run
 
 # Windows of 9, 10 and 11 kWh a sample: mean 10, s = 1, n = 3. 100 samples: 1000 kWh, spread
@@ -169,7 +169,7 @@ def test_key_of_a_provider_comes_from_the_environment_and_is_not_printed(run_id,
 
 
 def test_recorded_set_is_looked_in_first(client):
-    tags = {schema.TAG_INTENSITY_SET: "eea"}
+    tags = {keys.TAG_INTENSITY_SET: "eea"}
     run_id = write_run(client, "a", windows=[(1, 1), (2, 1)], tags=tags)
     (row,) = predict_json(run_id, "--samples", "1", "--region", "PL")
     assert (row["intensity_set"], row["intensity_g_per_kwh"]) == ("eea", 681)

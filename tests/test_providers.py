@@ -9,10 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import mlflow_carbon
-from mlflow_carbon.accounting.assumptions import resolve_assumptions
-from mlflow_carbon.accounting.intensity import lookup_intensity
-from mlflow_carbon.accounting.providers import PROVIDERS, ask_provider, fetch_intensity, split_zone
+from mlflow_carbon.contract.assumptions import resolve_assumptions
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.grid.intensity import lookup_intensity
+from mlflow_carbon.grid.providers import PROVIDERS, ask_provider, fetch_intensity, split_zone
 from tests.fakes.intensity_server import intensity_server
 
 ELECTRICITY_MAPS = {

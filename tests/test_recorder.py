@@ -7,7 +7,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 from mlflow_carbon.metering.readings import DeviceEnergy, Reading
 from mlflow_carbon.tracking.track import track
@@ -74,13 +74,13 @@ def test_one_window_has_no_spread(store):
 def test_windows_are_a_series_from_step_one_and_totals_one_point_at_step_zero(store):
     run_id = tracked_run().info.run_id
     client = MlflowClient()
-    windows = client.get_metric_history(run_id, schema.WINDOW_ENERGY_KWH)
+    windows = client.get_metric_history(run_id, keys.WINDOW_ENERGY_KWH)
     assert [(point.step, point.value) for point in windows] == [
         (1, pytest.approx(360 / 3.6e6)),
         (2, pytest.approx(720 / 3.6e6)),
     ]
-    assert [point.step for point in client.get_metric_history(run_id, schema.ENERGY_KWH)] == [0]
-    units = client.get_metric_history(run_id, schema.WINDOW_NUM_UNITS)
+    assert [point.step for point in client.get_metric_history(run_id, keys.ENERGY_KWH)] == [0]
+    units = client.get_metric_history(run_id, keys.WINDOW_NUM_UNITS)
     assert [point.value for point in units] == [4, 4]
 
 
@@ -151,7 +151,7 @@ def test_iterable_is_cut_into_windows_and_the_rest_is_a_shorter_one(store):
     meter = FakeMeter([*per_window, reading(cpu_joules=30)])
     with mlflow.start_run() as run, track(meter=meter, **SWEDEN) as tracker:
         assert list(tracker.windows(range(12), units_per_window=5)) == list(range(12))
-    points = MlflowClient().get_metric_history(run.info.run_id, schema.WINDOW_NUM_UNITS)
+    points = MlflowClient().get_metric_history(run.info.run_id, keys.WINDOW_NUM_UNITS)
     assert [point.value for point in points] == [5, 5, 2]
 
 
@@ -216,7 +216,7 @@ def test_forked_child_repeats_no_figure(store):
         for _ in range(2):
             with tracker.window(num_units=4):
                 pass
-    points = MlflowClient().get_metric_history(run.info.run_id, schema.WINDOW_ENERGY_KWH)
+    points = MlflowClient().get_metric_history(run.info.run_id, keys.WINDOW_ENERGY_KWH)
     assert [point.step for point in points] == [1, 2]
 
 

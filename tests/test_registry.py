@@ -7,11 +7,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.intensity import lookup_intensity
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import TrackingStoreError
-from mlflow_carbon.registry.model_list import price_models, read_models
+from mlflow_carbon.grid.intensity import lookup_intensity
 from mlflow_carbon.registry.run_models import record_run_models, record_version, tag_models
+from mlflow_carbon.reporting.model_list import price_models, read_models
 from tests.fakes.metered_runs import experiment_id, write_run
 
 SOURCE = "s3://bucket/model"  # never opened
@@ -171,7 +171,7 @@ def test_logged_model_gets_the_totals_and_no_series(client):
     assert metrics == {
         key: value for key, value in totals.items() if not key.startswith("carbon/window/")
     }
-    assert metrics[schema.ENERGY_KWH] == 8.0
+    assert metrics[keys.ENERGY_KWH] == 8.0
 
 
 def test_recording_twice_changes_nothing(client):
@@ -180,9 +180,9 @@ def test_recording_twice_changes_nothing(client):
     register(client, run_id)
     for _ in range(2):
         assert record_run_models(client, run_id)
-    assert len(client.get_metric_history(run_id, schema.CO2E_KG)) == 1
-    keys = [metric.key for metric in client.get_logged_model(model_id).metrics]
-    assert len(keys) == len(set(keys))
+    assert len(client.get_metric_history(run_id, keys.CO2E_KG)) == 1
+    logged = [metric.key for metric in client.get_logged_model(model_id).metrics]
+    assert len(logged) == len(set(logged))
 
 
 def test_read_only_user_gets_one_warning_and_no_error(store, client, caplog):
@@ -194,7 +194,7 @@ def test_read_only_user_gets_one_warning_and_no_error(store, client, caplog):
     assert "version 1 of 'm' (Permission denied)" in caplog.text
     assert carbon_tags(client.get_registered_model("m")) == {}
     # The experiment is the user's own: the LoggedModel is found all the same.
-    assert schema.CO2E_KG in {m.key for m in client.get_logged_model(model_id).metrics}
+    assert keys.CO2E_KG in {m.key for m in client.get_logged_model(model_id).metrics}
 
 
 def test_missing_run_is_no_error(client, caplog):
@@ -309,7 +309,7 @@ def test_list_models_of_an_empty_registry_is_empty(client):
 
 def test_list_models_refuses_a_tag_that_holds_no_number(client):
     version = trained_model(client, 8.0)
-    client.set_model_version_tag("m", version, schema.TAG_MODEL_PUE, "high")
+    client.set_model_version_tag("m", version, keys.TAG_MODEL_PUE, "high")
     with pytest.raises(
         TrackingStoreError, match=r"carbon\.pue of version 1 of model 'm' is 'high'"
     ):

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.recording.earlier import added
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.process_metering import ProcessMetering
@@ -20,7 +20,7 @@ MINUTE = reading(cpu_joules=600, duration_s=60)
 
 def energies_joules(run_id):
     """Returns the window series in J, by step."""
-    points = MlflowClient().get_metric_history(run_id, schema.WINDOW_ENERGY_KWH)
+    points = MlflowClient().get_metric_history(run_id, keys.WINDOW_ENERGY_KWH)
     return {point.step: round(point.value * 3.6e6) for point in points}
 
 

@@ -3,10 +3,10 @@
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_carbon import schema
 from mlflow_carbon.accounting.uncertainty import Window
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
-from mlflow_carbon.reporting.run_windows import find_run, read_metered_run
+from mlflow_carbon.store.run_windows import find_run, read_metered_run
 from tests.fakes.metered_runs import TIMESTAMP_MS, WINDOW_S, write_run
 
 END_S = TIMESTAMP_MS / 1000
@@ -53,10 +53,10 @@ def test_rest_that_is_one_of_rounding_is_no_span(client):
 
 def test_run_without_windows_is_one_of_minutes(client):
     run_id = client.create_run("0").info.run_id
-    totals = {schema.ENERGY_KWH: 0.25, schema.DURATION_S: 90.0, schema.POWER_W: 10_000.0}
+    totals = {keys.ENERGY_KWH: 0.25, keys.DURATION_S: 90.0, keys.POWER_W: 10_000.0}
     for key, value in totals.items():
         client.log_metric(run_id, key, value, timestamp=TIMESTAMP_MS, step=0)
-    for key, value in ((schema.TAG_SCHEMA, "1"), (schema.TAG_UNIT, "minute")):
+    for key, value in ((keys.TAG_SCHEMA, "1"), (keys.TAG_UNIT, "minute")):
         client.set_tag(run_id, key, value)
     client.set_terminated(run_id)
     run = read(client, run_id)
@@ -107,6 +107,6 @@ def test_run_that_goes_on_is_refused(client):
 
 
 def test_run_that_measured_nothing_is_refused_with_its_reason(client):
-    run_id = write_run(client, "a", windows=[], tags={schema.TAG_ERROR: "RAPL cannot be read."})
+    run_id = write_run(client, "a", windows=[], tags={keys.TAG_ERROR: "RAPL cannot be read."})
     with pytest.raises(NoRunsError, match=r"no measured energy: RAPL cannot be read\."):
         read(client, run_id)

@@ -9,9 +9,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
-from mlflow_carbon.reporting.store import open_client, read_runs, unquoted
+from mlflow_carbon.store.runs import open_client, read_runs, unquoted
 from mlflow_carbon.tracking.track import track
 from tests.fakes.meter import FakeMeter, reading
 from tests.fakes.metered_runs import copy_run, experiment_id, write_run
@@ -81,8 +81,8 @@ def test_read_runs_leaves_the_std_of_one_window_absent(client):
 
 def test_read_runs_agrees_with_the_window_series(client):
     run_id = write_run(client, "exp", windows=[(1e-6, 4.0), (1.4e-6, 4.0), (0.6e-6, 2.0)])
-    energies = [m.value for m in client.get_metric_history(run_id, schema.WINDOW_ENERGY_KWH)]
-    units = [m.value for m in client.get_metric_history(run_id, schema.WINDOW_NUM_UNITS)]
+    energies = [m.value for m in client.get_metric_history(run_id, keys.WINDOW_ENERGY_KWH)]
+    units = [m.value for m in client.get_metric_history(run_id, keys.WINDOW_NUM_UNITS)]
     row = read_one(client)
     per_unit = [kwh / num for kwh, num in zip(energies, units, strict=True)]
     assert row["energy_kwh_per_unit"] == pytest.approx(sum(energies) / sum(units))
@@ -118,8 +118,8 @@ def test_read_runs_reads_several_experiments(client):
 
 
 def test_read_runs_knows_a_parent_by_its_tag(client):
-    write_run(client, "exp", windows=WINDOWS, tags={schema.TAG_SCOPE: schema.SCOPE_PARENT})
-    assert read_one(client)["scope"] == schema.SCOPE_PARENT
+    write_run(client, "exp", windows=WINDOWS, tags={keys.TAG_SCOPE: keys.SCOPE_PARENT})
+    assert read_one(client)["scope"] == keys.SCOPE_PARENT
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
@@ -127,8 +127,8 @@ def test_read_runs_knows_an_untagged_parent_by_its_metered_child(client, status)
     parent = write_run(client, "exp", windows=WINDOWS)
     write_run(client, "exp", windows=WINDOWS, parent_run_id=parent, status=status)
     frame = read_runs(client, experiment_names=["exp"]).set_index("run_id")
-    assert frame.loc[parent, "scope"] == schema.SCOPE_PARENT
-    assert list(frame["scope"].drop(parent)) == [schema.SCOPE_RUN] * (status == "FINISHED")
+    assert frame.loc[parent, "scope"] == keys.SCOPE_PARENT
+    assert list(frame["scope"].drop(parent)) == [keys.SCOPE_RUN] * (status == "FINISHED")
 
 
 def test_read_runs_undoes_the_shell_quotes_of_mlflow_run(client):
@@ -177,7 +177,7 @@ def test_read_runs_says_how_many_runs_did_not_finish(client):
 
 
 def test_read_runs_refuses_a_tag_that_holds_no_number(client):
-    run_id = write_run(client, "exp", windows=WINDOWS, tags={schema.TAG_NUM_WINDOWS: "two"})
+    run_id = write_run(client, "exp", windows=WINDOWS, tags={keys.TAG_NUM_WINDOWS: "two"})
     with pytest.raises(TrackingStoreError, match=f"carbon.num_windows of run {run_id} is 'two'"):
         read_runs(client, experiment_names=["exp"])
 

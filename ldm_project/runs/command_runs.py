@@ -15,8 +15,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from ldm_project.config import DEFAULT_INTENSITY_SET, DEFAULT_PUE, DEFAULT_REGION, RunConfig
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.resolution import given, resolve_pue
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.assumptions import Assumptions, Defaults, resolve_assumptions
 from mlflow_carbon.tracking.track import Tracker, track
 
 TAG_RESUMED_RUN_ID = "ldm.resumed_run_id"
@@ -99,7 +99,7 @@ def tracked(
 def _create_run(name: str, config: RunConfig, triggered_by_run_id: str | None) -> str:
     tags = {MLFLOW_RUN_NAME: name}
     if triggered_by_run_id is not None:
-        tags[schema.TAG_TRIGGERED_BY_RUN_ID] = triggered_by_run_id
+        tags[keys.TAG_TRIGGERED_BY_RUN_ID] = triggered_by_run_id
     client = MlflowClient()
     experiment_id = _get_experiment_id() or DEFAULT_EXPERIMENT_ID
     run_id: str = client.create_run(experiment_id, tags=resolve_tags(tags)).info.run_id

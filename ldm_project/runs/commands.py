@@ -35,7 +35,7 @@ from ldm_project.runs.quality_run import report_lines, run_quality
 from ldm_project.runs.references import run_id_of
 from ldm_project.runs.synthesis_run import assist_synth, run_synth
 from ldm_project.runs.training_runs import assist_train, run_train, run_vqgan
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.units import joules_from_kwh
 
 
@@ -128,23 +128,23 @@ def summary(run: Run) -> list[str]:
     A run that nothing could measure says so; it has no figures to show.
     """
     metrics, tags = run.data.metrics, run.data.tags
-    unit = tags.get(schema.TAG_UNIT, "")
-    per_unit_kwh = metrics.get(schema.energy_kwh_per_unit(unit))
-    if schema.ENERGY_KWH not in metrics or per_unit_kwh is None:
-        reason = tags.get(schema.TAG_ERROR, "nothing could be measured")
+    unit = tags.get(keys.TAG_UNIT, "")
+    per_unit_kwh = metrics.get(keys.energy_kwh_per_unit(unit))
+    if keys.ENERGY_KWH not in metrics or per_unit_kwh is None:
+        reason = tags.get(keys.TAG_ERROR, "nothing could be measured")
         return [f"energy  not measured: {reason}", f"run     {run.info.run_id}"]
-    std_kwh = metrics.get(schema.std_of(schema.energy_kwh_per_unit(unit)))
+    std_kwh = metrics.get(keys.std_of(keys.energy_kwh_per_unit(unit)))
     spread = "" if std_kwh is None else f" ± {joules_from_kwh(std_kwh):.3g}"
     methods = ", ".join(
-        f"{component} {tags[schema.method_tag(component)]}"
-        for component in tags[schema.TAG_COMPONENTS].split(",")
+        f"{component} {tags[keys.method_tag(component)]}"
+        for component in tags[keys.TAG_COMPONENTS].split(",")
     )
     return [
         f"energy  {joules_from_kwh(per_unit_kwh):.4g}{spread} J per {unit} "
-        f"({tags[schema.TAG_NUM_WINDOWS]} windows of {tags[schema.TAG_NUM_UNITS]} {unit}s in all, "
-        f"{tags[schema.TAG_NUM_DISTINCT_READINGS]} distinct powers; {methods}; "
-        f"coverage {metrics[schema.COVERAGE_FRACTION]:.0%})",
-        f"CO2e    {metrics[schema.co2e_g_per_unit(unit)] * 1000:.4g} mg per {unit}, "
-        f"{metrics[schema.CO2E_G]:.4g} g for the run of {metrics[schema.DURATION_S]:.3g} s",
+        f"({tags[keys.TAG_NUM_WINDOWS]} windows of {tags[keys.TAG_NUM_UNITS]} {unit}s in all, "
+        f"{tags[keys.TAG_NUM_DISTINCT_READINGS]} distinct powers; {methods}; "
+        f"coverage {metrics[keys.COVERAGE_FRACTION]:.0%})",
+        f"CO2e    {metrics[keys.co2e_g_per_unit(unit)] * 1000:.4g} mg per {unit}, "
+        f"{metrics[keys.CO2E_G]:.4g} g for the run of {metrics[keys.DURATION_S]:.3g} s",
         f"run     {run.info.run_id} (mlflow ui shows it)",
     ]

@@ -34,7 +34,7 @@ from ldm_project.runs.references import ModelReference, note_used_model
 from ldm_project.runs.synthesis_run import sample_batches, sampling_tags
 from ldm_project.runs.trained_ldm import open_ldm, trained_ldm
 from ldm_project.runs.training_runs import data_spec
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 
 MAX_REAL_IMAGES = 512  # of each kind
 SETTING_RUN_NAME = "quality setting"
@@ -158,7 +158,7 @@ def _sampled_setting(
         setting = Setting(
             sampler=config.sampler,
             steps=config.steps,
-            co2e_g_per_sample=measured.get(schema.co2e_g_per_unit("sample")),
+            co2e_g_per_sample=measured.get(keys.co2e_g_per_unit("sample")),
             quality=quality,
         )
         mlflow.log_metrics(quality_metrics(quality))

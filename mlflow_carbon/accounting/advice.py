@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlflow_carbon.accounting.emissions import co2e_g
-from mlflow_carbon.accounting.hourly import IntensitySeries, mean_g_per_kwh
-from mlflow_carbon.accounting.intensity import CarbonIntensity
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.grid.hourly import IntensitySeries, mean_g_per_kwh
+from mlflow_carbon.grid.intensity import CarbonIntensity
 
 
 @dataclass(frozen=True)

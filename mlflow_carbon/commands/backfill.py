@@ -16,8 +16,8 @@ from mlflow_carbon.commands.options import (
 from mlflow_carbon.commands.pricing import Pricing, chosen_intensities
 
 if TYPE_CHECKING:
-    from mlflow_carbon.accounting.assumptions import Assumptions
-    from mlflow_carbon.tracking.backfill import Candidate, Survey
+    from mlflow_carbon.contract.assumptions import Assumptions
+    from mlflow_carbon.recording.backfill import Candidate, Survey
 
 
 @click.command(
@@ -63,9 +63,10 @@ def backfill(
     """
     from mlflow.exceptions import MlflowException
 
+    from mlflow_carbon.recording.backfill import cpu_power, survey, write
     from mlflow_carbon.redaction import reason_of
-    from mlflow_carbon.reporting.store import find_experiment, open_client, reading
-    from mlflow_carbon.tracking.backfill import cpu_power, survey, write
+    from mlflow_carbon.registry.run_models import record_run_models
+    from mlflow_carbon.store.runs import find_experiment, open_client, reading
 
     pricing = Pricing(
         regions=() if region is None else (region,),
@@ -88,6 +89,7 @@ def backfill(
         elif not dry_run:
             try:
                 write(client, candidate, assumptions, cpu=power)
+                record_run_models(client, candidate.run.info.run_id)
             except MlflowException as error:
                 became = f"not written: {reason_of(error)}"
                 num_problems += 1
@@ -100,7 +102,7 @@ def backfill(
 
 def _assumptions(pricing: Pricing, pue: float | None) -> "Assumptions":
     """Returns what turns the energy into CO2e; a figure that the user brings needs no lookup."""
-    from mlflow_carbon.accounting.assumptions import Assumptions, resolve_assumptions
+    from mlflow_carbon.contract.assumptions import Assumptions, resolve_assumptions
 
     is_given = pricing.carbon_intensity_g_per_kwh is not None
     looked_up = resolve_assumptions(

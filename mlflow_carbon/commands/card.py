@@ -24,9 +24,9 @@ def card(
 
     First the metadata that Hugging Face reads (co2_eq_emissions), then a paragraph to quote.
     """
-    from mlflow_carbon.registry import citations, model_card
-    from mlflow_carbon.registry.model_footprint import read_model_footprint
-    from mlflow_carbon.reporting.store import open_client
+    from mlflow_carbon.reporting import citations, model_card
+    from mlflow_carbon.reporting.model_footprint import read_model_footprint
+    from mlflow_carbon.store.runs import open_client
 
     described = read_model_footprint(open_client(tracking_uri), model)
     if bibtex:

@@ -16,7 +16,7 @@ from mlflow_carbon.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from mlflow_carbon.accounting.assumptions import Assumptions
+    from mlflow_carbon.contract.assumptions import Assumptions
     from mlflow_carbon.metering.examination import Examination
 
 MAX_PROBE_S = 3600.0
@@ -62,7 +62,7 @@ def doctor(
 
     Exits with 1 if nothing can be measured.
     """
-    from mlflow_carbon.accounting.assumptions import resolve_assumptions
+    from mlflow_carbon.contract.assumptions import resolve_assumptions
     from mlflow_carbon.metering.examination import GLANCE_S, examine
     from mlflow_carbon.metering.meter import Meter, MeterSettings
 

@@ -53,9 +53,9 @@ def gate(
     Exits with 0 and says on stdout what passed, or with 1 and says on stderr why not: the limit, or
     that the model or its emissions are not known. Wrong usage exits with 2.
     """
-    from mlflow_carbon.registry.gate import judge
-    from mlflow_carbon.registry.model_footprint import read_model_footprint
-    from mlflow_carbon.reporting.store import open_client
+    from mlflow_carbon.reporting.gate import judge
+    from mlflow_carbon.reporting.model_footprint import read_model_footprint
+    from mlflow_carbon.store.runs import open_client
 
     pricing = Pricing(
         regions=() if region is None else (region,),

@@ -61,11 +61,11 @@ def models(
     tracking_uri: str | None,
 ) -> None:
     """Lists model versions with the CO2e of their own training."""
-    from mlflow_carbon.accounting.intensity import basis_notice
-    from mlflow_carbon.registry.model_list import price_models, price_models_by_file, read_models
+    from mlflow_carbon.grid.intensity import basis_notice
     from mlflow_carbon.reporting import tables
     from mlflow_carbon.reporting.everyday import models_footer
-    from mlflow_carbon.reporting.store import open_client
+    from mlflow_carbon.reporting.model_list import price_models, price_models_by_file, read_models
+    from mlflow_carbon.store.runs import open_client
 
     pricing = Pricing(
         regions=() if region is None else (region,),

@@ -85,7 +85,7 @@ format_option = click.option(
 
 def recorded_set(runs: "pd.DataFrame") -> str:
     """Returns the set that the runs were priced from, so that new prices stay comparable."""
-    from mlflow_carbon.accounting.intensity import DEFAULT_SET
+    from mlflow_carbon.grid.intensity import DEFAULT_SET
 
     recorded = runs["intensity_set"].dropna().unique()
     return str(recorded[0]) if len(recorded) == 1 else DEFAULT_SET

@@ -13,7 +13,7 @@ def paper_check(format: str) -> None:
     Verdicts: holds, rounding (within 1 %), contradicted, cannot be derived. The paper is
     Seyfarth et al. 2024, arXiv:2407.14892.
     """
-    from mlflow_carbon.accounting.paper import check_claims, claims_text
+    from mlflow_carbon.reporting.paper_claims import check_claims, claims_text
     from mlflow_carbon.reporting.tables import records_frame
 
     claims = check_claims()

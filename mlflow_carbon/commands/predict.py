@@ -80,11 +80,11 @@ def predict(
     """
     from mlflow_carbon.accounting.forecast import num_units_asked
     from mlflow_carbon.accounting.functional_unit import Device
-    from mlflow_carbon.accounting.intensity import basis_notice
+    from mlflow_carbon.grid.intensity import basis_notice
     from mlflow_carbon.reporting.prediction import predict as predict_run
     from mlflow_carbon.reporting.prediction import prediction_text
-    from mlflow_carbon.reporting.run_windows import find_run, read_metered_run
-    from mlflow_carbon.reporting.store import open_client
+    from mlflow_carbon.store.run_windows import find_run, read_metered_run
+    from mlflow_carbon.store.runs import open_client
 
     pricing = Pricing(
         regions=region,

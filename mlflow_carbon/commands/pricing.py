@@ -12,11 +12,11 @@ from mlflow_carbon.commands.options import given_text, print_notices
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from mlflow_carbon.accounting.hourly import IntensitySeries
-    from mlflow_carbon.accounting.intensity import CarbonIntensity
-    from mlflow_carbon.registry.gate import IntensityOf
-    from mlflow_carbon.registry.model_footprint import ModelFootprint
-    from mlflow_carbon.reporting.run_windows import MeteredRun
+    from mlflow_carbon.grid.hourly import IntensitySeries
+    from mlflow_carbon.grid.intensity import CarbonIntensity
+    from mlflow_carbon.reporting.gate import IntensityOf
+    from mlflow_carbon.reporting.model_footprint import ModelFootprint
+    from mlflow_carbon.store.run_windows import MeteredRun
 
 intensity_file_option = click.option(
     "--intensity-file",
@@ -76,7 +76,7 @@ def chosen_intensities(pricing: Pricing, *, preferred_set: str) -> list["CarbonI
 
     An intensity file gives each run its own: see ``file_intensity``.
     """
-    from mlflow_carbon.accounting.intensity import GIVEN, given_intensity, lookup_intensity
+    from mlflow_carbon.grid.intensity import GIVEN, given_intensity, lookup_intensity
 
     if pricing.carbon_intensity_g_per_kwh is not None:
         region = pricing.regions[0] if pricing.regions else GIVEN
@@ -97,7 +97,7 @@ def chosen_intensities(pricing: Pricing, *, preferred_set: str) -> list["CarbonI
 
 def file_series(pricing: Pricing) -> "IntensitySeries | None":
     """Returns what the intensity file holds; ``None`` where none is given."""
-    from mlflow_carbon.accounting.hourly import read_intensity_file
+    from mlflow_carbon.grid.hourly import read_intensity_file
 
     if pricing.intensity_file is None:
         return None
@@ -110,8 +110,8 @@ def run_intensities(pricing: Pricing, run: "MeteredRun") -> list["CarbonIntensit
     Raises:
         InvalidInputError: the run recorded none, and none is given.
     """
-    from mlflow_carbon.accounting.intensity import DEFAULT_SET
     from mlflow_carbon.errors import InvalidInputError
+    from mlflow_carbon.grid.intensity import DEFAULT_SET
     from mlflow_carbon.reporting.hourly_prices import file_intensity
 
     series = file_series(pricing)
@@ -131,10 +131,10 @@ def model_intensities(
     pricing: Pricing, client: "MlflowClient", model: "ModelFootprint"
 ) -> "IntensityOf":
     """Returns what to price each of a model's trainings with, of the model's own set first."""
-    from mlflow_carbon import schema
-    from mlflow_carbon.accounting.intensity import DEFAULT_SET
+    from mlflow_carbon.contract import keys
+    from mlflow_carbon.grid.intensity import DEFAULT_SET
     from mlflow_carbon.reporting.hourly_prices import file_intensity
-    from mlflow_carbon.reporting.run_windows import read_metered_run
+    from mlflow_carbon.store.run_windows import read_metered_run
 
     region = pricing.regions[0] if pricing.regions else None
     series = file_series(pricing)
@@ -143,14 +143,14 @@ def model_intensities(
             series, read_metered_run(client, training.run), region=region
         )
     recorded = {} if model.own is None else model.own.run.data.tags
-    preferred_set = recorded.get(schema.TAG_INTENSITY_SET, DEFAULT_SET)
+    preferred_set = recorded.get(keys.TAG_INTENSITY_SET, DEFAULT_SET)
     chosen = next(iter(chosen_intensities(pricing, preferred_set=preferred_set)), None)
     return lambda _: chosen
 
 
 def _live_intensity(provider: str, zone: str, preferred_set: str) -> "CarbonIntensity":
     """Returns what a provider answers now, or a known figure and a notice that says why."""
-    from mlflow_carbon.accounting.providers import ask_provider
+    from mlflow_carbon.grid.providers import ask_provider
 
     live = ask_provider(provider, zone, environment=os.environ, preferred_set=preferred_set)
     if live.fallback_reason is not None:

@@ -17,7 +17,7 @@ def recover(tracking_uri: str | None) -> None:
     """
     from mlflow_carbon.recording.journal import journal_dir
     from mlflow_carbon.recording.recovery import recover as recover_all
-    from mlflow_carbon.reporting.store import open_client
+    from mlflow_carbon.store.runs import open_client
 
     folder = journal_dir()
     recoveries = list(recover_all(open_client(tracking_uri), folder))

@@ -25,7 +25,7 @@ def tag_models(
     """
     from mlflow_carbon.registry.run_models import registered_names
     from mlflow_carbon.registry.run_models import tag_models as write_tags
-    from mlflow_carbon.reporting.store import open_client
+    from mlflow_carbon.store.runs import open_client
 
     if is_all == bool(names):
         raise click.UsageError("Give the names of registered models, or --all.")

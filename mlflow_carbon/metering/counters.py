@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.devices import Gpu
 from mlflow_carbon.metering.readings import EnergySource
 
@@ -123,7 +123,7 @@ def _rapl_source(zone: Zone, *, is_shared: bool) -> EnergySource:
     return EnergySource(
         component=zone.component,
         index=zone.index,
-        method=schema.METHOD_COUNTER,
+        method=keys.METHOD_COUNTER,
         read=lambda: _read_joules(energy_path),
         wrap_joules=wrap_joules,
         is_shared=is_shared,
@@ -154,5 +154,5 @@ def gpu_source(nvml: Any, gpu: Gpu, *, sampled_power_w: Callable[[], float]) -> 
         read_joules()
     except nvml.NVMLError:  # older than Volta
         sampled_power_w()
-        return EnergySource("gpu", gpu.index, schema.METHOD_SAMPLED, sampled_power_w, is_power=True)
-    return EnergySource("gpu", gpu.index, schema.METHOD_COUNTER, read_joules)
+        return EnergySource("gpu", gpu.index, keys.METHOD_SAMPLED, sampled_power_w, is_power=True)
+    return EnergySource("gpu", gpu.index, keys.METHOD_COUNTER, read_joules)

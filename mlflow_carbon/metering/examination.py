@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.cpu_power import GENERIC
 from mlflow_carbon.metering.meter import Meter, MeterDescription
 from mlflow_carbon.metering.readings import OBSERVING_METHODS, Reading
@@ -40,11 +40,11 @@ class Examination:
         methods = {device.method for device in self.reading.devices}
         if not methods:
             return NOT_MEASURABLE
-        if schema.METHOD_SIMULATED in methods:
+        if keys.METHOD_SIMULATED in methods:
             return SIMULATED
         if not methods & set(OBSERVING_METHODS):
             return ESTIMATED
-        return PARTLY_MEASURED if schema.METHOD_TDP in methods else MEASURED
+        return PARTLY_MEASURED if keys.METHOD_TDP in methods else MEASURED
 
 
 def examine(
@@ -71,7 +71,7 @@ def missed_parts(description: MeterDescription, reading: Reading) -> tuple[str, 
         )
     if "cpu" not in asked_for:
         sentences.append("CPU and DRAM: left out by the settings.")
-    elif asked_for["cpu"] == schema.METHOD_TDP:
+    elif asked_for["cpu"] == keys.METHOD_TDP:
         sentences.append(
             "CPU: no energy counter can be read, so its power is TDP × utilisation, without what "
             "it draws when idle. A virtual machine shows no counter; on Linux of your own try "

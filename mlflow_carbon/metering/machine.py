@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.clock import Clock
 from mlflow_carbon.metering.counters import find_rapl, gpu_source
 from mlflow_carbon.metering.cpu_power import (
@@ -51,9 +51,9 @@ class Machine:
 
     def method_by_component(self, settings: MeterSettings) -> dict[str, str]:
         """Returns the method of each component asked for; the weaker one where devices differ."""
-        methods = dict.fromkeys(settings.measured_components, schema.METHOD_UNAVAILABLE)
+        methods = dict.fromkeys(settings.measured_components, keys.METHOD_UNAVAILABLE)
         for source in self.sources:
-            if methods.get(source.component) != schema.METHOD_SAMPLED:
+            if methods.get(source.component) != keys.METHOD_SAMPLED:
                 methods[source.component] = source.method
         return methods
 
@@ -102,7 +102,7 @@ def _find_gpus(
         handler = parts.simulated_gpu(
             SIMULATED_NAME, settings.sim_gpu_w, settings.sim_gpu_util_fraction
         )
-        source = _handler_source("gpu", schema.METHOD_SIMULATED, handler)
+        source = _handler_source("gpu", keys.METHOD_SIMULATED, handler)
         return Machine((source,), (f"1 × {SIMULATED_NAME} GPU",))
     if platform.system() == "Darwin":
         return _find_apple("gpu", parts.powermetrics.AppleSiliconGPU(pids=[], devices_by_pid=False))
@@ -167,7 +167,7 @@ def _find_cpu(settings: MeterSettings, parts: CarbontrackerParts, clock: Clock) 
         handler = parts.simulated_cpu(
             SIMULATED_NAME, settings.sim_cpu_tdp_w, settings.sim_cpu_util_fraction
         )
-        source = _handler_source("cpu", schema.METHOD_SIMULATED, handler)
+        source = _handler_source("cpu", keys.METHOD_SIMULATED, handler)
         return Machine((source,), (f"1 × {SIMULATED_NAME} CPU",))
     cpu = read_cpu()
     hardware = (f"{cpu.num_sockets} × {cpu.name or 'unnamed CPU'} ({cpu.num_threads} threads)",)
@@ -201,7 +201,7 @@ def _estimated_cpu(
     power = thread_power(cpu, tdp_w=settings.cpu_tdp_w, tables=tables)
     is_shared = settings.attribution == "process_share"
     cpu_s = clock.process_tree_cpu_s if is_shared else clock.machine_cpu_s
-    source = EnergySource("cpu", 0, schema.METHOD_TDP, lambda: power.watts_per_thread * cpu_s())
+    source = EnergySource("cpu", 0, keys.METHOD_TDP, lambda: power.watts_per_thread * cpu_s())
     return Machine((source,), hardware, cpu_tdp_source=power.source, problems=problems)
 
 
@@ -216,5 +216,5 @@ def _find_apple(component: str, handler: Any) -> Machine:
             )
         )
     handler.init()
-    source = _handler_source(component, schema.METHOD_SAMPLED, handler)
+    source = _handler_source(component, keys.METHOD_SAMPLED, handler)
     return Machine((source,), (f"{platform.machine()} {component}",))

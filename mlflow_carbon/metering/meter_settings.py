@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError
 
 COMPONENTS = ("gpu", "cpu")
@@ -44,9 +44,9 @@ class MeterSettings:
                 f"components is {self.components!r}: {', '.join(sorted(unknown))!r} is unknown; "
                 "use all, gpu, cpu or gpu,cpu."
             )
-        if self.attribution not in schema.ATTRIBUTIONS:
+        if self.attribution not in keys.ATTRIBUTIONS:
             raise InvalidInputError(
-                f"attribution is {self.attribution!r}; use one of {', '.join(schema.ATTRIBUTIONS)}."
+                f"attribution is {self.attribution!r}; use one of {', '.join(keys.ATTRIBUTIONS)}."
             )
         for name in ("interval_s", "cpu_tdp_w", "sim_cpu_tdp_w", "sim_gpu_w"):
             value = getattr(self, name)

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.units import kwh_from_joules
 
 # Share of the time counts as observed by these methods only; the others assume a power.
-OBSERVING_METHODS = (schema.METHOD_COUNTER, schema.METHOD_SAMPLED)
+OBSERVING_METHODS = (keys.METHOD_COUNTER, keys.METHOD_SAMPLED)
 
 # These count in steps: energy in a counter's, busy time in those of the kernel's clock.
-COUNTING_METHODS = (schema.METHOD_COUNTER, schema.METHOD_TDP)
+COUNTING_METHODS = (keys.METHOD_COUNTER, keys.METHOD_TDP)
 
 # No CPU package draws more, so a RAPL counter cannot wrap faster than range / this power.
 MAX_PACKAGE_POWER_W = 1000.0

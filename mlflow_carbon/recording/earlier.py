@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.readings import DeviceEnergy, Reading
 from mlflow_carbon.recording.figures import WindowColumns, WindowRecord
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
@@ -40,8 +40,8 @@ class WindowSeries:
             return {}
         self.unit, self.windows = unit, WindowColumns([record])
         is_first = self.num_points == 1
-        first_step = {} if is_first else {schema.TAG_FIRST_WINDOW_STEP: str(self.num_points)}
-        return {schema.TAG_UNIT: unit, **first_step}
+        first_step = {} if is_first else {keys.TAG_FIRST_WINDOW_STEP: str(self.num_points)}
+        return {keys.TAG_UNIT: unit, **first_step}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_earlier_part(
     """
     tags = run.data.tags
     metrics = run.data.metrics if node_index is None else of_node(run.data.metrics, node_index)
-    if schema.TAG_SCHEMA not in tags:
+    if keys.TAG_SCHEMA not in tags:
         return None
     if not any(key.startswith("carbon/") for key in (metrics if node_index else run.data.metrics)):
         return None
@@ -82,12 +82,12 @@ def read_earlier_part(
         since_s = 0.0 if total is None else _end_unix_s(client, run, node_index)
         parts += [after for record in windows if (after := _after(record.reading, since_s))]
     total = added(parts) if parts else Reading(run.info.start_time / MILLISECONDS_PER_SECOND, 0.0)
-    return EarlierPart(total, series, tags.get(schema.TAG_SCOPE, schema.SCOPE_RUN))
+    return EarlierPart(total, series, tags.get(keys.TAG_SCOPE, keys.SCOPE_RUN))
 
 
 def of_node(metrics: Mapping[str, float], node_index: int) -> dict[str, float]:
     """Returns one node's totals under the names that a run on one node has."""
-    prefix = schema.node_metric("", node_index)
+    prefix = keys.node_metric("", node_index)
     return {
         f"carbon/{key.removeprefix(prefix)}": value
         for key, value in metrics.items()
@@ -97,20 +97,20 @@ def of_node(metrics: Mapping[str, float], node_index: int) -> dict[str, float]:
 
 def recorded_total(run: Run, metrics: Mapping[str, float]) -> Reading | None:
     """Returns the totals among a run's metrics; ``None`` if none were written."""
-    if schema.DURATION_S not in metrics:
+    if keys.DURATION_S not in metrics:
         return None
     return Reading(
         start_unix_s=run.info.start_time / MILLISECONDS_PER_SECOND,
-        duration_s=metrics[schema.DURATION_S],
+        duration_s=metrics[keys.DURATION_S],
         devices=tuple(_devices(metrics, run.data.tags)),
-        coverage_fraction=metrics.get(schema.COVERAGE_FRACTION),
+        coverage_fraction=metrics.get(keys.COVERAGE_FRACTION),
     )
 
 
 def _end_unix_s(client: MlflowClient, run: Run, node_index: int | None) -> float:
     """Returns when the interval of the totals ended."""
-    key = schema.DURATION_S
-    key = key if node_index is None else schema.node_metric(key, node_index)
+    key = keys.DURATION_S
+    key = key if node_index is None else keys.node_metric(key, node_index)
     points = client.get_metric_history(run.info.run_id, key)
     return max(point.timestamp for point in points) / MILLISECONDS_PER_SECOND
 
@@ -173,7 +173,7 @@ def _devices(metrics: Mapping[str, float], tags: Mapping[str, str]) -> Iterable[
             case ["carbon", component, index, "energy_kwh"] if (
                 index.isdigit() and component != "node"
             ):
-                method = tags.get(schema.method_tag(component), schema.METHOD_UNAVAILABLE)
+                method = tags.get(keys.method_tag(component), keys.METHOD_UNAVAILABLE)
                 yield DeviceEnergy(component, int(index), energy_kwh, method)
 
 
@@ -183,22 +183,22 @@ def _read_series(client: MlflowClient, run: Run) -> tuple[list[WindowRecord], Wi
     A window's devices are known per component only.
     """
     energies_kwh = {
-        name: _by_step(client, run, schema.window_component_energy_kwh(name))
+        name: _by_step(client, run, keys.window_component_energy_kwh(name))
         for name in map(_window_component, run.data.metrics)
         if name is not None
     }
-    durations = _history(client, run, schema.WINDOW_DURATION_S)
+    durations = _history(client, run, keys.WINDOW_DURATION_S)
     durations_s = {point.step: point.value for point in durations}
     ends_ms = {point.step: point.timestamp for point in durations}
-    nums_units = _by_step(client, run, schema.WINDOW_NUM_UNITS)
-    first_step = int(run.data.tags.get(schema.TAG_FIRST_WINDOW_STEP, "1"))
+    nums_units = _by_step(client, run, keys.WINDOW_NUM_UNITS)
+    first_step = int(run.data.tags.get(keys.TAG_FIRST_WINDOW_STEP, "1"))
     windows = [
         WindowRecord(
             Reading(
                 start_unix_s=ends_ms[step] / MILLISECONDS_PER_SECOND - durations_s[step],
                 duration_s=durations_s[step],
                 devices=tuple(
-                    DeviceEnergy(name, 0, by_step[step], schema.METHOD_UNAVAILABLE)
+                    DeviceEnergy(name, 0, by_step[step], keys.METHOD_UNAVAILABLE)
                     for name, by_step in energies_kwh.items()
                     if step in by_step
                 ),
@@ -208,7 +208,7 @@ def _read_series(client: MlflowClient, run: Run) -> tuple[list[WindowRecord], Wi
         for step, num_units in sorted(nums_units.items())
         if step >= first_step and step in durations_s
     ]
-    unit, num_points = run.data.tags.get(schema.TAG_UNIT), max(nums_units, default=0)
+    unit, num_points = run.data.tags.get(keys.TAG_UNIT), max(nums_units, default=0)
     return windows, WindowSeries(unit, WindowColumns(windows), num_points)
 
 

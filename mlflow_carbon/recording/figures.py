@@ -5,10 +5,10 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.assumptions import Assumptions
 from mlflow_carbon.accounting.emissions import co2e_g, facility_energy_kwh, mean_std
 from mlflow_carbon.accounting.uncertainty import num_distinct_readings
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.metering.meter import MeterDescription
 from mlflow_carbon.metering.readings import Reading
 from mlflow_carbon.units import kg_from_grams, watts_from_kwh
@@ -50,21 +50,21 @@ def window_metrics(reading: Reading, num_units: float) -> dict[str, float]:
     """Returns one point of each window series; ``reading`` must hold energy."""
     assert reading.energy_kwh is not None
     values = {
-        schema.WINDOW_ENERGY_KWH: reading.energy_kwh,
-        schema.WINDOW_DURATION_S: reading.duration_s,
-        schema.WINDOW_NUM_UNITS: num_units,
+        keys.WINDOW_ENERGY_KWH: reading.energy_kwh,
+        keys.WINDOW_DURATION_S: reading.duration_s,
+        keys.WINDOW_NUM_UNITS: num_units,
     }
     power_w = _power_w(reading)
     if power_w is not None:
-        values[schema.WINDOW_POWER_W] = power_w
+        values[keys.WINDOW_POWER_W] = power_w
     for component, energy_kwh in reading.energy_kwh_by_component().items():
-        values[schema.window_component_energy_kwh(component)] = energy_kwh
+        values[keys.window_component_energy_kwh(component)] = energy_kwh
     return values
 
 
 def total_metrics(total: Reading, assumptions: Assumptions) -> dict[str, float]:
     """Returns the run's totals: energy by component and device, CO2e, and what was assumed."""
-    values = {schema.DURATION_S: total.duration_s}
+    values = {keys.DURATION_S: total.duration_s}
     if total.energy_kwh is None:
         return values
     mass_g = co2e_g(
@@ -73,46 +73,46 @@ def total_metrics(total: Reading, assumptions: Assumptions) -> dict[str, float]:
         intensity_g_per_kwh=assumptions.intensity.g_per_kwh,
     )
     values |= {
-        schema.ENERGY_KWH: total.energy_kwh,
-        schema.FACILITY_ENERGY_KWH: facility_energy_kwh(total.energy_kwh, assumptions.pue),
-        schema.CO2E_G: mass_g,
-        schema.CO2E_KG: kg_from_grams(mass_g),
-        schema.INTENSITY_G_PER_KWH: assumptions.intensity.g_per_kwh,
-        schema.PUE: assumptions.pue,
+        keys.ENERGY_KWH: total.energy_kwh,
+        keys.FACILITY_ENERGY_KWH: facility_energy_kwh(total.energy_kwh, assumptions.pue),
+        keys.CO2E_G: mass_g,
+        keys.CO2E_KG: kg_from_grams(mass_g),
+        keys.INTENSITY_G_PER_KWH: assumptions.intensity.g_per_kwh,
+        keys.PUE: assumptions.pue,
     }
     if total.coverage_fraction is not None:
-        values[schema.COVERAGE_FRACTION] = total.coverage_fraction
+        values[keys.COVERAGE_FRACTION] = total.coverage_fraction
     by_place: dict[tuple[str, int | None], float] = {
         (device.component, device.index): device.energy_kwh for device in total.devices
     }
     by_place |= {(name, None): kwh for name, kwh in total.energy_kwh_by_component().items()}
     for (component, index), energy_kwh in by_place.items():
-        values[schema.component_energy_kwh(component, index)] = energy_kwh
+        values[keys.component_energy_kwh(component, index)] = energy_kwh
     if total.duration_s > 0:
-        values[schema.POWER_W] = watts_from_kwh(total.energy_kwh, total.duration_s)
+        values[keys.POWER_W] = watts_from_kwh(total.energy_kwh, total.duration_s)
         for (component, index), energy_kwh in by_place.items():
             power_w = watts_from_kwh(energy_kwh, total.duration_s)
-            values[schema.component_power_w(component, index)] = power_w
+            values[keys.component_power_w(component, index)] = power_w
     return values
 
 
 def node_metrics(total: Reading, assumptions: Assumptions, node_index: int) -> dict[str, float]:
     """Returns what one node adds to a run of several, and what all of them assume."""
-    values = {schema.DURATION_S: total.duration_s}
+    values = {keys.DURATION_S: total.duration_s}
     assumed = {}
     if total.energy_kwh is not None:
-        values[schema.ENERGY_KWH] = total.energy_kwh
-        values[schema.COVERAGE_FRACTION] = total.coverage_fraction or 0.0
+        values[keys.ENERGY_KWH] = total.energy_kwh
+        values[keys.COVERAGE_FRACTION] = total.coverage_fraction or 0.0
         for device in total.devices:
-            key = schema.component_energy_kwh(device.component, device.index)
+            key = keys.component_energy_kwh(device.component, device.index)
             values[key] = device.energy_kwh
         for component, energy_kwh in total.energy_kwh_by_component().items():
-            values[schema.component_energy_kwh(component)] = energy_kwh
+            values[keys.component_energy_kwh(component)] = energy_kwh
         assumed = {
-            schema.INTENSITY_G_PER_KWH: assumptions.intensity.g_per_kwh,
-            schema.PUE: assumptions.pue,
+            keys.INTENSITY_G_PER_KWH: assumptions.intensity.g_per_kwh,
+            keys.PUE: assumptions.pue,
         }
-    of_node = {schema.node_metric(key, node_index): value for key, value in values.items()}
+    of_node = {keys.node_metric(key, node_index): value for key, value in values.items()}
     return of_node | assumed
 
 
@@ -131,12 +131,12 @@ def per_unit_metrics(
     std_kwh = mean_std([kwh / units for kwh, units in measured]).std
     g_per_kwh = assumptions.pue * assumptions.intensity.g_per_kwh
     values = {
-        schema.energy_kwh_per_unit(unit): run_value_kwh,
-        schema.co2e_g_per_unit(unit): run_value_kwh * g_per_kwh,
+        keys.energy_kwh_per_unit(unit): run_value_kwh,
+        keys.co2e_g_per_unit(unit): run_value_kwh * g_per_kwh,
     }
     if std_kwh is not None:
-        values[schema.std_of(schema.energy_kwh_per_unit(unit))] = std_kwh
-        values[schema.std_of(schema.co2e_g_per_unit(unit))] = std_kwh * g_per_kwh
+        values[keys.std_of(keys.energy_kwh_per_unit(unit))] = std_kwh
+        values[keys.std_of(keys.co2e_g_per_unit(unit))] = std_kwh * g_per_kwh
     return values
 
 
@@ -148,10 +148,10 @@ def window_tags(windows: WindowColumns, unit: str) -> dict[str, str]:
         None if math.isnan(power_w) else power_w for power_w in windows.powers_w
     )
     return {
-        schema.TAG_UNIT: unit,
-        schema.TAG_NUM_UNITS: f"{sum(windows.nums_units):g}",
-        schema.TAG_NUM_WINDOWS: str(len(windows)),
-        **({} if num_distinct is None else {schema.TAG_NUM_DISTINCT_READINGS: str(num_distinct)}),
+        keys.TAG_UNIT: unit,
+        keys.TAG_NUM_UNITS: f"{sum(windows.nums_units):g}",
+        keys.TAG_NUM_WINDOWS: str(len(windows)),
+        **({} if num_distinct is None else {keys.TAG_NUM_DISTINCT_READINGS: str(num_distinct)}),
     }
 
 
@@ -164,15 +164,15 @@ def _power_w(reading: Reading) -> float | None:
 def description_tags(description: MeterDescription) -> dict[str, str]:
     """Returns the tags that say what measured, how, on what, and what could not be measured."""
     tags = {
-        schema.TAG_COMPONENTS: ",".join(description.components),
-        schema.TAG_ATTRIBUTION: description.attribution,
-        schema.TAG_HARDWARE: description.hardware,
-        schema.TAG_TRACKER: description.tracker,
+        keys.TAG_COMPONENTS: ",".join(description.components),
+        keys.TAG_ATTRIBUTION: description.attribution,
+        keys.TAG_HARDWARE: description.hardware,
+        keys.TAG_TRACKER: description.tracker,
     }
     for component, method in description.method_by_component.items():
-        tags[schema.method_tag(component)] = method
+        tags[keys.method_tag(component)] = method
     if description.cpu_tdp_source is not None:
-        tags[schema.TAG_CPU_TDP_SOURCE] = description.cpu_tdp_source
+        tags[keys.TAG_CPU_TDP_SOURCE] = description.cpu_tdp_source
     if description.problems:
-        tags[schema.TAG_ERROR] = " ".join(description.problems)
+        tags[keys.TAG_ERROR] = " ".join(description.problems)
     return tags

@@ -5,8 +5,6 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.assumptions import Assumptions
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.accounting.forecast import (
     EXCEEDED,
@@ -18,6 +16,8 @@ from mlflow_carbon.accounting.forecast import (
     price,
 )
 from mlflow_carbon.accounting.uncertainty import UnitStatistics, Window, unit_statistics
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.recording.figures import WindowRecord
 
@@ -237,8 +237,8 @@ def _forecast_values(
 
 def _named(energy_kwh: float, mass_g: float, low_g: float, high_g: float) -> dict[str, float]:
     return {
-        schema.FORECAST_ENERGY_KWH: energy_kwh,
-        schema.FORECAST_CO2E_G: mass_g,
-        schema.FORECAST_CO2E_G_LOW: low_g,
-        schema.FORECAST_CO2E_G_HIGH: high_g,
+        keys.FORECAST_ENERGY_KWH: energy_kwh,
+        keys.FORECAST_CO2E_G: mass_g,
+        keys.FORECAST_CO2E_G_LOW: low_g,
+        keys.FORECAST_CO2E_G_HIGH: high_g,
     }

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.assumptions import Assumptions
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.metering.launch import Place
 from mlflow_carbon.metering.meter import Meter
 from mlflow_carbon.metering.readings import Reading
@@ -15,7 +15,7 @@ from mlflow_carbon.recording.nodes import ENDED, RUNNING, node_state_tag
 from mlflow_carbon.units import SECONDS_PER_MINUTE
 
 # Of a further node; the same tags of the first one are the run's own.
-OWN_TAGS = (schema.TAG_HARDWARE, schema.TAG_ERROR)
+OWN_TAGS = (keys.TAG_HARDWARE, keys.TAG_ERROR)
 
 
 class Put(Protocol):
@@ -81,12 +81,12 @@ class NodeRecord:
         if self._end_minutes is not None:
             self._end_minutes()
         energy_per_unit = {
-            schema.node_metric(key, self._index): per_unit[key]
-            for key in map(schema.energy_kwh_per_unit, schema.UNITS)
+            keys.node_metric(key, self._index): per_unit[key]
+            for key in map(keys.energy_kwh_per_unit, keys.UNITS)
             if key in per_unit
         }
         if self._index > 0:
-            tags = {schema.node_tag(key, self._index): tags[key] for key in OWN_TAGS if key in tags}
+            tags = {keys.node_tag(key, self._index): tags[key] for key in OWN_TAGS if key in tags}
         self._write(total, end_unix_s, ENDED, assumptions, values=energy_per_unit, tags=tags)
 
     def _say_running(self, assumptions: Assumptions) -> None:
@@ -109,7 +109,7 @@ class NodeRecord:
             end_unix_s,
             {
                 **tags,
-                schema.TAG_NUM_NODES: str(self._num_nodes),
+                keys.TAG_NUM_NODES: str(self._num_nodes),
                 **node_state_tag(self._index, state, end_unix_s),
             },
         )

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import co2e_g, facility_energy_kwh
+from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.readings import Reading
 from mlflow_carbon.recording.earlier import of_node, recorded_total
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, kg_from_grams, watts_from_kwh
@@ -37,7 +37,7 @@ class NodePart:
 
 def node_state_tag(node_index: int, state: str, end_unix_s: float) -> dict[str, str]:
     """Returns the tag that says whether a node measures on, and until when its figures are."""
-    key = schema.node_tag(schema.TAG_NODE_STATE, node_index)
+    key = keys.node_tag(keys.TAG_NODE_STATE, node_index)
     return {key: f"{state} {round(end_unix_s * MILLISECONDS_PER_SECOND)}"}
 
 
@@ -66,9 +66,9 @@ def settle(client: MlflowClient, run_id: str) -> None:
         points = [Metric(key, value, timestamp_ms, 0) for key, value in values.items()]
         new_tags = [RunTag(key, value) for key, value in tags.items()]
         client.log_batch(run_id, metrics=points, tags=new_tags)
-        if schema.TAG_MISSING_NODES in run.data.tags and not tags:
+        if keys.TAG_MISSING_NODES in run.data.tags and not tags:
             with suppress(MlflowException):  # another node may have taken it away
-                client.delete_tag(run_id, schema.TAG_MISSING_NODES)
+                client.delete_tag(run_id, keys.TAG_MISSING_NODES)
 
 
 def read_parts(run: Run) -> dict[int, NodePart]:
@@ -87,7 +87,7 @@ def read_parts(run: Run) -> dict[int, NodePart]:
 def missing_tags(parts: Mapping[int, NodePart], num_nodes: int) -> dict[str, str]:
     """Returns the tag that names the nodes whose energy is not in the sum, or not all of it."""
     missing = [str(index) for index in range(num_nodes) if not _is_whole(parts.get(index))]
-    return {schema.TAG_MISSING_NODES: ",".join(missing)} if missing else {}
+    return {keys.TAG_MISSING_NODES: ",".join(missing)} if missing else {}
 
 
 def summed(
@@ -105,27 +105,27 @@ def summed(
     """
     totals = [part.total for part in parts.values()]
     duration_s = max(total.duration_s for total in totals)
-    values = {schema.DURATION_S: duration_s}
+    values = {keys.DURATION_S: duration_s}
     energies_kwh = [total.energy_kwh for total in totals if total.energy_kwh is not None]
-    pue, g_per_kwh = metrics.get(schema.PUE), metrics.get(schema.INTENSITY_G_PER_KWH)
+    pue, g_per_kwh = metrics.get(keys.PUE), metrics.get(keys.INTENSITY_G_PER_KWH)
     if not energies_kwh or pue is None or g_per_kwh is None:
         return values
     energy_kwh = sum(energies_kwh)
     mass_g = co2e_g(energy_kwh, pue=pue, intensity_g_per_kwh=g_per_kwh)
     values |= {
-        schema.ENERGY_KWH: energy_kwh,
-        schema.FACILITY_ENERGY_KWH: facility_energy_kwh(energy_kwh, pue),
-        schema.CO2E_G: mass_g,
-        schema.CO2E_KG: kg_from_grams(mass_g),
+        keys.ENERGY_KWH: energy_kwh,
+        keys.FACILITY_ENERGY_KWH: facility_energy_kwh(energy_kwh, pue),
+        keys.CO2E_G: mass_g,
+        keys.CO2E_KG: kg_from_grams(mass_g),
     }
     by_component = _added_by_component(totals)
     for component, component_kwh in by_component.items():
-        values[schema.component_energy_kwh(component)] = component_kwh
+        values[keys.component_energy_kwh(component)] = component_kwh
     if duration_s > 0:
-        values[schema.COVERAGE_FRACTION] = _coverage_fraction(parts, num_nodes, duration_s)
-        values[schema.POWER_W] = watts_from_kwh(energy_kwh, duration_s)
+        values[keys.COVERAGE_FRACTION] = _coverage_fraction(parts, num_nodes, duration_s)
+        values[keys.POWER_W] = watts_from_kwh(energy_kwh, duration_s)
         for component, component_kwh in by_component.items():
-            values[schema.component_power_w(component)] = watts_from_kwh(component_kwh, duration_s)
+            values[keys.component_power_w(component)] = watts_from_kwh(component_kwh, duration_s)
     return values | _per_unit(parts, num_nodes, pue * g_per_kwh)
 
 
@@ -138,7 +138,7 @@ def _num_ended(parts: Mapping[int, NodePart]) -> int:
 
 
 def _num_nodes(run: Run, parts: Mapping[int, NodePart]) -> int:
-    return max(int(run.data.tags.get(schema.TAG_NUM_NODES, "0")), max(parts, default=-1) + 1)
+    return max(int(run.data.tags.get(keys.TAG_NUM_NODES, "0")), max(parts, default=-1) + 1)
 
 
 def _added_by_component(totals: Iterable[Reading]) -> dict[str, float]:
@@ -163,19 +163,19 @@ def _coverage_fraction(parts: Mapping[int, NodePart], num_nodes: int, duration_s
 def _per_unit(parts: Mapping[int, NodePart], num_nodes: int, g_per_kwh: float) -> dict[str, float]:
     """Returns energy and CO2e per unit where every node knows its own; they add up."""
     values: dict[str, float] = {}
-    for unit in schema.UNITS:
-        key = schema.energy_kwh_per_unit(unit)
+    for unit in keys.UNITS:
+        key = keys.energy_kwh_per_unit(unit)
         known = [part.metrics[key] for part in parts.values() if key in part.metrics]
         if len(known) == num_nodes:
             values[key] = sum(known)
-            values[schema.co2e_g_per_unit(unit)] = sum(known) * g_per_kwh
+            values[keys.co2e_g_per_unit(unit)] = sum(known) * g_per_kwh
     return values
 
 
 def _holds(run: Run, values: Mapping[str, float], tags: Mapping[str, str]) -> bool:
     """Returns whether the run shows these totals already."""
-    metrics, shown = run.data.metrics, run.data.tags.get(schema.TAG_MISSING_NODES)
-    return shown == tags.get(schema.TAG_MISSING_NODES) and all(
+    metrics, shown = run.data.metrics, run.data.tags.get(keys.TAG_MISSING_NODES)
+    return shown == tags.get(keys.TAG_MISSING_NODES) and all(
         key in metrics and math.isclose(metrics[key], value, rel_tol=1e-12)
         for key, value in values.items()
     )

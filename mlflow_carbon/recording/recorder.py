@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.assumptions import Assumptions
 from mlflow_carbon.accounting.forecast import AT_RISK, WITHIN
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.metering.launch import ALONE, Place
 from mlflow_carbon.metering.meter import Meter, Window
 from mlflow_carbon.metering.readings import Reading
@@ -112,16 +112,16 @@ class Recorder:
 
     def start(self) -> None:
         """Opens the run's own interval and tags the run with what is assumed about it."""
-        scope = schema.SCOPE_RUN if self._earlier is None else self._earlier.scope
-        tags = {schema.TAG_SCHEMA: schema.SCHEMA_VERSION, schema.TAG_SCOPE: scope}
+        scope = keys.SCOPE_RUN if self._earlier is None else self._earlier.scope
+        tags = {keys.TAG_SCHEMA: keys.SCHEMA_VERSION, keys.TAG_SCOPE: scope}
         if self._launch_tag is not None:
-            tags[schema.TAG_LAUNCH] = self._launch_tag
+            tags[keys.TAG_LAUNCH] = self._launch_tag
         if self._place.node_index == 0:
             self._put({}, None, tags | self.assumptions.tags())
         self._total = self._meter.open_window()
         if self._node is not None:
             self._node.start(self._earlier, self._meter, self.assumptions)
-        if self._series.unit in (None, schema.UNIT_MINUTE):
+        if self._series.unit in (None, keys.UNIT_MINUTE):
             self._end_minutes = self._meter.every(SECONDS_PER_MINUTE, self._add_minute)
 
     def restart(self) -> None:
@@ -141,7 +141,7 @@ class Recorder:
 
     def mark_as_parent(self) -> None:
         """Tags the run as one whose energy contains that of other metered runs."""
-        self._put({}, None, {schema.TAG_SCOPE: schema.SCOPE_PARENT})
+        self._put({}, None, {keys.TAG_SCOPE: keys.SCOPE_PARENT})
 
     def report_as(self, unit: str, assumptions: Assumptions) -> None:
         """Changes what the windows and totals from now on are reported by."""
@@ -176,7 +176,7 @@ class Recorder:
 
     def add_earlier(self, total: Reading) -> None:
         """Adds the totals of an earlier part that could not be read before."""
-        self._earlier = EarlierPart(total, self._series, schema.SCOPE_RUN)
+        self._earlier = EarlierPart(total, self._series, keys.SCOPE_RUN)
 
     def finish(self) -> bool:
         """Closes the run's interval and writes its totals; call it before the run ends.
@@ -193,7 +193,7 @@ class Recorder:
         this_part = measured.without_silent()
         end_unix_s = this_part.start_unix_s + this_part.duration_s
         total = this_part if self._earlier is None else added([self._earlier.total, this_part])
-        windows, unit = self._series.windows, self._series.unit or schema.UNIT_MINUTE
+        windows, unit = self._series.windows, self._series.unit or keys.UNIT_MINUTE
         if not len(windows) and total.energy_kwh is not None:
             windows = WindowColumns([WindowRecord(total, total.duration_s / SECONDS_PER_MINUTE)])
         is_known = total.energy_kwh is not None
@@ -220,13 +220,13 @@ class Recorder:
         return description_tags(description) | self.assumptions.default_tags()
 
     def _add_minute(self, reading: Reading) -> None:
-        self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, schema.UNIT_MINUTE)
+        self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, keys.UNIT_MINUTE)
 
     def _add_window(self, reading: Reading, num_units: float, unit: str) -> None:
         if reading.energy_kwh is None or num_units == 0 or self._is_forked():
             return
         with self._lock:
-            is_late_minute = unit == schema.UNIT_MINUTE != self._unit and self._end_minutes is None
+            is_late_minute = unit == keys.UNIT_MINUTE != self._unit and self._end_minutes is None
             if self._has_finished or is_late_minute:
                 return
             tags = self._series.add(WindowRecord(reading, num_units), unit)
@@ -258,7 +258,7 @@ class Recorder:
         assert verdict is not None
         if verdict.state not in (WITHIN, AT_RISK) and not callable(self.live.plan.on_budget):
             _logger.warning("Carbon budget of run %s: %s", self.run_id, verdict.sentence)
-        return {schema.TAG_BUDGET_KG: f"{budget_kg:g}", schema.TAG_BUDGET_STATE: verdict.state}
+        return {keys.TAG_BUDGET_KG: f"{budget_kg:g}", keys.TAG_BUDGET_STATE: verdict.state}
 
     def _stop_minutes(self) -> None:
         """Leaves the windows to whoever marks them from now on."""
@@ -328,8 +328,8 @@ class RunWriter:
         parent_run_id = self._client.get_run(self._run_id).data.tags.get(MLFLOW_PARENT_RUN_ID)
         if parent_run_id is None:
             return
-        if schema.TAG_SCHEMA in self._client.get_run(parent_run_id).data.tags:
-            self._client.set_tag(parent_run_id, schema.TAG_SCOPE, schema.SCOPE_PARENT)
+        if keys.TAG_SCHEMA in self._client.get_run(parent_run_id).data.tags:
+            self._client.set_tag(parent_run_id, keys.TAG_SCOPE, keys.SCOPE_PARENT)
 
 
 def _open_journal(client: MlflowClient, run_id: str) -> Journal | None:

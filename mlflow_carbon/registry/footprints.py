@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from mlflow.entities import Run
 
-from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import co2e_g
+from mlflow_carbon.contract import keys
 from mlflow_carbon.units import kg_from_grams
 
-_METRICS = (schema.ENERGY_KWH, schema.CO2E_KG, schema.PUE, schema.INTENSITY_G_PER_KWH)
+_METRICS = (keys.ENERGY_KWH, keys.CO2E_KG, keys.PUE, keys.INTENSITY_G_PER_KWH)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Footprint:
 
 def read_footprint(run: Run) -> Footprint | None:
     """Returns what a run recorded; ``None`` if it was not measured, or not to the end."""
-    metrics, region = run.data.metrics, run.data.tags.get(schema.TAG_REGION)
+    metrics, region = run.data.metrics, run.data.tags.get(keys.TAG_REGION)
     values = [metrics.get(key, math.nan) for key in _METRICS]
     if region is None or not all(map(math.isfinite, values)):
         return None
@@ -55,8 +55,8 @@ def read_footprint(run: Run) -> Footprint | None:
 def why_unmeasured(run: Run) -> str:
     """Returns why a run has no footprint."""
     tags = run.data.tags
-    if error := tags.get(schema.TAG_ERROR):
+    if error := tags.get(keys.TAG_ERROR):
         return f"run {run.info.run_id} could not be measured: {error}"
-    if schema.TAG_SCHEMA not in tags:
+    if keys.TAG_SCHEMA not in tags:
         return f"run {run.info.run_id} was not metered"
     return f"run {run.info.run_id} has no figures ({run.info.status})"

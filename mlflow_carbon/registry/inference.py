@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import co2e_g
+from mlflow_carbon.contract import keys
 from mlflow_carbon.registry.footprints import read_footprint
-from mlflow_carbon.reporting.store import number
+from mlflow_carbon.store.runs import number
 
 SAMPLE = "sample"
 _PAGE_SIZE = 1000
-_PER_SAMPLE = schema.energy_kwh_per_unit(SAMPLE)
+_PER_SAMPLE = keys.energy_kwh_per_unit(SAMPLE)
 
 
 def note_used_models(client: MlflowClient, run: Run) -> list[str]:
@@ -20,12 +20,12 @@ def note_used_models(client: MlflowClient, run: Run) -> list[str]:
 
     Only a run that counts samples says what a sample costs; any other uses none here.
     """
-    if run.data.tags.get(schema.TAG_UNIT) != SAMPLE or not run.inputs:
+    if run.data.tags.get(keys.TAG_UNIT) != SAMPLE or not run.inputs:
         return []
     model_ids = sorted({item.model_id for item in run.inputs.model_inputs})
     text = ",".join(model_ids)
-    if text and run.data.tags.get(schema.TAG_MODEL_INPUT_IDS) != text:
-        client.set_tag(run.info.run_id, schema.TAG_MODEL_INPUT_IDS, text)
+    if text and run.data.tags.get(keys.TAG_MODEL_INPUT_IDS) != text:
+        client.set_tag(run.info.run_id, keys.TAG_MODEL_INPUT_IDS, text)
     return model_ids
 
 
@@ -39,7 +39,7 @@ def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
     energy_kwh = num_samples = g_per_kwh = 0.0
     for run in _runs_that_used(client, model_id):  # oldest first
         footprint = read_footprint(run)
-        samples = number(run.data.tags, schema.TAG_NUM_UNITS, f"run {run.info.run_id}")
+        samples = number(run.data.tags, keys.TAG_NUM_UNITS, f"run {run.info.run_id}")
         per_sample_kwh = run.data.metrics.get(_PER_SAMPLE)
         if footprint is None or not samples or per_sample_kwh is None:
             continue
@@ -58,8 +58,8 @@ def _runs_that_used(client: MlflowClient, model_id: str) -> Iterator[Run]:
     while True:
         page = client.search_runs(
             experiment_ids,
-            f"tags.`{schema.TAG_MODEL_INPUT_IDS}` LIKE '%{model_id}%' "
-            f"AND tags.`{schema.TAG_SCOPE}` = '{schema.SCOPE_RUN}'",
+            f"tags.`{keys.TAG_MODEL_INPUT_IDS}` LIKE '%{model_id}%' "
+            f"AND tags.`{keys.TAG_SCOPE}` = '{keys.SCOPE_RUN}'",
             order_by=["attributes.start_time ASC"],
             max_results=_PAGE_SIZE,
             page_token=page_token,

@@ -14,7 +14,7 @@ from mlflow.store.artifact.utils.models import (
 )
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint, why_unmeasured
 
@@ -121,7 +121,7 @@ def _follow(client: MlflowClient, reference: str) -> tuple[Run | None, set[str]]
 
 def _named(tags: Mapping[str, str]) -> set[str]:
     """Returns the references in the tag by which users name what a model was built from."""
-    names = tags.get(schema.TAG_PARENT_MODEL, "").split(",")
+    names = tags.get(keys.TAG_PARENT_MODEL, "").split(",")
     return {name.strip() for name in names if name.strip()}
 
 

@@ -6,31 +6,31 @@ from contextlib import suppress
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.lineage import Lineage
 
 _MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
 _PAGE_SIZE = 1000
-_METHOD_PREFIX = schema.method_tag("")
+_METHOD_PREFIX = keys.method_tag("")
 
 Writer = Callable[[str, str | None], None]  # sets a tag, or deletes it for None
 
 # What of the run's own tags a model carries too, besides its methods.
-_RUN_TAGS = (schema.TAG_PERIOD, schema.TAG_INTENSITY_SET, schema.TAG_INTENSITY_BASIS)
+_RUN_TAGS = (keys.TAG_PERIOD, keys.TAG_INTENSITY_SET, keys.TAG_INTENSITY_BASIS)
 
 # What is written on models; other carbon.* tags there are left alone.
 _OWN_TAGS = {
-    schema.TAG_MODEL_CO2E_KG,
-    schema.TAG_MODEL_ENERGY_KWH,
-    schema.TAG_MODEL_PUE,
-    schema.TAG_MODEL_LINEAGE_CO2E_KG,
-    schema.TAG_MODEL_LINEAGE_PROBLEM,
-    schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE,
-    schema.TAG_REGION,
+    keys.TAG_MODEL_CO2E_KG,
+    keys.TAG_MODEL_ENERGY_KWH,
+    keys.TAG_MODEL_PUE,
+    keys.TAG_MODEL_LINEAGE_CO2E_KG,
+    keys.TAG_MODEL_LINEAGE_PROBLEM,
+    keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE,
+    keys.TAG_REGION,
     *_RUN_TAGS,
-    schema.TAG_MODEL_BAND,
-    *(schema.under_tag(limit_kg) for limit_kg in schema.BAND_UPPER_BOUNDS_KG.values()),
+    keys.TAG_MODEL_BAND,
+    *(keys.under_tag(limit_kg) for limit_kg in keys.BAND_UPPER_BOUNDS_KG.values()),
 }
 
 
@@ -46,19 +46,19 @@ def version_tags(
     """
     tags: dict[str, str] = {}
     if inference_co2e_g_per_sample is not None:
-        key = schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
+        key = keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
         tags[key] = f"{inference_co2e_g_per_sample:.6g}"
     if footprint is None:
         return tags
-    tags |= schema.emission_tags(footprint.co2e_kg, footprint.energy_kwh, footprint.region)
-    tags[schema.TAG_MODEL_PUE] = f"{footprint.pue:.6g}"
+    tags |= keys.emission_tags(footprint.co2e_kg, footprint.energy_kwh, footprint.region)
+    tags[keys.TAG_MODEL_PUE] = f"{footprint.pue:.6g}"
     for key, value in footprint.run.data.tags.items():
         if key in _RUN_TAGS or key.startswith(_METHOD_PREFIX):
             tags[key] = value
     if lineage.problems:
-        tags[schema.TAG_MODEL_LINEAGE_PROBLEM] = "; ".join(lineage.problems)[:_MAX_TAG_LENGTH]
+        tags[keys.TAG_MODEL_LINEAGE_PROBLEM] = "; ".join(lineage.problems)[:_MAX_TAG_LENGTH]
     elif lineage.num_runs > 1:
-        tags[schema.TAG_MODEL_LINEAGE_CO2E_KG] = f"{lineage.priced_kg():.6g}"
+        tags[keys.TAG_MODEL_LINEAGE_CO2E_KG] = f"{lineage.priced_kg():.6g}"
     return tags
 
 
@@ -98,15 +98,15 @@ def show_version(client: MlflowClient, name: str, *, show: str | None = None) ->
     """
     tags = client.get_registered_model(name).tags
     current = own_tags(tags) | _shows(tags)
-    rule = show or tags.get(schema.TAG_MODEL_SHOWS, schema.SHOWS_NEWEST)
+    rule = show or tags.get(keys.TAG_MODEL_SHOWS, keys.SHOWS_NEWEST)
     versions = versions_of(client, name)
-    if rule == schema.SHOWS_BEST:
+    if rule == keys.SHOWS_BEST:
         shown = min(versions, key=_co2e_kg, default=None)
     else:
         shown = max(versions, key=lambda version: int(version.version), default=None)
     wanted = {} if shown is None else own_tags(shown.tags)
-    if rule != schema.SHOWS_NEWEST:
-        wanted[schema.TAG_MODEL_SHOWS] = rule
+    if rule != keys.SHOWS_NEWEST:
+        wanted[keys.TAG_MODEL_SHOWS] = rule
     return _replace(current, wanted, _model_writer(client, name))
 
 
@@ -134,20 +134,20 @@ def search_versions(client: MlflowClient, filter_string: str = "") -> list[Model
 
 
 def _shows(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in tags.items() if key == schema.TAG_MODEL_SHOWS}
+    return {key: value for key, value in tags.items() if key == keys.TAG_MODEL_SHOWS}
 
 
 def _co2e_kg(version: ModelVersion) -> tuple[bool, float, int]:
     """Returns what the best version has the least of; one that was not measured comes last."""
-    text = version.tags.get(schema.TAG_MODEL_CO2E_KG)
+    text = version.tags.get(keys.TAG_MODEL_CO2E_KG)
     number = -int(version.version)  # the newest of equals
     return (True, 0.0, number) if text is None else (False, float(text), number)
 
 
 def _replace(current: Mapping[str, str], wanted: Mapping[str, str], write: Writer) -> bool:
     """Turns one set of tags into another, or back into the first if the registry refuses."""
-    keys = sorted(current.keys() | wanted.keys())
-    changes = [key for key in keys if current.get(key) != wanted.get(key)]
+    names = sorted(current.keys() | wanted.keys())
+    changes = [key for key in names if current.get(key) != wanted.get(key)]
     for position, change in enumerate(changes):
         try:
             write(change, wanted.get(change))

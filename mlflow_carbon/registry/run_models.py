@@ -10,7 +10,7 @@ from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.artifact.utils.models import _parse_model_id_if_present
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint
@@ -23,7 +23,7 @@ from mlflow_carbon.registry.model_tags import (
     version_tags,
     versions_of,
 )
-from mlflow_carbon.reporting.store import PERMISSION_DENIED, reading
+from mlflow_carbon.store.runs import PERMISSION_DENIED, reading
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -218,13 +218,13 @@ def _log_model_metrics(client: MlflowClient, footprint: Footprint, problems: lis
     )
     if not models:
         return
-    timestamp_ms = client.get_metric_history(run.info.run_id, schema.ENERGY_KWH)[-1].timestamp
+    timestamp_ms = client.get_metric_history(run.info.run_id, keys.ENERGY_KWH)[-1].timestamp
     for model in models:
         with _noting(problems, f"logged model {model.model_id}"):
             metrics = [
                 Metric(key, value, timestamp_ms, 0, model_id=model.model_id)
                 for key, value in run.data.metrics.items()
-                if key.startswith("carbon/") and not key.startswith(f"{schema.WINDOW_PREFIX}/")
+                if key.startswith("carbon/") and not key.startswith(f"{keys.WINDOW_PREFIX}/")
             ]
             client.log_batch(run.info.run_id, metrics=metrics)
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from mlflow_carbon.accounting.advice import best_start, rank
 from mlflow_carbon.accounting.emissions import co2e_g
-from mlflow_carbon.accounting.hourly import IntensitySeries, time_text
-from mlflow_carbon.accounting.intensity import (
+from mlflow_carbon.errors import NoIntensityError
+from mlflow_carbon.grid.hourly import IntensitySeries, time_text
+from mlflow_carbon.grid.intensity import (
     DEFAULT_SET,
     GIVEN,
     MONTHLY_SETS,
@@ -18,10 +19,9 @@ from mlflow_carbon.accounting.intensity import (
     region_label,
     yearly_sets,
 )
-from mlflow_carbon.errors import NoIntensityError
 from mlflow_carbon.reporting.everyday import footer_text
-from mlflow_carbon.reporting.run_windows import MeteredRun
 from mlflow_carbon.reporting.tables import ABSENT, MASS_SCALES, Column, choose_scale, text_table
+from mlflow_carbon.store.run_windows import MeteredRun
 
 NUM_SHOWN = 3  # rows at each end of a ranking; csv and json hold all
 REGION, MONTH, START = "region", "month", "start"

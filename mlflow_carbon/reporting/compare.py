@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import co2e_g, mean_std, pooled_std, validate_pue
-from mlflow_carbon.accounting.hourly import FILE_SET
-from mlflow_carbon.accounting.intensity import CarbonIntensity, basis_notice
 from mlflow_carbon.accounting.uncertainty import MIN_DISTINCT_READINGS
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
-from mlflow_carbon.reporting.store import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX, Cell
+from mlflow_carbon.grid.hourly import FILE_SET
+from mlflow_carbon.grid.intensity import CarbonIntensity, basis_notice
+from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX, Cell
 
 ALWAYS_GROUPED_BY = ("unit", "region")  # never averaged over
 
@@ -98,14 +98,14 @@ def compare_runs(
     priced = usable if pue is None else usable.assign(pue=validate_pue(pue))
     if intensities:
         priced = pd.concat([_in_region(priced, intensity) for intensity in intensities])
-    keys = [*columns.values(), *ALWAYS_GROUPED_BY]
+    group_columns = [*columns.values(), *ALWAYS_GROUPED_BY]
     rows = [
         dict(zip([*columns, *ALWAYS_GROUPED_BY], values, strict=True)) | _statistics(group)
-        for values, group in priced.groupby(keys, sort=False)
+        for values, group in priced.groupby(group_columns, sort=False)
     ]
     table = pd.DataFrame(rows).astype(dict.fromkeys(_NUMBER_COLUMNS, "float64"))
     table = _sorted(table, [*columns, "unit"], regions)
-    return Comparison(table, tuple(columns), (*notices, *_doubts(priced, keys)))
+    return Comparison(table, tuple(columns), (*notices, *_doubts(priced, group_columns)))
 
 
 def usable_runs(
@@ -120,7 +120,7 @@ def usable_runs(
     """
     measured = ["energy_kwh", "energy_kwh_per_unit", "unit"]
     faults = {
-        "whose energy contains that of child runs": runs["scope"] == schema.SCOPE_PARENT,
+        "whose energy contains that of child runs": runs["scope"] == keys.SCOPE_PARENT,
         "without energy per unit": runs[measured].isna().any(axis=1),
         f"without {' or '.join(assumed)}": runs[list(assumed)].isna().any(axis=1),
         f"without {' or '.join(columns)}": runs[list(columns.values())].isna().any(axis=1),
@@ -201,19 +201,19 @@ def _common(values: pd.Series) -> Cell:
     return distinct[0] if len(distinct) == 1 else None
 
 
-def _doubts(priced: pd.DataFrame, keys: list[str]) -> Iterator[str]:
+def _doubts(priced: pd.DataFrame, group_columns: list[str]) -> Iterator[str]:
     """Yields what makes the rows compare badly, inside a group or with each other."""
     is_by_file = priced["intensity_set"].eq(FILE_SET).all()
     for column, fix in _FIX_OF_MIXTURE.items():
         if column == "intensity_g_per_kwh" and is_by_file:
             continue  # each run at its own time: meant to differ
-        distinct_in_group = priced.groupby(keys)[column].unique()
+        distinct_in_group = priced.groupby(group_columns)[column].unique()
         mixed = [values for values in distinct_in_group if len(values) > 1]
         if mixed:
             listed = ", ".join(sorted({str(value) for values in mixed for value in values}))
             yield f"{len(mixed)} of {len(distinct_in_group)} rows mix {column} {listed}: {fix}"
     by_method = priced.drop_duplicates("run_id")["methods"]
-    num_backfilled = int(by_method.str.contains(schema.METHOD_BACKFILLED, regex=False).sum())
+    num_backfilled = int(by_method.str.contains(keys.METHOD_BACKFILLED, regex=False).sum())
     if num_backfilled:
         yield (
             f"{num_backfilled} of {len(by_method)} runs were backfilled from MLflow's system "
@@ -239,15 +239,17 @@ def _doubts(priced: pd.DataFrame, keys: list[str]) -> Iterator[str]:
         yield notice
 
 
-def _sorted(table: pd.DataFrame, keys: list[str], regions: list[str]) -> pd.DataFrame:
+def _sorted(table: pd.DataFrame, group_columns: list[str], regions: list[str]) -> pd.DataFrame:
     """Returns the rows by group, numbers as numbers, then by region in the order asked for."""
     if regions:
         order = {region: position for position, region in enumerate(regions)}
         by_region = table["region"].map(order)
     else:
         by_region = table["region"]
-    helper = pd.DataFrame({key: _sortable(table[key]) for key in keys} | {"region": by_region})
-    return table.loc[helper.sort_values([*keys, "region"]).index].reset_index(drop=True)
+    helper = pd.DataFrame(
+        {key: _sortable(table[key]) for key in group_columns} | {"region": by_region}
+    )
+    return table.loc[helper.sort_values([*group_columns, "region"]).index].reset_index(drop=True)
 
 
 def _sortable(values: pd.Series) -> pd.Series:

@@ -3,10 +3,10 @@
 import pandas as pd
 from mlflow import MlflowClient
 
-from mlflow_carbon.accounting.hourly import IntensitySeries, intensity_of_spans
-from mlflow_carbon.accounting.intensity import GIVEN, CarbonIntensity, region_label
 from mlflow_carbon.errors import NoIntensityError
-from mlflow_carbon.reporting.run_windows import MeteredRun, read_metered_run
+from mlflow_carbon.grid.hourly import IntensitySeries, intensity_of_spans
+from mlflow_carbon.grid.intensity import GIVEN, CarbonIntensity, region_label
+from mlflow_carbon.store.run_windows import MeteredRun, read_metered_run
 
 
 def file_intensity(

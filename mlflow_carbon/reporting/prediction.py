@@ -12,11 +12,10 @@ from mlflow_carbon.accounting.functional_unit import (
     SoftwareCarbonIntensity,
     software_carbon_intensity,
 )
-from mlflow_carbon.accounting.intensity import CarbonIntensity
 from mlflow_carbon.accounting.uncertainty import cautions, unit_statistics
 from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.reporting.everyday import footer_text
-from mlflow_carbon.reporting.run_windows import MeteredRun, pue_of
 from mlflow_carbon.reporting.tables import (
     ABSENT,
     ENERGY_SCALES,
@@ -26,6 +25,7 @@ from mlflow_carbon.reporting.tables import (
     choose_scale,
     text_table,
 )
+from mlflow_carbon.store.run_windows import MeteredRun, pue_of
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow.utils.import_hooks import register_post_import_hook
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.tracking.patches import go_around, is_on
 
 _logger = logging.getLogger("mlflow.carbon")
@@ -32,7 +32,7 @@ class EpochCalls:
     begin: str
     end: str
     over: str
-    unit: str = schema.UNIT_EPOCH
+    unit: str = keys.UNIT_EPOCH
 
 
 FRAMEWORKS = (
@@ -58,7 +58,7 @@ FRAMEWORKS = (
         "before_iteration",
         "after_iteration",
         "after_training",
-        unit=schema.UNIT_ITERATION,
+        unit=keys.UNIT_ITERATION,
     ),
 )
 CARBONTRACKER = "carbontracker.tracker"
@@ -139,7 +139,7 @@ def _open_window(_: None, carbon_tracker: Any) -> None:
 def _close_window(carbon_tracker: Any) -> None:
     tracking, window = vars(carbon_tracker).pop(_WINDOW, (None, None))
     if tracking is not None:
-        tracking.close(window, 1, unit=schema.UNIT_EPOCH)
+        tracking.close(window, 1, unit=keys.UNIT_EPOCH)
 
 
 def _drop_window(carbon_tracker: Any) -> None:

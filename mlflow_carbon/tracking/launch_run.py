@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.tracking.fluent import _get_experiment_id
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.launch import Place
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
@@ -53,7 +53,7 @@ def find_launch_run(
     name = _name(place, ordinal)
     found = client.search_runs(
         [experiment_id or str(_get_experiment_id())],
-        f"tags.`{schema.TAG_LAUNCH}` LIKE '{name} %'",
+        f"tags.`{keys.TAG_LAUNCH}` LIKE '{name} %'",
         order_by=["attributes.start_time DESC"],
         max_results=MAX_RUNS,
     )
@@ -106,7 +106,7 @@ def _name(place: Place, ordinal: int) -> str:
 
 
 def _tagged_unix_s(run: Run) -> float:
-    return float(run.data.tags[schema.TAG_LAUNCH].split(" ")[1])
+    return float(run.data.tags[keys.TAG_LAUNCH].split(" ")[1])
 
 
 def _start_unix_s(process_id: int) -> float:

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.launch import ALONE, Place, find_place
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_part
@@ -97,7 +97,7 @@ class ProcessMetering:
             tag = launch_tag(place, self.num_in_launch) if place.num_ranks > 1 else None
             parent_run_id = known and known.data.tags.get(MLFLOW_PARENT_RUN_ID)
             earlier = None if known is None else _earlier_part(client, known, place)
-            may_have_more = known is None or schema.TAG_SCHEMA in known.data.tags
+            may_have_more = known is None or keys.TAG_SCHEMA in known.data.tags
             is_unread = earlier is None and may_have_more and place.num_nodes == 1
             recorder = Recorder(
                 "" if is_sought else run_id,
@@ -163,7 +163,7 @@ class ProcessMetering:
 
 def _place_in_run(place: Place, run: Run | None) -> Place:
     """Returns the place with as many nodes as the run has had before."""
-    num_nodes = 0 if run is None else int(run.data.tags.get(schema.TAG_NUM_NODES, "0"))
+    num_nodes = 0 if run is None else int(run.data.tags.get(keys.TAG_NUM_NODES, "0"))
     return replace(place, num_nodes=max(num_nodes, place.num_nodes))
 
 
@@ -174,7 +174,7 @@ def _known_run(client: MlflowClient, run_id: str, run: Run | None) -> Run:
 
 
 def _earlier_part(client: MlflowClient, run: Run, place: Place) -> EarlierPart | None:
-    if schema.TAG_SCHEMA not in run.data.tags:
+    if keys.TAG_SCHEMA not in run.data.tags:
         return None
     return within(READ_TIMEOUT_S, lambda: read_earlier_part(client, run, node_index=_node(place)))
 

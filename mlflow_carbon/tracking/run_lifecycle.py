@@ -14,7 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking.fluent import active_run
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.metering.launch import find_place
 from mlflow_carbon.registry.run_models import record_version
@@ -59,7 +59,7 @@ def run_was_created(client: MlflowClient, run: Run) -> None:
     """Meters a run that a client created, and holds the figures back for now."""
     tags = run.data.tags
     is_for_a_project = tags.get(MLFLOW_SOURCE_TYPE) == SourceType.to_string(SourceType.PROJECT)
-    if is_for_a_project or schema.TAG_SCHEMA in tags:  # its process meters it; a copy
+    if is_for_a_project or keys.TAG_SCHEMA in tags:  # its process meters it; a copy
         return
     _track(run, client, is_held=True)
     held = [tracking for tracking in this_process.trackings if tracking.is_held]

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from mlflow import MlflowClient
 
-from mlflow_carbon.accounting.assumptions import Assumptions
 from mlflow_carbon.accounting.forecast import WITHIN
+from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import CarbonBudgetError
 from mlflow_carbon.metering.meter import Window
 from mlflow_carbon.recording.earlier import recorded_total

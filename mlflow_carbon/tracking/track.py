@@ -11,9 +11,9 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_RUN_ID
 
-from mlflow_carbon.accounting.assumptions import Defaults
-from mlflow_carbon.accounting.providers import LiveIntensity, ask_provider
+from mlflow_carbon.contract.assumptions import Defaults
 from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.grid.providers import LiveIntensity, ask_provider
 from mlflow_carbon.metering.launch import ALONE, Place, find_place
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget

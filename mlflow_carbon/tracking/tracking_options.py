@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.assumptions import Assumptions, Defaults, resolve_assumptions
-from mlflow_carbon.accounting.providers import LiveIntensity
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.assumptions import Assumptions, Defaults, resolve_assumptions
 from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.grid.providers import LiveIntensity
 from mlflow_carbon.metering.meter import MeterSettings
 from mlflow_carbon.recording.live_forecast import CarbonPlan
 
@@ -42,8 +42,8 @@ class TrackingOptions:
         Raises:
             MlflowCarbonError: a setting is none.
         """
-        if self.unit not in schema.UNITS:
-            raise InvalidInputError(f"unit is {self.unit!r}; use one of {', '.join(schema.UNITS)}.")
+        if self.unit not in keys.UNITS:
+            raise InvalidInputError(f"unit is {self.unit!r}; use one of {', '.join(keys.UNITS)}.")
         return resolve_assumptions(
             region=self.region,
             month=self.month,

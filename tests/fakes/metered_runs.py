@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.units import watts_from_kwh
 
 TIMESTAMP_MS = 1_700_000_000_000  # when every run ends, 2023-11-14T22:13:20Z
@@ -35,7 +35,7 @@ def write_run(
     region: str = "EU27",
     intensity_g_per_kwh: float = 250.0,
     pue: float = 1.5,
-    method: str = schema.METHOD_COUNTER,
+    method: str = keys.METHOD_COUNTER,
     status: str = "FINISHED",
     parent_run_id: str | None = None,
 ) -> str:
@@ -46,14 +46,14 @@ def write_run(
     """
     run = client.create_run(experiment_id(client, experiment), run_name=name)
     all_tags = {
-        schema.TAG_SCHEMA: schema.SCHEMA_VERSION,
-        schema.TAG_SCOPE: schema.SCOPE_RUN,
-        schema.TAG_REGION: region,
-        schema.TAG_PERIOD: "2022",
-        schema.TAG_INTENSITY_SET: "paper_table1",
-        schema.TAG_INTENSITY_BASIS: "production; direct",
-        schema.TAG_ATTRIBUTION: "whole_node",
-        schema.method_tag("cpu"): method,
+        keys.TAG_SCHEMA: keys.SCHEMA_VERSION,
+        keys.TAG_SCOPE: keys.SCOPE_RUN,
+        keys.TAG_REGION: region,
+        keys.TAG_PERIOD: "2022",
+        keys.TAG_INTENSITY_SET: "paper_table1",
+        keys.TAG_INTENSITY_BASIS: "production; direct",
+        keys.TAG_ATTRIBUTION: "whole_node",
+        keys.method_tag("cpu"): method,
         **({} if parent_run_id is None else {MLFLOW_PARENT_RUN_ID: parent_run_id}),
         **(_window_tags(windows, unit) if windows else {}),
         **(tags or {}),
@@ -88,10 +88,10 @@ def copy_run(client: MlflowClient, run_id: str, *, num_copies: int) -> None:
 
 def _window_tags(windows: Sequence[tuple[float, float]], unit: str) -> dict[str, str]:
     return {
-        schema.TAG_UNIT: unit,
-        schema.TAG_NUM_UNITS: f"{sum(units for _, units in windows):g}",
-        schema.TAG_NUM_WINDOWS: str(len(windows)),
-        schema.TAG_NUM_DISTINCT_READINGS: str(len({kwh for kwh, _ in windows})),
+        keys.TAG_UNIT: unit,
+        keys.TAG_NUM_UNITS: f"{sum(units for _, units in windows):g}",
+        keys.TAG_NUM_WINDOWS: str(len(windows)),
+        keys.TAG_NUM_DISTINCT_READINGS: str(len({kwh for kwh, _ in windows})),
     }
 
 
@@ -106,27 +106,27 @@ def _metrics(
     energy_kwh = window_kwh + gap_kwh
     run_value_kwh = window_kwh / sum(units for _, units in windows)
     per_unit = [kwh / units for kwh, units in windows]
-    per_unit_key = schema.energy_kwh_per_unit(unit)
+    per_unit_key = keys.energy_kwh_per_unit(unit)
     totals = {
-        schema.ENERGY_KWH: energy_kwh,
-        schema.CO2E_G: energy_kwh * pue * intensity_g_per_kwh,
-        schema.CO2E_KG: energy_kwh * pue * intensity_g_per_kwh / 1000,
-        schema.DURATION_S: WINDOW_S * len(windows),
-        schema.COVERAGE_FRACTION: 1.0,
-        schema.PUE: pue,
-        schema.INTENSITY_G_PER_KWH: intensity_g_per_kwh,
+        keys.ENERGY_KWH: energy_kwh,
+        keys.CO2E_G: energy_kwh * pue * intensity_g_per_kwh,
+        keys.CO2E_KG: energy_kwh * pue * intensity_g_per_kwh / 1000,
+        keys.DURATION_S: WINDOW_S * len(windows),
+        keys.COVERAGE_FRACTION: 1.0,
+        keys.PUE: pue,
+        keys.INTENSITY_G_PER_KWH: intensity_g_per_kwh,
         per_unit_key: run_value_kwh,
     }
     if len(windows) > 1:
-        totals[schema.std_of(per_unit_key)] = statistics.stdev(per_unit)
+        totals[keys.std_of(per_unit_key)] = statistics.stdev(per_unit)
     metrics = [Metric(key, value, TIMESTAMP_MS, 0) for key, value in totals.items()]
     for step, (kwh, units) in enumerate(windows, start=1):
         end_ms = TIMESTAMP_MS - round(1000 * WINDOW_S * (len(windows) - step))
         series = {
-            schema.WINDOW_ENERGY_KWH: kwh,
-            schema.WINDOW_NUM_UNITS: units,
-            schema.WINDOW_DURATION_S: WINDOW_S,
-            schema.WINDOW_POWER_W: watts_from_kwh(kwh, WINDOW_S),
+            keys.WINDOW_ENERGY_KWH: kwh,
+            keys.WINDOW_NUM_UNITS: units,
+            keys.WINDOW_DURATION_S: WINDOW_S,
+            keys.WINDOW_POWER_W: watts_from_kwh(kwh, WINDOW_S),
         }
         metrics += [Metric(key, value, end_ms, step) for key, value in series.items()]
     return metrics

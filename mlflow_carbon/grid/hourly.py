@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
-from mlflow_carbon.accounting.intensity import CarbonIntensity
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.units import SECONDS_PER_HOUR, g_per_kwh_from_pounds_per_mwh
 
 DIRECT, LIFECYCLE = "direct", "lifecycle"

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import checked
-from mlflow_carbon.accounting.intensity import CarbonIntensity
+from mlflow_carbon.contract import keys
+from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.registry.footprints import Footprint
-from mlflow_carbon.registry.model_footprint import ModelFootprint
+from mlflow_carbon.reporting.model_footprint import ModelFootprint
 
 IntensityOf = Callable[[Footprint], CarbonIntensity | None]
 
@@ -76,7 +76,7 @@ def judge(
 def _price(own: Footprint, intensity: CarbonIntensity | None, pue: float | None) -> str:
     """Returns by what the energy was priced; what was recorded may differ between trainings."""
     if intensity is None:
-        period = own.run.data.tags.get(schema.TAG_PERIOD, "")
+        period = own.run.data.tags.get(keys.TAG_PERIOD, "")
         region = f"as recorded: {own.region} {period}, {own.intensity_g_per_kwh:g} g/kWh"
     else:
         region = f"{intensity.region} {intensity.period}, {intensity.g_per_kwh:g} g/kWh"

@@ -6,30 +6,30 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import checked, co2e_g, validate_pue
-from mlflow_carbon.accounting.hourly import IntensitySeries
-from mlflow_carbon.accounting.intensity import CarbonIntensity
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import MlflowCarbonError
+from mlflow_carbon.grid.hourly import IntensitySeries
+from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.registry.model_tags import search_versions
 from mlflow_carbon.reporting.hourly_prices import file_intensity
-from mlflow_carbon.reporting.run_windows import read_metered_run
-from mlflow_carbon.reporting.store import Cell, methods, number, reading
+from mlflow_carbon.store.run_windows import read_metered_run
+from mlflow_carbon.store.runs import Cell, methods, number, reading
 from mlflow_carbon.units import kg_from_grams
 
 _TAG_BY_NUMBER_COLUMN = {
-    "co2e_kg": schema.TAG_MODEL_CO2E_KG,
-    "energy_kwh": schema.TAG_MODEL_ENERGY_KWH,
-    "pue": schema.TAG_MODEL_PUE,
-    "lineage_co2e_kg": schema.TAG_MODEL_LINEAGE_CO2E_KG,
-    "inference_co2e_g_per_sample": schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE,
+    "co2e_kg": keys.TAG_MODEL_CO2E_KG,
+    "energy_kwh": keys.TAG_MODEL_ENERGY_KWH,
+    "pue": keys.TAG_MODEL_PUE,
+    "lineage_co2e_kg": keys.TAG_MODEL_LINEAGE_CO2E_KG,
+    "inference_co2e_g_per_sample": keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE,
 }
 _TAG_BY_TEXT_COLUMN = {
-    "region": schema.TAG_REGION,
-    "period": schema.TAG_PERIOD,
-    "intensity_set": schema.TAG_INTENSITY_SET,
-    "intensity_basis": schema.TAG_INTENSITY_BASIS,
-    "band": schema.TAG_MODEL_BAND,
+    "region": keys.TAG_REGION,
+    "period": keys.TAG_PERIOD,
+    "intensity_set": keys.TAG_INTENSITY_SET,
+    "intensity_basis": keys.TAG_INTENSITY_BASIS,
+    "band": keys.TAG_MODEL_BAND,
 }
 MODEL_COLUMNS = (
     "name",
@@ -77,7 +77,7 @@ def price_models(
     """
     if intensity is not None or pue is not None:
         models = _repriced(models, intensity, pue)
-    models["band"] = [None if pd.isna(kg) else schema.band(kg) for kg in models["co2e_kg"]]
+    models["band"] = [None if pd.isna(kg) else keys.band(kg) for kg in models["co2e_kg"]]
     if max_co2e_kg is not None:
         models = models[models["co2e_kg"] <= checked("max_co2e_kg", max_co2e_kg)]
     return models.reset_index(drop=True)

@@ -10,7 +10,7 @@ from itertools import pairwise
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.readings import DeviceEnergy, Reading
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, kwh_from_joules
 
@@ -60,8 +60,8 @@ class Backfilled:
 
 def has_system_metrics(run: Run) -> bool:
     """Returns whether a run carries a system metric that energy can be got from."""
-    keys = run.data.metrics
-    return any(_GPU_POWER.fullmatch(key) or _CPU_USE.fullmatch(key) for key in keys)
+    names = run.data.metrics
+    return any(_GPU_POWER.fullmatch(key) or _CPU_USE.fullmatch(key) for key in names)
 
 
 def read_backfilled(client: MlflowClient, run: Run, *, cpu_tdp_w: float | None) -> Backfilled:
@@ -110,7 +110,7 @@ def backfilled(
         integrals.append(integral)
         observed_s.append(integral.covered_s if one.component == "gpu" else 0.0)
         devices.append(
-            DeviceEnergy(one.component, one.index, integral.energy_kwh, schema.METHOD_BACKFILLED)
+            DeviceEnergy(one.component, one.index, integral.energy_kwh, keys.METHOD_BACKFILLED)
         )
     coverage_fraction, covered_s = None, 0.0
     if integrals and duration_s > 0:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 
 # Spelled out, as runs and models in users' stores carry them.
 METRICS = {
@@ -62,22 +62,22 @@ TAGS = {
 
 
 def test_keys_are_those_of_the_contract():
-    values = {value for value in vars(schema).values() if isinstance(value, str)}
+    values = {value for value in vars(keys).values() if isinstance(value, str)}
     assert values >= METRICS | TAGS
-    assert schema.SCHEMA_VERSION == "1"
+    assert keys.SCHEMA_VERSION == "1"
 
 
 def test_derived_keys_are_those_of_the_contract():
-    assert schema.component_energy_kwh("gpu") == "carbon/gpu/energy_kwh"
-    assert schema.component_energy_kwh("gpu", 3) == "carbon/gpu/3/energy_kwh"
-    assert schema.component_power_w("cpu", 0) == "carbon/cpu/0/power_w"
-    assert schema.energy_kwh_per_unit("sample") == "carbon/energy_kwh_per_sample"
-    assert schema.std_of(schema.co2e_g_per_unit("epoch")) == "carbon/co2e_g_per_epoch_std"
-    assert schema.window_component_energy_kwh("dram") == "carbon/window/dram/energy_kwh"
-    assert schema.node_metric(schema.ENERGY_KWH, 1) == "carbon/node/1/energy_kwh"
-    assert schema.node_tag(schema.TAG_HARDWARE, 1) == "carbon.node.1.hardware"
-    assert schema.method_tag("cpu") == "carbon.method.cpu"
-    assert schema.default_tag("region") == "carbon.default.region"
+    assert keys.component_energy_kwh("gpu") == "carbon/gpu/energy_kwh"
+    assert keys.component_energy_kwh("gpu", 3) == "carbon/gpu/3/energy_kwh"
+    assert keys.component_power_w("cpu", 0) == "carbon/cpu/0/power_w"
+    assert keys.energy_kwh_per_unit("sample") == "carbon/energy_kwh_per_sample"
+    assert keys.std_of(keys.co2e_g_per_unit("epoch")) == "carbon/co2e_g_per_epoch_std"
+    assert keys.window_component_energy_kwh("dram") == "carbon/window/dram/energy_kwh"
+    assert keys.node_metric(keys.ENERGY_KWH, 1) == "carbon/node/1/energy_kwh"
+    assert keys.node_tag(keys.TAG_HARDWARE, 1) == "carbon.node.1.hardware"
+    assert keys.method_tag("cpu") == "carbon.method.cpu"
+    assert keys.default_tag("region") == "carbon.default.region"
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_derived_keys_are_those_of_the_contract():
     ],
 )
 def test_band_is_that_of_the_scale(co2e_kg, band):
-    assert schema.band(co2e_kg) == band
+    assert keys.band(co2e_kg) == band
 
 
 def test_limits_that_a_model_stays_under_are_cumulative():
-    tags = schema.emission_tags(5.0, 12.5, "SE")
+    tags = keys.emission_tags(5.0, 12.5, "SE")
     under = {tag for tag in tags if tag.startswith("carbon.under_")}
     assert under == {"carbon.under_10kg", "carbon.under_100kg", "carbon.under_1000kg"} | {
         "carbon.under_10000kg"

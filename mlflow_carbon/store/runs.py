@@ -19,7 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from mlflow_carbon import schema
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
 from mlflow_carbon.redaction import reason_of, redact
 
@@ -32,34 +32,34 @@ TAG_COLUMN_PREFIX = "tags."
 
 _TAG_BY_COLUMN = {
     "parent_run_id": MLFLOW_PARENT_RUN_ID,
-    "region": schema.TAG_REGION,
-    "period": schema.TAG_PERIOD,
-    "intensity_set": schema.TAG_INTENSITY_SET,
-    "intensity_basis": schema.TAG_INTENSITY_BASIS,
-    "unit": schema.TAG_UNIT,
-    "attribution": schema.TAG_ATTRIBUTION,
+    "region": keys.TAG_REGION,
+    "period": keys.TAG_PERIOD,
+    "intensity_set": keys.TAG_INTENSITY_SET,
+    "intensity_basis": keys.TAG_INTENSITY_BASIS,
+    "unit": keys.TAG_UNIT,
+    "attribution": keys.TAG_ATTRIBUTION,
 }
 _COUNT_TAG_BY_COLUMN = {
-    "num_units": schema.TAG_NUM_UNITS,
-    "num_windows": schema.TAG_NUM_WINDOWS,
-    "num_distinct_readings": schema.TAG_NUM_DISTINCT_READINGS,
+    "num_units": keys.TAG_NUM_UNITS,
+    "num_windows": keys.TAG_NUM_WINDOWS,
+    "num_distinct_readings": keys.TAG_NUM_DISTINCT_READINGS,
 }
 _METRIC_BY_COLUMN = {
-    "energy_kwh": schema.ENERGY_KWH,
-    "duration_s": schema.DURATION_S,
-    "co2e_g": schema.CO2E_G,
-    "coverage_fraction": schema.COVERAGE_FRACTION,
-    "pue": schema.PUE,
-    "intensity_g_per_kwh": schema.INTENSITY_G_PER_KWH,
+    "energy_kwh": keys.ENERGY_KWH,
+    "duration_s": keys.DURATION_S,
+    "co2e_g": keys.CO2E_G,
+    "coverage_fraction": keys.COVERAGE_FRACTION,
+    "pue": keys.PUE,
+    "intensity_g_per_kwh": keys.INTENSITY_G_PER_KWH,
 }
 _PER_UNIT_COLUMNS = ("energy_kwh_per_unit", "energy_kwh_per_unit_std_within")
 
 TEXT_COLUMNS = ("run_id", "run_name", "experiment", "scope", "methods", *_TAG_BY_COLUMN)
 NUMBER_COLUMNS = (*_METRIC_BY_COLUMN, *_COUNT_TAG_BY_COLUMN, *_PER_UNIT_COLUMNS)
 
-_METERED = f"tags.`{schema.TAG_SCHEMA}` LIKE '%'"
+_METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
 _PAGE_SIZE = 1000  # MLflow's own default; it truncates there unless paged
-_METHOD_TAG_PREFIX = schema.method_tag("")
+_METHOD_TAG_PREFIX = keys.method_tag("")
 
 Cell = str | float | None
 
@@ -200,13 +200,13 @@ def find_experiment(client: MlflowClient, name: str) -> Experiment:
 
 def _row(run: Run, experiment_name: str, parent_run_ids: set[str | None]) -> dict[str, Cell]:
     metrics, tags = run.data.metrics, run.data.tags
-    is_tagged_parent = tags.get(schema.TAG_SCOPE) == schema.SCOPE_PARENT
+    is_tagged_parent = tags.get(keys.TAG_SCOPE) == keys.SCOPE_PARENT
     is_parent = is_tagged_parent or run.info.run_id in parent_run_ids
     row: dict[str, Cell] = {
         "run_id": run.info.run_id,
         "run_name": run.info.run_name,
         "experiment": experiment_name,
-        "scope": schema.SCOPE_PARENT if is_parent else schema.SCOPE_RUN,
+        "scope": keys.SCOPE_PARENT if is_parent else keys.SCOPE_RUN,
         "methods": methods(tags),
     }
     row |= {column: tags.get(tag) for column, tag in _TAG_BY_COLUMN.items()}
@@ -215,8 +215,8 @@ def _row(run: Run, experiment_name: str, parent_run_ids: set[str | None]) -> dic
         column: number(tags, tag, f"run {run.info.run_id}")
         for column, tag in _COUNT_TAG_BY_COLUMN.items()
     }
-    per_unit = schema.energy_kwh_per_unit(tags.get(schema.TAG_UNIT, ""))
-    for column, metric in zip(_PER_UNIT_COLUMNS, (per_unit, schema.std_of(per_unit)), strict=True):
+    per_unit = keys.energy_kwh_per_unit(tags.get(keys.TAG_UNIT, ""))
+    for column, metric in zip(_PER_UNIT_COLUMNS, (per_unit, keys.std_of(per_unit)), strict=True):
         row[column] = metrics.get(metric)
     is_project = tags.get(MLFLOW_SOURCE_TYPE) == SourceType.to_string(SourceType.PROJECT)
     for name, value in run.data.params.items():

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import validate_pue
-from mlflow_carbon.accounting.intensity import CarbonIntensity, lookup_intensity
-from mlflow_carbon.accounting.providers import LiveIntensity
+from mlflow_carbon.contract import keys
+from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity
+from mlflow_carbon.grid.providers import LiveIntensity
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Assumptions:
         """Returns the run tags that say what was assumed."""
         reason = self.fallback_reason
         return {
-            **({} if reason is None else {schema.TAG_INTENSITY_FALLBACK: reason}),
-            schema.TAG_REGION: self.intensity.region,
-            schema.TAG_PERIOD: self.intensity.period,
-            schema.TAG_INTENSITY_SET: self.intensity.intensity_set,
-            schema.TAG_INTENSITY_SOURCE: self.intensity.source,
-            schema.TAG_INTENSITY_BASIS: self.intensity.basis,
+            **({} if reason is None else {keys.TAG_INTENSITY_FALLBACK: reason}),
+            keys.TAG_REGION: self.intensity.region,
+            keys.TAG_PERIOD: self.intensity.period,
+            keys.TAG_INTENSITY_SET: self.intensity.intensity_set,
+            keys.TAG_INTENSITY_SOURCE: self.intensity.source,
+            keys.TAG_INTENSITY_BASIS: self.intensity.basis,
         }
 
     def default_tags(self) -> dict[str, str]:
         """Returns the run tags that say what of it the user did not choose."""
-        return {schema.default_tag(setting): self._value_of(setting) for setting in self.defaulted}
+        return {keys.default_tag(setting): self._value_of(setting) for setting in self.defaulted}
 
     def sentence(self) -> str:
         """Returns one line for people: the factors, and which of them are defaults."""

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 
 from mlflow_carbon.accounting.equivalents import budget_share
-from mlflow_carbon.accounting.intensity import lookup_intensity, monthly_intensities
+from mlflow_carbon.grid.intensity import lookup_intensity, monthly_intensities
 
 RESULTS_FILE = "paper_results.csv"
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.intensity import CarbonIntensity, lookup_intensity
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import MlflowCarbonError
+from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity
 from mlflow_carbon.registry.footprints import Footprint
 
 _CARBONTRACKER = "carbontracker"
@@ -21,7 +21,7 @@ def bibtex(footprint: Footprint) -> str:
     tags = footprint.run.data.tags
     equation = (files("mlflow_carbon") / "data" / "citations.bib").read_text(encoding="utf-8")
     entries = [equation]
-    if tags.get(schema.TAG_TRACKER, "").startswith(_CARBONTRACKER):
+    if tags.get(keys.TAG_TRACKER, "").startswith(_CARBONTRACKER):
         entries += _entries_of_package(_CARBONTRACKER)
     entries.append(_intensity_entry(footprint))
     return "\n\n".join(entry.strip() for entry in entries) + "\n"
@@ -29,13 +29,13 @@ def bibtex(footprint: Footprint) -> str:
 
 def recorded_intensity(tags: Mapping[str, str]) -> CarbonIntensity | None:
     """Returns the known figure that a run was priced with; ``None`` where it was another."""
-    period = tags.get(schema.TAG_PERIOD, "")
+    period = tags.get(keys.TAG_PERIOD, "")
     try:
         return lookup_intensity(
-            tags[schema.TAG_REGION],
+            tags[keys.TAG_REGION],
             month=period if "-" in period else None,
             year=int(period) if period.isdecimal() else None,
-            intensity_set=tags.get(schema.TAG_INTENSITY_SET),
+            intensity_set=tags.get(keys.TAG_INTENSITY_SET),
         )
     except MlflowCarbonError:
         return None
@@ -57,10 +57,10 @@ def _escaped(text: str) -> str:
 
 def _intensity_entry(footprint: Footprint) -> str:
     tags = footprint.run.data.tags
-    period, intensity_set = tags.get(schema.TAG_PERIOD, ""), tags.get(schema.TAG_INTENSITY_SET, "")
-    source = tags.get(schema.TAG_INTENSITY_SOURCE, "source not recorded")
+    period, intensity_set = tags.get(keys.TAG_PERIOD, ""), tags.get(keys.TAG_INTENSITY_SET, "")
+    source = tags.get(keys.TAG_INTENSITY_SOURCE, "source not recorded")
     notes = [f"{footprint.intensity_g_per_kwh:g} g/kWh", f"{footprint.region} {period}".strip()]
-    notes += [tags[key] for key in (schema.TAG_INTENSITY_BASIS,) if key in tags]
+    notes += [tags[key] for key in (keys.TAG_INTENSITY_BASIS,) if key in tags]
     fields = {"title": _escaped(f"Carbon intensity of electricity: {source}")}
     known = recorded_intensity(tags)
     if known is not None:

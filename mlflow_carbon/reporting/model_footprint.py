@@ -12,7 +12,7 @@ from mlflow_carbon.errors import InvalidInputError, TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint, why_unmeasured
 from mlflow_carbon.registry.lineage import Lineage, version_lineage
-from mlflow_carbon.reporting.store import reading
+from mlflow_carbon.store.runs import reading
 
 _VERSION_URI = re.compile(r"models:/[^/]+?(/[^/]+|@[^/@]+)")
 _NO_SUCH_VERSION = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")

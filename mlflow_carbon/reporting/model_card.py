@@ -2,11 +2,11 @@
 
 import yaml
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.intensity import region_name
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import NoRunsError
+from mlflow_carbon.grid.intensity import region_name
 from mlflow_carbon.registry.footprints import Footprint
-from mlflow_carbon.registry.model_footprint import ModelFootprint
+from mlflow_carbon.reporting.model_footprint import ModelFootprint
 from mlflow_carbon.reporting.tables import ENERGY_SCALES, MASS_SCALES, Scale, choose_scale
 from mlflow_carbon.units import (
     SECONDS_PER_HOUR,
@@ -18,14 +18,14 @@ from mlflow_carbon.units import (
 TRAINING_TYPES = ("pre-training", "fine-tuning")  # Hugging Face's words
 
 _HOW = {
-    schema.METHOD_COUNTER: "read from energy counters",
-    schema.METHOD_SAMPLED: "integrated from power samples",
-    schema.METHOD_TDP: "estimated from its design power and its use",
-    schema.METHOD_SIMULATED: "simulated",
-    schema.METHOD_BACKFILLED: "integrated afterwards from MLflow's system metrics",
-    schema.METHOD_UNAVAILABLE: "not measured",
+    keys.METHOD_COUNTER: "read from energy counters",
+    keys.METHOD_SAMPLED: "integrated from power samples",
+    keys.METHOD_TDP: "estimated from its design power and its use",
+    keys.METHOD_SIMULATED: "simulated",
+    keys.METHOD_BACKFILLED: "integrated afterwards from MLflow's system metrics",
+    keys.METHOD_UNAVAILABLE: "not measured",
 }
-_METHOD_PREFIX = schema.method_tag("")
+_METHOD_PREFIX = keys.method_tag("")
 
 
 def model_card(model: ModelFootprint, *, training_type: str, with_lineage: bool = False) -> str:
@@ -49,9 +49,9 @@ def model_card(model: ModelFootprint, *, training_type: str, with_lineage: bool 
         )
     block = {"emissions": float(f"{grams_from_kg(co2e_kg):.6g}"), "source": _source(own)}
     block["training_type"] = training_type
-    if schema.default_tag("region") not in own.run.data.tags:  # a default is no place
+    if keys.default_tag("region") not in own.run.data.tags:  # a default is no place
         block["geographical_location"] = region_name(own.region)
-    if hardware := own.run.data.tags.get(schema.TAG_HARDWARE):
+    if hardware := own.run.data.tags.get(keys.TAG_HARDWARE):
         block["hardware_used"] = hardware
     head = yaml.safe_dump({"co2_eq_emissions": block}, sort_keys=False, allow_unicode=True)
     return f"---\n{head}---\n\n## Emissions\n\n{paragraph(model, own)}\n"
@@ -71,7 +71,7 @@ def measured(model: ModelFootprint) -> Footprint:
 def paragraph(model: ModelFootprint, own: Footprint) -> str:
     """Returns what a paper can quote: figures, method, source of the intensity, spread."""
     sentences = [_total(model, own), _per_unit(own), _method(own), _assumed(own), _lineage(model)]
-    tag = schema.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
+    tag = keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
     if per_sample_g := model.version.tags.get(tag):
         sentences.append(
             f"A sample of the model costs {_text(float(per_sample_g), MASS_SCALES, unit='CO2e')}."
@@ -81,15 +81,15 @@ def paragraph(model: ModelFootprint, own: Footprint) -> str:
 
 def _total(model: ModelFootprint, own: Footprint) -> str:
     tags = own.run.data.tags
-    duration_s = own.run.data.metrics.get(schema.DURATION_S)
+    duration_s = own.run.data.metrics.get(keys.DURATION_S)
     during = "" if duration_s is None else f" in {_duration(duration_s)}"
-    basis = tags.get(schema.TAG_INTENSITY_BASIS, "basis not recorded")
+    basis = tags.get(keys.TAG_INTENSITY_BASIS, "basis not recorded")
     return (
         f"Training {model.title} took {_text(own.energy_kwh, ENERGY_SCALES)} of IT energy{during}. "
         f"By energy × PUE × carbon intensity, with PUE {own.pue:g} and "
         f"{own.intensity_g_per_kwh:g} g CO2e/kWh ({region_name(own.region)} "
-        f"{tags.get(schema.TAG_PERIOD, '')}; "
-        f"{tags.get(schema.TAG_INTENSITY_SOURCE, 'source not recorded')}; {basis}), that is "
+        f"{tags.get(keys.TAG_PERIOD, '')}; "
+        f"{tags.get(keys.TAG_INTENSITY_SOURCE, 'source not recorded')}; {basis}), that is "
         f"{_text(grams_from_kg(own.co2e_kg), MASS_SCALES, unit='CO2e')}."
     )
 
@@ -97,13 +97,13 @@ def _total(model: ModelFootprint, own: Footprint) -> str:
 def _per_unit(own: Footprint) -> str:
     """Returns the energy of one unit with its spread; the total alone has none."""
     tags, metrics = own.run.data.tags, own.run.data.metrics
-    unit, num_windows = tags.get(schema.TAG_UNIT, ""), tags.get(schema.TAG_NUM_WINDOWS, "0")
-    key = schema.energy_kwh_per_unit(unit)
+    unit, num_windows = tags.get(keys.TAG_UNIT, ""), tags.get(keys.TAG_NUM_WINDOWS, "0")
+    key = keys.energy_kwh_per_unit(unit)
     if key not in metrics:
         return "The run holds no windows, so no spread is known."
     scale = choose_scale([metrics[key]], ENERGY_SCALES)
-    std_kwh = metrics.get(schema.std_of(key))
-    if std_kwh is None and unit == schema.UNIT_MINUTE:  # the whole run, which may be shorter
+    std_kwh = metrics.get(keys.std_of(key))
+    if std_kwh is None and unit == keys.UNIT_MINUTE:  # the whole run, which may be shorter
         power_w = watts_from_kwh(metrics[key], SECONDS_PER_MINUTE)
         return f"Its mean power was {power_w:.4g} W, of one window: no spread is known."
     if std_kwh is None:
@@ -124,9 +124,9 @@ def _method(own: Footprint) -> str:
         for key, value in sorted(tags.items())
         if key.startswith(_METHOD_PREFIX)
     ]
-    tracker = tags.get(schema.TAG_TRACKER, "an unnamed tool")
+    tracker = tags.get(keys.TAG_TRACKER, "an unnamed tool")
     sentence = f"Measured with {tracker}: {', '.join(how)}"
-    coverage = own.run.data.metrics.get(schema.COVERAGE_FRACTION)
+    coverage = own.run.data.metrics.get(keys.COVERAGE_FRACTION)
     if coverage is not None:
         sentence += f"; counters or samples observed {coverage:.0%} of the time"
     return f"{sentence}."
@@ -134,7 +134,7 @@ def _method(own: Footprint) -> str:
 
 def _assumed(own: Footprint) -> str:
     """Returns what nobody chose."""
-    prefix = schema.default_tag("")
+    prefix = keys.default_tag("")
     settings = sorted(key for key in own.run.data.tags if key.startswith(prefix))
     names = [key.removeprefix(prefix).replace("_", " ").replace("pue", "PUE") for key in settings]
     return f"Assumed, not chosen: {', '.join(names)}." if names else ""
@@ -152,11 +152,11 @@ def _lineage(model: ModelFootprint) -> str:
 
 def _source(own: Footprint) -> str:
     tags = own.run.data.tags
-    tracker = tags.get(schema.TAG_TRACKER, "mlflow-carbon")
-    region = f"{own.region} {tags.get(schema.TAG_PERIOD, '')}".strip()
+    tracker = tags.get(keys.TAG_TRACKER, "mlflow-carbon")
+    region = f"{own.region} {tags.get(keys.TAG_PERIOD, '')}".strip()
     return (
         f"{tracker} by mlflow-carbon; {own.intensity_g_per_kwh:g} g/kWh ({region}, "
-        f"{tags.get(schema.TAG_INTENSITY_SOURCE, 'source not recorded')}), PUE {own.pue:g}"
+        f"{tags.get(keys.TAG_INTENSITY_SOURCE, 'source not recorded')}), PUE {own.pue:g}"
     )
 
 

@@ -7,17 +7,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunStatus
 from mlflow.exceptions import MlflowException
 
-from mlflow_carbon import schema
 from mlflow_carbon.accounting.emissions import validate_pue
-from mlflow_carbon.accounting.hourly import EnergySpan
-from mlflow_carbon.accounting.intensity import CarbonIntensity
 from mlflow_carbon.accounting.uncertainty import Window
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
-from mlflow_carbon.reporting.store import reading
+from mlflow_carbon.grid.hourly import EnergySpan
+from mlflow_carbon.grid.intensity import CarbonIntensity
+from mlflow_carbon.store.runs import reading
 from mlflow_carbon.units import SECONDS_PER_MINUTE
 
 LATEST = "latest"
-_METERED = f"tags.`{schema.TAG_SCHEMA}` LIKE '%'"
+_METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
 _ROUNDING_FRACTION = 1e-9  # a smaller rest of the energy is one of adding up
 _NUM_NAMESAKES = 5  # as many ids as an error lists
 
@@ -119,20 +119,20 @@ def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
     title = _title(run_id, run.info.run_name or "")
     if run.info.status == RunStatus.to_string(RunStatus.RUNNING):
         raise NoRunsError(f"The {title} has not ended; its figures are complete when it has.")
-    unit, energy_kwh = tags.get(schema.TAG_UNIT), metrics.get(schema.ENERGY_KWH)
-    duration_s = metrics.get(schema.DURATION_S)
+    unit, energy_kwh = tags.get(keys.TAG_UNIT), metrics.get(keys.ENERGY_KWH)
+    duration_s = metrics.get(keys.DURATION_S)
     if unit is None or energy_kwh is None or duration_s is None:
-        reason = tags.get(schema.TAG_ERROR, "meter it with mlflow_carbon.track().")
+        reason = tags.get(keys.TAG_ERROR, "meter it with mlflow_carbon.track().")
         raise NoRunsError(f"The {title} carries no measured energy: {reason}")
     histories = _histories(client, run)
-    end_s = histories[schema.ENERGY_KWH][-1].timestamp / 1000
+    end_s = histories[keys.ENERGY_KWH][-1].timestamp / 1000
     whole = EnergySpan(end_s - duration_s, end_s, energy_kwh)
     windows, spans = _windows(histories), _spans(histories)
     if not windows:  # nobody marked any: the run is one, counted in minutes
-        power_w = metrics.get(schema.POWER_W)
+        power_w = metrics.get(keys.POWER_W)
         windows = (Window(energy_kwh, duration_s / SECONDS_PER_MINUTE, power_w),)
         spans = (whole,)
-    elif int(tags.get(schema.TAG_NUM_NODES, "1")) > 1:
+    elif int(tags.get(keys.TAG_NUM_NODES, "1")) > 1:
         windows = _of_all_nodes(windows, run)
     between_kwh = energy_kwh - sum(span.energy_kwh for span in spans)
     window_duration_s = sum(span.end_s - span.start_s for span in spans)
@@ -147,8 +147,8 @@ def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
         window_duration_s=window_duration_s,
         energy_kwh=energy_kwh,
         duration_s=duration_s,
-        coverage_fraction=metrics.get(schema.COVERAGE_FRACTION),
-        pue=metrics.get(schema.PUE),
+        coverage_fraction=metrics.get(keys.COVERAGE_FRACTION),
+        pue=metrics.get(keys.PUE),
         intensity=_recorded_intensity(run),
     )
 
@@ -175,9 +175,9 @@ def _of_all_nodes(windows: tuple[Window, ...], run: Run) -> tuple[Window, ...]:
     Raises:
         NoRunsError: a node's energy is missing.
     """
-    per_unit_kwh = run.data.metrics.get(schema.energy_kwh_per_unit(run.data.tags[schema.TAG_UNIT]))
+    per_unit_kwh = run.data.metrics.get(keys.energy_kwh_per_unit(run.data.tags[keys.TAG_UNIT]))
     if per_unit_kwh is None:
-        missing = run.data.tags.get(schema.TAG_MISSING_NODES, "?")
+        missing = run.data.tags.get(keys.TAG_MISSING_NODES, "?")
         raise NoRunsError(
             f"The {_title(run.info.run_id, run.info.run_name or '')} lacks energy of node "
             f"{missing}, so a unit's is not known; take a run in which all nodes ended."
@@ -196,37 +196,37 @@ def _of_all_nodes(windows: tuple[Window, ...], run: Run) -> tuple[Window, ...]:
 
 def _histories(client: MlflowClient, run: Run) -> dict[str, list[Metric]]:
     """Returns the run's window series and its total energy; windows of its last unit only."""
-    first_step = int(run.data.tags.get(schema.TAG_FIRST_WINDOW_STEP, 0))
+    first_step = int(run.data.tags.get(keys.TAG_FIRST_WINDOW_STEP, 0))
     series = (
-        schema.WINDOW_ENERGY_KWH,
-        schema.WINDOW_NUM_UNITS,
-        schema.WINDOW_POWER_W,
-        schema.WINDOW_DURATION_S,
+        keys.WINDOW_ENERGY_KWH,
+        keys.WINDOW_NUM_UNITS,
+        keys.WINDOW_POWER_W,
+        keys.WINDOW_DURATION_S,
     )
     with reading(client.tracking_uri):
         points = {
             key: client.get_metric_history(run.info.run_id, key)
-            for key in (schema.ENERGY_KWH, *series)
+            for key in (keys.ENERGY_KWH, *series)
         }
     windows = {key: [point for point in points[key] if point.step >= first_step] for key in series}
     return points | windows
 
 
 def _windows(histories: dict[str, list[Metric]]) -> tuple[Window, ...]:
-    nums_units = _by_step(histories[schema.WINDOW_NUM_UNITS])
-    powers_w = _by_step(histories[schema.WINDOW_POWER_W])
+    nums_units = _by_step(histories[keys.WINDOW_NUM_UNITS])
+    powers_w = _by_step(histories[keys.WINDOW_POWER_W])
     return tuple(
         Window(energy_kwh, nums_units[step], powers_w.get(step))
-        for step, energy_kwh in sorted(_by_step(histories[schema.WINDOW_ENERGY_KWH]).items())
+        for step, energy_kwh in sorted(_by_step(histories[keys.WINDOW_ENERGY_KWH]).items())
         if step in nums_units
     )
 
 
 def _spans(histories: dict[str, list[Metric]]) -> tuple[EnergySpan, ...]:
-    durations_s = _by_step(histories[schema.WINDOW_DURATION_S])
+    durations_s = _by_step(histories[keys.WINDOW_DURATION_S])
     return tuple(
         EnergySpan(point.timestamp / 1000 - durations_s[point.step], point.timestamp / 1000, energy)
-        for point in histories[schema.WINDOW_ENERGY_KWH]
+        for point in histories[keys.WINDOW_ENERGY_KWH]
         if point.step in durations_s
         for energy in (point.value,)
     )
@@ -237,17 +237,17 @@ def _by_step(points: list[Metric]) -> dict[int, float]:
 
 
 def _recorded_intensity(run: Run) -> CarbonIntensity | None:
-    g_per_kwh = run.data.metrics.get(schema.INTENSITY_G_PER_KWH)
-    region = run.data.tags.get(schema.TAG_REGION)
+    g_per_kwh = run.data.metrics.get(keys.INTENSITY_G_PER_KWH)
+    region = run.data.tags.get(keys.TAG_REGION)
     if g_per_kwh is None or region is None:
         return None
     texts = {
         name: run.data.tags.get(tag, "")
         for name, tag in (
-            ("period", schema.TAG_PERIOD),
-            ("intensity_set", schema.TAG_INTENSITY_SET),
-            ("basis", schema.TAG_INTENSITY_BASIS),
-            ("source", schema.TAG_INTENSITY_SOURCE),
+            ("period", keys.TAG_PERIOD),
+            ("intensity_set", keys.TAG_INTENSITY_SET),
+            ("basis", keys.TAG_INTENSITY_BASIS),
+            ("source", keys.TAG_INTENSITY_SOURCE),
         )
     }
     return CarbonIntensity(

@@ -9,8 +9,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from mlflow_carbon import schema
-from mlflow_carbon.accounting.assumptions import Assumptions
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.cpu_power import USER, load_models, plain_name
 from mlflow_carbon.recording.figures import (
@@ -22,8 +22,7 @@ from mlflow_carbon.recording.figures import (
 )
 from mlflow_carbon.recording.journal import Batch, Point
 from mlflow_carbon.recording.recorder import RunWriter
-from mlflow_carbon.registry.run_models import record_run_models
-from mlflow_carbon.tracking.system_metrics import Backfilled, has_system_metrics, read_backfilled
+from mlflow_carbon.recording.system_metrics import Backfilled, has_system_metrics, read_backfilled
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
 TRACKER = "mlflow system metrics"
@@ -100,7 +99,7 @@ def survey(client: MlflowClient, experiment_ids: Sequence[str], *, cpu: CpuPower
     """
     metered, running, without, found = [], [], [], []
     for run in _runs(client, experiment_ids):
-        if schema.TAG_SCHEMA in run.data.tags:
+        if keys.TAG_SCHEMA in run.data.tags:
             metered.append(run)
         elif not has_system_metrics(run):
             without.append(run)
@@ -124,7 +123,7 @@ def survey(client: MlflowClient, experiment_ids: Sequence[str], *, cpu: CpuPower
 def write(
     client: MlflowClient, candidate: Candidate, assumptions: Assumptions, *, cpu: CpuPower | None
 ) -> None:
-    """Writes a candidate's energy and CO2e to its run, all at once, and to the run's models.
+    """Writes a candidate's energy and CO2e to its run, all at once.
 
     Args:
         client: of the store.
@@ -140,7 +139,6 @@ def write(
     timestamp_ms = round((reading.start_unix_s + reading.duration_s) * MILLISECONDS_PER_SECOND)
     points = tuple(Point(key, value, timestamp_ms, 0) for key, value in values.items())
     RunWriter(client, run_id).write(Batch(points, tags))
-    record_run_models(client, run_id)
 
 
 def figures(
@@ -153,25 +151,25 @@ def figures(
     total, covered_s = candidate.found.reading, candidate.found.covered_s
     covered = replace(total, duration_s=covered_s)
     windows = WindowColumns([WindowRecord(covered, covered_s / SECONDS_PER_MINUTE)])
-    values = total_metrics(covered, assumptions) | {schema.DURATION_S: total.duration_s}
-    values |= per_unit_metrics(windows, schema.UNIT_MINUTE, assumptions)
+    values = total_metrics(covered, assumptions) | {keys.DURATION_S: total.duration_s}
+    values |= per_unit_metrics(windows, keys.UNIT_MINUTE, assumptions)
     components = sorted(total.energy_kwh_by_component())
     tags = assumptions.tags() | assumptions.default_tags()
-    tags |= window_tags(windows, schema.UNIT_MINUTE)
-    tags |= {schema.method_tag(component): schema.METHOD_BACKFILLED for component in components}
+    tags |= window_tags(windows, keys.UNIT_MINUTE)
+    tags |= {keys.method_tag(component): keys.METHOD_BACKFILLED for component in components}
     tags |= {
-        schema.TAG_SCHEMA: schema.SCHEMA_VERSION,
-        schema.TAG_SCOPE: schema.SCOPE_PARENT if candidate.is_parent else schema.SCOPE_RUN,
-        schema.TAG_COMPONENTS: ",".join(components),
-        schema.TAG_TRACKER: TRACKER,
-        schema.TAG_ATTRIBUTION: "whole_node" if "cpu" in components else "gpu_only",
+        keys.TAG_SCHEMA: keys.SCHEMA_VERSION,
+        keys.TAG_SCOPE: keys.SCOPE_PARENT if candidate.is_parent else keys.SCOPE_RUN,
+        keys.TAG_COMPONENTS: ",".join(components),
+        keys.TAG_TRACKER: TRACKER,
+        keys.TAG_ATTRIBUTION: "whole_node" if "cpu" in components else "gpu_only",
     }
     if "cpu" not in components:
-        tags[schema.method_tag("cpu")] = schema.METHOD_UNAVAILABLE
+        tags[keys.method_tag("cpu")] = keys.METHOD_UNAVAILABLE
     elif cpu is not None:
-        tags[schema.TAG_CPU_TDP_SOURCE] = cpu.source
+        tags[keys.TAG_CPU_TDP_SOURCE] = cpu.source
     if candidate.found.problems:
-        tags[schema.TAG_ERROR] = " ".join(candidate.found.problems)
+        tags[keys.TAG_ERROR] = " ".join(candidate.found.problems)
     return values, tags
 
 

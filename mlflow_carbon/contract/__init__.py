@@ -1,0 +1,1 @@
+"""What stands in a store: names, and the records that are written by them."""

@@ -1,0 +1,1 @@
+"""Where the electricity comes from, and what a kWh of it emits."""
