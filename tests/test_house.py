@@ -19,16 +19,16 @@ HOUSE = {
             "accounting",
             "emissions uncertainty forecast steps_model advice equivalents functional_unit",
         ),
-        ("contract", "keys assumptions"),
+        ("contract", "keys assumptions measurement figures windows totals run_record"),
         (
             "metering",
             "launch local_ranks clock readings meter_settings devices cpu_power counters machine "
             "collector meter examination",
         ),
-        ("store", "runs run_windows"),
+        ("store", "run_records runs run_windows"),
         (
             "recording",
-            "journal delivery figures earlier nodes node_record live_forecast recorder recovery "
+            "journal delivery earlier nodes node_record live_forecast outbox recorder recovery "
             "system_metrics backfill",
         ),
         ("registry", "footprints lineage inference model_tags run_models"),

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from mlflow_carbon.recording.delivery import merged, sendable
 from mlflow_carbon.recording.journal import LeftBehind, left_behind, machine_digest
-from mlflow_carbon.recording.recorder import RunWriter
+from mlflow_carbon.recording.outbox import RunWriter
 from mlflow_carbon.redaction import reason_of, without_credentials
 
 
