@@ -28,8 +28,8 @@ HOUSE = {
         ("store", "run_records runs run_windows"),
         (
             "recording",
-            "journal delivery earlier nodes node_record live_forecast outbox recorder recovery "
-            "system_metrics backfill",
+            "process_identity journal delivery earlier nodes node_record live_forecast outbox "
+            "recorder left_journals recovery system_metrics backfill",
         ),
         ("registry", "footprints lineage inference model_tags run_models"),
         (

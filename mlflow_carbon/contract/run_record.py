@@ -141,7 +141,11 @@ class RunRecord:
         tags |= {} if self.description is None else self.description.tags()
         tags |= self.window_tags()
         tags |= self.node_tags()
-        return tags | ({keys.TAG_PARTIAL: IS_PARTIAL} if self.is_partial else {})
+        return tags | self.partial_tags()
+
+    def partial_tags(self) -> dict[str, str]:
+        """Returns the tag of a total that is a lower bound; none for one that is whole."""
+        return {keys.TAG_PARTIAL: IS_PARTIAL} if self.is_partial else {}
 
     def node_tags(self) -> dict[str, str]:
         """Returns the tags of a run on several nodes; none for a run on one."""

@@ -70,6 +70,7 @@ class Recorder:
         self._node = NodeRecord(place, outbox.put) if place.num_nodes > 1 else None
         self._total: OpenWindow | None = None
         self._shift_s: float | None = None  # known with the first reading
+        self._newest_unix_s = 0.0  # time stamp of the windows
         self._written_assumptions: Assumptions | None = None
         self._end_minutes: Callable[[], None] | None = None
         self._lock = threading.RLock()
@@ -179,7 +180,8 @@ class Recorder:
         total = Total.of(this_part)
         if self._earlier is not None:
             total = self._earlier.total.plus(total)
-        self._write_total(total, self._end_of(this_part), measured.devices != this_part.devices)
+        end_unix_s = max(self._end_of(this_part), self._newest_unix_s)
+        self._write_total(total, end_unix_s, measured.devices != this_part.devices)
         return self._outbox.close()
 
     def _write_total(self, total: Total, end_unix_s: float, is_silent: bool) -> None:
@@ -231,6 +233,7 @@ class Recorder:
             if window is None or self._has_finished or is_late_minute:
                 return
             end_unix_s = self._end_of(reading)
+            self._newest_unix_s = max(self._newest_unix_s, end_unix_s)
             tags = self._series.add(window)
             if self._place.node_index > 0:  # the series are the first node's
                 return
