@@ -25,13 +25,13 @@ HOUSE = {
             "launch local_ranks clock readings meter_settings devices cpu_power counters machine "
             "collector meter examination",
         ),
-        ("store", "runs run_windows"),
+        ("store", "schema access listing runs run_windows"),
         (
             "recording",
             "journal delivery figures earlier nodes node_record live_forecast recorder recovery "
             "system_metrics backfill",
         ),
-        ("registry", "footprints lineage inference model_tags run_models"),
+        ("registry", "footprints model_uris lineage inference model_tags run_models"),
         (
             "reporting",
             "hourly_prices compare tables everyday steps_fit prediction advice_report model_list "

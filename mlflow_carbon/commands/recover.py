@@ -17,10 +17,10 @@ def recover(tracking_uri: str | None) -> None:
     """
     from mlflow_carbon.recording.journal import journal_dir
     from mlflow_carbon.recording.recovery import recover as recover_all
-    from mlflow_carbon.store.runs import open_client
+    from mlflow_carbon.store.access import open_client
 
     folder = journal_dir()
-    recoveries = list(recover_all(open_client(tracking_uri), folder))
+    recoveries = list(recover_all(open_client(tracking_uri, is_for_writing=True), folder))
     for recovery in recoveries:
         became = "sent" if recovery.reason is None else f"left in {folder}: {recovery.reason}"
         click.echo(f"run {recovery.run_id}: {recovery.num_batches} sets of figures {became}.")

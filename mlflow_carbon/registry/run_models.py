@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.store.artifact.utils.models import _parse_model_id_if_present
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint
 from mlflow_carbon.registry.inference import note_used_models, sample_co2e_g
-from mlflow_carbon.registry.lineage import MODELS_SCHEME, version_lineage
-from mlflow_carbon.registry.model_tags import (
-    search_versions,
-    show_version,
-    tag_version,
-    version_tags,
+from mlflow_carbon.registry.lineage import version_lineage
+from mlflow_carbon.registry.model_tags import show_version, tag_version, version_tags
+from mlflow_carbon.registry.model_uris import (
+    MODELS_SCHEME,
+    find_version,
+    parse_model_uri,
     versions_of,
 )
-from mlflow_carbon.store.runs import PERMISSION_DENIED, reading
+from mlflow_carbon.store.access import PERMISSION_DENIED, store_errors
+from mlflow_carbon.store.listing import all_logged_models, all_registered_models, all_versions
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -58,7 +58,7 @@ def record_run_models(client: MlflowClient, run_id: str) -> bool:
         footprint = read_footprint(run)
         if footprint is not None:
             _log_model_metrics(client, footprint, problems)
-        versions = search_versions(client, f"run_id = '{run_id}'")
+        versions = all_versions(client, f"run_id = '{run_id}'")
         for model_id in note_used_models(client, run):
             versions += _versions_of_logged_model(client, model_id)
         _tag(client, versions, problems)
@@ -127,15 +127,8 @@ def registered_names(client: MlflowClient) -> list[str]:
     Raises:
         TrackingStoreError: the registry cannot be read.
     """
-    names: list[str] = []
-    page_token = None
-    with reading(client.tracking_uri):
-        while True:
-            page = client.search_registered_models(page_token=page_token)
-            names += [model.name for model in page]
-            page_token = page.token
-            if not page_token:
-                return names
+    with store_errors(client):
+        return [model.name for model in all_registered_models(client)]
 
 
 def _runs_with_models(
@@ -143,16 +136,10 @@ def _runs_with_models(
 ) -> list[str]:
     """Returns those of the runs that have logged a model, or that a version names, in order."""
     listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
-    found = {version.run_id for version in search_versions(client, f"run_id IN ({listed})")}
-    page_token = None
-    while True:
-        page = client.search_logged_models(
-            list(experiment_ids), f"source_run_id IN ({listed})", page_token=page_token
-        )
-        found |= {model.source_run_id for model in page}
-        page_token = page.token
-        if not page_token:
-            return [run_id for run_id in run_ids if run_id in found]
+    found = {version.run_id for version in all_versions(client, f"run_id IN ({listed})")}
+    models = all_logged_models(client, experiment_ids, f"source_run_id IN ({listed})")
+    found |= {model.source_run_id for model in models}
+    return [run_id for run_id in run_ids if run_id in found]
 
 
 def _tag(client: MlflowClient, versions: Iterable[ModelVersion], problems: list[str]) -> None:
@@ -189,13 +176,14 @@ def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str
 
 def _logged_model_of(client: MlflowClient, version: ModelVersion) -> str | None:
     """Returns the id of the logged model that a version is, or is a copy of, if it is one."""
+    seen: set[str] = set()
     source = version.source or ""
-    while source.startswith(MODELS_SCHEME):
-        model_id = _parse_model_id_if_present(source)
-        if model_id is not None:
-            return str(model_id)
-        name, number = source.removeprefix(MODELS_SCHEME).split("/")
-        source = client.get_model_version(name, number).source or ""
+    while source.startswith(MODELS_SCHEME) and source not in seen:
+        seen.add(source)
+        uri = parse_model_uri(source)
+        if uri.model_id is not None:
+            return uri.model_id
+        source = find_version(client, uri).source or ""
     return None
 
 
@@ -203,7 +191,7 @@ def _versions_of_logged_model(client: MlflowClient, model_id: str) -> list[Model
     source_run_id = client.get_logged_model(model_id).source_run_id
     if not source_run_id:
         return []
-    versions = search_versions(client, f"run_id = '{source_run_id}'")
+    versions = all_versions(client, f"run_id = '{source_run_id}'")
     return [version for version in versions if _logged_model_of(client, version) == model_id]
 
 

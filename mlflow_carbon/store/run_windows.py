@@ -1,5 +1,6 @@
 """One metered run with its windows, found by its id, by its name or as the latest one."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,12 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.grid.hourly import EnergySpan
 from mlflow_carbon.grid.intensity import CarbonIntensity
-from mlflow_carbon.store.runs import reading
+from mlflow_carbon.store.access import store_errors
+from mlflow_carbon.store.listing import all_experiments, newest_runs
 from mlflow_carbon.units import SECONDS_PER_MINUTE
 
 LATEST = "latest"
+_RUN_ID = re.compile(r"[0-9a-fA-F]{32}")
 _METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
 _ROUNDING_FRACTION = 1e-9  # a smaller rest of the energy is one of adding up
 _NUM_NAMESAKES = 5  # as many ids as an error lists
@@ -76,24 +79,20 @@ def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str]
         InvalidInputError: several runs have the name.
         TrackingStoreError: the store cannot be read.
     """
-    try:
-        return client.get_run(text)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            with reading(client.tracking_uri):
-                raise
+    if _RUN_ID.fullmatch(text) and (run := _run_of_id(client, text)) is not None:
+        return run
     named = "" if text == LATEST else f" AND attributes.run_name = {_quoted(text)}"
-    with reading(client.tracking_uri):
+    with store_errors(client):
         known = [
             experiment.experiment_id
-            for experiment in client.search_experiments()
+            for experiment in all_experiments(client)
             if not experiment_names or experiment.name in experiment_names
         ]
-        found = client.search_runs(
+        found = newest_runs(
+            client,
             known,
             f"{_METERED} AND attributes.status != 'RUNNING'{named}",
-            order_by=["attributes.start_time DESC"],
-            max_results=_NUM_NAMESAKES,
+            max_runs=_NUM_NAMESAKES,
         )
     if not found:
         raise NoRunsError(
@@ -106,6 +105,21 @@ def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str]
             f"Several metered runs are called {text!r}; give an id, newest first: {ids}."
         )
     return found[0]
+
+
+def _run_of_id(client: MlflowClient, run_id: str) -> Run | None:
+    """Returns the run of an id; ``None`` if there is none.
+
+    Raises:
+        TrackingStoreError: the store cannot be read.
+    """
+    with store_errors(client):
+        try:
+            return client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
 
 
 def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
@@ -203,7 +217,7 @@ def _histories(client: MlflowClient, run: Run) -> dict[str, list[Metric]]:
         keys.WINDOW_POWER_W,
         keys.WINDOW_DURATION_S,
     )
-    with reading(client.tracking_uri):
+    with store_errors(client):
         points = {
             key: client.get_metric_history(run.info.run_id, key)
             for key in (keys.ENERGY_KWH, *series)
