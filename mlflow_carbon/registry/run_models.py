@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import LoggedModel, Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 
 from mlflow_carbon.contract import keys
@@ -24,6 +24,7 @@ from mlflow_carbon.registry.model_uris import (
 )
 from mlflow_carbon.store.access import PERMISSION_DENIED, store_errors
 from mlflow_carbon.store.listing import all_logged_models, all_registered_models, all_versions
+from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -196,18 +197,23 @@ def _versions_of_logged_model(client: MlflowClient, model_id: str) -> list[Model
 
 
 def _log_model_metrics(client: MlflowClient, footprint: Footprint, problems: list[str]) -> None:
-    """Copies the totals of a run to its LoggedModels.
+    """Copies the totals of a run to its LoggedModels, one figure each.
+
+    A point on a model can never be taken away, and a filter finds the model by each of them. So a
+    model of an earlier part of a resumed run keeps the figure that it got then.
 
     With the run's own time stamp MLflow stores no second point on the run.
     """
     run = footprint.run
-    models = client.search_logged_models(
-        [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
+    models = all_logged_models(
+        client, [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
     )
     if not models:
         return
-    timestamp_ms = client.get_metric_history(run.info.run_id, keys.ENERGY_KWH)[-1].timestamp
+    start_ms, timestamp_ms = _last_part_ms(client, run)
     for model in models:
+        if model.creation_timestamp < start_ms and _has_figure(model):
+            continue
         with _noting(problems, f"logged model {model.model_id}"):
             metrics = [
                 Metric(key, value, timestamp_ms, 0, model_id=model.model_id)
@@ -215,6 +221,26 @@ def _log_model_metrics(client: MlflowClient, footprint: Footprint, problems: lis
                 if key.startswith("carbon/") and not key.startswith(f"{keys.WINDOW_PREFIX}/")
             ]
             client.log_batch(run.info.run_id, metrics=metrics)
+
+
+def _last_part_ms(client: MlflowClient, run: Run) -> tuple[float, int]:
+    """Returns when the part of a run that was metered last began, and when it ended, in ms."""
+    durations = sorted(
+        client.get_metric_history(run.info.run_id, keys.DURATION_S), key=_point_order
+    )
+    energies = client.get_metric_history(run.info.run_id, keys.ENERGY_KWH)
+    end_ms = max(energies, key=_point_order).timestamp
+    earlier_s = durations[-2].value if len(durations) > 1 else 0.0  # durations are added up
+    length_s = durations[-1].value - earlier_s if durations else 0.0
+    return end_ms - length_s * MILLISECONDS_PER_SECOND, end_ms
+
+
+def _point_order(point: Metric) -> tuple[int, int]:
+    return point.step, point.timestamp
+
+
+def _has_figure(model: LoggedModel) -> bool:
+    return any(point.key == keys.ENERGY_KWH for point in model.metrics or ())
 
 
 @contextmanager
