@@ -1,6 +1,7 @@
 """What a sample of a model costs, from the metered runs that used it."""
 
 import math
+from functools import partial
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -8,6 +9,7 @@ from mlflow.entities import Run
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.contract import keys
 from mlflow_carbon.registry.footprints import read_footprint
+from mlflow_carbon.store.access import write_twice_if_raced
 from mlflow_carbon.store.listing import all_experiments, all_runs
 from mlflow_carbon.store.runs import number
 
@@ -25,7 +27,9 @@ def note_used_models(client: MlflowClient, run: Run) -> list[str]:
     model_ids = sorted({item.model_id for item in run.inputs.model_inputs})
     text = ",".join(model_ids)
     if text and run.data.tags.get(keys.TAG_MODEL_INPUT_IDS) != text:
-        client.set_tag(run.info.run_id, keys.TAG_MODEL_INPUT_IDS, text)
+        write_twice_if_raced(
+            partial(client.set_tag, run.info.run_id, keys.TAG_MODEL_INPUT_IDS, text)
+        )
     return model_ids
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -11,6 +12,7 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.lineage import Lineage
 from mlflow_carbon.registry.model_uris import versions_of
+from mlflow_carbon.store.access import write_twice_if_raced
 from mlflow_carbon.store.runs import number
 
 _MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
@@ -131,7 +133,7 @@ def _replace(current: Mapping[str, str], wanted: Mapping[str, str], write: Write
     changes = [key for key in names if current.get(key) != wanted.get(key)]
     for position, change in enumerate(changes):
         try:
-            write(change, wanted.get(change))
+            write_twice_if_raced(partial(write, change, wanted.get(change)))
         except Exception:
             for key in changes[:position]:
                 with suppress(Exception):  # the first error is the one to tell

@@ -41,7 +41,7 @@ def parse_model_uri(uri: str) -> ModelUri:
     Raises:
         MlflowException: it is no URI of a model.
     """
-    parts = uri.removeprefix(MODELS_SCHEME).strip("/").split("/")
+    parts = uri.removeprefix(MODELS_SCHEME).lstrip("/").split("/")
     is_model = uri.startswith(MODELS_SCHEME) and all(part.strip() for part in parts)
     if not is_model or len(parts) > 2:  # a name and what comes after it
         raise MlflowException(f"{uri!r} is no URI of a model", INVALID_PARAMETER_VALUE)

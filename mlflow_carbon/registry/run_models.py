@@ -1,9 +1,10 @@
 """Emissions put on models: when a run ends, when a model is registered later, or all anew."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Metric, Run
@@ -22,7 +23,12 @@ from mlflow_carbon.registry.model_uris import (
     parse_model_uri,
     versions_of,
 )
-from mlflow_carbon.store.access import PERMISSION_DENIED, store_errors
+from mlflow_carbon.store.access import (
+    PERMISSION_DENIED,
+    may_hide_runs,
+    store_errors,
+    write_twice_if_raced,
+)
 from mlflow_carbon.store.listing import all_logged_models, all_registered_models, all_versions
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
@@ -171,8 +177,15 @@ def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str
             lineage,
             None if model_id is None else sample_co2e_g(client, model_id),
         )
+        if may_hide_runs(client):  # runs that are not seen are no reason to take a figure away
+            tags = _inference_tag(version.tags) | tags
         is_changed |= tag_version(client, version, tags)
     return is_changed
+
+
+def _inference_tag(tags: Mapping[str, str]) -> dict[str, str]:
+    key = keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
+    return {key: tags[key]} if key in tags else {}
 
 
 def _logged_model_of(client: MlflowClient, version: ModelVersion) -> str | None:
@@ -220,7 +233,7 @@ def _log_model_metrics(client: MlflowClient, footprint: Footprint, problems: lis
                 for key, value in run.data.metrics.items()
                 if key.startswith("carbon/") and not key.startswith(f"{keys.WINDOW_PREFIX}/")
             ]
-            client.log_batch(run.info.run_id, metrics=metrics)
+            write_twice_if_raced(partial(client.log_batch, run.info.run_id, metrics=metrics))
 
 
 def _last_part_ms(client: MlflowClient, run: Run) -> tuple[float, int]:

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -41,6 +41,8 @@ _ADVICE_BY_REASON = {
     "readonly database": "This user may only read it; ask its owner.",
     "unable to open database file": "This user may not read the file; ask its owner.",
 }
+# What sqlite, PostgreSQL and MySQL say when a row that is new to this process is there already.
+_SIGNS_OF_A_RACE = ("unique constraint", "duplicate entry")
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -131,6 +133,25 @@ def place_of(store: MlflowClient | str) -> str:
     return redact(str(getattr(store, "original_uri", store.tracking_uri)))
 
 
+def may_hide_runs(client: MlflowClient) -> bool:
+    """Returns whether a server decides which runs this user sees, and leaves out the others."""
+    return not _is_database(str(client.tracking_uri))
+
+
+def write_twice_if_raced(write: Callable[[], object]) -> None:
+    """Writes again where another process, as a second node, has just written the same first.
+
+    Raises:
+        Exception: whatever the store raises otherwise.
+    """
+    try:
+        write()
+    except Exception as error:
+        if not any(sign in str(error).lower() for sign in _SIGNS_OF_A_RACE):
+            raise
+        write()
+
+
 def _kinds_of_store_error() -> tuple[type[Exception], ...]:
     """Returns what is raised by MLflow, and by a database if one has been read."""
     sqlalchemy_errors = sys.modules.get("sqlalchemy.exc")
@@ -180,7 +201,7 @@ def _schema(uri: str) -> Schema | None:
     Raises:
         TrackingStoreError: reading a database needs packages that are not installed.
     """
-    if uri.partition(":")[0].partition("+")[0] not in _DATABASES:
+    if not _is_database(uri):
         return None
     if (
         importlib.util.find_spec("sqlalchemy") is None
@@ -194,6 +215,10 @@ def _schema(uri: str) -> Schema | None:
         return read_database_schema(uri)
     path = sqlite_path(uri)
     return None if path is None else read_sqlite_schema(path)
+
+
+def _is_database(uri: str) -> bool:
+    return uri.partition(":")[0].partition("+")[0] in _DATABASES
 
 
 def _check_current(uri: str, schema: Schema | None) -> None:
