@@ -248,8 +248,9 @@ def _last_part_ms(client: MlflowClient, run: Run) -> tuple[float, int]:
     return end_ms - length_s * MILLISECONDS_PER_SECOND, end_ms
 
 
-def _point_order(point: Metric) -> tuple[int, int]:
-    return point.step, point.timestamp
+def _point_order(point: Metric) -> tuple[int, int, float]:
+    """Returns what MLflow calls a point the latest by."""
+    return point.step, point.timestamp, point.value
 
 
 def _has_figure(model: LoggedModel) -> bool:

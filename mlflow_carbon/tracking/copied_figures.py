@@ -37,16 +37,11 @@ def leave_out_old_figures(metrics: object, *, is_metered: bool) -> None:
     """
     if not isinstance(metrics, list) or not any(map(_is_copy, metrics)):
         return
-    newest: dict[tuple[str, str | None], int] = {}
-    for point in filter(_is_copy, metrics):
-        place = (point.key, point.model_id)
-        newest[place] = max(point.timestamp, newest.get(place, point.timestamp))
-    metrics[:] = [
-        point
-        for point in metrics
-        if not _is_copy(point)
-        or (not is_metered and point.timestamp == newest[point.key, point.model_id])
-    ]
+    newest: dict[tuple[str, str | None], Metric] = {}
+    if not is_metered:
+        for point in sorted(filter(_is_copy, metrics), key=_order):
+            newest[point.key, point.model_id] = point
+    metrics[:] = [*(point for point in metrics if not _is_copy(point)), *newest.values()]
 
 
 def _leave_out(
@@ -59,6 +54,11 @@ def _leave_out(
 ) -> None:
     del client
     leave_out_old_figures(metrics, is_metered=is_metered(run_id))
+
+
+def _order(point: Metric) -> tuple[int, float]:
+    """Returns what MLflow calls a point the latest by, where all are of one step."""
+    return point.timestamp, point.value
 
 
 def _is_copy(point: Metric) -> bool:
