@@ -205,6 +205,11 @@ def test_folder_without_a_store_is_not_made_one(folder):
     assert list(folder.iterdir()) == []
 
 
+def test_database_without_its_driver_is_told_which(folder):
+    with pytest.raises(TrackingStoreError, match="without the driver pymssql: pip install pymssql"):
+        open_client("mssql+pymssql://me:secret@127.0.0.1/db")
+
+
 @pytest.mark.parametrize(
     ("error", "advice"),
     [

@@ -212,7 +212,13 @@ def _schema(uri: str) -> Schema | None:
             "Install the whole package (pip install mlflow), or give the URI of a server."
         )
     if not is_sqlite(uri):
-        return read_database_schema(uri)
+        try:
+            return read_database_schema(uri)
+        except ModuleNotFoundError as error:
+            raise TrackingStoreError(
+                f"{redact(uri)} cannot be read without the driver {error.name}: "
+                f"pip install {error.name}."
+            ) from error
     path = sqlite_path(uri)
     return None if path is None else read_sqlite_schema(path)
 
