@@ -27,12 +27,14 @@ class BadRecordError(TrackingStoreError):
     Attributes:
         run_id: the run's.
         field: the metric or tag.
-        reason: where it is, what it holds, and what it may.
+        fault: what it holds, and what it may.
+        reason: the same with the run.
     """
 
     def __init__(self, run_id: str, field: str, value: str, expected: str) -> None:
         self.run_id = run_id
         self.field = field
+        self.fault = f"{field} is {value}, not {expected}"
         self.reason = f"{field} of run {run_id} is {value}, not {expected}"
         super().__init__(f"{self.reason}. Correct or delete it.")
 

@@ -66,7 +66,8 @@ def backfill(
     from mlflow_carbon.recording.backfill import cpu_power, survey, write
     from mlflow_carbon.redaction import reason_of
     from mlflow_carbon.registry.run_models import record_run_models
-    from mlflow_carbon.store.runs import find_experiment, open_client, reading
+    from mlflow_carbon.store.access import open_client, store_errors
+    from mlflow_carbon.store.runs import find_experiment
 
     pricing = Pricing(
         regions=() if region is None else (region,),
@@ -76,8 +77,8 @@ def backfill(
     )
     assumptions = _assumptions(pricing, pue)
     power = cpu_power(cpu, cpu_tdp_w)
-    client = open_client(tracking_uri)
-    with reading(client.tracking_uri):
+    client = open_client(tracking_uri, is_for_writing=not dry_run)
+    with store_errors(client):
         ids = [find_experiment(client, name).experiment_id for name in experiment]
         found = survey(client, ids, cpu=power)
     print_notices([assumptions.sentence(), *_left_alone(found)])

@@ -17,10 +17,10 @@ def recover(tracking_uri: str | None) -> None:
     """
     from mlflow_carbon.recording.journal import journal_dir
     from mlflow_carbon.recording.recovery import recover as recover_all
-    from mlflow_carbon.store.runs import open_client
+    from mlflow_carbon.store.access import open_client
 
     folder = journal_dir()
-    recoveries = list(recover_all(open_client(tracking_uri), folder))
+    recoveries = list(recover_all(open_client(tracking_uri, is_for_writing=True), folder))
     for recovery in recoveries:
         if not recovery.run_id:
             click.echo(f"{recovery.path.name!r} left in {folder}: {recovery.reason}.")

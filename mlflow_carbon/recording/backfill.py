@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mlflow import MlflowClient
@@ -19,10 +19,10 @@ from mlflow_carbon.metering.cpu_power import USER, load_models, plain_name
 from mlflow_carbon.recording.journal import Batch, Point
 from mlflow_carbon.recording.outbox import RunWriter
 from mlflow_carbon.recording.system_metrics import Backfilled, has_system_metrics, read_backfilled
+from mlflow_carbon.store.listing import all_runs
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
 TRACKER = "mlflow system metrics"
-_PAGE_SIZE = 1000
 _RUNNING = "RUNNING"
 
 
@@ -94,7 +94,7 @@ def survey(client: MlflowClient, experiment_ids: Sequence[str], *, cpu: CpuPower
         cpu: ``None`` leaves the CPU out.
     """
     metered, running, without, found = [], [], [], []
-    for run in _runs(client, experiment_ids):
+    for run in all_runs(client, experiment_ids):
         if keys.TAG_SCHEMA in run.data.tags:
             metered.append(run)
         elif not has_system_metrics(run):
@@ -168,18 +168,3 @@ def figures(
     if candidate.found.problems:
         tags[keys.TAG_ERROR] = " ".join(candidate.found.problems)
     return values, tags
-
-
-def _runs(client: MlflowClient, experiment_ids: Sequence[str]) -> Iterator[Run]:
-    page_token = None
-    while True:
-        page = client.search_runs(
-            list(experiment_ids),
-            order_by=["attributes.start_time ASC"],
-            max_results=_PAGE_SIZE,
-            page_token=page_token,
-        )
-        yield from page
-        page_token = page.token
-        if not page_token:
-            return

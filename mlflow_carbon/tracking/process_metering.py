@@ -19,6 +19,7 @@ from mlflow_carbon.recording.live_forecast import CarbonPlan
 from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.recording.recovery import recover_run
+from mlflow_carbon.tracking.copied_figures import watch_copies
 from mlflow_carbon.tracking.launch_run import RunSearch, find_launch_run, launch_tag
 from mlflow_carbon.tracking.model_lookups import ModelLookups
 from mlflow_carbon.tracking.patience import READ_TIMEOUT_S, within
@@ -99,6 +100,8 @@ class ProcessMetering:
             parent_run_id = known and known.data.tags.get(MLFLOW_PARENT_RUN_ID)
             earlier = None if known is None else _earlier_part(client, known, place)
             may_have_more = known is None or keys.TAG_SCHEMA in known.data.tags
+            if may_have_more:
+                watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
             is_unread = earlier is None and may_have_more and place.num_nodes == 1
             outbox = Outbox(
                 client,
