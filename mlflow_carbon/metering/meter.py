@@ -4,13 +4,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from mlflow_carbon.errors import MeterError
+from mlflow_carbon.metering.accelerators import PCI_DIR
 from mlflow_carbon.metering.clock import Clock, SystemClock
 from mlflow_carbon.metering.collector import Collector
 from mlflow_carbon.metering.machine import CarbontrackerParts, Machine, find_machine
@@ -41,12 +42,14 @@ class MeterDescription:
     Attributes:
         components: what is measured.
         method_by_component: every component asked for; ``unavailable`` if it cannot be measured.
-        cpu_tdp_source: where the CPU's power is from if it is assumed: ``table: …``, ``generic``,
-            ``user``; ``None`` if it is not.
+        cpu_tdp_source: where the CPU's power is from if it is assumed: ``table: …``,
+            ``family …``, ``generic``, ``user``, ``unknown``; ``None`` if it is not.
         attribution: as in the settings.
         hardware: counts and models.
         tracker: name and version.
         problems: one sentence for each thing that is missing or not as it should be.
+        unread: one name for each device that should be counted and cannot be read.
+        cpu_idle_power_w: the part of an estimated CPU's power that it draws when it does nothing.
     """
 
     components: tuple[str, ...]
@@ -56,6 +59,8 @@ class MeterDescription:
     hardware: str
     tracker: str
     problems: tuple[str, ...]
+    unread: tuple[str, ...] = ()
+    cpu_idle_power_w: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +83,17 @@ class Meter:
         settings: MeterSettings = MeterSettings(),  # noqa: B008  # frozen
         *,
         clock: Clock | None = None,
+        pci_dir: Path = PCI_DIR,
     ) -> None:
+        """Looks for nothing yet.
+
+        Args:
+            settings: what is measured, and how.
+            clock: of this machine unless a test brings its own.
+            pci_dir: where the kernel shows its PCI devices.
+        """
         self._settings = settings
+        self._pci_dir = pci_dir
         self._clock = clock = clock or SystemClock()
         self._process_id: int | None = None
         self._tracker = "carbontracker"
@@ -136,7 +150,8 @@ class Meter:
             if snapshot.time_s - window.opened.time_s < duration_s:
                 return
             reading = self._reading(window, snapshot)
-            window = Window(snapshot, self._clock.unix_s())
+            # The next one begins where this one ends.
+            window = Window(replace(snapshot, ended_s=None), self._clock.unix_s())
             use(reading)
 
         self._collector.listen(look)
@@ -170,11 +185,17 @@ class Meter:
             hardware=", ".join(machine.hardware),
             tracker=self._tracker,
             problems=self._collector.problems,
+            unread=machine.unread,
+            cpu_idle_power_w=machine.cpu_idle_power_w,
         )
 
     def _find_machine(self) -> Machine:
         return find_machine(
-            self._settings, _carbontracker_parts(), clock=self._clock, environment=os.environ
+            self._settings,
+            _carbontracker_parts(),
+            clock=self._clock,
+            environment=os.environ,
+            pci_dir=self._pci_dir,
         )
 
     def _is_ours(self) -> bool:
@@ -194,7 +215,13 @@ class Meter:
     def _reading(self, window: Window, closed: Snapshot) -> Reading:
         machine = self._collector.machine or Machine()
         methods = {source.device: source.method for source in machine.sources}
-        return reading_between(window.opened, closed, methods, start_unix_s=window.start_unix_s)
+        return reading_between(
+            window.opened,
+            closed,
+            methods,
+            start_unix_s=window.start_unix_s,
+            num_unread=len(machine.unread),
+        )
 
 
 def synchronize_gpu(torch: Any) -> None:
