@@ -22,8 +22,9 @@ HOUSE = {
         ("contract", "keys assumptions"),
         (
             "metering",
-            "launch local_ranks clock readings meter_settings devices cpu_power counters machine "
-            "collector meter examination",
+            "launch local_ranks clock cpu_share counter_steps readings stillness meter_settings "
+            "devices accelerators load_curve cpu_power estimated_cpu counters machine collector "
+            "meter examination",
         ),
         ("store", "runs run_windows"),
         (

@@ -154,9 +154,7 @@ def _find_gpus(
     return replace(machine, find_more=(*machine.find_more, with_foreign))
 
 
-def _with_foreign_gpus(
-    machine: Machine, environment: Mapping[str, str], pci_dir: Path
-) -> Machine:
+def _with_foreign_gpus(machine: Machine, environment: Mapping[str, str], pci_dir: Path) -> Machine:
     """Returns the machine with the GPUs that are there and that nothing reads."""
     is_nvml_there = bool(machine.releases)
     names = [
@@ -317,9 +315,7 @@ def _with_estimated_cpu(
             f"The power of the CPU {cpu.name or 'without a name'} is unknown: look up its TDP and "
             "threads and give both, cpu_tdp_w= and cpu_threads= of MeterSettings."
         )
-        return replace(
-            found, problems=(*found.problems, problem), unread=(*found.unread, "cpu 0")
-        )
+        return replace(found, problems=(*found.problems, problem), unread=(*found.unread, "cpu 0"))
     estimate = EstimatedCpu(
         power.watts_per_thread * cpu.num_threads, num_threads=cpu.num_threads, clock=clock
     )

@@ -243,9 +243,7 @@ def _with_power(
         return Tally(time_s, time_s, power_w=power_w)
     elapsed_s = time_s - tally.last_s
     is_observed = (
-        elapsed_s <= max_gap_s
-        and not tally.is_doubtful
-        and source.method in OBSERVING_METHODS
+        elapsed_s <= max_gap_s and not tally.is_doubtful and source.method in OBSERVING_METHODS
     )
     return replace(
         tally,
