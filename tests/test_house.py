@@ -29,8 +29,8 @@ HOUSE = {
         ("store", "runs run_windows"),
         (
             "recording",
-            "journal delivery figures earlier nodes node_record live_forecast recorder recovery "
-            "system_metrics backfill",
+            "journal delivery figures earlier silent_windows nodes node_record live_forecast "
+            "recorder recovery system_metrics backfill",
         ),
         ("registry", "footprints lineage inference model_tags run_models"),
         (

@@ -12,7 +12,7 @@ from codecarbon.core.cpu import IntelRAPL
 from codecarbon.core.rapl import RAPLFile
 from codecarbon.core.units import Time
 
-from mlflow_carbon.metering.cpu_power import read_cpu, thread_power
+from mlflow_carbon.metering.cpu_power import read_cpu
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Reading
 from mlflow_carbon.units import joules_from_kwh
 from tests.fakes.node import FakeNode, cpu_node, gpu_node
@@ -339,23 +339,55 @@ def test_gpu_only_leaves_the_cpus_out(tmp_path: Path) -> None:
     assert meter.description.method_by_component == {"gpu": "counter"}
 
 
-@pytest.mark.parametrize(("attribution", "busy_s"), [("whole_node", 8.0), ("process_share", 3.0)])
-def test_estimated_cpu_follows_utilisation(tmp_path: Path, attribution: str, busy_s: float) -> None:
+@pytest.mark.parametrize(
+    ("attribution", "expected_joules"),
+    # load 50 %: 0.75 × 100 W × 10 s; of that, 0.2 of 0.5 threads' time is ours
+    [("whole_node", 750.0), ("process_share", 300.0)],
+)
+def test_estimated_cpu_follows_the_load_curve(
+    tmp_path: Path, attribution: str, expected_joules: float
+) -> None:
+    num_threads = read_cpu().num_threads
     with cpu_node(tmp_path) as node:
-        settings = MeterSettings(components="cpu", attribution=attribution, cpu_tdp_w=100.0)
+        settings = MeterSettings(
+            components="cpu", attribution=attribution, cpu_tdp_w=100.0, cpu_threads=num_threads
+        )
         meter = node.started_meter(settings)
         window = meter.open_window()
-        node.clock.machine_s += 8.0
-        node.clock.process_tree_s += 3.0
-        node.run(meter, 10.0)
+        for _ in range(10):
+            node.clock.machine_s += 0.5 * num_threads
+            node.clock.process_tree_s += 0.2 * num_threads
+            node.run(meter, 1.0)
         reading = meter.close_window(window)
-        idle = window_of(node, meter, 10.0)
         meter.stop()
-    watts_per_thread = thread_power(read_cpu(), tdp_w=100.0, tables=()).watts_per_thread
-    assert joules(reading) == EXACT(watts_per_thread * busy_s)
-    assert joules(idle) == 0.0  # an idle CPU draws nothing by this estimate, not half its TDP
+    assert joules(reading) == EXACT(expected_joules)
     assert reading.coverage_fraction == 0.0
     assert reading.devices[0].method == "tdp"
+
+
+def test_estimated_cpu_that_does_nothing_draws_its_idle_part(tmp_path: Path) -> None:
+    num_threads = read_cpu().num_threads
+    with cpu_node(tmp_path) as node:
+        settings = MeterSettings(components="cpu", cpu_tdp_w=100.0, cpu_threads=num_threads)
+        meter = node.started_meter(settings)
+        idle = window_of(node, meter, 10.0)
+        meter.stop()
+    assert joules(idle) == EXACT(120.0)  # 0.12 × 100 W × 10 s
+    assert meter.description.cpu_idle_power_w == EXACT(12.0)
+
+
+def test_estimate_of_windows_shorter_than_a_tick_is_that_of_the_whole(tmp_path: Path) -> None:
+    num_threads = read_cpu().num_threads
+    with cpu_node(tmp_path) as node:
+        settings = MeterSettings(components="cpu", cpu_tdp_w=100.0, cpu_threads=num_threads)
+        meter = node.started_meter(settings)
+        windows = []
+        for number in range(1000):
+            node.clock.machine_s += 0.01 * num_threads if number % 10 == 9 else 0.0
+            windows.append(window_of(node, meter, 0.002))
+        meter.stop()
+    # half of the time all threads are busy: 0.75 × 100 W × 2 s; ticks of 10 ms every 20 ms
+    assert sum(map(joules, windows)) == pytest.approx(150.0, rel=0.05)
 
 
 def test_simulated_devices_are_as_carbontracker_gives_them(tmp_path: Path) -> None:

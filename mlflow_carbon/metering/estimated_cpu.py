@@ -6,7 +6,7 @@ from mlflow_carbon.metering.clock import Clock
 from mlflow_carbon.metering.load_curve import tdp_fraction
 
 # The kernel counts busy time in ticks of 10 ms: a load needs some of them.
-LOAD_OVER_S = 0.05
+LOAD_OVER_S = 0.1
 
 
 class EstimatedCpu:

@@ -173,6 +173,10 @@ def description_tags(description: MeterDescription) -> dict[str, str]:
         tags[keys.method_tag(component)] = method
     if description.cpu_tdp_source is not None:
         tags[keys.TAG_CPU_TDP_SOURCE] = description.cpu_tdp_source
+    if description.cpu_idle_power_w is not None:
+        tags[keys.TAG_CPU_IDLE_POWER_W] = f"{description.cpu_idle_power_w:.6g}"
+    if description.unread:
+        tags[keys.TAG_UNREAD_DEVICES] = ", ".join(description.unread)
     if description.problems:
         tags[keys.TAG_ERROR] = " ".join(description.problems)
     return tags

@@ -31,6 +31,7 @@ from mlflow_carbon.recording.journal import Batch, Journal, Point, journal_dir
 from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
 from mlflow_carbon.recording.node_record import NodeRecord
 from mlflow_carbon.recording.nodes import ends_a_node, settle
+from mlflow_carbon.recording.silent_windows import SilentWindows
 from mlflow_carbon.units import SECONDS_PER_MINUTE
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -94,6 +95,7 @@ class Recorder:
         self._series = WindowSeries() if earlier is None else earlier.series
         self._held: list[Batch] | None = [] if is_held else None
         self._delivery: Delivery | None = None
+        self._silent = SilentWindows()
         self._total: Window | None = None
         self._end_minutes: Callable[[], None] | None = None
         self._lock = threading.RLock()
@@ -198,7 +200,8 @@ class Recorder:
             windows = WindowColumns([WindowRecord(total, total.duration_s / SECONDS_PER_MINUTE)])
         is_known = total.energy_kwh is not None
         per_unit = per_unit_metrics(windows, unit, self.assumptions) if is_known else {}
-        tags = self._described(is_silent=measured.devices != this_part.devices)
+        is_silent = bool(measured.silent) or measured.devices != this_part.devices
+        tags = self._described(is_silent=is_silent)
         tags |= window_tags(windows, unit)
         if total.energy_kwh is not None and self.live.end(total.energy_kwh, self.assumptions):
             tags |= self._budget_tags()
@@ -223,12 +226,16 @@ class Recorder:
         self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, keys.UNIT_MINUTE)
 
     def _add_window(self, reading: Reading, num_units: float, unit: str) -> None:
-        if reading.energy_kwh is None or num_units == 0 or self._is_forked():
+        if num_units == 0 or self._is_forked():
             return
         with self._lock:
             is_late_minute = unit == keys.UNIT_MINUTE != self._unit and self._end_minutes is None
             if self._has_finished or is_late_minute:
                 return
+            work = self._silent.add(reading, num_units, unit)
+            if work is None:
+                return
+            reading, num_units = work.reading, work.num_units
             tags = self._series.add(WindowRecord(reading, num_units), unit)
             if self._place.node_index > 0:  # the series are the first node's
                 return
