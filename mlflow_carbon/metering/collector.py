@@ -222,7 +222,9 @@ class Collector:
                 "power is sampled from then on."
             )
             return sampled
-        if source.read_power_w is None and tally.last_s - tally.moved_s >= STILL_S:
+        has_fallen = tally.counter is not None and tally.counter.trusted is not None
+        is_dead = tally.last_s - tally.moved_s >= STILL_S and source.read_power_w is None
+        if is_dead and not has_fallen:  # of a fall it is said already
             self._problems.setdefault(
                 f"{name} is still", f"{name}'s energy counter stands still: no energy is known."
             )
