@@ -22,7 +22,7 @@ from mlflow_carbon.metering.stillness import StillnessWatch, sampled_source
 MAX_GAP_INTERVALS = 3
 
 # Devices that were not there at the start are looked for this often.
-LOOK_AGAIN_S = 5.0
+LOOK_AGAIN_S = 1.0
 
 
 class Collector:

@@ -145,13 +145,21 @@ def _find_gpus(
         return Machine((source,), (f"1 × {SIMULATED_NAME} GPU",))
     if platform.system() == "Darwin":
         return _find_apple("gpu", parts.powermetrics.AppleSiliconGPU(pids=[], devices_by_pid=False))
-    machine = _find_nvidia(settings, parts, environment)
+    machine = _with_foreign_gpus(_find_nvidia(settings, parts, environment), environment, pci_dir)
+    is_torch_known = _is_torch_loaded()
 
-    def with_foreign(machine: Machine) -> Machine:
+    def when_torch_is_loaded(machine: Machine) -> Machine:
+        nonlocal is_torch_known
+        if is_torch_known or not _is_torch_loaded():
+            return machine
+        is_torch_known = True
         return _with_foreign_gpus(machine, environment, pci_dir)
 
-    machine = with_foreign(machine)
-    return replace(machine, find_more=(*machine.find_more, with_foreign))
+    return replace(machine, find_more=(*machine.find_more, when_torch_is_loaded))
+
+
+def _is_torch_loaded() -> bool:
+    return hasattr(sys.modules.get("torch"), "compile")  # one of the last names that it defines
 
 
 def _with_foreign_gpus(machine: Machine, environment: Mapping[str, str], pci_dir: Path) -> Machine:
@@ -164,14 +172,11 @@ def _with_foreign_gpus(machine: Machine, environment: Mapping[str, str], pci_dir
     ]
     if not names:
         return machine
-    problem = f"Not measured, for only NVIDIA's GPUs can be read: {', '.join(names)}."
+    reason = "only NVIDIA's GPUs can be read"
     if all(name.startswith(NVIDIA) for name in names):
-        problem = f"Not measured, for NVIDIA's driver does not answer: {', '.join(names)}."
-    return replace(
-        machine,
-        unread=(*machine.unread, *names),
-        problems=(*machine.problems, problem),
-    )
+        reason = "NVIDIA's driver does not answer"
+    problem = f"Not measured: {', '.join(names)}; {reason}."
+    return replace(machine, unread=(*machine.unread, *names), problems=(*machine.problems, problem))
 
 
 def _find_nvidia(
