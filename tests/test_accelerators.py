@@ -53,6 +53,29 @@ def test_what_is_no_gpu_of_its_own_is_not(tmp_path: Path) -> None:
     assert names(tmp_path / "nowhere") == []
 
 
+@pytest.mark.parametrize(
+    ("driver", "device", "is_ours"),
+    [
+        ("amdgpu", "dri", True),
+        ("amdgpu", "null", False),  # a container that was not given the GPUs
+        ("nvidia", "nvidiactl", True),
+        ("nvidia", "null", False),
+        ("nouveau", "null", True),  # a machine without NVIDIA's driver
+        ("vfio-pci", "dri", False),  # a guest's
+    ],
+)
+def test_gpu_is_expected_where_this_machine_can_reach_it(
+    tmp_path: Path, driver: str, device: str, is_ours: bool
+) -> None:
+    put(tmp_path / "pci", "0000:c1:00.0", AMD, DISPLAY)
+    (tmp_path / "drivers" / driver).mkdir(parents=True)
+    (tmp_path / "pci" / "0000:c1:00.0" / "driver").symlink_to(tmp_path / "drivers" / driver)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / device).touch()
+    found = find_accelerators(tmp_path / "pci", {}, None, dev_dir=tmp_path / "dev")
+    assert bool(found) == is_ours
+
+
 def test_gpus_that_the_environment_hides_are_not_expected(tmp_path: Path) -> None:
     for number in range(4):
         put(tmp_path, f"0000:c{number}:00.0", AMD, DISPLAY)

@@ -23,8 +23,8 @@ HOUSE = {
         (
             "metering",
             "launch local_ranks clock cpu_share counter_steps readings stillness meter_settings "
-            "devices accelerators load_curve cpu_power estimated_cpu counters machine collector "
-            "meter examination",
+            "devices accelerators load_curve cpu_power estimated_cpu counters machine gpus cpus "
+            "discovery collector meter examination",
         ),
         ("store", "runs run_windows"),
         (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 PCI_DIR = Path("/sys/bus/pci/devices")
+DEV_DIR = Path("/dev")
 
 NVIDIA = "NVIDIA"
 AMD = "AMD"
@@ -21,6 +22,10 @@ _CLASSES = ("0x0300", "0x0302", "0x0380", "0x1200")
 
 # Graphics inside a CPU's package has no memory of its own but at most this much of the machine's.
 _INTEGRATED_BYTES = 3 * 1024**3
+
+# By what a process reaches the GPUs of a driver. A container without it shows the bus all the same.
+_DEVICE_OF_DRIVER = {"nvidia": "nvidiactl", "amdgpu": "dri", "i915": "dri", "xe": "dri"}
+_OF_A_GUEST = "vfio-pci"  # given to a virtual machine
 
 # What hides GPUs of a vendor from a process; the first that is set counts.
 _VISIBLE = {
@@ -39,7 +44,7 @@ class Accelerator:
 
 
 def find_accelerators(
-    pci_dir: Path, environment: Mapping[str, str], torch: Any
+    pci_dir: Path, environment: Mapping[str, str], torch: Any, *, dev_dir: Path = DEV_DIR
 ) -> tuple[Accelerator, ...]:
     """Returns the GPUs on the PCI bus and those that torch sees, without graphics of CPUs.
 
@@ -47,9 +52,10 @@ def find_accelerators(
         pci_dir: where the kernel shows its PCI devices.
         environment: the process's environment variables, which may hide some.
         torch: the torch module, or ``None`` where it is not loaded.
+        dev_dir: where the kernel shows what a process may use.
     """
     found = []
-    on_bus = _on_bus(pci_dir)
+    on_bus = _on_bus(pci_dir, dev_dir)
     for vendor in dict.fromkeys(VENDORS.values()):
         addresses = on_bus.get(vendor, [])
         num_seen = _num_in_torch(torch, vendor)
@@ -60,13 +66,15 @@ def find_accelerators(
     return tuple(found)
 
 
-def _on_bus(pci_dir: Path) -> dict[str, list[str]]:
+def _on_bus(pci_dir: Path, dev_dir: Path) -> dict[str, list[str]]:
     addresses: dict[str, list[str]] = {}
     paths = sorted(pci_dir.iterdir()) if pci_dir.is_dir() else []
     for path in paths:
         vendor = VENDORS.get(_text(path / "vendor"))
         is_accelerator = _text(path / "class").startswith(_CLASSES)
-        if vendor is not None and is_accelerator and not _is_part(path, vendor):
+        if vendor is None or not is_accelerator or _is_part(path, vendor):
+            continue
+        if _is_in_reach(path, dev_dir):
             addresses.setdefault(vendor, []).append(path.name)
     return addresses
 
@@ -79,6 +87,13 @@ def _is_part(path: Path, vendor: str) -> bool:
         return re.fullmatch(r"(?:[0-9a-f]{4}:)?00:.*", path.name) is not None
     memory_bytes = _text(path / "mem_info_vram_total")
     return vendor == AMD and memory_bytes.isdecimal() and int(memory_bytes) < _INTEGRATED_BYTES
+
+
+def _is_in_reach(path: Path, dev_dir: Path) -> bool:
+    """Returns whether a device is this machine's or container's own; so is one without a driver."""
+    driver = (path / "driver").resolve().name if (path / "driver").exists() else ""
+    needed = _DEVICE_OF_DRIVER.get(driver)
+    return driver != _OF_A_GUEST and (needed is None or (dev_dir / needed).exists())
 
 
 def _text(path: Path) -> str:

@@ -120,8 +120,8 @@ def _missed_gpus(description: MeterDescription, found: set[str]) -> list[str]:
         return [f"GPUs: {', '.join(unread)}: not read; {reason}."]
     if "gpu" in description.method_by_component and "gpu" not in found:
         return [
-            "GPUs: neither NVML nor the PCI bus shows one. If there is one of NVIDIA's, install "
-            "its driver; a container needs `--gpus all`."
+            "GPUs: NVML shows none. If there is one of NVIDIA's, install its driver; a container "
+            "needs `--gpus all`."
         ]
     return []
 

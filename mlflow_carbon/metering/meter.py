@@ -14,7 +14,8 @@ from mlflow_carbon.errors import MeterError
 from mlflow_carbon.metering.accelerators import PCI_DIR
 from mlflow_carbon.metering.clock import Clock, SystemClock
 from mlflow_carbon.metering.collector import Collector
-from mlflow_carbon.metering.machine import CarbontrackerParts, Machine, find_machine
+from mlflow_carbon.metering.discovery import find_machine
+from mlflow_carbon.metering.machine import CarbontrackerParts, Machine
 from mlflow_carbon.metering.meter_settings import MeterSettings
 from mlflow_carbon.metering.readings import DeviceEnergy, Reading, Snapshot, reading_between
 
