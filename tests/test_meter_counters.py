@@ -92,7 +92,9 @@ def test_package_that_tells_its_limit_is_believed_up_to_twice_that(tmp_path: Pat
         zone = node.powercap.add_zone("0", "package-0", Constant(20.0))
         (zone / "constraint_0_power_limit_uw").write_text("28000000\n")
         (zone / "constraint_1_power_limit_uw").write_text("64000000\n")
-        shown(node, zone, lambda s, j: j if s < 5 else j + 400)  # 420 J in 1 s; 2 × 64 W: 192 J
+        shown(
+            node, zone, lambda s, j: j if s < 5 else j + 400
+        )  # 420 J in 1 s; 2 × 64 W × 2 s: 256 J
         meter = node.started_meter(CPU)
         node.run(meter, 10.0)
         total = meter.stop()
@@ -142,7 +144,7 @@ def test_gpus_own_limit_bounds_what_is_believed(tmp_path: Path) -> None:
         meter = node.started_meter(GPU)
         node.run(meter, 10.0)
         total = meter.stop()
-    # 1800 J in the fifth second; twice its limit of 400 W for 1.5 s are 1200 J
+    # 1800 J in the fifth second; twice its limit of 400 W for 2 s are 1600 J
     assert joules(total) == pytest.approx(2_700.0)
 
 

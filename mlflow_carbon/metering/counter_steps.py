@@ -12,8 +12,8 @@ MAX_GPU_POWER_W = 3000.0
 LIMIT_FACTOR = 2.0
 
 # A step may hold energy from before the last reading, but not from longer ago. NVML renews its
-# figures every 20 to 100 ms (arXiv:2312.02741), RAPL every 1 ms.
-MAX_STEP_S = 0.5
+# figures every 20 to 100 ms (arXiv:2312.02741), RAPL every 1 ms: this is generous.
+MAX_STEP_S = 1.0
 
 
 class StepKind(Enum):
@@ -82,7 +82,7 @@ def counter_step(
     elapsed_s = now.time_s - state.last.time_s
     moved = CounterState(now, now.time_s)
     trusted = state.trusted
-    if trusted is not None and now.joules >= trusted.joules:
+    if trusted is not None and _may_return(trusted.joules, state.last.joules, now.joules):
         since_s = now.time_s - trusted.time_s
         joules = now.joules - trusted.joules
         if joules <= max_power_w * (since_s + MAX_STEP_S):
@@ -100,3 +100,9 @@ def counter_step(
         return CounterStep(gap, StepKind.GAP, 0.0, False)
     may_hide_a_wrap = wrap_joules is not None and elapsed_s > wrap_joules / max_power_w
     return CounterStep(moved, StepKind.MOVED, gain_joules, not may_hide_a_wrap)
+
+
+def _may_return(trusted_joules: float, wrong_joules: float, joules: float) -> bool:
+    """Returns whether a value may follow from the one that was trusted before a wrong one."""
+    is_back = joules < wrong_joules if wrong_joules > trusted_joules else joules > wrong_joules
+    return is_back and joules >= trusted_joules
