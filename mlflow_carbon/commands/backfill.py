@@ -57,7 +57,8 @@ def backfill(
 ) -> None:
     """Gives ended runs that were never metered the energy of their system metrics.
 
-    GPUs by their logged power; the CPU by its use times its design power, where that is given.
+    GPUs count by their logged power. The CPU counts by its use and its design power, where that
+    is given, and a load curve measured on servers.
     Time without system metrics is not counted. The runs are tagged as backfilled; a second call
     finds nothing to do.
     """
