@@ -226,7 +226,7 @@ class RunRecord:
             total=Total.read(figures),
             energy_per_unit=read_energy_per_unit(figures),
             co2e_g=_co2e_g(figures),
-            pue=figures.amount(keys.PUE, MIN_PUE, MAX_PUE),
+            pue=_pue(figures),
             intensity=_intensity(figures),
             defaulted=tuple(name for name in SETTINGS if keys.default_tag(name) in tags),
             fallback_reason=tags.get(keys.TAG_INTENSITY_FALLBACK),
@@ -271,9 +271,17 @@ def _co2e_g(figures: Figures) -> float | None:
     return grams_from_kg(mass_kg) if mass_g is None and mass_kg is not None else mass_g
 
 
+def _pue(figures: Figures) -> float | None:
+    """Returns the PUE of the totals; of a run that has none yet, that of its start."""
+    pue = figures.amount(keys.PUE, MIN_PUE, MAX_PUE)
+    return figures.tagged_amount(keys.TAG_PUE, MIN_PUE, MAX_PUE) if pue is None else pue
+
+
 def _intensity(figures: Figures) -> CarbonIntensity | None:
     """Returns the intensity as recorded; where it is from is empty where the run does not say."""
     g_per_kwh = figures.amount(keys.INTENSITY_G_PER_KWH)
+    if g_per_kwh is None:
+        g_per_kwh = figures.tagged_amount(keys.TAG_INTENSITY_G_PER_KWH)
     if g_per_kwh is None:
         return None
     return CarbonIntensity(
