@@ -218,7 +218,11 @@ class RunRecord:
         figures = Figures(run_id, metrics, tags)
         unit = tags.get(keys.TAG_UNIT)
         first_step = figures.tagged_count(keys.TAG_FIRST_WINDOW_STEP) or 1
-        ends = [end_ms for _, end_ms in figures.points(keys.DURATION_S, histories).values()]
+        windows: dict[int, Window] = {}
+        ends: list[int] = []
+        if histories:
+            windows = Window.read(figures, histories, unit=unit, first_step=first_step)
+            ends = [end_ms for _, end_ms in figures.points(keys.DURATION_S, histories).values()]
         missing = tags.get(keys.TAG_MISSING_NODES)
         return cls(
             run_id=run_id,
@@ -241,7 +245,7 @@ class RunRecord:
             missing_nodes=tuple(missing.split(",")) if missing else (),
             parts=read_parts(figures),
             is_partial=tags.get(keys.TAG_PARTIAL) == IS_PARTIAL,
-            windows=Window.read(figures, histories, unit=unit, first_step=first_step),
+            windows=windows,
             total_end_ms=max(ends, default=None),
         )
 
