@@ -88,11 +88,11 @@ class Meter:
         except Exception as error:  # whatever it or its dependencies raise, the run goes on
             self._collector.add_problem(f"Carbontracker does not start: {error!r}.")
             self._collector.end()
-        self._whole = OpenWindow(self._collector.snapshot(START_TIMEOUT_S), self._clock.unix_s())
+        self._whole = self._opened(self._collector.snapshot(START_TIMEOUT_S))
 
     def open_window(self) -> OpenWindow:
         """Starts a window; any number may be open at once, in any thread."""
-        window = OpenWindow(self._synchronized_snapshot(), self._clock.unix_s())
+        window = self._opened(self._synchronized_snapshot())
         self._open_windows.add(window)
         return window
 
@@ -117,7 +117,7 @@ class Meter:
         Returns:
             What ends it; ``use`` is not called after that, nor after ``stop``.
         """
-        window = OpenWindow(self._snapshot(), self._clock.unix_s())
+        window = self._opened(self._snapshot())
 
         def look(snapshot: Snapshot) -> None:
             nonlocal window
@@ -125,7 +125,7 @@ class Meter:
                 return
             reading = self._reading(window, snapshot)
             # The next one begins where this one ends.
-            window = OpenWindow(replace(snapshot, ended_s=None), self._clock.unix_s())
+            window = self._opened(replace(snapshot, ended_s=None))
             use(reading)
 
         self._collector.listen(look)
@@ -142,9 +142,7 @@ class Meter:
         """
         if self._total is None:
             closed = self._snapshot()
-            self._total = self._reading(
-                self._whole or OpenWindow(closed, self._clock.unix_s()), closed
-            )
+            self._total = self._reading(self._whole or self._opened(closed), closed)
             if self._is_ours() and self._thread is not None:
                 _end_carbontracker_thread(self._thread, self._collector)
         return self._total
@@ -187,6 +185,11 @@ class Meter:
         if not self._is_ours() or self._whole is None:
             return Snapshot(self._clock.monotonic_s(), {})
         return self._collector.snapshot(READ_TIMEOUT_S)
+
+    def _opened(self, snapshot: Snapshot) -> OpenWindow:
+        """Returns a window that opens with a snapshot, however long ago that was taken."""
+        since_s = self._clock.monotonic_s() - snapshot.opens_s
+        return OpenWindow(snapshot, self._clock.unix_s() - since_s)
 
     def _reading(self, window: OpenWindow, closed: Snapshot) -> Reading:
         machine = self._collector.machine or Machine()
