@@ -25,7 +25,7 @@ from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
 from ldm_project.diffusion.iso_quality import Setting, iso_quality
 from ldm_project.diffusion.quality import Features, features_of_encoder, image_set, judge
 from ldm_project.runs.commands import run_command
-from ldm_project.runs.quality_run import RealImages, real_images
+from ldm_project.runs.quality import RealImages, real_images
 from ldm_project.runs.references import find_model
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.metering.meter import Meter, MeterSettings

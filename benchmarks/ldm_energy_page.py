@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.quality import Quality
-from ldm_project.resolution import size_text
+from ldm_project.settings import size_text
 
 # The bars: times less per image than the baseline, by dimension.
 SAME_STEPS_BAR = {2: 3.0, 3: 5.0}

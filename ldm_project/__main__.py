@@ -17,7 +17,7 @@ from ldm_project.config import (
     VqganRunConfig,
 )
 from ldm_project.errors import LdmProjectError
-from ldm_project.resolution import resolved, validate
+from ldm_project.settings import resolved, validate
 from mlflow_carbon.errors import MlflowCarbonError
 
 

@@ -7,7 +7,7 @@ from ldm_project.config import EstimateConfig, SynthConfig
 from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.runs.commands import run_command
-from ldm_project.runs.estimate_run import (
+from ldm_project.runs.estimate import (
     DURATION_S_PER_SAMPLE,
     ENERGY_KWH_PER_SAMPLE,
     MIN_PROBED,

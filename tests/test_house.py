@@ -51,7 +51,7 @@ HOUSE = {
         ("", "cli project_backend plugin __init__ __main__"),
     ],
     "ldm_project": [
-        ("", "errors presets config resolution cache array_files"),
+        ("", "errors presets config settings cache array_files"),
         ("ct", "hounsfield phantoms decathlon tcia sources ct_files data images"),
         (
             "diffusion",
@@ -63,7 +63,7 @@ HOUSE = {
             "runs",
             "references arithmetic_metrics logged_models ldm_pyfunc vqgan_pyfunc command_runs "
             "interrupted_trainings training_progress training_previews training_latents "
-            "training_runs trained_ldm synthesis_run estimate_run quality_run launching commands",
+            "train trained_ldm synth estimate quality launching commands",
         ),
         ("", "__init__ __main__"),
     ],

@@ -11,9 +11,9 @@ from ldm_project.config import QualityConfig
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.quality import Estimate, Quality
 from ldm_project.errors import CheckpointError, InvalidInputError
-from ldm_project.resolution import resolve_settings, validate
 from ldm_project.runs.commands import run_command
-from ldm_project.runs.quality_run import QualityReport, quality_metrics, report_lines
+from ldm_project.runs.quality import QualityReport, quality_metrics, report_lines
+from ldm_project.settings import resolve_settings, validate
 from mlflow_carbon.cli import cli
 
 

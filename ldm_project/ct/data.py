@@ -20,7 +20,7 @@ from ldm_project.ct.ct_files import CtFiles, find_scans, read_hu
 from ldm_project.ct.hounsfield import network_from_hu
 from ldm_project.ct.phantoms import AIR_HU, phantom_hu
 from ldm_project.errors import DataError
-from ldm_project.resolution import size_text
+from ldm_project.settings import size_text
 
 NUM_PHANTOMS = 80
 CROP_VERSION = 1  # another one where crops are cut otherwise

@@ -9,7 +9,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from ldm_project.config import AUTO, TINY
 from ldm_project.diffusion.models import ModelSpec, device_of
 from ldm_project.errors import InvalidInputError
-from ldm_project.resolution import size_text
+from ldm_project.settings import size_text
 
 BF16, FP32 = "bf16", "fp32"
 CPU_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "sve_bf16")

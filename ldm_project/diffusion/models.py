@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ldm_project.config import BACKENDS, DOWNSAMPLING_FACTOR
 from ldm_project.errors import InvalidInputError
 from ldm_project.presets import ModelPreset
-from ldm_project.resolution import resolve_preset, resolve_size, size_text
+from ldm_project.settings import resolve_preset, resolve_size, size_text
 
 IMAGE_CHANNELS = 1
 # Group normalisation over single channels would erase how bright a latent is.

@@ -14,7 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from ldm_project.config import DEFAULT_INTENSITY_SET, DEFAULT_PUE, DEFAULT_REGION, RunConfig
 from ldm_project.diffusion.processes import ALONE, Processes
-from ldm_project.resolution import given, resolve_pue
+from ldm_project.settings import given, resolve_pue
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions, Defaults, resolve_assumptions
 from mlflow_carbon.tracking.track import Tracker, track

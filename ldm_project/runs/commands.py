@@ -26,15 +26,15 @@ from ldm_project.diffusion.processes import (
     joined_processes,
 )
 from ldm_project.errors import InvalidInputError
-from ldm_project.resolution import num_launched, resolve_num_processes, validate
 from ldm_project.runs.command_runs import assumptions_of, command_run
-from ldm_project.runs.estimate_run import prediction_lines, run_estimate
+from ldm_project.runs.estimate import prediction_lines, run_estimate
 from ldm_project.runs.interrupted_trainings import resumed_config, resumed_run_id
 from ldm_project.runs.launching import launch
-from ldm_project.runs.quality_run import report_lines, run_quality
+from ldm_project.runs.quality import report_lines, run_quality
 from ldm_project.runs.references import run_id_of
-from ldm_project.runs.synthesis_run import assist_synth, run_synth
-from ldm_project.runs.training_runs import assist_train, run_train, run_vqgan
+from ldm_project.runs.synth import assist_synth, run_synth
+from ldm_project.runs.train import assist_train, run_train, run_vqgan
+from ldm_project.settings import num_launched, resolve_num_processes, validate
 from mlflow_carbon.contract import keys
 from mlflow_carbon.units import joules_from_kwh
 

@@ -21,7 +21,7 @@ from ldm_project.diffusion.training_states import (
     take_up,
 )
 from ldm_project.errors import CheckpointError, InvalidInputError
-from ldm_project.resolution import ConfigT, as_interrupted
+from ldm_project.settings import ConfigT, as_interrupted
 
 COMMAND = "command"  # under which a state keeps what made it
 LAUNCH_VARIABLE = "TORCHELASTIC_RUN_ID"  # the launch's name: the run's id where we launch

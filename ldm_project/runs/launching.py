@@ -14,8 +14,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ldm_project.config import ParallelConfig
 from ldm_project.errors import LdmProjectError
-from ldm_project.resolution import resolve_num_processes
 from ldm_project.runs.interrupted_trainings import how_to_resume
+from ldm_project.settings import resolve_num_processes
 
 _elastic_logger = logging.getLogger("torch.distributed.elastic")
 

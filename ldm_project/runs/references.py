@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from ldm_project.config import AUTO, RFLOW, RunConfig, TrainConfig
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.errors import CheckpointError
-from ldm_project.resolution import resolve_size, size_text
+from ldm_project.settings import resolve_size, size_text
 
 CHECKPOINT_FOLDER = "checkpoint"
 TAG_DATA_DIGEST = "ldm.data_digest"

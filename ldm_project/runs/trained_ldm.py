@@ -10,9 +10,9 @@ from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
 from ldm_project.diffusion.models import ModelSpec, resolve_device
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.errors import CheckpointError
-from ldm_project.resolution import resolve_size
 from ldm_project.runs.references import ModelReference, check_size, find_model, registered_name
-from ldm_project.runs.training_runs import data_spec, run_train
+from ldm_project.runs.train import data_spec, run_train
+from ldm_project.settings import resolve_size
 
 
 def trained_ldm(

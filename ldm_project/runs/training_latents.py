@@ -14,7 +14,7 @@ from ldm_project.ct.data import CtScans, batches, digest_of
 from ldm_project.diffusion.checkpoints import VqganCheckpoint
 from ldm_project.diffusion.latents import keep_latents, weights_digest
 from ldm_project.diffusion.models import device_of
-from ldm_project.resolution import resolve_training_batch_size
+from ldm_project.settings import resolve_training_batch_size
 
 FORMAT_VERSION = 1  # of what follows; another one where images are drawn or encoded otherwise
 TAG_LATENTS = "ldm.latents"  # whether the run's energy has their encoding in it

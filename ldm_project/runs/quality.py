@@ -27,13 +27,13 @@ from ldm_project.diffusion.quality import (
     image_set,
     judge,
 )
-from ldm_project.resolution import given, resolve_num_samples, resolve_settings
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.references import ModelReference, note_used_model
-from ldm_project.runs.synthesis_run import sample_batches, sampling_tags
+from ldm_project.runs.synth import sample_batches, sampling_tags
+from ldm_project.runs.train import data_spec
 from ldm_project.runs.trained_ldm import open_ldm, trained_ldm
-from ldm_project.runs.training_runs import data_spec
+from ldm_project.settings import given, resolve_num_samples, resolve_settings
 from mlflow_carbon.contract import keys
 
 MAX_REAL_IMAGES = 512  # of each kind

@@ -21,12 +21,12 @@ from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.noise_schedulers import check_sampler
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
-from ldm_project.resolution import resolve_num_samples, resolve_synth_batch_size, size_text
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.references import ModelReference, find_model, note_used_model
+from ldm_project.runs.train import data_spec
 from ldm_project.runs.trained_ldm import open_ldm, precision_of, trained_ldm
-from ldm_project.runs.training_runs import data_spec
+from ldm_project.settings import resolve_num_samples, resolve_synth_batch_size, size_text
 from mlflow_carbon.tracking.track import Tracker
 
 MAX_PREVIEW_IMAGES = 12

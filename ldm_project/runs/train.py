@@ -46,14 +46,6 @@ from ldm_project.diffusion.models import (
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.sharding import fits
 from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
-from ldm_project.resolution import (
-    checkpoints_gradients,
-    resolve_checkpoint_every,
-    resolve_size,
-    resolve_spacing_mm,
-    resolve_training_batch_size,
-    size_text,
-)
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.interrupted_trainings import (
@@ -76,6 +68,14 @@ from ldm_project.runs.references import (
 from ldm_project.runs.training_latents import encoded_file
 from ldm_project.runs.training_previews import LdmPreview, VqganPreview
 from ldm_project.runs.training_progress import Repeated, resolve_window_size, run_training
+from ldm_project.settings import (
+    checkpoints_gradients,
+    resolve_checkpoint_every,
+    resolve_size,
+    resolve_spacing_mm,
+    resolve_training_batch_size,
+    size_text,
+)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, resolve_device
 from ldm_project.diffusion.sampling import DenoisingStep, decode_samples, denoise, initial_noise
-from ldm_project.resolution import resolve_size, resolve_synth_batch_size, size_text
 from ldm_project.runs.arithmetic_metrics import tflop_per_unit
 from ldm_project.runs.command_runs import assumptions_of, command_run
 from ldm_project.runs.trained_ldm import precision_of
+from ldm_project.settings import resolve_size, resolve_synth_batch_size, size_text
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.metering.meter import Meter
 from mlflow_carbon.units import joules_from_kwh
