@@ -1,10 +1,14 @@
-"""What the parameters of a command stand for: ``auto`` and texts resolved, and bad ones refused."""
+"""What a command is to do, as one frozen record: every text of its parameters turned to a value.
+
+``settings_of`` is the door. Behind it a choice that only the machine can make (the device, the
+precision) is ``None``, and the texts themselves are carried along to be logged, never read again.
+"""
 
 import math
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from ldm_project.config import (
     AUTO,
@@ -13,10 +17,8 @@ from ldm_project.config import (
     DEFAULT_NUM_SAMPLES,
     DEFAULT_PUE,
     DEFAULT_REGION,
-    DEFAULT_SIZE_BY_DIMS,
     DOWNSAMPLING_FACTOR,
     LARGE,
-    MAX_LATENT_POSITIONS,
     MAX_SYNTH_BATCH_SIZE,
     MIN_SYNTH_WINDOWS,
     NUM_TRAIN_TIMESTEPS,
@@ -24,6 +26,7 @@ from ldm_project.config import (
     WHERE_IT_RUNS,
     WINDOWS_PER_TRAINING,
     BatchConfig,
+    EstimateConfig,
     ParallelConfig,
     QualityConfig,
     RunConfig,
@@ -33,275 +36,251 @@ from ldm_project.config import (
     TrainConfig,
     TrainRunConfig,
     VqganConfig,
+    VqganRunConfig,
 )
 from ldm_project.errors import InvalidInputError
-from ldm_project.presets import PRESETS, ModelPreset
+from ldm_project.parsing import (
+    check_choices,
+    given,
+    num_fitting,
+    num_launched,
+    resolve_count,
+    resolve_pue,
+    resolve_size,
+    resolve_spacing_mm,
+    resolve_switch,
+    size_text,
+)
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 
-def resolve_preset(model_size: str) -> ModelPreset:
-    """Returns the widths that a model size names.
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What every command needs: with what networks it computes, where, and at what price.
 
-    Raises:
-        InvalidInputError: no preset has that name.
+    Attributes:
+        config: the texts behind the values: logged with the run, and kept with a training's state.
+        size: of an image in pixels or voxels, one number per axis.
+        region: where the electricity comes from; ``None`` takes the project's default.
+        month: of the carbon intensity; ``None`` takes the year's mean.
+        pue: power usage effectiveness; ``None`` takes the project's default.
+        device: ``None`` takes a GPU where there is one.
+        precision: ``fp32`` or ``bf16``; ``None`` takes the quicker one.
+        resumed_run_id: run whose interrupted training goes on; ``None`` begins anew.
     """
-    if model_size not in PRESETS:
-        raise InvalidInputError(f"model_size is {model_size!r}; use one of {', '.join(PRESETS)}.")
-    return PRESETS[model_size]
+
+    command: ClassVar[str]  # its entry point
+
+    config: RunConfig
+    dims: int
+    size: tuple[int, ...]
+    model_size: str
+    backend: str
+    region: str | None
+    month: str | None
+    pue: float | None
+    seed: int
+    device: str | None
+    precision: str | None
+    resumed_run_id: str | None = None
+
+    def resolved(self) -> dict[str, int | str]:
+        """Returns each parameter by name, with the value that ``auto`` has where that is known."""
+        values: dict[str, int | str] = asdict(self.config)
+        values["size"] = size_text(self.size)
+        if self.region is None:
+            values["region"] = DEFAULT_REGION
+        if self.pue is None:
+            values["pue"] = str(DEFAULT_PUE)
+        return values
 
 
-def resolve_size(size: str, dims: int, model_size: str) -> tuple[int, ...]:
-    """Returns the image size in pixels or voxels, one number per axis.
+@dataclass(frozen=True, kw_only=True)
+class SharedSettings(RunSettings):
+    """What a command needs that several processes can share."""
 
-    Args:
-        size: ``auto``, one number for every axis (``192``), or one per axis (``256x256x192``).
-        dims: 2 or 3.
-        model_size: the preset, whose depth decides by what an axis must be divisible.
+    num_processes: int = 1
+    max_restarts: int = 0
 
-    Raises:
-        InvalidInputError: ``dims`` is neither, ``size`` is no size, has another number of axes,
-            or an axis is not divisible by what the networks halve.
+    def resolved(self) -> dict[str, int | str]:
+        """Returns each parameter by name, with the value that ``auto`` has where that is known."""
+        return {**super().resolved(), "num_processes": str(self.num_processes)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(RunSettings):
+    """What every training needs.
+
+    Attributes:
+        iterations: of the training in all.
+        batch_size: images per iteration.
+        data: where the CT comes from: ``phantom``, a folder, a glob or a public data set.
+        slice_axis: of the slices that 2D training draws from volumes.
+        spacing_mm: that scans are resampled to; ``None`` keeps the scan's.
+        checkpoint_every: iterations between two states that the training can go on from.
     """
-    if dims not in DEFAULT_SIZE_BY_DIMS:
-        raise InvalidInputError(f"dims is {dims}; it must be 2 (slices) or 3 (volumes).")
-    if size == AUTO:
-        return DEFAULT_SIZE_BY_DIMS[dims]
-    parts = size.lower().split("x")
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InvalidInputError(
-            f"size is {size!r}; give one number (192) or one per axis (256x256x192)."
-        )
-    axes = tuple(int(part) for part in parts)
-    if len(axes) == 1:
-        axes = axes * dims
-    if len(axes) != dims:
-        raise InvalidInputError(
-            f"size {size!r} has {len(axes)} axes but dims is {dims}; give one number or {dims}."
-        )
-    # The UNet halves the latent between its levels, on top of the autoencoder's factor.
-    divisor = DOWNSAMPLING_FACTOR * 2 ** (len(resolve_preset(model_size).unet_channels) - 1)
-    for axis in axes:
-        if axis % divisor:
-            nearest = max(divisor, round(axis / divisor) * divisor)
-            raise InvalidInputError(
-                f"size {size!r}: {axis} is not divisible by {divisor}, "
-                f"which model_size {model_size} needs; use {nearest}."
-            )
-    return axes
+
+    iterations: int
+    batch_size: int
+    data: str
+    slice_axis: str
+    spacing_mm: tuple[float, ...] | None
+    checkpoint_every: int
+
+    def resolved(self) -> dict[str, int | str]:
+        """Returns each parameter by name, with the value that ``auto`` has where that is known."""
+        return {**super().resolved(), "batch_size": str(self.batch_size)}
 
 
-def given(value: str) -> str | None:
-    """Returns the text, or ``None`` where it leaves the choice open."""
-    return None if value == AUTO else value
+@dataclass(frozen=True, kw_only=True)
+class VqganSettings(TrainingSettings):
+    """The training of a VQ-GAN."""
+
+    command: ClassVar[str] = "vqgan"
 
 
-def resolve_count(name: str, value: str, default: int) -> int:
-    """Returns a count above zero from its text, or the default for ``auto``.
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(TrainingSettings, SharedSettings):
+    """The training of a diffusion UNet.
 
-    Raises:
-        InvalidInputError: the text is no such count.
+    Attributes:
+        objective: ``diffusion`` or ``rflow``.
+        checkpoints_gradients: whether blocks are computed twice to save memory.
+        vqgan: checkpoint folder or URI; ``None`` takes the newest that fits, else trains one.
+        vqgan_training: how it is trained then.
+        is_sharded: whether each process holds a part of the UNet; ``None`` where it would fill
+            half a GPU.
     """
-    if value == AUTO:
-        return default
-    if not value.isdecimal() or int(value) == 0:
-        raise InvalidInputError(f"{name} is {value!r}; give a whole number above zero, or auto.")
-    return int(value)
+
+    command: ClassVar[str] = "train"
+
+    config: TrainConfig
+    objective: str
+    checkpoints_gradients: bool
+    vqgan: str | None
+    vqgan_training: VqganSettings
+    is_sharded: bool | None = None
 
 
-def resolve_training_batch_size(config: VqganConfig) -> int:
-    """Returns the number of images per training iteration."""
-    return resolve_count("batch_size", config.batch_size, DEFAULT_BATCH_SIZE_BY_DIMS[config.dims])
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings(RunSettings):
+    """What every command needs that denoises: how many images, and how many at once."""
+
+    num_samples: int
+    batch_size: int
+    is_compiled: bool
+
+    def resolved(self) -> dict[str, int | str]:
+        """Returns each parameter by name, with the value that ``auto`` has where that is known."""
+        counts = {"num_samples": str(self.num_samples), "batch_size": str(self.batch_size)}
+        return {**super().resolved(), **counts}
 
 
-def num_fitting(latent_size: Sequence[int]) -> int:
-    """Returns the number of images that fill a device, by the axes of their latents: 1 or more."""
-    return max(1, MAX_LATENT_POSITIONS // math.prod(latent_size))
+@dataclass(frozen=True, kw_only=True)
+class EstimateSettings(BatchSettings):
+    """A prediction of what ``synth`` would take."""
+
+    command: ClassVar[str] = "estimate"
+
+    sampler: str
+    steps: int
 
 
-def resolve_synth_batch_size(config: BatchConfig) -> int:
-    """Returns the number of images sampled together, and measured in one window.
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings(BatchSettings):
+    """What every command needs that samples from a trained LDM.
 
-    ``auto`` takes as many as fill a device, and leaves windows enough for a spread.
+    Attributes:
+        model: checkpoint folder or URI; ``None`` takes the newest that fits, else trains one.
+        training: how it is trained then, and what real images it is compared with.
     """
-    size = resolve_size(config.size, config.dims, config.model_size)
-    latent_size = [axis // DOWNSAMPLING_FACTOR for axis in size]
-    for_a_spread = math.ceil(resolve_num_samples(config) / MIN_SYNTH_WINDOWS)
-    default = min(MAX_SYNTH_BATCH_SIZE, num_fitting(latent_size), for_a_spread)
-    return resolve_count("batch_size", config.batch_size, default)
+
+    model: str | None
+    training: TrainSettings
 
 
-def resolve_num_samples(config: BatchConfig) -> int:
-    """Returns the number of images to make."""
-    is_judged = isinstance(config, QualityConfig)
-    default = DEFAULT_NUM_JUDGED if is_judged else DEFAULT_NUM_SAMPLES
-    return resolve_count("num_samples", config.num_samples, default)
+@dataclass(frozen=True, kw_only=True)
+class SynthSettings(SamplingSettings, SharedSettings):
+    """The sampling of images by one sampler at one number of steps."""
+
+    command: ClassVar[str] = "synth"
+
+    sampler: str
+    steps: int
 
 
-def num_launched() -> int:
-    """Returns the number of processes that torchrun, or one who sets its variables, started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+@dataclass(frozen=True, kw_only=True)
+class QualitySettings(SamplingSettings):
+    """The comparison of samplers and step counts.
 
-
-def resolve_num_processes(config: ParallelConfig) -> int:
-    """Returns the number of processes that a command is to be shared by."""
-    return resolve_count("num_processes", config.num_processes, num_launched())
-
-
-def check_processes(config: ParallelConfig, num_shares: int, shares: str) -> None:
-    """Checks that every process of a command gets a share of what there is to do.
-
-    Raises:
-        InvalidInputError: there are fewer shares than processes, or a count is none.
+    Attributes:
+        grid: what is sampled; the reference with all trained steps comes first.
+        features: file of a feature network; ``None`` judges by the VQ-GAN.
     """
-    num_processes = resolve_num_processes(config)
-    if num_processes > num_shares:
-        raise InvalidInputError(
-            f"num_processes is {num_processes}, but there are {num_shares} {shares} to share; "
-            f"use {num_shares} at most, or another batch_size=."
-        )
-    if config.max_restarts < 0:
-        raise InvalidInputError(f"max_restarts is {config.max_restarts}; give 0 or more.")
+
+    command: ClassVar[str] = "quality"
+
+    grid: tuple[SynthSettings, ...]
+    features: Path | None
 
 
-def resolve_settings(config: QualityConfig) -> list[SynthConfig]:
-    """Returns the synthesis of each sampler at each number of steps, 1000 reference steps first.
-
-    Raises:
-        InvalidInputError: an unknown sampler, or a number of steps that no model is trained for.
-    """
-    shared = {item.name: getattr(config, item.name) for item in fields(SamplingConfig)}
-    shared["num_samples"] = str(resolve_num_samples(config))
-    step_counts = [
-        resolve_count("step_counts", text.strip(), NUM_TRAIN_TIMESTEPS)
-        for text in config.step_counts.split(",")
-    ]
-    grid = [
-        SynthConfig(**shared, sampler=sampler.strip(), steps=steps)
-        for sampler in config.samplers.split(",")
-        for steps in step_counts
-    ]
-    reference = SynthConfig(
-        **shared, sampler=SAMPLERS_BY_OBJECTIVE[config.objective][0], steps=NUM_TRAIN_TIMESTEPS
-    )
-    settings = [reference, *(setting for setting in grid if setting != reference)]
-    for setting in settings:
-        validate(setting)
-    return settings
-
-
-def resolve_checkpoint_every(config: VqganConfig, iterations: int) -> int:
-    """Returns the number of iterations between two states that a training can go on from."""
-    default = max(1, iterations // WINDOWS_PER_TRAINING)
-    return resolve_count("checkpoint_every", config.checkpoint_every, default)
-
-
-def checkpoints_gradients(config: TrainConfig) -> bool:
-    """Returns whether a training computes blocks twice to save memory."""
-    if config.gradient_checkpointing == AUTO:
-        return config.dims == 3 and config.model_size == LARGE
-    return config.gradient_checkpointing == "on"
-
-
-def size_text(size: tuple[int, ...]) -> str:
-    """Returns a size as the ``size`` parameter takes it: ``256x256x192``."""
-    return "x".join(str(axis) for axis in size)
-
-
-def resolve_pue(pue: str) -> float | None:
-    """Returns the power usage effectiveness asked for; ``None`` leaves the choice open.
-
-    Raises:
-        InvalidInputError: the text is no number.
-    """
-    if pue == AUTO:
-        return None
-    try:
-        return float(pue)
-    except ValueError:
-        raise InvalidInputError(f"pue is {pue!r}; give a number such as 1.2, or auto.") from None
-
-
-def resolve_spacing_mm(spacing_mm: str) -> tuple[float, ...] | None:
-    """Returns the voxel spacing to resample to, one number per axis; ``None`` keeps the scan's.
-
-    Raises:
-        InvalidInputError: the text is no spacing.
-    """
-    if spacing_mm == AUTO:
-        return None
-    try:
-        axes = tuple(float(part) for part in spacing_mm.split("x"))
-    except ValueError:
-        axes = ()
-    if len(axes) not in (1, 3) or not all(0 < axis < math.inf for axis in axes):
-        raise InvalidInputError(
-            f"spacing_mm is {spacing_mm!r}; give 1 or 1x1x2 (millimetres above zero), or auto."
-        )
-    return axes * 3 if len(axes) == 1 else axes
-
-
-def validate(config: RunConfig) -> None:
-    """Checks what can be checked before any work starts.
+def settings_of(config: RunConfig) -> RunSettings:
+    """Returns the settings that the parameters of an entry point stand for.
 
     Raises:
         InvalidInputError: naming the parameter, its value, and what it may be.
     """
-    resolve_size(config.size, config.dims, config.model_size)
-    resolve_pue(config.pue)
-    for parameter_field in fields(config):
-        value = getattr(config, parameter_field.name)
-        choices = parameter_field.metadata["choices"]
-        if choices and value not in choices:
-            raise InvalidInputError(
-                f"{parameter_field.name} is {value!r}; use one of {', '.join(choices)}."
-            )
-        if parameter_field.name.endswith("iterations") and value < 1:
-            raise InvalidInputError(f"{parameter_field.name} is {value}; give 1 or more.")
-    if isinstance(config, VqganConfig):
-        resolve_count("batch_size", config.batch_size, 1)
-        resolve_spacing_mm(config.spacing_mm)
-        resolve_checkpoint_every(config, config.vqgan_iterations)
-    if isinstance(config, BatchConfig):
-        resolve_num_samples(config)
-        resolve_synth_batch_size(config)
-    if isinstance(config, TrainRunConfig):
-        check_processes(config, resolve_training_batch_size(config), "images of an iteration")
-        is_number_known = config.resume == AUTO or config.num_processes != AUTO
-        if config.fsdp == "on" and is_number_known and resolve_num_processes(config) == 1:
-            raise InvalidInputError(
-                "fsdp is 'on', but one process holds all weights; use num_processes=2 or more, "
-                "or fsdp=off."
-            )
-    if isinstance(config, SynthConfig):
-        num_batches = math.ceil(resolve_num_samples(config) / resolve_synth_batch_size(config))
-        check_processes(config, num_batches, "batches of samples")
-    if isinstance(config, QualityConfig):
-        resolve_settings(config)
-    if isinstance(config, StepsConfig) and not 1 <= config.steps <= NUM_TRAIN_TIMESTEPS:
+    return _DOORS[type(config)](config)
+
+
+def vqgan_settings(config: VqganRunConfig) -> VqganSettings:
+    """Returns the settings of the ``vqgan`` entry point; raises ``InvalidInputError``."""
+    return replace(_vqgan_settings(config), resumed_run_id=given(config.resume))
+
+
+def train_settings(config: TrainRunConfig) -> TrainSettings:
+    """Returns the settings of the ``train`` entry point; raises ``InvalidInputError``."""
+    config = _launched(config)
+    settings = _train_settings(config)
+    shared = _shared(config, settings.batch_size, "images of an iteration")
+    is_sharded = resolve_switch(config.fsdp)
+    # The training that is resumed may bring its own number of processes.
+    is_number_known = config.resume == AUTO or config.num_processes != AUTO
+    if is_sharded and is_number_known and shared["num_processes"] == 1:
         raise InvalidInputError(
-            f"steps is {config.steps}; give 1 to {NUM_TRAIN_TIMESTEPS}, "
-            f"the number the model is trained for."
+            "fsdp is 'on', but one process holds all weights; use num_processes=2 or more, "
+            "or fsdp=off."
         )
+    resumed_run_id = given(config.resume)
+    return replace(settings, **shared, is_sharded=is_sharded, resumed_run_id=resumed_run_id)
 
 
-def resolved(config: RunConfig) -> dict[str, int | str]:
-    """Returns every parameter by name, with what ``auto`` stands for where that is known."""
-    values: dict[str, int | str] = {
-        parameter_field.name: getattr(config, parameter_field.name)
-        for parameter_field in fields(config)
-    }
-    values["size"] = size_text(resolve_size(config.size, config.dims, config.model_size))
-    values["region"] = given(config.region) or DEFAULT_REGION
-    values["pue"] = given(config.pue) or str(DEFAULT_PUE)
-    if isinstance(config, BatchConfig):
-        values["num_samples"] = str(resolve_num_samples(config))
-        values["batch_size"] = str(resolve_synth_batch_size(config))
-    elif isinstance(config, VqganConfig):
-        values["batch_size"] = str(resolve_training_batch_size(config))
-    if isinstance(config, ParallelConfig):
-        values["num_processes"] = str(resolve_num_processes(config))
-    return values
+def synth_settings(config: SynthConfig) -> SynthSettings:
+    """Returns the settings of the ``synth`` entry point; raises ``InvalidInputError``."""
+    config = _launched(config)
+    sampling = _sampling(config, DEFAULT_NUM_SAMPLES)
+    num_batches = math.ceil(sampling["num_samples"] / sampling["batch_size"])
+    shared = _shared(config, num_batches, "batches of samples")
+    return SynthSettings(**sampling, **shared, **_way(config))
+
+
+def estimate_settings(config: EstimateConfig) -> EstimateSettings:
+    """Returns the settings of the ``estimate`` entry point; raises ``InvalidInputError``."""
+    common = _common(config)
+    batches = _batches(config, common["size"], DEFAULT_NUM_SAMPLES)
+    return EstimateSettings(**common, **batches, **_way(config))
+
+
+def quality_settings(config: QualityConfig) -> QualitySettings:
+    """Returns the settings of the ``quality`` entry point; raises ``InvalidInputError``."""
+    sampling = _sampling(config, DEFAULT_NUM_JUDGED)
+    features = given(config.features)
+    return QualitySettings(
+        **sampling,
+        grid=_grid(config, sampling["num_samples"]),
+        features=None if features is None else Path(features),
+    )
 
 
 def as_interrupted(config: ConfigT, started_with: Mapping[str, Any]) -> ConfigT:
@@ -324,3 +303,147 @@ def as_interrupted(config: ConfigT, started_with: Mapping[str, Any]) -> ConfigT:
             )
         kept[item.name] = value
     return replace(config, **kept)
+
+
+_DOORS: dict[type[RunConfig], Callable[[Any], RunSettings]] = {
+    VqganRunConfig: vqgan_settings,
+    TrainRunConfig: train_settings,
+    SynthConfig: synth_settings,
+    EstimateConfig: estimate_settings,
+    QualityConfig: quality_settings,
+}
+
+
+def _common(config: RunConfig) -> dict[str, Any]:
+    """Returns the fields of ``RunSettings``."""
+    size = resolve_size(config.size, config.dims, config.model_size)
+    check_choices(config)
+    return {
+        "config": config,
+        "dims": config.dims,
+        "size": size,
+        "model_size": config.model_size,
+        "backend": config.backend,
+        "region": given(config.region),
+        "month": given(config.month),
+        "pue": resolve_pue(config.pue),
+        "seed": config.seed,
+        "device": given(config.device),
+        "precision": given(config.precision),
+    }
+
+
+def _training(config: VqganConfig, iterations: int) -> dict[str, Any]:
+    """Returns the fields of ``TrainingSettings``."""
+    default_batch_size = DEFAULT_BATCH_SIZE_BY_DIMS.get(config.dims, 1)
+    a_tenth = max(1, iterations // WINDOWS_PER_TRAINING)
+    return _common(config) | {
+        "iterations": iterations,
+        "batch_size": resolve_count("batch_size", config.batch_size, default_batch_size),
+        "data": config.data,
+        "slice_axis": config.slice_axis,
+        "spacing_mm": resolve_spacing_mm(config.spacing_mm),
+        "checkpoint_every": resolve_count("checkpoint_every", config.checkpoint_every, a_tenth),
+    }
+
+
+def _vqgan_settings(config: VqganConfig) -> VqganSettings:
+    return VqganSettings(**_training(config, config.vqgan_iterations))
+
+
+def _train_settings(config: TrainConfig) -> TrainSettings:
+    """Returns a training in one process; its parameters are logged as those of ``TrainConfig``."""
+    checkpoints_gradients = resolve_switch(config.gradient_checkpointing)
+    if checkpoints_gradients is None:
+        checkpoints_gradients = config.dims == 3 and config.model_size == LARGE
+    return TrainSettings(
+        **_training(config, config.iterations),
+        objective=config.objective,
+        checkpoints_gradients=checkpoints_gradients,
+        vqgan=given(config.vqgan),
+        vqgan_training=_vqgan_settings(_narrowed(config, VqganConfig)),
+    )
+
+
+def _batches(config: BatchConfig, size: tuple[int, ...], default_number: int) -> dict[str, Any]:
+    """Returns the fields of ``BatchSettings``.
+
+    ``batch_size=auto`` takes as many images as fill a device, and leaves windows for a spread.
+    """
+    num_samples = resolve_count("num_samples", config.num_samples, default_number)
+    fitting = num_fitting([axis // DOWNSAMPLING_FACTOR for axis in size])
+    for_a_spread = math.ceil(num_samples / MIN_SYNTH_WINDOWS)
+    default_batch_size = min(MAX_SYNTH_BATCH_SIZE, fitting, for_a_spread)
+    return {
+        "num_samples": num_samples,
+        "batch_size": resolve_count("batch_size", config.batch_size, default_batch_size),
+        "is_compiled": config.compile == "on",
+    }
+
+
+def _sampling(config: SamplingConfig, default_number: int) -> dict[str, Any]:
+    """Returns the fields of ``SamplingSettings``; a training has a batch size of its own."""
+    common = _common(config)
+    training = replace(_narrowed(config, TrainConfig), batch_size=AUTO)
+    return {
+        **common,
+        **_batches(config, common["size"], default_number),
+        "model": given(config.model),
+        "training": _train_settings(training),
+    }
+
+
+def _way(config: StepsConfig) -> dict[str, Any]:
+    """Returns by what sampler, and in how many steps, a command denoises."""
+    if not 1 <= config.steps <= NUM_TRAIN_TIMESTEPS:
+        raise InvalidInputError(
+            f"steps is {config.steps}; give 1 to {NUM_TRAIN_TIMESTEPS}, "
+            f"the number the model is trained for."
+        )
+    return {"sampler": config.sampler, "steps": config.steps}
+
+
+def _grid(config: QualityConfig, num_samples: int) -> tuple[SynthSettings, ...]:
+    """Returns each sampler at each number of steps, all trained steps first."""
+    shared = asdict(_narrowed(config, SamplingConfig)) | {"num_samples": str(num_samples)}
+    step_counts = [
+        resolve_count("step_counts", text.strip(), NUM_TRAIN_TIMESTEPS)
+        for text in config.step_counts.split(",")
+    ]
+    reference = (SAMPLERS_BY_OBJECTIVE[config.objective][0], NUM_TRAIN_TIMESTEPS)
+    ways = [
+        (sampler.strip(), steps) for sampler in config.samplers.split(",") for steps in step_counts
+    ]
+    return tuple(
+        synth_settings(SynthConfig(**shared, sampler=sampler, steps=steps))
+        for sampler, steps in (reference, *(way for way in ways if way != reference))
+    )
+
+
+def _launched(config: Any) -> Any:
+    """Returns the parameters with the number of processes that a launcher has started, if any."""
+    if num_launched() == 1 or config.num_processes != AUTO:
+        return config
+    return replace(config, num_processes=str(num_launched()))
+
+
+def _shared(config: ParallelConfig, num_shares: int, shares: str) -> dict[str, Any]:
+    """Returns the fields of ``SharedSettings``.
+
+    Raises:
+        InvalidInputError: there are fewer shares than processes, or a count is none.
+    """
+    num_processes = resolve_count("num_processes", config.num_processes, 1)
+    if num_processes > num_shares:
+        raise InvalidInputError(
+            f"num_processes is {num_processes}, but there are {num_shares} {shares} to share; "
+            f"use {num_shares} at most, or another batch_size=."
+        )
+    if config.max_restarts < 0:
+        raise InvalidInputError(f"max_restarts is {config.max_restarts}; give 0 or more.")
+    return {"num_processes": num_processes, "max_restarts": config.max_restarts}
+
+
+def _narrowed(config: RunConfig, config_class: type[ConfigT]) -> ConfigT:
+    """Returns of the parameters those of another command that it sets off."""
+    return config_class(**{item.name: getattr(config, item.name) for item in fields(config_class)})

@@ -51,7 +51,7 @@ HOUSE = {
         ("", "cli project_backend plugin __init__ __main__"),
     ],
     "ldm_project": [
-        ("", "errors presets config settings cache array_files"),
+        ("", "errors presets config parsing settings cache array_files"),
         ("ct", "hounsfield phantoms decathlon tcia sources ct_files data images"),
         (
             "diffusion",
@@ -63,7 +63,7 @@ HOUSE = {
             "runs",
             "references arithmetic_metrics logged_models ldm_pyfunc vqgan_pyfunc command_runs "
             "interrupted_trainings training_progress training_previews training_latents "
-            "train trained_ldm synth estimate quality launching commands",
+            "vqgan train trained_ldm synth estimate quality launching commands",
         ),
         ("", "__init__ __main__"),
     ],
