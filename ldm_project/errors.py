@@ -1,11 +1,13 @@
-"""Every exception this project raises on purpose."""
+"""Every exception that this project raises on purpose; they hang below those of the plugin."""
+
+from mlflow_carbon.errors import MlflowCarbonError
 
 
-class LdmProjectError(Exception):
+class LdmProjectError(MlflowCarbonError):
     """Something the user can fix: the message says what happened, which value, and the fix."""
 
 
-class InvalidInputError(LdmProjectError):
+class InvalidInputError(LdmProjectError, ValueError):
     """A parameter is outside what it may be, or two parameters contradict each other."""
 
 

@@ -68,8 +68,8 @@ HOUSE = {
         ("", "__init__ __main__"),
     ],
 }
-# Only these may know MLflow and the plugin in ldm_project.
-KNOW_MLFLOW = ("ldm_project.runs", "ldm_project.__main__")
+# Only these may know MLflow and the plugin in ldm_project; its errors hang below the plugin's.
+KNOW_MLFLOW = ("ldm_project.runs", "ldm_project.__main__", "ldm_project.errors")
 
 
 def modules(package: str) -> list[str]:

@@ -100,7 +100,7 @@ def price(forecast: EnergyForecast, *, pue: float, intensity_g_per_kwh: float) -
     """Returns a forecast in g CO2e.
 
     Raises:
-        InvalidInputError: the intensity is negative or not finite, or the PUE is none.
+        InvalidInputError: the intensity is negative or not finite, or the PUE is outside 1 to 3.
     """
 
     def priced(energy_kwh: float) -> float:
@@ -137,15 +137,21 @@ def num_units_asked(
     asked = {"iterations": iterations, "samples": samples, "units": units}
     given = {name: number for name, number in asked.items() if number is not None}
     if len(given) != 1:
-        raise InvalidInputError("Give --iterations, --samples or --units, and only one of them.")
+        raise InvalidInputError(
+            "Give iterations, samples or units, and only one of them.", arguments=list(asked)
+        )
     ((name, number),) = given.items()
     if name not in ("units", f"{unit}s"):
         raise InvalidInputError(
-            f"The run measured energy per {unit}, so --{name} does not apply; "
-            f"pass --units, or the run of a command that counts {name}."
+            f"The run measured energy per {unit}, so {name} does not apply; "
+            f"take a run that counts {name}.",
+            arguments=[name],
+            instead="units",
         )
     if not (math.isfinite(number) and number > 0):
-        raise InvalidInputError(f"--{name} is {number:g}; give a finite number above 0.")
+        raise InvalidInputError(
+            f"{name} is {number:g}; give a finite number above 0.", arguments=[name]
+        )
     return number
 
 

@@ -49,11 +49,13 @@ def embodied_g(device: Device, duration_s: float) -> float:
     _check("duration_s", duration_s, minimum=0.0)
     if not (math.isfinite(device.lifetime_years) and device.lifetime_years > 0):
         raise InvalidInputError(
-            f"lifetime_years is {device.lifetime_years}; give a finite number above 0."
+            f"lifetime_years is {device.lifetime_years}; give a finite number above 0.",
+            arguments=["device_lifetime_years"],
         )
     if not 0 < device.share_fraction <= 1:
         raise InvalidInputError(
-            f"share_fraction is {device.share_fraction}; give more than 0, at most 1."
+            f"share_fraction is {device.share_fraction}; give more than 0, at most 1.",
+            arguments=["device_share_fraction"],
         )
     return grams_from_kg(device.embodied_kg) * duration_s / lifetime_s * device.share_fraction
 
@@ -95,4 +97,6 @@ def software_carbon_intensity(
 
 def _check(name: str, value: float, *, minimum: float) -> None:
     if not (math.isfinite(value) and value >= minimum):
-        raise InvalidInputError(f"{name} is {value}; give a finite number, {minimum:g} or more.")
+        raise InvalidInputError(
+            f"{name} is {value}; give a finite number, {minimum:g} or more.", arguments=[name]
+        )

@@ -177,7 +177,9 @@ def split_zone(zone: str) -> tuple[str, str]:
 
 def _provider(name: str) -> Provider:
     if name not in PROVIDERS:
-        raise InvalidInputError(f"provider is {name!r}; use one of {', '.join(PROVIDERS)}.")
+        raise InvalidInputError(
+            f"provider is {name!r}; use one of {', '.join(PROVIDERS)}.", arguments=["provider"]
+        )
     return PROVIDERS[name]
 
 

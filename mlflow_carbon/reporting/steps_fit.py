@@ -28,8 +28,8 @@ from mlflow_carbon.reporting.tables import (
 _NUM_DIGITS = 3
 _LEGEND = """\
 fixed: before the first step (decoding, set-up). std: of the runs about the line.
-proportional: 1 - to / from, as in the paper. Intervals: 95 %, least squares over runs; two runs
-have none. When they hold: docs/statistics.md.
+proportional: 1 - to / from, as in the paper. Intervals: 95 %, least squares
+over runs; two runs have none. When they hold: docs/statistics.md.
 """
 
 
@@ -68,7 +68,7 @@ def fit_groups(
         pairs: step counts to go from and to; those measured, from more to fewer, come besides.
 
     Raises:
-        InvalidInputError: no group can be fitted, or a number of steps is none.
+        InvalidInputError: no group can be fitted, or a parameter holds no number of steps.
         NoRunsError: no run is left to fit.
     """
     columns = {name: column_of(runs, name) for name in group_by if name != steps_name}
@@ -94,6 +94,12 @@ def fit_groups(
             savings, untold = _savings(model, pairs)
             fits.append(StepsFit(keys, model, savings))
             reasons += [f"{_label(keys)}: {reason}" for reason in untold]
+            if model.is_exact:
+                reasons.append(
+                    f"{_label(keys)}: all {model.num_runs} runs lie exactly on the line, so they "
+                    "tell nothing of its error, and no interval is given (one of no width would "
+                    "be false); copies of one run do so: measure more runs."
+                )
     if not fits:
         raise InvalidInputError(" ".join(reasons))
     return tuple(fits), (*notices, *reasons)
@@ -158,7 +164,8 @@ def _num_steps(text: str, steps_name: str) -> int:
     except ValueError as error:
         raise InvalidInputError(
             f"{steps_name} is {text!r} in a run, which is no number of steps; "
-            "name the parameter that holds it by --fit."
+            "name the parameter that holds it.",
+            arguments=["fit"],
         ) from error
 
 

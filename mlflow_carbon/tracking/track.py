@@ -100,6 +100,7 @@ def track(
     month: str | None = None,
     pue: float | None = None,
     intensity_set: str | None = None,
+    carbon_intensity_g_per_kwh: float | None = None,
     defaults: Defaults = Defaults(),  # noqa: B008  # frozen
     settings: MeterSettings = MeterSettings(),  # noqa: B008  # frozen
     intensity_provider: str | None = None,
@@ -119,6 +120,8 @@ def track(
         month: ``2022-02``; ``None`` takes the year's mean.
         pue: facility energy over IT energy; ``None`` takes the default's.
         intensity_set: the only set of intensities to look in.
+        carbon_intensity_g_per_kwh: your own figure, from your supplier or your own mix, instead of
+            a known one; ``region`` then only names it.
         defaults: what is assumed for what is left open; each use is tagged.
         settings: what is measured, and how a shared node is attributed.
         intensity_provider: who is asked, once and for 3 s at most, for the intensity of the region
@@ -137,7 +140,8 @@ def track(
         meter: a started meter to use instead of the process's own.
 
     Raises:
-        MlflowCarbonError: a setting is none; raised before the block starts, never later.
+        MlflowCarbonError: a setting is outside what it may be, or two contradict each other;
+            raised before the block starts, never later.
     """
     options = TrackingOptions(
         unit=unit,
@@ -145,6 +149,7 @@ def track(
         month=month,
         pue=pue,
         intensity_set=intensity_set,
+        carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
         live=_live_intensity(intensity_provider, region, month or intensity_set, defaults),
         defaults=defaults,
         settings=settings,
