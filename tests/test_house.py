@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # folders above it in this list and from files to its left. "" is the package's own folder.
 HOUSE = {
     "mlflow_carbon": [
-        ("", "errors units redaction"),
+        ("", "errors units redaction inert"),
         ("grid", "intensity providers hourly"),
         (
             "accounting",
@@ -34,8 +34,8 @@ HOUSE = {
         ("registry", "footprints lineage inference model_tags run_models"),
         (
             "reporting",
-            "hourly_prices compare tables everyday steps_fit prediction advice_report model_list "
-            "model_footprint gate citations model_card paper_claims",
+            "hourly_prices compare report tables everyday steps_fit prediction advice_report "
+            "model_list model_footprint gate citations model_card paper_claims",
         ),
         (
             "tracking",
@@ -45,7 +45,7 @@ HOUSE = {
         ),
         (
             "commands",
-            "options pricing compare models tag_models gate card predict advise equivalents "
+            "options output pricing compare models tag_models gate card predict advise equivalents "
             "paper_check doctor recover backfill",
         ),
         ("", "cli project_backend plugin __init__ __main__"),

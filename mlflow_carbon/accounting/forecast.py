@@ -115,6 +115,28 @@ def price(forecast: EnergyForecast, *, pue: float, intensity_g_per_kwh: float) -
     )
 
 
+def work_asked(
+    *, iterations: int | None = None, samples: int | None = None, units: float | None = None
+) -> tuple[str, float]:
+    """Returns which of these was asked for, and how many.
+
+    Raises:
+        InvalidInputError: not exactly one was given, or it is not above zero.
+    """
+    asked = {"iterations": iterations, "samples": samples, "units": units}
+    given = {name: number for name, number in asked.items() if number is not None}
+    if len(given) != 1:
+        raise InvalidInputError(
+            "Give iterations, samples or units, and only one of them.", arguments=list(asked)
+        )
+    ((name, number),) = given.items()
+    if not (math.isfinite(number) and number > 0):
+        raise InvalidInputError(
+            f"{name} is {number:g}; give a finite number above 0.", arguments=[name]
+        )
+    return name, number
+
+
 def num_units_asked(
     unit: str,
     *,
@@ -134,23 +156,13 @@ def num_units_asked(
         InvalidInputError: not exactly one was given, it is not above zero, or the run counts
             another unit: iterations and samples do not convert.
     """
-    asked = {"iterations": iterations, "samples": samples, "units": units}
-    given = {name: number for name, number in asked.items() if number is not None}
-    if len(given) != 1:
-        raise InvalidInputError(
-            "Give iterations, samples or units, and only one of them.", arguments=list(asked)
-        )
-    ((name, number),) = given.items()
+    name, number = work_asked(iterations=iterations, samples=samples, units=units)
     if name not in ("units", f"{unit}s"):
         raise InvalidInputError(
             f"The run measured energy per {unit}, so {name} does not apply; "
             f"take a run that counts {name}.",
             arguments=[name],
             instead="units",
-        )
-    if not (math.isfinite(number) and number > 0):
-        raise InvalidInputError(
-            f"{name} is {number:g}; give a finite number above 0.", arguments=[name]
         )
     return number
 

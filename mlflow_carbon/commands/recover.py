@@ -2,10 +2,8 @@
 
 import click
 
-from mlflow_carbon.commands.options import (
-    example,
-    tracking_uri_option,
-)
+from mlflow_carbon.commands.options import example, tracking_uri_option
+from mlflow_carbon.commands.output import print_line
 
 
 @click.command(epilog=example("mlflow-carbon recover"))
@@ -23,6 +21,6 @@ def recover(tracking_uri: str | None) -> None:
     recoveries = list(recover_all(open_client(tracking_uri), folder))
     for recovery in recoveries:
         became = "sent" if recovery.reason is None else f"left in {folder}: {recovery.reason}"
-        click.echo(f"run {recovery.run_id}: {recovery.num_batches} sets of figures {became}.")
+        print_line(f"run {recovery.run_id}: {recovery.num_batches} sets of figures {became}.")
     if not recoveries:
-        click.echo(f"Nothing to recover in {folder}.")
+        print_line(f"Nothing to recover in {folder}.")

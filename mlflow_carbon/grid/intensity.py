@@ -158,6 +158,9 @@ def check_lookup(
         NoIntensityError: no set that may be used has a region in that month or year.
         InvalidInputError: ``month`` is no month and no year, or there is no such set.
     """
+    _check_set(intensity_set)
+    if month is not None and not re.fullmatch(r"\d{4}", month):
+        _checked_month(month)
     for region in regions:
         problems = []
         for preferred_set in dict.fromkeys((DEFAULT_SET, *yearly_sets())):

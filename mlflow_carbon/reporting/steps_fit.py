@@ -16,14 +16,8 @@ from mlflow_carbon.accounting.steps_model import (
 )
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.reporting.compare import column_of, usable_runs
-from mlflow_carbon.reporting.tables import (
-    ABSENT,
-    ENERGY_SCALES,
-    Column,
-    Scale,
-    choose_scale,
-    text_table,
-)
+from mlflow_carbon.reporting.report import Column, Report, Table
+from mlflow_carbon.reporting.tables import ABSENT, ENERGY_SCALES, Scale, choose_scale
 
 _NUM_DIGITS = 3
 _LEGEND = """\
@@ -133,11 +127,15 @@ def fits_frame(fits: Sequence[StepsFit]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def fits_text(fits: Sequence[StepsFit]) -> str:
+def fits_report(fits: Sequence[StepsFit]) -> Report:
     """Returns a table of the terms, one of the savings, and what they mean."""
-    return (
-        f"Energy per unit = fixed + steps x step\n{text_table(_term_columns(fits))}\n"
-        f"Energy saved by other steps\n{text_table(_saving_columns(fits))}\n{_LEGEND}"
+    num_keys = len(fits[0].keys)
+    return Report.of(
+        "Energy per unit = fixed + steps x step\n",
+        Table(tuple(_term_columns(fits)), num_keys=num_keys),
+        "\nEnergy saved by other steps\n",
+        Table(tuple(_saving_columns(fits)), num_keys=num_keys),
+        f"\n{_LEGEND}",
     )
 
 
