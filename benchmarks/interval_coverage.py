@@ -301,7 +301,7 @@ with every figure is the number of independent windows that would fix the mean a
 Fewer windows only let φ be guessed. Their interval is the one for independent windows, widened \
 towards the corrected one where that is wider: by a share that grows from 0 at three windows to 1 \
 at ten, so that the coverage has no step at {MIN_WINDOWS_FOR_CORRELATION}. A caution says so. The \
-price: where windows are independent after all, the interval holds in 96 to 98 % of cases.
+price: where windows are independent after all, the interval holds in up to 98.5 % of cases.
 
 A figure from fewer than {MIN_DISTINCT_READINGS} distinct power readings carries a caution: its \
 spread may be that of the sampling. Coverage, the share of the time that counters or samples \

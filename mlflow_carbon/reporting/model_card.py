@@ -122,7 +122,8 @@ def _per_unit(own: Footprint) -> str:
         )
     return (
         f"One {markdown(unit)} took {scale.text_with_std(metrics[key], std_kwh)} {scale.symbol} "
-        f"(mean ± sample standard deviation of the windows inside this run, n = {num_windows} windows)."
+        f"(mean ± sample standard deviation of the windows inside this run, "
+        f"n = {num_windows} windows)."
     )
 
 
