@@ -31,6 +31,10 @@ class _Group(click.Group):
         except MlflowCarbonError as error:
             command = self.commands.get(ctx.invoked_subcommand or "")
             raise click.ClickException(told_as_options(error, command)) from error
+        except click.UsageError:
+            raise
+        except click.ClickException as error:
+            raise click.ClickException(shown(error.message)) from error
 
 
 def told_as_options(error: MlflowCarbonError, command: click.Command | None) -> str:

@@ -25,7 +25,7 @@ class MlflowCarbonError(Exception):
     Attributes:
         message: without the advice to give another argument.
         arguments: Python's names of the arguments whose values are at fault.
-        instead: an argument that would help in their place; ``None`` where there is none.
+        instead: an argument that would help in their place, if there is one.
     """
 
     def __init__(

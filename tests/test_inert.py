@@ -127,6 +127,11 @@ def hostile(store):
     client.create_registered_model("m")
     client.create_model_version("m", f"models:/{model.model_id}", run_id)
     record_run_models(client, run_id)
+    unmeasured = write_run(
+        client, "Default", windows=[], tags={"carbon.error": bad}, name="unmeasured"
+    )
+    client.create_registered_model("n")
+    client.create_model_version("n", "file:///nowhere", unmeasured)
     return run_id
 
 
@@ -140,6 +145,8 @@ COMMANDS = [
     "models --region SE",
     "gate models:/m/1 --max-co2e-kg 1e9",
     "gate models:/m/1 --max-co2e-kg 0",
+    "gate models:/n/1 --max-co2e-kg 1",
+    "predict unmeasured --units 1",
     "card models:/m/1",
     "card models:/m/1 --bibtex",
     "tag-models --all",

@@ -34,7 +34,7 @@ def validate_pue(pue: float) -> float:
 
 
 def facility_energy_kwh(energy_kwh: float, pue: float) -> float:
-    """Returns what the facility used for IT energy, in kWh.
+    """Returns the facility's energy for some IT energy, in kWh.
 
     Raises:
         InvalidInputError: the energy is negative or not finite, or the PUE is outside 1 to 3.

@@ -118,7 +118,7 @@ def price(forecast: EnergyForecast, *, pue: float, intensity_g_per_kwh: float) -
 def work_asked(
     *, iterations: int | None = None, samples: int | None = None, units: float | None = None
 ) -> tuple[str, float]:
-    """Returns which of these was asked for, and how many.
+    """Returns the name of the one argument that was given, and its number.
 
     Raises:
         InvalidInputError: not exactly one was given, or it is not above zero.
@@ -144,7 +144,7 @@ def num_units_asked(
     samples: int | None = None,
     units: float | None = None,
 ) -> float:
-    """Returns how many units of a run were asked for.
+    """Returns the number of a run's units that was asked for.
 
     Args:
         unit: what the run counts.
@@ -170,7 +170,7 @@ def num_units_asked(
 def judge_spent(
     spent_kwh: float, *, budget_kg: float, pue: float, intensity_g_per_kwh: float
 ) -> BudgetVerdict:
-    """Returns whether what a run has spent keeps its budget of kg CO2e.
+    """Judges whether the energy spent so far keeps a run's budget of kg CO2e.
 
     Raises:
         InvalidInputError: the budget is not above zero and finite, or another figure is outside
@@ -195,15 +195,15 @@ def judge_budget(
     pue: float,
     intensity_g_per_kwh: float,
 ) -> BudgetVerdict:
-    """Returns whether a running run keeps its budget of kg CO2e; to be asked after each window.
+    """Judges whether a running run will keep its budget of kg CO2e; called after each window.
 
     Ending the run at ``STOP_NOW`` keeps the budget unless a unit of the next window costs more
     than in any window before.
 
     Args:
         statistics: of the windows so far.
-        num_units_left: units still to be done; 0 after the last window; ``None`` where nobody
-            knows, so that only the next window is judged.
+        num_units_left: units still to be done; 0 after the last window; ``None`` if unknown:
+            then only the next window is judged.
         num_units_next: units of the next window.
         budget_kg: what the whole run may emit.
         spent_kwh: measured so far, gaps between windows included.

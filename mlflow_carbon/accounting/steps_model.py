@@ -101,8 +101,8 @@ def fit_steps(
 
     Args:
         points: one a run, at two step counts or more; all per the same unit.
-        confidence_fraction: of the intervals, with runs - 2 degrees of freedom. There are none
-            where all runs lie on the line, or there are only two.
+        confidence_fraction: of the intervals, with runs - 2 degrees of freedom. Two runs, and
+            runs that all lie on the line, get no interval.
 
     Raises:
         InvalidInputError: there are fewer than two step counts, the units differ, or a figure

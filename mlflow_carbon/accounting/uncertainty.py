@@ -79,7 +79,7 @@ class Interval:
 
 
 def num_distinct_readings(powers_w: Iterable[float | None]) -> int | None:
-    """Returns how many different powers there are; ``None`` where none is known."""
+    """Returns the number of different powers; ``None`` where no power is known."""
     distinct = {
         float(f"{power_w:.{_POWER_DIGITS}g}") for power_w in powers_w if power_w is not None
     }
@@ -145,7 +145,7 @@ def prediction_interval(
     *,
     confidence_fraction: float = DEFAULT_CONFIDENCE_FRACTION,
 ) -> Interval | None:
-    """Returns where the energy of ``num_units`` future units will lie, in kWh.
+    """Returns the interval in which the energy of ``num_units`` future units will lie, in kWh.
 
     For independent windows the variance of the prediction error is s²(N²/M + N) with M measured
     units, and its ratio to the estimate follows t with n - 1 degrees of freedom. From
@@ -191,7 +191,7 @@ def prediction_interval(
 
 
 def cautions(statistics: UnitStatistics, coverage_fraction: float | None = None) -> tuple[str, ...]:
-    """Returns what a reader of the figures must know, a sentence each; none if all is well.
+    """Returns the cautions for a reader of the figures, a sentence each; empty if all is well.
 
     Args:
         statistics: of the windows.
@@ -249,13 +249,13 @@ def _treatment(num_windows: int) -> str:
 
 
 def _heeded_fraction(num_windows: int) -> float:
-    """Returns how much of what few windows tell of their correlation the interval heeds."""
+    """Returns the share of the correction for correlation that few windows get, 0 to 1."""
     share = (num_windows - _NUM_WINDOWS_UNHEEDED) / (_NUM_WINDOWS_HEEDED - _NUM_WINDOWS_UNHEEDED)
     return min(max(share, 0.0), 1.0)
 
 
 def _effective_num_windows(phi: float | None, num_windows: int) -> float:
-    """Returns how many independent windows would fix the mean as well; few are not made more."""
+    """Returns the number of independent windows that would fix the mean as well."""
     factor = 1.0 if phi is None else _variance_factor(phi, num_windows)
     if num_windows < MIN_WINDOWS_FOR_CORRELATION:
         factor = 1 + _heeded_fraction(num_windows) * max(factor - 1, 0.0)
@@ -274,7 +274,7 @@ def _autocorrelation(residuals: np.ndarray) -> float:
 
 
 def _is_wandering(residuals: np.ndarray, phi: float) -> bool:
-    """Returns whether block means vary more than a first-order autoregression lets them.
+    """Tests whether block means vary more than a first-order autoregression lets them.
 
     Blocks as long as there are blocks; the ratio of variances follows chi² over its degrees.
     """

@@ -1,4 +1,4 @@
-"""``mlflow-carbon backfill``: energy of runs that nobody metered, by their system metrics."""
+"""``mlflow-carbon backfill``: energy for runs without metering, from their system metrics."""
 
 from typing import TYPE_CHECKING
 

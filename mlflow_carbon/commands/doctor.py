@@ -124,6 +124,8 @@ def _price_lines(assumptions: "Assumptions") -> Iterator[str]:
     yield from _wrapped(
         f"{intensity.source}; {intensity.basis}; {intensity.licence}", f"{'source':<13}"
     )
+    if assumptions.notice is not None:
+        yield from _wrapped(assumptions.notice, f"{'notice':<13}")
 
 
 def _listed(title: str, sentences: tuple[str, ...]) -> list[str]:
@@ -178,5 +180,6 @@ def _json_object(
         "intensity_source": intensity.source,
         "intensity_source_url": intensity.source_url,
         "intensity_licence": intensity.licence,
+        "intensity_notice": assumptions.notice,
         "defaulted": list(assumptions.defaulted),
     }

@@ -1,4 +1,4 @@
-"""``mlflow-carbon gate``: exits with 1 if a model emitted more than a limit, or nobody knows."""
+"""``mlflow-carbon gate``: exits with 1 if a model emitted more than a limit, or is unmeasured."""
 
 import click
 

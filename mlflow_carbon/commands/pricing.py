@@ -295,7 +295,10 @@ def run_intensities(pricing: Pricing, run: "MeteredRun") -> list["CarbonIntensit
 def model_intensities(
     pricing: Pricing, client: "MlflowClient", model: "ModelFootprint"
 ) -> "IntensityOf":
-    """Returns what to price each of a model's trainings with, of the model's own set first."""
+    """Returns a function that gives the intensity of a training.
+
+    Where the user names no set, that which the model recorded is preferred.
+    """
     from mlflow_carbon.contract import keys
     from mlflow_carbon.grid.intensity import DEFAULT_SET
     from mlflow_carbon.reporting.hourly_prices import file_intensity
@@ -313,7 +316,7 @@ def model_intensities(
 
 
 def _live_intensity(provider: str, zone: str, preferred_set: str) -> "CarbonIntensity":
-    """Returns what a provider answers now, or a known figure and a notice that says why."""
+    """Returns the provider's live figure; else a known one, and prints why."""
     from mlflow_carbon.grid.providers import ask_provider
 
     live = ask_provider(provider, zone, environment=os.environ, preferred_set=preferred_set)

@@ -36,7 +36,7 @@ class Assumptions:
     notice: str | None = None  # why the intensity does not compare with others
 
     def tags(self) -> dict[str, str]:
-        """Returns the run tags that say what was assumed."""
+        """Returns the run tags of the intensity and its source."""
         reason = self.fallback_reason
         return {
             **({} if reason is None else {keys.TAG_INTENSITY_FALLBACK: reason}),
@@ -48,7 +48,7 @@ class Assumptions:
         }
 
     def default_tags(self) -> dict[str, str]:
-        """Returns the run tags that say what of it the user did not choose."""
+        """Returns a run tag for each setting that was left to its default."""
         return {keys.default_tag(setting): self._value_of(setting) for setting in self.defaulted}
 
     def sentence(self) -> str:

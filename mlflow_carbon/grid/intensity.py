@@ -73,7 +73,7 @@ def resolve_region(name: str) -> str:
             f"Give {country} for the whole.",
             instead=OWN_FIGURE,
         )
-    # two letters of which one is right are half alike
+    # a code of two letters with one wrong is half alike
     cutoff = 0.5 if len(folded) <= 3 else 0.6
     near = difflib.get_close_matches(folded, codes, n=6, cutoff=cutoff)
     nearest = list(dict.fromkeys(codes[spelling] for spelling in near))[:3]
@@ -176,7 +176,7 @@ def check_lookup(
 
 
 def stage_of(basis: str) -> str | None:
-    """Returns whether a basis is ``direct`` or ``life-cycle``; ``None`` where it is neither.
+    """Returns ``direct`` or ``life-cycle`` for a basis; ``None`` where it is neither.
 
     Direct figures count what a plant emits, life-cycle ones its fuel and its making, too.
     """

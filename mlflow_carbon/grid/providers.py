@@ -103,7 +103,9 @@ def fetch_intensity(
             "Name a region and year instead."
         ) from error
     if not is_intensity:
-        raise NoIntensityError(f"{provider} says {g_per_kwh} g/kWh for {code}, which is none.")
+        raise NoIntensityError(
+            f"{provider} says {g_per_kwh} g/kWh for {code}, which is no intensity."
+        )
     return CarbonIntensity(
         g_per_kwh=g_per_kwh,
         region=region,
@@ -229,7 +231,7 @@ def _answer(name: str, address: str, headers: Mapping[str, str], timeout_s: floa
 
 
 def _ask(address: str, headers: Mapping[str, str], timeout_s: float) -> tuple[Any, str | None]:
-    """Returns the JSON at an address, or why there is none."""
+    """Returns the JSON at an address, or the reason for having none."""
     request = Request(address, headers={"Accept": "application/json", **headers})
     try:
         with build_opener(_NoRedirects).open(request, timeout=timeout_s) as response:

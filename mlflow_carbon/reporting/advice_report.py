@@ -76,7 +76,8 @@ def rank_places(
 
     Args:
         run: what was measured.
-        regions: which, besides the run's own; none takes all regions, and the run's own months.
+        regions: which, besides the run's own; if empty, all regions, and the months of the run's
+            own.
         intensity_set: of the regions where it is yearly, of the months where it is monthly.
         pue: facility energy over IT energy, the same everywhere.
 
@@ -103,7 +104,7 @@ def rank_regions(
 
     Args:
         run: what was measured.
-        regions: which, besides the run's own; none takes all of the set.
+        regions: which, besides the run's own; if empty, all regions of the set.
         intensity_set: ``None`` takes the recorded one where it is yearly, else the worldwide one.
         pue: facility energy over IT energy, the same everywhere.
 
@@ -219,7 +220,7 @@ def _yearly_set(run: MeteredRun) -> str:
 
 
 def _here(run: MeteredRun, intensity_set: str) -> CarbonIntensity | None:
-    """Returns what the set says of the run's own region; ``None`` where it has none."""
+    """Returns the set's intensity of the run's own region; ``None`` if the set lacks it."""
     if run.intensity is None:
         return None
     try:

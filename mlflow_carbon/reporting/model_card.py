@@ -75,7 +75,7 @@ def measured(model: ModelFootprint) -> Footprint:
 
 
 def paragraph(model: ModelFootprint, own: Footprint) -> str:
-    """Returns what a paper can quote: figures, method, source of the intensity, spread."""
+    """Returns a paragraph to quote: figures, method, source of the intensity, spread."""
     sentences = [_total(model, own), _per_unit(own), _method(own), _assumed(own), _lineage(model)]
     tag = keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
     if per_sample_g := model.version.tags.get(tag):
@@ -144,7 +144,7 @@ def _method(own: Footprint) -> str:
 
 
 def _assumed(own: Footprint) -> str:
-    """Returns what nobody chose."""
+    """Returns the settings that were left to their defaults, as a sentence."""
     prefix = keys.default_tag("")
     settings = sorted(key for key in own.run.data.tags if key.startswith(prefix))
     names = [key.removeprefix(prefix).replace("_", " ").replace("pue", "PUE") for key in settings]

@@ -64,7 +64,7 @@ class Range:
 
 
 def printed(text: str) -> Range:
-    """Returns what a printed figure stands for: all that rounds to its last digit."""
+    """Returns the range of values that round to a printed figure."""
     half = 0.5 * 10.0 ** -len(text.partition(".")[2])
     return Range(float(text) - half, float(text) + half)
 
@@ -365,7 +365,7 @@ def _epochs() -> Claim:
 
 
 def _plus_minus() -> Claim:
-    """Returns what ± is: as an error of the total it would need epochs that no meter shows."""
+    """Returns the claim about ±: it is the spread of one epoch times N, not the total's error."""
     kg_text, std_text = _kg("T2D_min")
     kg, std_kg = float(kg_text), float(std_text)
     num_epochs = TOTAL_ITERATIONS * EPOCHS / ITERATIONS

@@ -182,7 +182,7 @@ def _figures(row: "pd.Series[Any]", quantity: str, scale: Scale) -> tuple[str, s
 
 
 def _meaning(prediction: Prediction) -> str:
-    """Returns what the figures rest on, and what each of the two errors means."""
+    """Returns the basis of the figures, and the meaning of each of the two errors."""
     statistics, interval = prediction.energy.statistics, prediction.energy.interval
     assert interval is not None
     readings = statistics.num_distinct_readings

@@ -142,7 +142,7 @@ def fits_report(fits: Sequence[StepsFit]) -> Report:
 def _savings(
     model: StepsModel, pairs: Sequence[tuple[int, int]]
 ) -> tuple[tuple[Saving, ...], list[str]]:
-    """Returns what other steps save, measured pairs first, and why a pair has no figure."""
+    """Returns the saving of each pair of step counts, and a reason for each pair without one."""
     measured = combinations(sorted(model.step_counts, reverse=True), 2)
     savings, reasons = [], []
     for from_steps, to_steps in dict.fromkeys([*measured, *pairs]):

@@ -54,7 +54,7 @@ def autolog(
         silent: whether to say and warn of nothing.
 
     Raises:
-        MlflowCarbonError: a setting is none.
+        MlflowCarbonError: a setting is outside what it may be.
     """
     logging.getLogger("mlflow.carbon").disabled = silent
     chosen = (region, month, pue, intensity_set, carbon_intensity_g_per_kwh)

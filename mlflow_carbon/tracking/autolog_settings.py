@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def chosen_options(environment: Mapping[str, str] = os.environ) -> TrackingOptions:
-    """Returns how autologged runs are metered and reported.
+    """Returns the options by which autologged runs are metered and reported.
 
     Raises:
         MlflowCarbonError: a setting is outside what it may be; names the variable it is from.

@@ -189,7 +189,7 @@ def windows(
         units_per_window: items of one window.
 
     Raises:
-        InvalidInputError: the unit is none, or ``units_per_window`` is below 1.
+        InvalidInputError: ``unit`` is not one of these, or ``units_per_window`` is below 1.
     """
     with track(unit=unit) as tracker:
         yield from tracker.windows(items, units_per_window=units_per_window)
@@ -198,7 +198,7 @@ def windows(
 def _live_intensity(
     provider: str | None, region: str | None, period_or_set: str | None, defaults: Defaults
 ) -> LiveIntensity | None:
-    """Returns what a provider answers; ``None`` where none is to be asked.
+    """Asks a provider for its intensity; returns ``None`` without a provider.
 
     Raises:
         MlflowCarbonError: it cannot be asked for that.
@@ -216,7 +216,7 @@ def _live_intensity(
 
 
 def _length(items: Iterable[object]) -> int | None:
-    """Returns how many items there are; ``None`` where they do not say."""
+    """Returns the number of items; ``None`` where they have no length."""
     try:
         return len(items)  # type: ignore[arg-type]
     except Exception:  # items are the user's, and a data loader without a length may raise anything

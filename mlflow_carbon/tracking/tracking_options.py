@@ -39,7 +39,7 @@ class TrackingOptions:
     plan: CarbonPlan = CarbonPlan()  # noqa: RUF009  # frozen
 
     def assumptions(self) -> Assumptions:
-        """Returns what turns energy into CO2e.
+        """Returns the factors that turn energy into CO2e.
 
         Raises:
             MlflowCarbonError: a setting is outside what it may be.
