@@ -16,7 +16,6 @@ from ldm_project.config import (
     TrainRunConfig,
     VqganRunConfig,
 )
-from ldm_project.errors import LdmProjectError
 from ldm_project.settings import settings_of
 from mlflow_carbon.errors import MlflowCarbonError
 
@@ -28,8 +27,8 @@ class _Group(click.Group):
         """Runs the command."""
         try:
             return super().invoke(ctx)
-        except (LdmProjectError, MlflowCarbonError) as error:
-            raise click.ClickException(str(error)) from error
+        except MlflowCarbonError as error:  # without the advice to give an argument of track()
+            raise click.ClickException(error.message) from error
         except ModuleNotFoundError as error:
             raise click.ClickException(
                 f"{error}. The networks need more packages: pip install 'mlflow-carbon[ldm]'"

@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_carbon.commands.options import (
-    example,
-    given_number,
-    given_text,
-    intensity_set_option,
-    month_option,
-)
+from mlflow_carbon.commands.options import example
+from mlflow_carbon.commands.pricing import assumption_options
+from mlflow_carbon.inert import json_text, shown_lines
 
 if TYPE_CHECKING:
     from mlflow_carbon.contract.assumptions import Assumptions
@@ -45,10 +41,7 @@ LINE_WIDTH = 80
     type=click.IntRange(1),
     help="Hardware threads of that package; a virtual machine shows only some.",
 )
-@click.option("--region", callback=given_text, help="Country or grid. Default: the plugin's.")
-@month_option
-@click.option("--pue", metavar="FLOAT", callback=given_number, help="Default: the plugin's.")
-@intensity_set_option
+@assumption_options
 @click.option("--format", type=click.Choice(("table", "json")), default="table", show_default=True)
 @click.pass_context
 def doctor(
@@ -58,17 +51,13 @@ def doctor(
     attribution: str,
     cpu_tdp_w: float | None,
     cpu_threads: int | None,
-    region: str | None,
-    month: str | None,
-    pue: float | None,
-    intensity_set: str | None,
+    assumptions: "Assumptions",
     format: str,
 ) -> None:
     """Says what can be measured on this machine, how well, and what is missed.
 
     Exits with 1 if nothing can be measured.
     """
-    from mlflow_carbon.contract.assumptions import resolve_assumptions
     from mlflow_carbon.metering.examination import GLANCE_S, examine
     from mlflow_carbon.metering.meter import Meter, MeterSettings
 
@@ -78,15 +67,13 @@ def doctor(
         cpu_tdp_w=cpu_tdp_w,
         cpu_threads=cpu_threads,
     )
-    assumptions = resolve_assumptions(
-        region=region, month=month, pue=pue, intensity_set=intensity_set
-    )
     examination = examine(Meter(settings), duration_s=probe_s or GLANCE_S)
     if format == "json":
         found = _json_object(examination, assumptions, has_power=probe_s is not None)
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        click.echo(json_text(json.dumps(found, indent=2, ensure_ascii=False)))
     else:
-        click.echo(examination_text(examination, assumptions, has_power=probe_s is not None))
+        text = examination_text(examination, assumptions, has_power=probe_s is not None)
+        click.echo(shown_lines(text))
     if not examination.devices:
         context.exit(1)
 
@@ -105,7 +92,7 @@ def examination_text(
 
 
 def _device_lines(examination: "Examination", *, has_power: bool) -> list[str]:
-    from mlflow_carbon.reporting.tables import Column, text_table
+    from mlflow_carbon.reporting.report import Column, text_table
 
     devices = _devices(examination, has_power=has_power)
     if not devices:
@@ -151,6 +138,8 @@ def _price_lines(assumptions: "Assumptions") -> Iterator[str]:
     yield from _wrapped(
         f"{intensity.source}; {intensity.basis}; {intensity.licence}", f"{'source':<13}"
     )
+    if assumptions.notice is not None:
+        yield from _wrapped(assumptions.notice, f"{'notice':<13}")
 
 
 def _listed(title: str, sentences: tuple[str, ...]) -> list[str]:
@@ -208,5 +197,6 @@ def _json_object(
         "intensity_source": intensity.source,
         "intensity_source_url": intensity.source_url,
         "intensity_licence": intensity.licence,
+        "intensity_notice": assumptions.notice,
         "defaulted": list(assumptions.defaulted),
     }
