@@ -11,7 +11,7 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.registry.footprints import read_footprint
 from mlflow_carbon.store.access import write_twice_if_raced
 from mlflow_carbon.store.listing import all_experiments, all_runs
-from mlflow_carbon.store.runs import number
+from mlflow_carbon.store.runs import can_be, number
 
 SAMPLE = "sample"
 _PER_SAMPLE = keys.energy_kwh_per_unit(SAMPLE)
@@ -38,14 +38,16 @@ def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
 
     It is the energy of all samples of all runs that used the model over their number, times PUE
     and intensity. Where the runs differ in these, those of the newest count for all: regions are
-    never averaged.
+    never averaged. A run of figures that cannot be is left out.
     """
     energy_kwh = num_samples = g_per_kwh = 0.0
     for run in _runs_that_used(client, model_id):  # oldest first
         footprint = read_footprint(run)
         samples = number(run.data.tags, keys.TAG_NUM_UNITS) or math.nan
         per_sample_kwh = run.data.metrics.get(_PER_SAMPLE, math.nan)
-        if footprint is None or not math.isfinite(per_sample_kwh * samples):
+        if footprint is None or not can_be(footprint.pue, is_pue=True):
+            continue
+        if not all(map(can_be, (samples, per_sample_kwh, footprint.intensity_g_per_kwh))):
             continue
         energy_kwh += per_sample_kwh * samples
         num_samples += samples
