@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.ldm_energy_page import Report, Way, page
 from benchmarks.ldm_gpu import reached_in_multiplication, sampling_rows, training_rows
-from benchmarks.ldm_gpu_page import gpu_section
+from benchmarks.ldm_gpu_page import GpuReport, gpu_section
 from benchmarks.ldm_ways import STEPS, Sample, Taken, baseline, measured, ours
 from ldm_project.config import DEFAULT_PUE, QualityConfig, TrainConfig
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
@@ -31,6 +31,7 @@ from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "ldm_energy.md"
+GPU_REPORT = Path(__file__).parent / "ldm_gpu_report.json"  # of the last time there was a GPU
 NUM_ROUNDS = 8
 BATCH_SIZE = 16
 # Of VQ-GAN and UNet, by dimension. At the project's quick defaults the 2D VQ-GAN's own error hides
@@ -143,12 +144,21 @@ def main() -> None:
             reports = [
                 compared(dims, num_rounds=NUM_ROUNDS, batch_size=BATCH_SIZE) for dims in (2, 3)
             ]
-    _write(page(reports, gpu_section([], [])))
+    _write(page(reports, _gpu_section(GpuReport.read(GPU_REPORT))))
     if torch.cuda.is_available():
         gpu = torch.device("cuda")
         peak = reached_in_multiplication(gpu)
-        on_gpu = gpu_section(list(sampling_rows(gpu, peak)), list(training_rows(gpu, peak)))
-        _write(page(reports, on_gpu))
+        report = GpuReport(
+            tuple(sampling_rows(gpu, peak)),
+            tuple(training_rows(gpu, peak)),
+            note=f"{torch.cuda.get_device_name(gpu)}, torch {torch.__version__}.",
+        )
+        report.write(GPU_REPORT)
+        _write(page(reports, _gpu_section(report)))
+
+
+def _gpu_section(report: GpuReport) -> str:
+    return gpu_section(report.sampling, report.training, report.note)
 
 
 def _write(text: str) -> None:

@@ -18,6 +18,7 @@ from carbontracker.components.cpu import intel
 from codecarbon.core.rapl import RAPLFile
 from codecarbon.core.units import Time
 
+from benchmarks.silent_log import SilentLog
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.units import joules_from_kwh
 from tests.fakes.node import FakeNode, cpu_node, gpu_node
@@ -181,22 +182,6 @@ class SteppedThread(tracker.CarbonTrackerThread):
     def start(self) -> None:
         """Does what the thread does first."""
         self.begin()
-
-
-class SilentLog:
-    """Stands for Carbontracker's logger."""
-
-    def info(self, message: str) -> None:
-        """Ignores the message."""
-
-    def output(self, message: str, verbose_level: int = 0) -> None:
-        """Ignores the message."""
-
-    def err_warn(self, message: str) -> None:
-        """Ignores the message."""
-
-    def err_critical(self, message: str) -> None:
-        """Ignores the message."""
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What a sample of a model costs, from the metered runs that used it."""
 
-import math
 from functools import partial
 
 from mlflow import MlflowClient
@@ -11,7 +10,7 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.registry.footprints import read_footprint
 from mlflow_carbon.store.access import write_twice_if_raced
 from mlflow_carbon.store.listing import all_experiments, all_runs
-from mlflow_carbon.store.runs import can_be, number
+from mlflow_carbon.store.runs import number
 
 SAMPLE = "sample"
 _PER_SAMPLE = keys.energy_kwh_per_unit(SAMPLE)
@@ -43,11 +42,9 @@ def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
     energy_kwh = num_samples = g_per_kwh = 0.0
     for run in _runs_that_used(client, model_id):  # oldest first
         footprint = read_footprint(run)
-        samples = number(run.data.tags, keys.TAG_NUM_UNITS) or math.nan
-        per_sample_kwh = run.data.metrics.get(_PER_SAMPLE, math.nan)
-        if footprint is None or not can_be(footprint.pue, is_pue=True):
-            continue
-        if not all(map(can_be, (samples, per_sample_kwh, footprint.intensity_g_per_kwh))):
+        samples = number(run.data.tags, keys.TAG_NUM_UNITS)
+        per_sample_kwh = run.data.metrics.get(_PER_SAMPLE)
+        if footprint is None or not samples or per_sample_kwh is None:
             continue
         energy_kwh += per_sample_kwh * samples
         num_samples += samples

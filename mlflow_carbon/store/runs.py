@@ -14,7 +14,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE
 from mlflow_carbon.contract import keys
-from mlflow_carbon.errors import NoRunsError, TrackingStoreError
+from mlflow_carbon.contract.figures import MAX_AMOUNT, MAX_SHOWN
+from mlflow_carbon.contract.run_record import RunRecord
+from mlflow_carbon.contract.totals import Total
+from mlflow_carbon.errors import BadRecordError, NoRunsError, TrackingStoreError
 from mlflow_carbon.store.access import PERMISSION_DENIED, place_of, store_errors
 from mlflow_carbon.store.listing import all_experiments, all_runs
 
@@ -32,29 +35,25 @@ _TAG_BY_COLUMN = {
     "unit": keys.TAG_UNIT,
     "attribution": keys.TAG_ATTRIBUTION,
 }
-_COUNT_TAG_BY_COLUMN = {
-    "num_units": keys.TAG_NUM_UNITS,
-    "num_windows": keys.TAG_NUM_WINDOWS,
-    "num_distinct_readings": keys.TAG_NUM_DISTINCT_READINGS,
-}
-_METRIC_BY_COLUMN = {
-    "energy_kwh": keys.ENERGY_KWH,
-    "duration_s": keys.DURATION_S,
-    "co2e_g": keys.CO2E_G,
-    "coverage_fraction": keys.COVERAGE_FRACTION,
-    "pue": keys.PUE,
-    "intensity_g_per_kwh": keys.INTENSITY_G_PER_KWH,
-}
-_PER_UNIT_COLUMNS = ("energy_kwh_per_unit", "energy_kwh_per_unit_std_within")
 
 TEXT_COLUMNS = ("run_id", "run_name", "experiment", "scope", "methods", *_TAG_BY_COLUMN)
-NUMBER_COLUMNS = (*_METRIC_BY_COLUMN, *_COUNT_TAG_BY_COLUMN, *_PER_UNIT_COLUMNS)
+NUMBER_COLUMNS = (
+    "energy_kwh",
+    "duration_s",
+    "co2e_g",
+    "coverage_fraction",
+    "pue",
+    "intensity_g_per_kwh",
+    "num_units",
+    "num_windows",
+    "num_distinct_readings",
+    "energy_kwh_per_unit",
+    "energy_kwh_per_unit_std_within",
+)
 
 _METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
 _METHOD_TAG_PREFIX = keys.method_tag("")
-_LARGEST = 1e300  # MLflow stores an infinite value as a larger number than this
 _NUM_FAULTS_TOLD = 5
-_MAX_TOLD_LENGTH = 40
 
 Cell = str | float | None
 
@@ -78,9 +77,7 @@ def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.Da
         names_by_id = {item.experiment_id: item.name for item in experiments}
         runs = all_runs(client, list(names_by_id), _METERED)
     finished = [run for run in runs if run.info.status == "FINISHED"]
-    fault_by_id = {run.info.run_id: _fault(run) for run in finished}
-    faults = {f"Run {run_id}": fault for run_id, fault in fault_by_id.items() if fault is not None}
-    sound = [run for run in finished if fault_by_id[run.info.run_id] is None]
+    records, faults = _records(finished)
     num_unfinished = len(runs) - len(finished)
     listed = ", ".join(repr(name) for name in names_by_id.values())
     if not finished:
@@ -89,58 +86,53 @@ def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.Da
             f"({num_unfinished} metered but not finished). "
             "Meter runs with mlflow_carbon.track(), or pass another --experiment."
         )
-    if not sound:
-        raise NoRunsError(
-            f"No metered run in experiment {listed} can be read. {faults_told(faults)}"
-        )
+    if not records:
+        raise NoRunsError(f"No metered run in experiment {listed} can be read: {told(faults)}")
     if num_unfinished:
         _logger.warning(
             "Left out %d of %d metered runs in %s: not finished.", num_unfinished, len(runs), listed
         )
     if faults:
-        _logger.warning("Left out what cannot be. %s", faults_told(faults))
+        _logger.warning("Left out %s", told(faults))
     # A child that failed is still inside its parent's energy, so unfinished ones count here.
     parent_run_ids = {run.data.tags.get(MLFLOW_PARENT_RUN_ID) for run in runs}
-    rows = [_row(run, names_by_id[run.info.experiment_id], parent_run_ids) for run in sound]
+    rows = [
+        _row(run, records[run.info.run_id], names_by_id[run.info.experiment_id], parent_run_ids)
+        for run in finished
+        if run.info.run_id in records
+    ]
     return pd.DataFrame(rows).astype(dict.fromkeys(NUMBER_COLUMNS, "float64"))
 
 
-def _fault(run: Run) -> str | None:
-    """Returns what of a run's figures cannot be; ``None`` where all can."""
-    metrics, tags = run.data.metrics, run.data.tags
-    per_unit = keys.energy_kwh_per_unit(tags.get(keys.TAG_UNIT, ""))
-    for metric in (*_METRIC_BY_COLUMN.values(), per_unit, keys.std_of(per_unit)):
-        value = metrics.get(metric)
-        if value is not None and not can_be(value, is_pue=metric == keys.PUE):
-            return f"{metric} is {value:g}"
-    return fault_of_tags(tags, _COUNT_TAG_BY_COLUMN.values())
+def _records(runs: Sequence[Run]) -> tuple[dict[str, RunRecord], list[str]]:
+    """Returns the record of each run that can be read, by its id, and why the others cannot."""
+    records: dict[str, RunRecord] = {}
+    faults = []
+    for run in runs:
+        try:
+            records[run.info.run_id] = RunRecord.read(run)
+        except BadRecordError as error:
+            faults.append(error.reason)
+    return records, faults
 
 
 def fault_of_tags(
     tags: Mapping[str, str], number_tags: Iterable[str], *, pue_tag: str | None = None
 ) -> str | None:
-    """Returns which of these tags holds no number, or one that cannot be; ``None`` for none."""
+    """Returns which of a model's tags holds no number, or one that cannot be; ``None`` for none."""
     for tag in number_tags:
         value = number(tags, tag)
-        if value is not None and not can_be(value, is_pue=tag == pue_tag):
-            return f"{tag} is {_shortened(tags[tag])}"
+        lowest, highest = (MIN_PUE, MAX_PUE) if tag == pue_tag else (0.0, MAX_AMOUNT)
+        if value is not None and not lowest <= value <= highest:  # nor is NaN
+            return f"{tag} is {tags[tag]!r:.{MAX_SHOWN}}"
     return None
 
 
-def can_be(value: float, *, is_pue: bool = False) -> bool:
-    """Returns whether a figure is one that may be measured: finite, not negative, a PUE in range.
-
-    NaN is not.
-    """
-    lowest, highest = (MIN_PUE, MAX_PUE) if is_pue else (0.0, _LARGEST)
-    return lowest <= value <= highest
-
-
-def faults_told(faults: Mapping[str, str]) -> str:
-    """Returns a sentence for each thing with a fault, by its name, and how many more there are."""
-    told = [f"{name}: {fault}." for name, fault in faults.items()]
-    rest = len(told) - _NUM_FAULTS_TOLD
-    return " ".join([*told[:_NUM_FAULTS_TOLD], *([f"And {rest} more."] if rest > 0 else [])])
+def told(faults: Sequence[str]) -> str:
+    """Returns why things are left out, the first few by name, and how many more there are."""
+    rest = len(faults) - _NUM_FAULTS_TOLD
+    more = [f"and {rest} more"] if rest > 0 else []
+    return "; ".join([*faults[:_NUM_FAULTS_TOLD], *more]) + "."
 
 
 def visibility_notice(client: MlflowClient, num_runs: int) -> str | None:
@@ -193,8 +185,10 @@ def find_experiment(client: MlflowClient, name: str) -> Experiment:
     )
 
 
-def _row(run: Run, experiment_name: str, parent_run_ids: set[str | None]) -> dict[str, Cell]:
-    metrics, tags = run.data.metrics, run.data.tags
+def _row(
+    run: Run, record: RunRecord, experiment_name: str, parent_run_ids: set[str | None]
+) -> dict[str, Cell]:
+    tags = run.data.tags
     is_tagged_parent = tags.get(keys.TAG_SCOPE) == keys.SCOPE_PARENT
     is_parent = is_tagged_parent or run.info.run_id in parent_run_ids
     row: dict[str, Cell] = {
@@ -205,15 +199,30 @@ def _row(run: Run, experiment_name: str, parent_run_ids: set[str | None]) -> dic
         "methods": methods(tags),
     }
     row |= {column: tags.get(tag) for column, tag in _TAG_BY_COLUMN.items()}
-    row |= {column: metrics.get(metric) for column, metric in _METRIC_BY_COLUMN.items()}
-    row |= {column: number(tags, tag) for column, tag in _COUNT_TAG_BY_COLUMN.items()}
-    per_unit = keys.energy_kwh_per_unit(tags.get(keys.TAG_UNIT, ""))
-    for column, metric in zip(_PER_UNIT_COLUMNS, (per_unit, keys.std_of(per_unit)), strict=True):
-        row[column] = metrics.get(metric)
+    row |= _numbers(record)
     is_project = tags.get(MLFLOW_SOURCE_TYPE) == SourceType.to_string(SourceType.PROJECT)
     for name, value in run.data.params.items():
         row[PARAM_COLUMN_PREFIX + name] = unquoted(value) if is_project else value
     return row | {TAG_COLUMN_PREFIX + name: value for name, value in tags.items()}
+
+
+def _numbers(record: RunRecord) -> dict[str, float | None]:
+    """Returns what stands in ``NUMBER_COLUMNS`` for a run."""
+    total = record.total or Total(None)
+    per_unit = record.energy_per_unit.get(record.unit or "")
+    return {
+        "energy_kwh": total.energy_kwh,
+        "duration_s": total.duration_s,
+        "co2e_g": record.co2e_g,
+        "coverage_fraction": total.coverage_fraction,
+        "pue": record.pue,
+        "intensity_g_per_kwh": None if record.intensity is None else record.intensity.g_per_kwh,
+        "num_units": record.num_units,
+        "num_windows": record.num_windows,
+        "num_distinct_readings": record.num_distinct_readings,
+        "energy_kwh_per_unit": None if per_unit is None else per_unit.energy_kwh,
+        "energy_kwh_per_unit_std_within": None if per_unit is None else per_unit.std_kwh,
+    }
 
 
 def methods(tags: Mapping[str, str]) -> str:
@@ -244,9 +253,3 @@ def number(tags: Mapping[str, str], tag: str) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         return math.nan
-
-
-def _shortened(text: str) -> str:
-    """Returns a text in quotes, its control characters escaped, cut where it is long."""
-    is_long = len(text) > _MAX_TOLD_LENGTH
-    return repr(text[:_MAX_TOLD_LENGTH]) + ("…" if is_long else "")
