@@ -59,7 +59,7 @@ Cell = str | float | None
 
 
 def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.DataFrame:
-    """Returns one row a FINISHED metered run of the named experiments.
+    """Reads the finished metered runs of the named experiments, one row each.
 
     Columns: ``TEXT_COLUMNS``, ``NUMBER_COLUMNS`` (kWh, s, g as their names say; NaN where the
     run has no such value), and every parameter and tag as ``params.<name>``, ``tags.<name>``.
@@ -129,14 +129,14 @@ def fault_of_tags(
 
 
 def told(faults: Sequence[str]) -> str:
-    """Returns why things are left out, the first few by name, and how many more there are."""
+    """Lists the first few faults, and says how many more there are."""
     rest = len(faults) - _NUM_FAULTS_TOLD
     more = [f"and {rest} more"] if rest > 0 else []
     return "; ".join([*faults[:_NUM_FAULTS_TOLD], *more]) + "."
 
 
 def visibility_notice(client: MlflowClient, num_runs: int) -> str | None:
-    """Returns a sentence on how many runs could be seen, where a server decides on that."""
+    """Says how many runs the server let this user see; ``None`` where no server decides that."""
     if not client.tracking_uri.startswith(("http://", "https://")):
         return None
     runs_word = "run" if num_runs == 1 else "runs"
@@ -226,7 +226,7 @@ def _numbers(record: RunRecord) -> dict[str, float | None]:
 
 
 def methods(tags: Mapping[str, str]) -> str:
-    """Returns how each component's energy was obtained: ``cpu=tdp,gpu=sampled``."""
+    """Names the method that measured each component's energy: ``cpu=tdp,gpu=sampled``."""
     found = {
         key.removeprefix(_METHOD_TAG_PREFIX): value
         for key, value in tags.items()
@@ -236,7 +236,7 @@ def methods(tags: Mapping[str, str]) -> str:
 
 
 def unquoted(value: str) -> str:
-    """Returns a parameter as it was typed: ``mlflow run`` logs it quoted for the shell."""
+    """Takes off the quotes of the shell, in which ``mlflow run`` logs a parameter."""
     if not value.startswith("'"):
         return value
     try:
