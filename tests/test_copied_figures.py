@@ -1,5 +1,8 @@
 """A model that a resumed run logs carries one figure of each kind: the true one."""
 
+import time
+from dataclasses import replace
+
 import mlflow
 import pytest
 from mlflow import MlflowClient
@@ -67,8 +70,9 @@ def found_under(limit_joules):
 
 
 def metered(joules):
-    """A block that costs so many joules."""
-    return track(meter=FakeMeter([reading(cpu_joules=joules)]), **PRICE)
+    """A block that begins now and costs so many joules."""
+    measured = replace(reading(cpu_joules=joules), start_unix_s=time.time())
+    return track(meter=FakeMeter([measured]), **PRICE)
 
 
 def test_model_logged_in_a_resumed_run_has_the_total_of_both_parts(store):

@@ -317,7 +317,7 @@ def test_list_models_leaves_out_a_version_of_impossible_figures_by_name(client, 
     trained_model(client, 0.2, name="sound")
     client.set_model_version_tag("m", version, key, text)
     assert list(list_models(client)["name"]) == ["sound"]
-    assert f"Version 1 of model 'm': {key} is {text!r}." in caplog.text
+    assert f"Left out version 1 of model 'm': {key} is {text!r}." in caplog.text
 
 
 def test_best_version_is_one_whose_figure_is_a_number(client):

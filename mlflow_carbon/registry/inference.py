@@ -1,6 +1,5 @@
 """What a sample of a model costs, from the metered runs that used it."""
 
-import math
 from functools import partial
 
 from mlflow import MlflowClient
@@ -38,14 +37,14 @@ def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
 
     It is the energy of all samples of all runs that used the model over their number, times PUE
     and intensity. Where the runs differ in these, those of the newest count for all: regions are
-    never averaged.
+    never averaged. A run of figures that cannot be is left out.
     """
     energy_kwh = num_samples = g_per_kwh = 0.0
     for run in _runs_that_used(client, model_id):  # oldest first
         footprint = read_footprint(run)
-        samples = number(run.data.tags, keys.TAG_NUM_UNITS) or math.nan
-        per_sample_kwh = run.data.metrics.get(_PER_SAMPLE, math.nan)
-        if footprint is None or not math.isfinite(per_sample_kwh * samples):
+        samples = number(run.data.tags, keys.TAG_NUM_UNITS)
+        per_sample_kwh = run.data.metrics.get(_PER_SAMPLE)
+        if footprint is None or not samples or per_sample_kwh is None:
             continue
         energy_kwh += per_sample_kwh * samples
         num_samples += samples

@@ -25,7 +25,7 @@ class Lineage:
     Attributes:
         footprints: of the trainings, without those inside another one's energy.
         runs: all trainings that were found, measured or not, by their ids.
-        problems: why the sum is not known; none where it is.
+        problems: why the sum is not known; empty where it is.
     """
 
     footprints: tuple[Footprint, ...]

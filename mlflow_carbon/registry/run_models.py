@@ -76,7 +76,7 @@ def record_run_models(client: MlflowClient, run_id: str) -> bool:
 def record_models_of_runs(
     client: MlflowClient, run_ids: Sequence[str], experiment_ids: Sequence[str]
 ) -> bool:
-    """Does for many metered runs what ``record_run_models`` does for one, where they have models.
+    """Puts emissions on the models of many metered runs; runs without models cost no further call.
 
     Args:
         client: of the store that holds the runs and their models.
@@ -150,7 +150,7 @@ def _runs_with_models(
 
 
 def _tag(client: MlflowClient, versions: Iterable[ModelVersion], problems: list[str]) -> None:
-    """Tags versions, then the registered models that they belong to; none after a refusal."""
+    """Tags versions, then their registered models, except one whose version was refused."""
     by_place = {(version.name, version.version): version for version in versions}
     refused = set()
     for version in by_place.values():

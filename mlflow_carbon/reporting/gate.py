@@ -74,7 +74,7 @@ def judge(
 
 
 def _price(own: Footprint, intensity: CarbonIntensity | None, pue: float | None) -> str:
-    """Returns the price of the model's own training; earlier trainings may have had others."""
+    """Names the region, intensity and PUE that priced the model's own training."""
     if intensity is None:
         period = own.run.data.tags.get(keys.TAG_PERIOD, "")
         region = f"as recorded: {own.region} {period}, {own.intensity_g_per_kwh:g} g/kWh"

@@ -16,7 +16,7 @@ from mlflow_carbon.reporting.hourly_prices import file_intensity
 from mlflow_carbon.store.access import store_errors
 from mlflow_carbon.store.listing import all_versions
 from mlflow_carbon.store.run_windows import read_metered_run
-from mlflow_carbon.store.runs import Cell, fault_of_tags, faults_told, methods, number
+from mlflow_carbon.store.runs import Cell, fault_of_tags, methods, number, told
 from mlflow_carbon.units import kg_from_grams
 
 _logger = logging.getLogger("mlflow.carbon")
@@ -56,7 +56,7 @@ def read_models(client: MlflowClient) -> pd.DataFrame:
     """
     with store_errors(client):
         versions = all_versions(client)
-    faults = {}
+    faults = []
     rows = []
     for version in versions:
         fault = fault_of_tags(
@@ -65,9 +65,9 @@ def read_models(client: MlflowClient) -> pd.DataFrame:
         if fault is None:
             rows.append(_model_row(version))
         else:
-            faults[f"Version {version.version} of model {version.name!r}"] = fault
+            faults.append(f"version {version.version} of model {version.name!r}: {fault}")
     if faults:
-        _logger.warning("Left out what cannot be. %s", faults_told(faults))
+        _logger.warning("Left out %s", told(faults))
     models = pd.DataFrame(rows, columns=list(MODEL_COLUMNS))
     return models.astype(dict.fromkeys(_TAG_BY_NUMBER_COLUMN, "float64"))
 

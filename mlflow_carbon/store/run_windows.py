@@ -72,7 +72,7 @@ class MeteredRun:
 
 
 def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str] = ()) -> Run:
-    """Returns the run of that id, or the one metered run of that name, or the latest one.
+    """Finds a run by its id, a metered run by its name, or the latest metered run.
 
     Args:
         client: of the store.
@@ -184,7 +184,7 @@ def pue_of(run: MeteredRun, pue: float | None) -> float:
     """Returns the PUE that was given, else the recorded one.
 
     Raises:
-        InvalidInputError: it is outside what it may be, or neither is there.
+        InvalidInputError: the PUE is not from 1 to 3, or none is given and none is recorded.
     """
     used = run.pue if pue is None else pue
     if used is None:

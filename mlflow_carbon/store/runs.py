@@ -14,6 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.figures import MAX_AMOUNT, MAX_SHOWN
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.errors import BadRecordError, NoRunsError, TrackingStoreError
@@ -52,15 +53,13 @@ NUMBER_COLUMNS = (
 
 _METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
 _METHOD_TAG_PREFIX = keys.method_tag("")
-_LARGEST = 1e300  # MLflow stores an infinite value as a larger number than this
 _NUM_FAULTS_TOLD = 5
-_MAX_TOLD_LENGTH = 40
 
 Cell = str | float | None
 
 
 def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.DataFrame:
-    """Returns one row a FINISHED metered run of the named experiments.
+    """Reads the finished metered runs of the named experiments, one row each.
 
     Columns: ``TEXT_COLUMNS``, ``NUMBER_COLUMNS`` (kWh, s, g as their names say; NaN where the
     run has no such value), and every parameter and tag as ``params.<name>``, ``tags.<name>``.
@@ -78,8 +77,7 @@ def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.Da
         names_by_id = {item.experiment_id: item.name for item in experiments}
         runs = all_runs(client, list(names_by_id), _METERED)
     finished = [run for run in runs if run.info.status == "FINISHED"]
-    record_by_id, faults = _records(finished)
-    sound = [run for run in finished if run.info.run_id in record_by_id]
+    records, faults = _records(finished)
     num_unfinished = len(runs) - len(finished)
     listed = ", ".join(repr(name) for name in names_by_id.values())
     if not finished:
@@ -88,70 +86,62 @@ def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.Da
             f"({num_unfinished} metered but not finished). "
             "Meter runs with mlflow_carbon.track(), or pass another --experiment."
         )
-    if not sound:
-        raise NoRunsError(
-            f"No metered run in experiment {listed} can be read. {faults_told(faults)}"
-        )
+    if not records:
+        raise NoRunsError(f"No metered run in experiment {listed} can be read: {told(faults)}")
     if num_unfinished:
         _logger.warning(
             "Left out %d of %d metered runs in %s: not finished.", num_unfinished, len(runs), listed
         )
     if faults:
-        _logger.warning("Left out what cannot be. %s", faults_told(faults))
+        _logger.warning("Left out %s", told(faults))
     # A child that failed is still inside its parent's energy, so unfinished ones count here.
     parent_run_ids = {run.data.tags.get(MLFLOW_PARENT_RUN_ID) for run in runs}
     rows = [
         _row(
             run,
-            record_by_id[run.info.run_id],
+            records[run.info.run_id],
             experiment_name=names_by_id[run.info.experiment_id],
             parent_run_ids=parent_run_ids,
         )
-        for run in sound
+        for run in finished
+        if run.info.run_id in records
     ]
     return pd.DataFrame(rows).astype(dict.fromkeys(NUMBER_COLUMNS, "float64"))
 
 
-def _records(runs: Sequence[Run]) -> tuple[dict[str, RunRecord], dict[str, str]]:
-    """Returns the record of each run by its id, and by name what is wrong with the others."""
-    records, faults = {}, {}
+def _records(runs: Sequence[Run]) -> tuple[dict[str, RunRecord], list[str]]:
+    """Returns the record of each run that can be read, by its id, and why the others cannot."""
+    records: dict[str, RunRecord] = {}
+    faults = []
     for run in runs:
         try:
             records[run.info.run_id] = RunRecord.read(run)
         except BadRecordError as error:
-            faults[f"Run {run.info.run_id}"] = error.fault
+            faults.append(error.reason)
     return records, faults
 
 
 def fault_of_tags(
     tags: Mapping[str, str], number_tags: Iterable[str], *, pue_tag: str | None = None
 ) -> str | None:
-    """Returns which of these tags holds no number, or one that cannot be; ``None`` for none."""
+    """Returns which of a model's tags holds no number, or one that cannot be; ``None`` for none."""
     for tag in number_tags:
         value = number(tags, tag)
-        if value is not None and not can_be(value, is_pue=tag == pue_tag):
-            return f"{tag} is {_shortened(tags[tag])}"
+        lowest, highest = (MIN_PUE, MAX_PUE) if tag == pue_tag else (0.0, MAX_AMOUNT)
+        if value is not None and not lowest <= value <= highest:  # nor is NaN
+            return f"{tag} is {tags[tag]!r:.{MAX_SHOWN}}"
     return None
 
 
-def can_be(value: float, *, is_pue: bool = False) -> bool:
-    """Returns whether a figure is one that may be measured: finite, not negative, a PUE in range.
-
-    NaN is not.
-    """
-    lowest, highest = (MIN_PUE, MAX_PUE) if is_pue else (0.0, _LARGEST)
-    return lowest <= value <= highest
-
-
-def faults_told(faults: Mapping[str, str]) -> str:
-    """Returns a sentence for each thing with a fault, by its name, and how many more there are."""
-    told = [f"{name}: {fault}." for name, fault in faults.items()]
-    rest = len(told) - _NUM_FAULTS_TOLD
-    return " ".join([*told[:_NUM_FAULTS_TOLD], *([f"And {rest} more."] if rest > 0 else [])])
+def told(faults: Sequence[str]) -> str:
+    """Lists the first few faults, and says how many more there are."""
+    rest = len(faults) - _NUM_FAULTS_TOLD
+    more = [f"and {rest} more"] if rest > 0 else []
+    return "; ".join([*faults[:_NUM_FAULTS_TOLD], *more]) + "."
 
 
 def visibility_notice(client: MlflowClient, num_runs: int) -> str | None:
-    """Returns a sentence on how many runs could be seen, where a server decides on that."""
+    """Says how many runs the server let this user see; ``None`` where no server decides that."""
     if not client.tracking_uri.startswith(("http://", "https://")):
         return None
     runs_word = "run" if num_runs == 1 else "runs"
@@ -241,7 +231,7 @@ def _numbers(record: RunRecord) -> dict[str, float | None]:
 
 
 def methods(tags: Mapping[str, str]) -> str:
-    """Returns how each component's energy was obtained: ``cpu=tdp,gpu=sampled``."""
+    """Names the method that measured each component's energy: ``cpu=tdp,gpu=sampled``."""
     found = {
         key.removeprefix(_METHOD_TAG_PREFIX): value
         for key, value in tags.items()
@@ -251,7 +241,7 @@ def methods(tags: Mapping[str, str]) -> str:
 
 
 def unquoted(value: str) -> str:
-    """Returns a parameter as it was typed: ``mlflow run`` logs it quoted for the shell."""
+    """Takes off the quotes of the shell, in which ``mlflow run`` logs a parameter."""
     if not value.startswith("'"):
         return value
     try:
@@ -268,9 +258,3 @@ def number(tags: Mapping[str, str], tag: str) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         return math.nan
-
-
-def _shortened(text: str) -> str:
-    """Returns a text in quotes, its control characters escaped, cut where it is long."""
-    is_long = len(text) > _MAX_TOLD_LENGTH
-    return repr(text[:_MAX_TOLD_LENGTH]) + ("…" if is_long else "")
