@@ -170,7 +170,7 @@ def _used_s(
     """Returns the CPU time that was used between two looks at the same processes.
 
     A parent that waits for a child adds the child's whole time to its own; what was counted
-    while the child lived is taken off. Where nobody waits, nothing is.
+    while the child lived is subtracted. Without a wait there is nothing to subtract.
     """
     counted_s: dict[int, float] = {}  # of the children that have ended, by their parent
     for process, times in before.items():
