@@ -128,7 +128,7 @@ def cases() -> Iterator[Case]:
 
 
 def row_of(case: Case) -> Row:
-    """Returns what each tool says of a case, each on a machine of its own."""
+    """Measures a case with each tool, each on a machine of its own."""
     methods, coverage_fraction, our_joules = measured_by_us(case)
     return Row(
         name=case.name,

@@ -104,7 +104,7 @@ def _text(path: Path) -> str:
 
 
 def _num_in_torch(torch: Any, vendor: str) -> int:
-    """Returns how many GPUs of AMD or Intel a loaded torch can use."""
+    """Returns the number of AMD or Intel GPUs that a loaded torch can use."""
     try:
         if vendor == AMD and getattr(torch.version, "hip", None):
             return int(torch.cuda.device_count())
@@ -116,7 +116,7 @@ def _num_in_torch(torch: Any, vendor: str) -> int:
 
 
 def _num_visible(vendor: str, environment: Mapping[str, str]) -> int | None:
-    """Returns how many GPUs the environment leaves to a process; ``None``: all."""
+    """Returns the number of GPUs that the environment leaves to a process; ``None``: all."""
     values = [environment[name] for name in _VISIBLE[vendor] if name in environment]
     if not values:
         return None

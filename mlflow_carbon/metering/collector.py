@@ -80,14 +80,14 @@ class Collector:
 
     @property
     def last_snapshot(self) -> Snapshot:
-        """The tallies after the latest reading, which is waited for by nobody."""
+        """The tallies after the latest reading; returned without waiting."""
         return self._snapshot
 
     def snapshot(self, timeout_s: float) -> Snapshot:
-        """Returns the tallies after a reading made now; the last ones if there is none in time.
+        """Reads every device now and returns the tallies; the last ones if that takes too long.
 
-        After one wait in vain nobody waits again until the thread has answered. The snapshot's
-        own time is that of this call, so that the wait is not measured as the caller's work.
+        After one timeout, callers get the last tallies at once until the thread answers again.
+        The snapshot's own time is that of this call: the wait is not measured as the caller's work.
         """
         asked_s = self._clock.monotonic_s()
         with self._condition:
@@ -153,7 +153,7 @@ class Collector:
                 self.add_problem(f"A reading could not be used: {error!r}.")
 
     def shutdown(self) -> None:
-        """Lets go of the devices; nobody is kept waiting any more."""
+        """Lets go of the devices and wakes everybody who waits."""
         if not self._has_ended:
             self.add_problem(f"The sampling thread ended: {sys.exception()!r}.")
         self.end()

@@ -67,7 +67,7 @@ class CounterStep:
 def counter_step(
     state: CounterState, now: Count, *, max_power_w: float, wrap_joules: float | None
 ) -> CounterStep:
-    """Returns what a new reading of a counter says.
+    """Judges a new reading of a counter.
 
     A gain is believed up to what the device can draw since the counter last moved. Anything
     else, a fall above all, is a gap: the counter was reset, or one reading was wrong. If the

@@ -68,7 +68,7 @@ class ThreadPower:
     """Power of one hardware thread at its package's TDP, and where the figure comes from.
 
     Attributes:
-        watts_per_thread: ``None`` if nobody knows.
+        watts_per_thread: ``None`` if it is unknown.
         source: ``table: …``, ``family …``, ``generic``, ``user`` or ``unknown``.
     """
 
@@ -170,7 +170,7 @@ def _without_model(cpu: Cpu) -> ThreadPower:
 
 
 def _by_family(cpu: Cpu) -> ThreadPower | None:
-    """Returns the power by the CPU's family and model number; ``None`` if they are no server's."""
+    """Returns the power by the CPU's family and model number; ``None`` for other than servers."""
     generation = next((known for known in load_generations() if known.has(cpu)), None)
     if generation is None:
         return None
@@ -190,7 +190,7 @@ def _example_threads(cpu: Cpu) -> int:
 
 
 def _threads_per_package(cpu: Cpu, model: CpuModel | None) -> float | None:
-    """Returns how many of the threads that the machine sees make a package; ``None``: unknown."""
+    """Returns the number of visible threads in one package; ``None`` if it is unknown."""
     if model is None or model.num_threads is None or model.num_cores is None:
         # A guest sees a part of a package.
         return None if cpu.is_virtual else cpu.num_threads / cpu.num_sockets
@@ -270,7 +270,7 @@ def load_models() -> dict[str, CpuModel]:
 def load_carbontracker_models(path: Path) -> dict[str, CpuModel]:
     """Returns Carbontracker's table of CPU models by plain name; it knows no thread counts.
 
-    Its rows whose TDP is no single number (a range written ``33.34.8``) are left out.
+    Rows that give a range instead of one TDP (written ``33.34.8``) are left out.
     """
     models = {}
     with path.open(encoding="utf-8") as file:

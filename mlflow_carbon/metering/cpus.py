@@ -59,7 +59,7 @@ def find_cpu(settings: MeterSettings, parts: CarbontrackerParts, clock: Clock) -
 def _with_estimated_cpu(
     found: Machine, settings: MeterSettings, parts: CarbontrackerParts, clock: Clock, *, cpu: Cpu
 ) -> Machine:
-    """Returns what was found and the CPU by its load; without it where its power is unknown."""
+    """Returns the machine with its CPU estimated by load; without it if its power is unknown."""
     power, problems = _thread_power(settings, parts, cpu)
     found = replace(found, problems=(*found.problems, *problems), cpu_tdp_source=power.source)
     if power.watts_per_thread is None:

@@ -85,7 +85,7 @@ def _power_w(reading: Reading, energy_kwh: float) -> float | None:
 def examine(
     meter: Meter, *, duration_s: float = GLANCE_S, sleep: Callable[[float], None] = time.sleep
 ) -> Examination:
-    """Returns what a meter finds; starts it, lets it measure for ``duration_s``, and stops it."""
+    """Starts a meter, lets it measure for ``duration_s``, stops it and returns its findings."""
     meter.start()
     window = meter.open_window()
     sleep(duration_s)
@@ -132,7 +132,7 @@ def _missed_cpu(description: MeterDescription) -> list[str]:
     if method is None:
         return ["CPU and DRAM: left out by the settings."]
     if method == keys.METHOD_UNAVAILABLE:
-        return ["CPU: no counter can be read and nobody knows its power; see above."]
+        return ["CPU: no counter can be read and its power is unknown; see above."]
     if method != keys.METHOD_TDP:
         unread = [name for name in description.unread if name.startswith("cpu")]
         return (

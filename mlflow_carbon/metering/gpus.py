@@ -163,7 +163,7 @@ def _with_later_gpus(machine: Machine, now: Machine) -> Machine:
 
 
 def _other_hardware(machine: Machine, now: Machine) -> list[str]:
-    """Returns the hardware of a machine that is none of the GPUs that are there now."""
+    """Returns a machine's hardware without the GPU models that are listed anew."""
     models = {name.partition(" × ")[2] for name in now.hardware}
     return [name for name in machine.hardware if name.partition(" × ")[2] not in models]
 

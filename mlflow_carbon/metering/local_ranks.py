@@ -14,6 +14,9 @@ NO_GPU = ("", "-1", "NoDevFiles")  # CUDA ignores these and what follows them
 # Ranks start together; one that an elastic launcher starts later is found within this time.
 REFRESH_S = 10.0
 
+# Looking for new children takes 3 ms or more. A child counts from its own start once it is found.
+LOOK_S = 0.25
+
 
 @dataclass(frozen=True)
 class CpuTimes:
@@ -38,6 +41,7 @@ class LocalRanks:
         self._found_s: float | None = None
         self._cpu_s: float = 0.0
         self._seen: dict[psutil.Process, CpuTimes] = {}
+        self._looked_s: float | None = None
 
     def cpu_s(self) -> float:
         """Returns the CPU time that all of them have used; it never falls.
@@ -45,8 +49,11 @@ class LocalRanks:
         A process that has ended counts as far as it was seen, and wholly once its parent has
         waited for it. One whose parent ends first is still followed.
         """
-        processes = {process for tree in self._trees().values() for process in tree}
-        times = {process: _cpu_times(process) for process in processes | set(self._seen)}
+        processes = set(self._seen)
+        if self._looked_s is None or time.monotonic() - self._looked_s >= LOOK_S:
+            processes |= {process for tree in self._trees().values() for process in tree}
+            self._looked_s = time.monotonic()
+        times = {process: _cpu_times(process) for process in processes}
         living = {process: found for process, found in times.items() if found is not None}
         self._cpu_s += _used_s(self._seen, living)
         self._seen = living
@@ -144,13 +151,14 @@ def _parent_id(process: psutil.Process) -> int:
 def _cpu_times(process: psutil.Process) -> CpuTimes | None:
     """Returns a process's CPU times; ``None`` if it has ended or is not ours to see."""
     try:
-        times = process.cpu_times()
-        if not process.is_running():  # its id is another process's now
+        if not process.is_running():  # its id may be another process's now
             return None
+        with process.oneshot():
+            times, parent_id = process.cpu_times(), process.ppid()
         return CpuTimes(
             own_s=float(times.user + times.system),
             waited_s=float(times.children_user + times.children_system),
-            parent_id=process.ppid(),
+            parent_id=parent_id,
         )
     except psutil.Error:
         return None
@@ -162,7 +170,7 @@ def _used_s(
     """Returns the CPU time that was used between two looks at the same processes.
 
     A parent that waits for a child adds the child's whole time to its own; what was counted
-    while the child lived is taken off. Where nobody waits, nothing is.
+    while the child lived is subtracted. Without a wait there is nothing to subtract.
     """
     counted_s: dict[int, float] = {}  # of the children that have ended, by their parent
     for process, times in before.items():

@@ -182,7 +182,7 @@ def _gpu_power_w(watts: float) -> float:
 
 
 def _cpu_power_w(percent: float, tdp_w: float) -> float:
-    """Returns a CPU's power by its use; NaN if that is none."""
+    """Returns a CPU's power by its use in percent; NaN if that is outside 0 to 100."""
     return tdp_w * tdp_fraction(percent / 100) if 0 <= percent <= MAX_USE_PERCENT else math.nan
 
 
