@@ -160,3 +160,11 @@ def test_an_image_of_a_batch_takes_its_share():
 def test_median_is_taken_of_each_figure():
     rounds = [ldm_ways.Taken(3.0, 1.0, None), ldm_ways.Taken(1.0, 2.0, 5.0)]
     assert ldm_energy.medians(rounds) == ldm_ways.Taken(2.0, 1.5, 5.0)
+
+
+def test_equal_quality_is_chosen_by_cpu_time_where_no_energy_was_measured():
+    settings = [Setting("ddpm", 1000, None, QUALITY), Setting("unipc", 20, None, QUALITY)]
+    ways = {"ddpm 1000": way("ddpm 1000", 1.0), "unipc 20": way("unipc 20", 0.05)}
+    best = ldm_energy.cheapest_by_cpu_time(settings, ways)
+    assert (best.sampler, best.steps) == ("unipc", 20)
+    assert best.co2e_g_per_sample is None  # CPU seconds are no carbon
