@@ -1,4 +1,4 @@
-"""How good sampled images are: distances to real ones, diversity, and what was merely memorised."""
+"""The quality of sampled images: distances to real ones, diversity, and copies of those."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What is kept of images to judge them: features, the histogram of HU, and some of them."""
+    """The data that judge images: features, the histogram of HU, and some of the images."""
 
     features: np.ndarray  # (N, D)
     hu_fractions: np.ndarray  # of the voxels, in each bin of HU_EDGES
@@ -57,7 +57,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Quality:
-    """How a set of images compares with real ones.
+    """The comparison of a set of images with real ones.
 
     Attributes:
         frechet: Fréchet distance of features.
@@ -78,7 +78,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Features:
-    """What images are compared by.
+    """Features that images are compared by.
 
     Attributes:
         of: features ``(N, D)`` of images ``(N, 1, *S)`` in [-1, 1].
@@ -91,7 +91,7 @@ class Features:
 
 
 def image_set(features: Features, images: Tensor) -> ImageSet:
-    """Returns what is needed to judge images ``(N, 1, *S)`` in [-1, 1]."""
+    """Returns the data that judge images ``(N, 1, *S)`` in [-1, 1]."""
     hu = hu_from_network(images).cpu().numpy()
     counts, _ = np.histogram(hu.clip(HU_MIN, HU_MAX), HU_EDGES)
     return ImageSet(
@@ -103,7 +103,7 @@ def image_set(features: Features, images: Tensor) -> ImageSet:
 
 
 def features_of_encoder(vqgan: VQVAE) -> Features:
-    """Returns the features that need no network of somebody else's, see ``encoder_features``."""
+    """Returns ``encoder_features`` of a VQ-GAN, which need no feature network."""
     return Features(partial(encoder_features, vqgan), keeps_scale=False)
 
 
@@ -125,7 +125,7 @@ def encoder_features(vqgan: VQVAE, images: Tensor) -> np.ndarray:
 
 
 def judge(images: ImageSet, training: ImageSet, held_out: ImageSet) -> Quality:
-    """Returns how images compare with those trained on.
+    """Returns the comparison of images with those that the model was trained on.
 
     Args:
         images: what is judged.
