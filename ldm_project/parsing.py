@@ -1,4 +1,4 @@
-"""One parameter's text to its value: sizes, counts, spacings; what is none is refused by name."""
+"""Turns the text of one parameter into a value (a size, a count); a bad one is refused by name."""
 
 import math
 import os
@@ -41,8 +41,8 @@ def resolve_size(size: str, dims: int, model_size: str) -> tuple[int, ...]:
         model_size: the preset, whose depth decides by what an axis must be divisible.
 
     Raises:
-        InvalidInputError: ``dims`` is not 2 or 3, ``size`` is no size or has another number of
-            axes, or the networks cannot halve an axis often enough.
+        InvalidInputError: ``dims`` is not 2 or 3, ``size`` cannot be read or has another
+            number of axes, or the networks cannot halve an axis often enough.
     """
     _check_dims(dims)
     if size == AUTO:
@@ -92,7 +92,7 @@ def resolve_count(name: str, value: str, default: int) -> int:
     """Returns a count above zero from its text, or the default for ``auto``.
 
     Raises:
-        InvalidInputError: the text is no such count.
+        InvalidInputError: the text is not a whole number above zero.
     """
     if value == AUTO:
         return default
@@ -110,7 +110,7 @@ def resolve_pue(pue: str) -> float | None:
     """Returns the power usage effectiveness asked for; ``None`` for ``auto``.
 
     Raises:
-        InvalidInputError: the text is no number.
+        InvalidInputError: the text is not a number.
     """
     if pue == AUTO:
         return None
@@ -124,7 +124,7 @@ def resolve_spacing_mm(spacing_mm: str) -> tuple[float, ...] | None:
     """Returns the voxel spacing to resample to, one number per axis; ``None`` keeps the scan's.
 
     Raises:
-        InvalidInputError: the text is no spacing.
+        InvalidInputError: the text is not one or three numbers above zero.
     """
     if spacing_mm == AUTO:
         return None
@@ -156,12 +156,12 @@ def check_choices(config: RunConfig) -> None:
 
 
 def num_fitting(latent_size: Sequence[int]) -> int:
-    """Returns how many images of a latent's axes fill a device: 1 or more."""
+    """Returns the number of images, 1 or more, that fill a device, by the axes of their latents."""
     return max(1, MAX_LATENT_POSITIONS // math.prod(latent_size))
 
 
 def num_launched() -> int:
-    """Returns how many processes a launcher such as torchrun has started; 1 without one."""
+    """Returns the number of processes that a launcher such as torchrun started; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 

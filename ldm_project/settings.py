@@ -1,4 +1,4 @@
-"""What a command is to do, as one frozen record: every text of its parameters turned to a value.
+"""The settings of each command: one frozen record with a value for the text of each parameter.
 
 ``settings_of`` is the door. Behind it a choice that only the machine can make (the device, the
 precision) is ``None``, and the texts themselves are carried along to be logged, never read again.
@@ -57,7 +57,7 @@ ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What every command needs: with what networks it computes, where, and at what price.
+    """Settings of every command: its networks, its device, and the price of its energy.
 
     Attributes:
         config: the texts behind the values: logged with the run, and kept with a training's state.
@@ -98,7 +98,7 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SharedSettings(RunSettings):
-    """What a command needs that several processes can share."""
+    """Settings of a command that several processes can share."""
 
     num_processes: int = 1
     max_restarts: int = 0
@@ -110,7 +110,7 @@ class SharedSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(RunSettings):
-    """What every training needs.
+    """Settings of every training.
 
     Attributes:
         iterations: of the training in all.
@@ -165,7 +165,7 @@ class TrainSettings(TrainingSettings, SharedSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSettings(RunSettings):
-    """What every command needs that denoises: how many images, and how many at once."""
+    """Settings of every command that denoises: the number of images in all, and at once."""
 
     num_samples: int
     batch_size: int
@@ -189,7 +189,7 @@ class EstimateSettings(BatchSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(BatchSettings):
-    """What every command needs that samples from a trained LDM.
+    """Settings of every command that samples from a trained LDM.
 
     Attributes:
         model: checkpoint folder or URI; ``None`` takes the newest that fits, else trains one.
@@ -215,7 +215,7 @@ class QualitySettings(SamplingSettings):
     """The comparison of samplers and step counts.
 
     Attributes:
-        grid: what is sampled; the reference with all trained steps comes first.
+        grid: one sampling for each sampler and step count; all trained steps come first.
         features: file of a feature network; ``None`` judges by the VQ-GAN.
     """
 
@@ -394,7 +394,7 @@ def _sampling(config: SamplingConfig, default_number: int) -> dict[str, Any]:
 
 
 def _way(config: StepsConfig) -> dict[str, Any]:
-    """Returns by what sampler, and in how many steps, a command denoises."""
+    """Returns the sampler and the number of denoising steps."""
     if not 1 <= config.steps <= NUM_TRAIN_TIMESTEPS:
         raise InvalidInputError(
             f"steps is {config.steps}; give 1 to {NUM_TRAIN_TIMESTEPS}, "
@@ -431,7 +431,7 @@ def _shared(config: ParallelConfig, num_shares: int, shares: str) -> dict[str, A
     """Returns the fields of ``SharedSettings``.
 
     Raises:
-        InvalidInputError: there are fewer shares than processes, or a count is none.
+        InvalidInputError: there are fewer shares than processes, or a count is out of range.
     """
     num_processes = resolve_count("num_processes", config.num_processes, 1)
     if num_processes > num_shares:
@@ -445,5 +445,5 @@ def _shared(config: ParallelConfig, num_shares: int, shares: str) -> dict[str, A
 
 
 def _narrowed(config: RunConfig, config_class: type[ConfigT]) -> ConfigT:
-    """Returns of the parameters those of another command that it sets off."""
+    """Returns those of the parameters that another command, set off by this one, has too."""
     return config_class(**{item.name: getattr(config, item.name) for item in fields(config_class)})

@@ -1,4 +1,4 @@
-"""What makes the networks quicker, or fit, on a device without changing what they compute."""
+"""Precision, threads, memory layout: the networks run faster, or fit, and compute the same."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ BF16, FP32 = "bf16", "fp32"
 CPU_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "sve_bf16")
 
 
-# Under it oneDNN 3.12 on AMX reads memory that nobody wrote for a weight's gradient (seen by NaN in
+# Under it oneDNN 3.12 on AMX reads memory that nobody wrote for a weight's gradient (seen as NaN in
 # torch 2.13), and convolves wrongly to an axis of 1 (pytorch/pytorch#169688); in bf16 and 3D alone.
 MIN_CPU_BF16_AXIS = 3
 

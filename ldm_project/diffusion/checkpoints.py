@@ -81,7 +81,7 @@ def load_vqgan(folder: Path, *, backend: str, device: str | None) -> VqganCheckp
     """Returns a VQ-GAN, ready to use.
 
     Raises:
-        CheckpointError: there is none, or it is damaged or of another kind.
+        CheckpointError: there is no checkpoint, or it is damaged or of another kind.
         InvalidInputError: no such backend or device.
     """
     spec, config = _read_config(folder, KIND_VQGAN)
@@ -94,7 +94,7 @@ def load_ldm(folder: Path, *, backend: str, device: str | None) -> LdmCheckpoint
     """Returns an LDM, ready to sample from.
 
     Raises:
-        CheckpointError: there is none, or it is damaged or of another kind.
+        CheckpointError: there is no checkpoint, or it is damaged or of another kind.
         InvalidInputError: no such backend or device.
     """
     spec, config = _read_config(folder, KIND_LDM)

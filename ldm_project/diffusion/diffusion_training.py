@@ -34,7 +34,7 @@ class DiffusionStep:
 
 @dataclass(frozen=True)
 class NoisyBatch:
-    """What one iteration learns from: latents ``(B, C, *S)`` with noise, and their velocity."""
+    """The batch of one iteration: latents ``(B, C, *S)`` with noise, and their velocity."""
 
     noisy: Tensor
     timesteps: Tensor  # (B,)
@@ -204,7 +204,7 @@ def noisy_batch(
     objective: str,
     device: torch.device,
 ) -> NoisyBatch:
-    """Returns what an iteration learns from; it follows from the generator alone."""
+    """Returns the batch of an iteration; it follows from the generator alone."""
     chosen = torch.randint(len(latents.values), (batch_size,), generator=generator)
     clean = latents.scaled(chosen, device)
     noise = torch.randn(clean.shape, generator=generator).to(device)

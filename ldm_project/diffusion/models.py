@@ -89,7 +89,7 @@ class ModelSpec:
 
 
 def spec_of(settings: RunSettings) -> ModelSpec:
-    """Returns what the networks of a command are built from."""
+    """Returns the shape of the networks that a command works with."""
     return ModelSpec(settings.dims, settings.size, settings.model_size)
 
 
@@ -275,7 +275,7 @@ def num_parameters(module: nn.Module) -> int:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Returns the device that a network's weights are on."""
+    """Returns the device of a network's weights."""
     return next(module.parameters()).device
 
 

@@ -1,4 +1,4 @@
-"""The MLflow run a command writes to, and what every command measures and tags in it."""
+"""The MLflow run that a command writes to, and how every command is measured."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""From settings to the run of their command, and the lines that tell a person what it cost."""
+"""Runs the command of given settings, in one process or several, and prints its cost."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ from mlflow_carbon.units import joules_from_kwh
 
 
 def run_command(settings: RunSettings) -> list[str]:
-    """Runs the command that the settings belong to; returns what it cost, in lines."""
+    """Runs the command that the settings belong to; returns its cost as lines of text."""
     with memory_explained():
         assumptions_of(settings)  # a region or month without figures fails here, before any work
         if num_launched() > 1:
@@ -56,7 +56,7 @@ def memory_explained() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch tells of a CPU by the text alone
+    except (RuntimeError, MemoryError) as error:  # on a CPU only torch's text says so
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
             reason = (text.splitlines() or ["out of memory"])[0]

@@ -1,4 +1,4 @@
-"""The estimate command: what an image will take, predicted from a few steps and one decoding."""
+"""The estimate command: the cost of an image, predicted from a few steps and decodings."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ CO2E_G_PER_SAMPLE = f"{PREFIX}/co2e_g_per_sample"
 
 @dataclass(frozen=True)
 class Probe:
-    """What something took each time it was done: seconds, and kWh where that can be measured."""
+    """The mean cost of a piece of work: seconds, and kWh where they can be measured."""
 
     duration_s: float
     energy_kwh: float | None
@@ -47,7 +47,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one image will take: a fixed part, its decoding, and one for each step."""
+    """The predicted cost of one image: its decoding, and a part for each step."""
 
     tflop: float
     duration_s: float
@@ -68,7 +68,7 @@ def run_estimate(settings: EstimateSettings) -> tuple[str, Prediction]:
 def untrained_ldm(settings: EstimateSettings) -> LdmCheckpoint:
     """Returns networks of the size asked for with random weights.
 
-    What a network costs depends on its shape, not on its weights: none need be trained.
+    The cost of a network depends on its shape and not on its weights, so none need be trained.
     """
     spec, device = spec_of(settings), resolve_device(settings.device)
     unet = build_unet(spec, backend=settings.backend).to(device).eval().requires_grad_(False)
@@ -78,7 +78,7 @@ def untrained_ldm(settings: EstimateSettings) -> LdmCheckpoint:
 
 
 def predict(ldm: LdmCheckpoint, settings: EstimateSettings) -> Prediction:
-    """Returns what one image of a batch will take, by a few steps and decodings."""
+    """Returns the predicted cost of an image of a batch, from a few steps and decodings."""
     steps = _endless_steps(ldm, settings)
     latents = next(steps).latents  # warms up: memory, and the compiler if it is on
     meter = Meter()
@@ -94,7 +94,7 @@ def predict(ldm: LdmCheckpoint, settings: EstimateSettings) -> Prediction:
 def predicted(
     spec: ModelSpec, settings: EstimateSettings, *, step: Probe, decoding: Probe
 ) -> Prediction:
-    """Returns what one image takes whose batch is decoded once and denoised step by step."""
+    """Returns the cost of an image from that of a step and of a decoding of its batch."""
     batch_size = settings.batch_size
     energy_kwh = None
     if step.energy_kwh is not None and decoding.energy_kwh is not None:
@@ -107,7 +107,7 @@ def predicted(
 
 
 def probe(meter: Meter, work: Callable[[], object], *, probe_s: float = PROBE_S) -> Probe:
-    """Returns what ``work`` takes each time, by doing it again and again for a while."""
+    """Returns the mean cost of ``work``, which is repeated for at least ``probe_s`` seconds."""
     window, num_done, start_s = meter.open_window(), 0, time.monotonic()
     while num_done < MIN_PROBED or time.monotonic() - start_s < probe_s:
         work()
@@ -120,7 +120,7 @@ def probe(meter: Meter, work: Callable[[], object], *, probe_s: float = PROBE_S)
 
 
 def prediction_lines(prediction: Prediction, settings: EstimateSettings) -> list[str]:
-    """Returns a prediction as text, with what it rests on."""
+    """Returns a prediction as text; its last line names the basis."""
     lines = [
         f"TFLOP   {prediction.tflop:.4g} per sample, at {settings.steps} steps",
         f"time    {prediction.duration_s:.4g} s per sample, "

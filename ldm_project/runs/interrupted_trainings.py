@@ -22,12 +22,12 @@ from ldm_project.diffusion.training_states import (
 from ldm_project.errors import CheckpointError, InvalidInputError
 from ldm_project.settings import RunSettings, TrainingSettings, as_interrupted, settings_of
 
-COMMAND = "command"  # under which a state keeps what made it
+COMMAND = "command"  # key under which a state keeps its command
 LAUNCH_VARIABLE = "TORCHELASTIC_RUN_ID"  # the launch's name: the run's id where we launch
 
 
 def as_started(settings: RunSettings) -> RunSettings:
-    """Returns the settings of the training that is to go on; of a new one, those given.
+    """Returns the settings of the interrupted training to resume, or those given without one.
 
     Raises:
         CheckpointError: there is no state of that training here, or it is damaged.
@@ -58,7 +58,7 @@ def as_started(settings: RunSettings) -> RunSettings:
 
 
 def state_file(run_id: str) -> Path:
-    """Returns where the state of a run's training lies."""
+    """Returns the file of the state of a run's training."""
     return cache_folder() / "trainings" / f"{run_id}.pt"
 
 
@@ -72,8 +72,8 @@ class StateKeeper:
         self._started_with.pop("resume", None)
         self._has_warned = False
 
-    def save(self, iteration: int) -> None:  # noqa: ARG002  # the state tells it
-        """Writes the state; where it cannot, says so the first time."""
+    def save(self, iteration: int) -> None:  # noqa: ARG002  # the state holds it
+        """Writes the state; the first time that fails, prints a warning."""
         try:
             save_training(self._path, self._training, self._started_with)
         except CheckpointError as error:
@@ -83,7 +83,7 @@ class StateKeeper:
 
 
 def state_left_in(path: Path) -> TrainingState | None:
-    """Returns where an earlier process left the training of a file; ``None`` for a new one.
+    """Returns the state that an earlier process left in a file; ``None`` for a new training.
 
     Raises:
         CheckpointError: the state is damaged.
@@ -102,7 +102,7 @@ def go_on(training: Resumable, state: TrainingState | None, run_id: str) -> None
 
 
 def how_to_resume(command: str, run_id: str) -> str:
-    """Returns a sentence on how the run's training can go on; none where it cannot."""
+    """Returns a sentence on how the run's training can go on; empty where it cannot."""
     is_file = state_file(run_id).is_file()
     way = f"`mlflow run . -e {command} -P resume={run_id}`"
     return f"The training can go on: {way}." if is_file else ""

@@ -43,7 +43,7 @@ def launch(settings: SharedSettings, run_id: str) -> None:
         max_restarts=settings.max_restarts,
     )
     num_threads = max(1, (os.cpu_count() or 1) // num_processes)
-    _elastic_logger.setLevel(logging.CRITICAL)  # what it tells at length we tell in a sentence
+    _elastic_logger.setLevel(logging.CRITICAL)  # we say in a sentence what it logs at length
     try:
         with _environment({MLFLOW_RUN_ID.name: run_id}, {"OMP_NUM_THREADS": str(num_threads)}):
             elastic_launch(launcher, sys.executable)("-m", "ldm_project", command, *options)

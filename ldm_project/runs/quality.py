@@ -1,4 +1,4 @@
-"""The quality command: samplers and step counts judged beside what they emit, each a run."""
+"""The quality command: samplers and step counts judged beside their emissions, a run for each."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -57,7 +57,7 @@ class RealImages:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """Every setting, the one of 1000 steps first, and what real images and the VQ-GAN reach."""
+    """Every setting, 1000 steps first, and the quality of real and of reconstructed images."""
 
     settings: tuple[Setting, ...]
     best: Setting | None
@@ -69,7 +69,7 @@ class QualityReport:
 def run_quality(settings: QualitySettings) -> tuple[str, QualityReport]:
     """Samples every setting in a run of its own, and judges them; returns the command's own run.
 
-    The command's run is not metered: what it made was measured in the settings' runs.
+    The command's own run is not metered: the sampling is measured in the runs of the settings.
     """
     with command_run(settings) as run_id:
         published = published_features(settings)  # a bad file is refused before any training

@@ -1,4 +1,4 @@
-"""Which trained model a command uses: a folder, a registered version, or the newest that fits."""
+"""Finds the model that a command uses: a folder, a registered version, or the newest that fits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ def model_at(asked_for: str, kind: str) -> ModelReference:
     """Returns the model of a checkpoint folder or of ``models:/name/version`` (or alias).
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no such model.
     """
     if asked_for.startswith(MODELS_SCHEME):
         return _download(asked_for)
@@ -89,7 +89,7 @@ def run_id_of(uri: str) -> str:
 
 
 def note_used_model(run_id: str, reference: ModelReference) -> None:
-    """Logs a model as the run's input: what it cost counts for what is built from it."""
+    """Logs a model as the run's input, so that its cost counts for the models built from it."""
     if reference.model_id is not None:
         MlflowClient().log_inputs(run_id, models=[LoggedModelInput(reference.model_id)])
 

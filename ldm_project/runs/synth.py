@@ -178,7 +178,7 @@ def _save(folder: Path, sampled: Iterator[SampledBatch]) -> None:
 
 
 def _tags(settings: SynthSettings, reference: ModelReference) -> dict[str, str]:
-    """Returns what became of the parameters that were left open."""
+    """Returns the run tags with the values of the parameters that were left open."""
     return {
         "ldm.size": size_text(settings.size),
         "ldm.model": reference.uri,

@@ -60,7 +60,7 @@ from ldm_project.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Shape:
-    """What each process builds its part of a training from."""
+    """The shape of the UNet, and whether each process holds a part of it only."""
 
     spec: ModelSpec
     is_sharded: bool
@@ -68,7 +68,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Materials:
-    """What only the first process holds: the scans, and the VQ-GAN that encodes them."""
+    """The scans, and the VQ-GAN that encodes them; only the first process holds them."""
 
     scans: CtScans
     training: CtScans
@@ -121,7 +121,7 @@ def run_train(
 
 
 def _materials(settings: TrainSettings, run_id: str, processes: Processes) -> Materials:
-    """Returns the scans and the VQ-GAN, which is trained first where there is none.
+    """Returns the scans and the VQ-GAN; if none is registered, it is trained first.
 
     Raises:
         CheckpointError: the VQ-GAN is of another size.
@@ -149,7 +149,7 @@ def _vqgan_for(
 
 
 def _shape(settings: TrainSettings, materials: Materials, processes: Processes) -> Shape:
-    """Returns what the UNet is built from, and whether each process is to hold a part of it."""
+    """Returns the shape of the UNet, and decides whether each process holds a part of it only."""
     spec, is_sharded = materials.vqgan.spec, settings.is_sharded
     if processes.count == 1:
         is_sharded = False
@@ -235,7 +235,7 @@ def _repeated(
     latents: Latents,
     run_id: str,
 ) -> list[Repeated]:
-    """Returns what the first process does on the way: previews, and states to go on from."""
+    """Returns the first process's work on the way: previews, and states to go on from."""
     ldm = materials.ldm(training, latents)
     preview = LdmPreview(training, ldm, materials.held_out, settings.seed)
     # A training that goes on does so with the VQ-GAN that it began with.

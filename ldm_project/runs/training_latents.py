@@ -41,7 +41,7 @@ def encoded_file(settings: TrainSettings, vqgan: VqganCheckpoint, scans: CtScans
 
 
 def latents_file(settings: TrainSettings, vqgan: VQVAE, scans: CtScans) -> Path:
-    """Returns where a training's latents lie, named by all that decides their bits."""
+    """Returns the file of a training's latents, named by all that their bits depend on."""
     key = digest_of(
         f"{FORMAT_VERSION} {weights_digest(vqgan)} {settings.backend} {device_of(vqgan).type} "
         f"{scans.identity} {_batches_to_encode(settings, scans)}"

@@ -1,4 +1,4 @@
-"""What a training shows of itself on the way: pictures, and the loss on scans held out."""
+"""Previews of a training on its way: pictures, and the loss on scans held out."""
 
 from dataclasses import replace
 from itertools import islice
@@ -48,7 +48,7 @@ class LdmPreview:
 
     Args:
         training: of the UNet.
-        ldm: what its latents are decoded by.
+        ldm: with the VQ-GAN that decodes its latents.
         held_out: scans that are not trained on.
         seed: of the samples.
     """

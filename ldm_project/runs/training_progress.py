@@ -18,7 +18,7 @@ from mlflow_carbon.tracking.track import Tracker
 
 @dataclass(frozen=True)
 class Repeated:
-    """What is done after every so many iterations."""
+    """An action to repeat after every so many iterations."""
 
     every: int
     action: Callable[[int], None]  # given the iteration
