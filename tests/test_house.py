@@ -40,8 +40,8 @@ HOUSE = {
         (
             "tracking",
             "mlflow_seams patience model_lookups epoch_windows launch_run idle_tracking "
-            "tracking_options run_tracking process_metering track patches autolog_settings model_registration "
-            "run_lifecycle framework_windows autolog mlflow_autolog",
+            "tracking_options run_tracking process_metering track patches autolog_settings "
+            "model_registration run_lifecycle framework_windows autolog mlflow_autolog",
         ),
         (
             "commands",

@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import Any
 
 # not from mlflow itself, which may be half imported
+from mlflow.client import MlflowClient
 from mlflow.entities import Run, RunStatus
-from mlflow.tracking.client import MlflowClient
 from mlflow.tracking.fluent import ActiveRun
 
 from mlflow_carbon.tracking import mlflow_seams

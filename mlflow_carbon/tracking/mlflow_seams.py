@@ -303,15 +303,10 @@ def conda_executable() -> str:
 
 def is_there(seam: Seam) -> bool:
     """Returns whether this MLflow has a seam's names; the first time that it lacks one, warns."""
-    sentence = _sentence_of(seam)
+    sentence = seam.sentence()
     if sentence is not None:
         _say_once(sentence)
     return sentence is None
-
-
-@functools.cache
-def _sentence_of(seam: Seam) -> str | None:
-    return seam.sentence()
 
 
 @functools.cache
