@@ -18,6 +18,7 @@ from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
 from mlflow_carbon.commands.tag_models import tag_models
 from mlflow_carbon.errors import MlflowCarbonError
+from mlflow_carbon.tracking.mlflow_seams import require_supported
 
 
 class _Group(click.Group):
@@ -25,6 +26,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            require_supported()
             return super().invoke(ctx)
         except MlflowCarbonError as error:
             raise click.ClickException(str(error)) from error

@@ -1,10 +1,11 @@
 """What the commands share: options, how their values are read, and how results are printed."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
+
+from mlflow_carbon.units import unix_s_from_iso8601
 
 # Imported when a command runs, so that --help does not wait for pandas and MLflow.
 if TYPE_CHECKING:
@@ -29,10 +30,9 @@ def given_time(_: click.Context, __: click.Parameter, text: str | None) -> float
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        return unix_s_from_iso8601(text)
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is no time; give it as 2022-02-01T13:00.") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def split_items(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:

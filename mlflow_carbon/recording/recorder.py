@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from mlflow_carbon import __version__
 from mlflow_carbon.accounting.forecast import AT_RISK, WITHIN
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
@@ -113,7 +114,11 @@ class Recorder:
     def start(self) -> None:
         """Opens the run's own interval and tags the run with what is assumed about it."""
         scope = keys.SCOPE_RUN if self._earlier is None else self._earlier.scope
-        tags = {keys.TAG_SCHEMA: keys.SCHEMA_VERSION, keys.TAG_SCOPE: scope}
+        tags = {
+            keys.TAG_SCHEMA: keys.SCHEMA_VERSION,
+            keys.TAG_SCOPE: scope,
+            keys.TAG_PLUGIN_VERSION: __version__,
+        }
         if self._launch_tag is not None:
             tags[keys.TAG_LAUNCH] = self._launch_tag
         if self._place.node_index == 0:

@@ -9,10 +9,13 @@ only half imported.
 import functools
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any, cast
+
+from mlflow_carbon.errors import MlflowCarbonError
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -140,9 +143,21 @@ def features_off() -> tuple[str, ...]:
     return tuple(sentence for sentence in (seam.sentence() for seam in SEAMS) if sentence)
 
 
+def require_supported() -> None:
+    """Refuses an MLflow that is too old.
+
+    Raises:
+        MlflowCarbonError: it is; the message says what to do.
+    """
+    sentence = why_unsupported()
+    if sentence is not None:
+        raise MlflowCarbonError(sentence)
+
+
 def why_unsupported() -> str | None:
     """Returns what to do about an MLflow that is too old; ``None`` where it is not."""
-    version = str(import_module("mlflow.version").VERSION)
+    loaded = sys.modules.get("mlflow.version")
+    version = metadata.version("mlflow-skinny") if loaded is None else str(loaded.VERSION)
     if int(version.split(".")[0]) >= MINIMUM_MAJOR:
         return None
     return (
