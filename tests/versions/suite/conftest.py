@@ -1,4 +1,4 @@
-"""Where the suite works: one store, and a folder, an experiment and a journal of each test's own."""
+"""Where the suite works: one store; a folder, an experiment and a journal for each test."""
 
 import os
 
@@ -9,7 +9,10 @@ import pytest
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
     """The URI of a server that the suite was given, else of one sqlite file: to make it is slow."""
-    return os.environ.get("SUITE_SERVER") or f"sqlite:///{tmp_path_factory.mktemp('store')}/it.db"
+    folder = tmp_path_factory.mktemp("store")
+    uri = os.environ.get("SUITE_SERVER") or f"sqlite:///{folder}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    return uri
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +22,6 @@ def place(store, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.setenv("MLFLOW_CARBON_JOURNAL_DIR", str(tmp_path / "journals"))
     monkeypatch.setenv("MLFLOW_CARBON_REGION", "SE")
-    mlflow.set_tracking_uri(store)
     experiment = mlflow.set_experiment(tmp_path.name)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment.experiment_id)
     return tmp_path
