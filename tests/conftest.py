@@ -56,8 +56,11 @@ def pytest_terminal_summary(terminalreporter, config):
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
     """An empty sqlite store, migrated once: MLflow needs seconds for that."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    folder = tmp_path_factory.mktemp("store")
+    path = folder / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # MLflow notes here, for all copies, where artifacts go
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
 
 

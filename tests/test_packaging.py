@@ -70,9 +70,8 @@ def test_lower_bounds_of_the_plugin_are_what_the_oldest_environment_holds(requir
         line.split("==") for line in (ROOT / "tests/versions/oldest.txt").read_text().splitlines()
         if "==" in line
     )  # fmt: skip
-    assert Version(installed[requirement.name]).release[: lowest.count(".") + 1] == (
-        Version(lowest).release
-    )
+    name = requirement.name.removesuffix("-skinny")  # which mlflow brings in its own version
+    assert Version(installed[name]).release[: lowest.count(".") + 1] == (Version(lowest).release)
 
 
 def test_no_version_of_a_package_stands_in_the_code():
