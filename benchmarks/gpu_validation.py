@@ -18,7 +18,7 @@ from carbontracker import constants, tracker
 from carbontracker.components.component import create_components
 from carbontracker.components.gpu import nvidia
 
-from benchmarks.validation import SilentLog
+from benchmarks.silent_log import SilentLog
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.units import joules_from_kwh
 

@@ -1,12 +1,15 @@
 """The section on GPUs of the page of ``benchmarks.ldm_energy``."""
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 from benchmarks.ldm_energy_page import NOT_MEASURED
 from benchmarks.ldm_ways import Taken
-from ldm_project.resolution import size_text
+from ldm_project.parsing import size_text
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -45,10 +48,51 @@ class TrainingRow:
     peak_tflop_per_s: float
 
 
-def gpu_section(sampling: Sequence[GpuRow], training: Sequence[TrainingRow]) -> str:
+@dataclass(frozen=True)
+class GpuReport:
+    """What was measured on a GPU, and what there is to know about it."""
+
+    sampling: tuple[GpuRow, ...] = ()
+    training: tuple[TrainingRow, ...] = ()
+    note: str = ""  # hardware, and how figures came about that were not simply measured
+
+    def write(self, path: Path) -> None:
+        """Keeps the report: the page is written without a GPU too."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> "GpuReport":
+        """Returns the report in a file; an empty one where there is none."""
+        if not path.exists():
+            return cls()
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            tuple(_sampling_row(row) for row in kept["sampling"]),
+            tuple(_training_row(row) for row in kept["training"]),
+            kept["note"],
+        )
+
+
+def _sampling_row(row: dict[str, Any]) -> GpuRow:
+    measured = row["measured"]
+    if measured is not None:
+        taken, shares = measured
+        longest = tuple((name, fraction) for name, fraction in shares["longest"])
+        measured = Taken(**taken), TimeShares(shares["busy_fraction"], longest)
+    return GpuRow(**{**row, "size": tuple(row["size"]), "measured": measured})
+
+
+def _training_row(row: dict[str, Any]) -> TrainingRow:
+    taken = None if row["taken"] is None else Taken(**row["taken"])
+    return TrainingRow(**{**row, "size": tuple(row["size"]), "taken": taken})
+
+
+def gpu_section(sampling: Sequence[GpuRow], training: Sequence[TrainingRow], note: str = "") -> str:
     """Returns the section; rows that nobody could measure say so."""
     return SECTION.format(
-        sampling="\n".join(_sampling_lines(sampling)), training="\n".join(_training_lines(training))
+        note=f"{note}\n\n" if note else "",
+        sampling="\n".join(_sampling_lines(sampling)),
+        training="\n".join(_training_lines(training)),
     )
 
 
@@ -112,7 +156,7 @@ in a large bf16 multiplication. What bounds it: the operations that took most of
 one step, and how much of the time it was busy. Bars for one H200-class GPU, 256x256x192: 40 kJ \
 for 1000 steps, 3 kJ for 30, training 4× less.
 
-| image | preset | way | steps | J | less energy | s | TFLOP/s | what bounds it |
+{note}| image | preset | way | steps | J | less energy | s | TFLOP/s | what bounds it |
 |---|---|---|---:|---:|---:|---:|---:|---|
 {sampling}
 

@@ -1,4 +1,4 @@
-"""Measured energy and CO2e on every MLflow run and every registered model."""
+"""Energy and CO2e on every MLflow run and every registered model."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import mlflow
 import pytest
 from mlflow import MlflowClient
@@ -19,6 +20,10 @@ from tests.fakes.meter import FakeMeter, reading
 from tests.fakes.metered_runs import write_run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is slow; that is no fault of what is tested.
+hypothesis.settings.register_profile("no_deadline", deadline=None)
+hypothesis.settings.load_profile("no_deadline")
 
 ROOT = Path(__file__).parent.parent
 collect_ignore = ["versions"]  # for environments of their own: see there

@@ -1,6 +1,7 @@
 """The house stands as designed: every file has its place, imports point one way, none is heavy."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,65 +10,27 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# The folders from the ground up, and in each its files in order: a file imports only from
-# folders above it in this list and from files to its left. "" is the package's own folder.
-HOUSE = {
-    "mlflow_carbon": [
-        ("", "errors units redaction"),
-        ("grid", "intensity providers hourly"),
-        (
-            "accounting",
-            "emissions uncertainty forecast steps_model advice equivalents functional_unit",
-        ),
-        ("contract", "keys assumptions"),
-        (
-            "metering",
-            "launch local_ranks clock readings meter_settings devices cpu_power counters machine "
-            "collector meter examination",
-        ),
-        ("store", "runs run_windows"),
-        (
-            "recording",
-            "journal delivery figures earlier nodes node_record live_forecast recorder recovery "
-            "system_metrics backfill",
-        ),
-        ("registry", "footprints lineage inference model_tags run_models"),
-        (
-            "reporting",
-            "hourly_prices compare tables everyday steps_fit prediction advice_report model_list "
-            "model_footprint gate citations model_card paper_claims",
-        ),
-        (
-            "tracking",
-            "mlflow_seams patience model_lookups epoch_windows launch_run idle_tracking "
-            "tracking_options run_tracking process_metering track patches autolog_settings "
-            "model_registration run_lifecycle framework_windows autolog mlflow_autolog",
-        ),
-        (
-            "commands",
-            "options pricing compare models tag_models gate card predict advise equivalents "
-            "paper_check doctor recover backfill",
-        ),
-        ("", "cli project_backend plugin __init__ __main__"),
-    ],
-    "ldm_project": [
-        ("", "errors presets config resolution cache array_files"),
-        ("ct", "hounsfield phantoms decathlon tcia sources ct_files data images"),
-        (
-            "diffusion",
-            "seeding models sharding processes flops noise_schedulers acceleration tiled_decoding "
-            "sampling optimisation vqgan_training latents diffusion_training checkpoints "
-            "training_states quality feature_networks iso_quality",
-        ),
-        (
-            "runs",
-            "references arithmetic_metrics logged_models ldm_pyfunc vqgan_pyfunc command_runs "
-            "interrupted_trainings training_progress training_previews training_latents "
-            "training_runs trained_ldm synthesis_run estimate_run quality_run launching commands",
-        ),
-        ("", "__init__ __main__"),
-    ],
-}
+MAP = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def rooms(package: str) -> list[tuple[str, str]]:
+    """Returns the package's rooms from the ground up, each with its files in order.
+
+    The room "" is the package's own folder, which the map writes as a point.
+    """
+    lines = re.search(rf"```text\n{package}/\n(.*?)```", MAP, re.DOTALL).group(1).splitlines()
+    found = []
+    for line in lines:
+        if line.startswith("    "):  # goes on with the files of the room above
+            room, names = found.pop()
+            found.append((room, f"{names} {line.strip()}"))
+        else:
+            room, names = line.split(maxsplit=1)
+            found.append((room.removeprefix("."), names))
+    return found
+
+
+HOUSE = {package: rooms(package) for package in ("mlflow_carbon", "ldm_project")}
 # Only these may know MLflow and the plugin in ldm_project.
 KNOW_MLFLOW = ("ldm_project.runs", "ldm_project.__main__")
 
@@ -109,6 +72,24 @@ def test_imports_point_one_way(package):
         above = {other for other in order[position:] if not other.endswith("__init__")}
         # what __init__ offers is imported when it is first used
         assert not imported_modules(path_of(module)) & above, f"{module} imports from above it"
+
+
+def test_map_gives_each_room_the_purpose_that_its_docstring_states():
+    purposes = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|$", MAP, re.MULTILINE))
+    folders = [(package, room) for package in HOUSE for room, _ in HOUSE[package] if room]
+    assert set(purposes) == {room for _, room in folders}
+    for package, room in folders:
+        docstring = ast.get_docstring(
+            ast.parse((ROOT / package / room / "__init__.py").read_text())
+        )
+        assert docstring == purposes[room], room
+
+
+def test_way_of_a_window_names_files_that_exist():
+    way = MAP[MAP.index("## One window") :]
+    named = re.findall(r"`(\w+/\w+\.py)`", way)
+    assert len(named) > 8
+    assert [name for name in named if not (ROOT / "mlflow_carbon" / name).is_file()] == []
 
 
 def test_folders_export_nothing_of_their_own():

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from benchmarks import ldm_energy, ldm_gpu, ldm_ways
+from benchmarks import gpu_grid_page, ldm_energy, ldm_gpu, ldm_ways
 from benchmarks.ldm_energy_page import Report, Way, page
-from benchmarks.ldm_gpu_page import GpuRow, TimeShares, TrainingRow, gpu_section
+from benchmarks.ldm_gpu_page import GpuReport, GpuRow, TimeShares, TrainingRow, gpu_section
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.models import (
@@ -160,3 +160,24 @@ def test_an_image_of_a_batch_takes_its_share():
 def test_median_is_taken_of_each_figure():
     rounds = [ldm_ways.Taken(3.0, 1.0, None), ldm_ways.Taken(1.0, 2.0, 5.0)]
     assert ldm_energy.medians(rounds) == ldm_ways.Taken(2.0, 1.5, 5.0)
+
+
+def test_pages_show_what_was_kept_of_the_gpu():
+    kept = GpuReport.read(ldm_energy.GPU_REPORT)
+    assert len(kept.sampling) == 9  # three sizes, three ways
+    section = gpu_section(kept.sampling, kept.training, kept.note)
+    assert ldm_energy.PAGE.read_text().endswith(section)
+    assert gpu_grid_page.PAGE.read_text() == gpu_grid_page.page()
+
+
+def test_kept_report_of_a_gpu_reads_back_as_it_was(tmp_path):
+    taken = ldm_ways.Taken(wall_s=2.0, cpu_s=1.0, energy_joules=300.0)
+    shares = TimeShares(0.5, (("convolution", 0.4),))
+    report = GpuReport(
+        (GpuRow((64, 64), "medium", "ours", 30, (taken, shares), 40.0, 100.0),),
+        (TrainingRow((64, 64), "medium", 8, "ours", None, 3.0, 100.0),),
+        note="one GPU",
+    )
+    report.write(tmp_path / "report.json")
+    assert GpuReport.read(tmp_path / "report.json") == report
+    assert GpuReport.read(tmp_path / "none.json") == GpuReport()

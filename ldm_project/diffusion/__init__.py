@@ -1,1 +1,1 @@
-"""The networks, how they are trained and sampled, and their files. Knows no MLflow."""
+"""The networks: how they are built, trained, sampled and judged. Knows no MLflow."""

@@ -77,7 +77,7 @@ def save_ldm(folder: Path, ldm: LdmCheckpoint) -> None:
     _save(folder, config, {"unet": ldm.unet, "vqgan": ldm.vqgan})
 
 
-def load_vqgan(folder: Path, *, backend: str, device: str) -> VqganCheckpoint:
+def load_vqgan(folder: Path, *, backend: str, device: str | None) -> VqganCheckpoint:
     """Returns a VQ-GAN, ready to use.
 
     Raises:
@@ -90,7 +90,7 @@ def load_vqgan(folder: Path, *, backend: str, device: str) -> VqganCheckpoint:
     return VqganCheckpoint(spec, vqgan)
 
 
-def load_ldm(folder: Path, *, backend: str, device: str) -> LdmCheckpoint:
+def load_ldm(folder: Path, *, backend: str, device: str | None) -> LdmCheckpoint:
     """Returns an LDM, ready to sample from.
 
     Raises:

@@ -18,7 +18,7 @@ from ldm_project.diffusion.optimisation import Optimiser, averaged, check_loss
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.seeding import seeded_generator
 from ldm_project.diffusion.sharding import is_sharded, parts, shard, whole
-from ldm_project.resolution import num_fitting
+from ldm_project.parsing import num_fitting
 
 DIFFUSION_LEARNING_RATE = 3e-3
 ADD_NOISE = {DIFFUSION: noised, RFLOW: flowed}  # by what a UNet is trained as

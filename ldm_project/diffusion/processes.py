@@ -135,7 +135,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def check_devices(device: str, num_here: int) -> None:
+def check_devices(device: str | None, num_here: int) -> None:
     """Checks that each process of this machine gets a GPU of its own, or that all use the CPU.
 
     Raises:
@@ -144,7 +144,7 @@ def check_devices(device: str, num_here: int) -> None:
     resolved, num_gpus = resolve_device(device), torch.cuda.device_count()
     if resolved.type == "cpu":
         return
-    if ":" in device:
+    if device is not None and ":" in device:
         raise InvalidInputError(
             f"device is {device!r}, but each of {num_here} processes takes a GPU of its own; use "
             f"device=cuda, and CUDA_VISIBLE_DEVICES to choose them."
@@ -157,11 +157,12 @@ def check_devices(device: str, num_here: int) -> None:
 
 
 @contextmanager
-def joined_processes(device: str) -> Iterator[Processes]:
+def joined_processes(device: str | None) -> Iterator[Processes]:
     """Joins the other processes of the launch for a block: by NCCL on GPUs, by Gloo on CPUs.
 
     Args:
-        device: that the command computes on: ``auto``, ``cpu`` or ``cuda``.
+        device: that the command computes on: ``cpu`` or ``cuda``; ``None`` takes GPUs where there
+            are any.
 
     Raises:
         InvalidInputError: this machine has fewer GPUs than processes.
@@ -178,14 +179,15 @@ def joined_processes(device: str) -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-def _join(device: str, store: Store, rank: int, count: int) -> Processes:
-    from accelerate import PartialState  # takes a second, and most commands are alone
-
+def _join(device: str | None, store: Store, rank: int, count: int) -> Processes:
     check_devices(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     is_cpu = resolve_device(device).type == "cpu"
+    if not is_cpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # torch leaves the addresses of processes that have died where those started anew look for them.
     attempt = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-    PartialState(cpu=is_cpu, store=attempt, rank=rank, world_size=count)
+    backend = "gloo" if is_cpu else "nccl"
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=count)
     return Processes(rank, count, dist.new_group(backend="gloo", timeout=PATIENCE), store)
 
 

@@ -18,7 +18,7 @@ from ldm_project.diffusion.latents import encode_latents
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
 from ldm_project.diffusion.vqgan_training import VqganTraining, reconstructed
-from ldm_project.resolution import num_fitting
+from ldm_project.parsing import num_fitting
 
 VALIDATION_LOSS = "validation_loss"
 MAX_VALIDATED = 16  # held-out images

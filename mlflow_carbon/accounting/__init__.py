@@ -1,1 +1,1 @@
-"""What energy means: intensities, emissions, uncertainty, forecasts. Knows no device or store."""
+"""What energy means: emissions, uncertainty, forecasts. Knows no device and no store."""

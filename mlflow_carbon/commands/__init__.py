@@ -1,1 +1,1 @@
-"""The commands of ``mlflow-carbon``, one a file."""
+"""The commands of `mlflow-carbon`, one a file: each parses, calls and prints."""

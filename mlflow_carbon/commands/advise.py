@@ -80,8 +80,8 @@ def advise(
         rank_starts,
     )
     from mlflow_carbon.reporting.tables import records_frame
+    from mlflow_carbon.store.access import open_client
     from mlflow_carbon.store.run_windows import find_run, pue_of, read_metered_run
-    from mlflow_carbon.store.runs import open_client
 
     if intensity_file is None and (deadline is not None or earliest_start is not None):
         raise click.UsageError("--deadline and --earliest-start need --intensity-file.")

@@ -57,7 +57,8 @@ def backfill(
 ) -> None:
     """Gives ended runs that were never metered the energy of their system metrics.
 
-    GPUs by their logged power; the CPU by its use times its design power, where that is given.
+    GPUs count by their logged power. The CPU counts by its use and its design power, where that
+    is given, and a load curve measured on servers.
     Time without system metrics is not counted. The runs are tagged as backfilled; a second call
     finds nothing to do.
     """
@@ -66,7 +67,8 @@ def backfill(
     from mlflow_carbon.recording.backfill import cpu_power, survey, write
     from mlflow_carbon.redaction import reason_of
     from mlflow_carbon.registry.run_models import record_run_models
-    from mlflow_carbon.store.runs import find_experiment, open_client, reading
+    from mlflow_carbon.store.access import open_client, store_errors
+    from mlflow_carbon.store.runs import find_experiment
 
     pricing = Pricing(
         regions=() if region is None else (region,),
@@ -76,8 +78,8 @@ def backfill(
     )
     assumptions = _assumptions(pricing, pue)
     power = cpu_power(cpu, cpu_tdp_w)
-    client = open_client(tracking_uri)
-    with reading(client.tracking_uri):
+    client = open_client(tracking_uri, is_for_writing=not dry_run)
+    with store_errors(client):
         ids = [find_experiment(client, name).experiment_id for name in experiment]
         found = survey(client, ids, cpu=power)
     print_notices([assumptions.sentence(), *_left_alone(found)])

@@ -26,7 +26,7 @@ def card(
     """
     from mlflow_carbon.reporting import citations, model_card
     from mlflow_carbon.reporting.model_footprint import read_model_footprint
-    from mlflow_carbon.store.runs import open_client
+    from mlflow_carbon.store.access import open_client
 
     described = read_model_footprint(open_client(tracking_uri), model)
     if bibtex:

@@ -114,7 +114,8 @@ def compare(
     from mlflow_carbon.reporting.everyday import comparison_footer
     from mlflow_carbon.reporting.hourly_prices import priced_by_file
     from mlflow_carbon.reporting.steps_fit import fit_groups, fits_frame, fits_text
-    from mlflow_carbon.store.runs import open_client, read_runs, visibility_notice
+    from mlflow_carbon.store.access import open_client
+    from mlflow_carbon.store.runs import read_runs, visibility_notice
 
     pricing = Pricing(
         regions=region,

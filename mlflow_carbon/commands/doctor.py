@@ -40,6 +40,11 @@ LINE_WIDTH = 80
     help="What of a shared node would be counted.",
 )
 @click.option("--cpu-tdp-w", type=float, help="TDP of one CPU package, in place of the table's.")
+@click.option(
+    "--cpu-threads",
+    type=click.IntRange(1),
+    help="Hardware threads of that package; a virtual machine shows only some.",
+)
 @click.option("--region", callback=given_text, help="Country or grid. Default: the plugin's.")
 @month_option
 @click.option("--pue", metavar="FLOAT", callback=given_number, help="Default: the plugin's.")
@@ -52,6 +57,7 @@ def doctor(
     components: str,
     attribution: str,
     cpu_tdp_w: float | None,
+    cpu_threads: int | None,
     region: str | None,
     month: str | None,
     pue: float | None,
@@ -67,7 +73,12 @@ def doctor(
     from mlflow_carbon.metering.meter import Meter, MeterSettings
     from mlflow_carbon.tracking.mlflow_seams import features_off
 
-    settings = MeterSettings(components=components, attribution=attribution, cpu_tdp_w=cpu_tdp_w)
+    settings = MeterSettings(
+        components=components,
+        attribution=attribution,
+        cpu_tdp_w=cpu_tdp_w,
+        cpu_threads=cpu_threads,
+    )
     assumptions = resolve_assumptions(
         region=region, month=month, pue=pue, intensity_set=intensity_set
     )
@@ -80,7 +91,7 @@ def doctor(
     else:
         text = examination_text(examination, assumptions, has_power=has_power, features_off=off)
         click.echo(text)
-    if not examination.reading.devices:
+    if not examination.devices:
         context.exit(1)
 
 
@@ -120,7 +131,9 @@ def _device_lines(examination: "Examination", *, has_power: bool) -> list[str]:
         Column("method", [it["method"] for it in devices], is_text=True),
     ]
     if has_power:
-        columns.append(Column("power (W)", [f"{it['power_w']:.2f}" for it in devices]))
+        powers_w = [it["power_w"] for it in devices]
+        texts = ["-" if power_w is None else f"{power_w:.2f}" for power_w in powers_w]
+        columns.append(Column("power (W)", texts))
     return text_table(columns).splitlines()
 
 
@@ -132,6 +145,7 @@ def _fact_lines(examination: "Examination") -> Iterator[str]:
         if reading.coverage_fraction is None
         else f"counters and samples see {reading.coverage_fraction:.0%} of the devices' time",
         "CPU's TDP": description.cpu_tdp_source,
+        "idle CPU": _watts(description.cpu_idle_power_w),
         "attribution": description.attribution,
         "meter": description.tracker,
     }
@@ -173,14 +187,15 @@ def _wrapped(text: str, head: str) -> list[str]:
 
 
 def _devices(examination: "Examination", *, has_power: bool) -> list[dict[str, Any]]:
-    from mlflow_carbon.units import watts_from_kwh
-
-    duration_s = examination.reading.duration_s
     return [
         {"component": device.component, "index": device.index, "method": device.method}
-        | ({"power_w": watts_from_kwh(device.energy_kwh, duration_s)} if has_power else {})
-        for device in examination.reading.devices
+        | ({"power_w": device.power_w} if has_power else {})
+        for device in examination.devices
     ]
+
+
+def _watts(power_w: float | None) -> str | None:
+    return None if power_w is None else f"{power_w:.2f} W of the estimate"
 
 
 def _json_object(
@@ -194,6 +209,8 @@ def _json_object(
         "coverage_fraction": examination.reading.coverage_fraction,
         "hardware": description.hardware,
         "cpu_tdp_source": description.cpu_tdp_source,
+        "cpu_idle_power_w": description.cpu_idle_power_w,
+        "unread": list(description.unread),
         "attribution": description.attribution,
         "tracker": description.tracker,
         "problems": list(description.problems),

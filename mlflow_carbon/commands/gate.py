@@ -55,7 +55,7 @@ def gate(
     """
     from mlflow_carbon.reporting.gate import judge
     from mlflow_carbon.reporting.model_footprint import read_model_footprint
-    from mlflow_carbon.store.runs import open_client
+    from mlflow_carbon.store.access import open_client
 
     pricing = Pricing(
         regions=() if region is None else (region,),

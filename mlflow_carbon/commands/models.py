@@ -65,7 +65,7 @@ def models(
     from mlflow_carbon.reporting import tables
     from mlflow_carbon.reporting.everyday import models_footer
     from mlflow_carbon.reporting.model_list import price_models, price_models_by_file, read_models
-    from mlflow_carbon.store.runs import open_client
+    from mlflow_carbon.store.access import open_client
 
     pricing = Pricing(
         regions=() if region is None else (region,),

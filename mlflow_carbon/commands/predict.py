@@ -83,8 +83,8 @@ def predict(
     from mlflow_carbon.grid.intensity import basis_notice
     from mlflow_carbon.reporting.prediction import predict as predict_run
     from mlflow_carbon.reporting.prediction import prediction_text
+    from mlflow_carbon.store.access import open_client
     from mlflow_carbon.store.run_windows import find_run, read_metered_run
-    from mlflow_carbon.store.runs import open_client
 
     pricing = Pricing(
         regions=region,

@@ -1,1 +1,1 @@
-"""What stands in a store: names, and the records that are written by them."""
+"""What stands in a store: its names, and the records that are written under them."""

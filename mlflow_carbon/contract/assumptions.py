@@ -7,6 +7,8 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity
 from mlflow_carbon.grid.providers import LiveIntensity
 
+SETTINGS = ("region", "intensity_set", "pue")  # those that have a default
+
 
 @dataclass(frozen=True)
 class Defaults:
@@ -36,6 +38,8 @@ class Assumptions:
             keys.TAG_INTENSITY_SET: self.intensity.intensity_set,
             keys.TAG_INTENSITY_SOURCE: self.intensity.source,
             keys.TAG_INTENSITY_BASIS: self.intensity.basis,
+            keys.TAG_INTENSITY_G_PER_KWH: repr(float(self.intensity.g_per_kwh)),
+            keys.TAG_PUE: repr(float(self.pue)),
         }
 
     def default_tags(self) -> dict[str, str]:

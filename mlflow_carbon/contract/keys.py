@@ -39,9 +39,13 @@ TAG_PERIOD = "carbon.period"
 TAG_INTENSITY_SET = "carbon.intensity_set"
 TAG_INTENSITY_SOURCE = "carbon.intensity_source"
 TAG_INTENSITY_BASIS = "carbon.intensity_basis"
+TAG_INTENSITY_G_PER_KWH = "carbon.intensity_g_per_kwh"  # from the start; the metric is a total
+TAG_PUE = "carbon.pue"  # so that a killed run has a price
 TAG_INTENSITY_FALLBACK = "carbon.intensity_fallback"
 TAG_COMPONENTS = "carbon.components"
 TAG_CPU_TDP_SOURCE = "carbon.cpu_tdp_source"
+TAG_CPU_IDLE_POWER_W = "carbon.cpu_idle_power_w"  # the idle part of an estimated CPU's power
+TAG_UNREAD_DEVICES = "carbon.unread_devices"  # those that should be counted and cannot be read
 TAG_ATTRIBUTION = "carbon.attribution"
 TAG_HARDWARE = "carbon.hardware"
 TAG_TRACKER = "carbon.tracker"
@@ -57,6 +61,7 @@ TAG_LAUNCH = "carbon.launch"  # by which the processes of one launch find their 
 TAG_NUM_NODES = "carbon.num_nodes"
 TAG_MISSING_NODES = "carbon.missing_nodes"  # those whose energy is not in the total, or not all
 TAG_NODE_STATE = "carbon.state"  # of one node, by node_tag()
+TAG_PARTIAL = "carbon.partial"  # 'true': the total is a lower bound, a killed run's windows
 TAG_MODEL_INPUT_IDS = "carbon.model_input_ids"  # the logged models that a metered run used
 TAG_BUDGET_KG = "carbon.budget_kg"
 TAG_BUDGET_STATE = "carbon.budget_state"
@@ -80,7 +85,7 @@ UNITS = (UNIT_ITERATION, UNIT_EPOCH, "sample", UNIT_MINUTE)
 # Tags of model versions and registered models.
 TAG_MODEL_CO2E_KG = "carbon.co2e_kg"
 TAG_MODEL_ENERGY_KWH = "carbon.energy_kwh"
-TAG_MODEL_PUE = "carbon.pue"
+TAG_MODEL_PUE = TAG_PUE
 TAG_MODEL_BAND = "carbon.band"
 TAG_MODEL_LINEAGE_CO2E_KG = "carbon.lineage_co2e_kg"
 TAG_MODEL_LINEAGE_PROBLEM = "carbon.lineage_problem"
@@ -129,6 +134,12 @@ def component_power_w(component: str, index: int | None = None) -> str:
 def window_component_energy_kwh(component: str) -> str:
     """Returns the metric key of a component's energy in one window, in kWh."""
     return f"{WINDOW_PREFIX}/{component}/energy_kwh"
+
+
+def is_window_component(key: str) -> bool:
+    """Returns whether a metric is the series of one component's energy in the windows."""
+    parts = key.split("/")
+    return len(parts) == 4 and parts[:2] == ["carbon", "window"] and parts[3] == "energy_kwh"
 
 
 def node_metric(metric: str, node_index: int) -> str:

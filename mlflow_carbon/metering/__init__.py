@@ -1,1 +1,1 @@
-"""What is drawn from the wall: Carbontracker as an energy meter."""
+"""How much energy this machine takes. Carbontracker is known here and nowhere else."""

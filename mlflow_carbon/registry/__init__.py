@@ -1,1 +1,1 @@
-"""Emissions on models, and models found by them."""
+"""Emissions on models: LoggedModels, versions, registered models."""

@@ -1,1 +1,1 @@
-"""Runs read back from the store and compared."""
+"""What a person asks of runs and models: comparisons, forecasts, advice, cards."""

@@ -81,8 +81,14 @@ def autolog(
 def _follow_runs() -> None:
     go_around(ActiveRun, "__init__", after=_run_is_active)
     go_around(MlflowClient, "create_run", after=_run_was_created)
-    for write in ("log_metric", "log_batch", "log_param", "log_artifact", "log_artifacts"):
+    for write in ("log_metric", "log_param", "log_artifact", "log_artifacts"):
         go_around(MlflowClient, write, after=functools.partial(_run_was_written_to, write))
+    go_around(
+        MlflowClient,
+        "log_batch",
+        before=_figures_may_be_copied,
+        after=functools.partial(_run_was_written_to, "log_batch"),
+    )
     for end in ("set_terminated", "update_run"):
         go_around(MlflowClient, end, before=functools.partial(_run_may_end, end))
     make_model = mlflow_seams.model_creation_method()
@@ -116,6 +122,14 @@ def _run_was_written_to(
     has_metrics = bool(kwargs.get("metrics") or (args and args[0]))
     is_metric = write == "log_metric" or (write == "log_batch" and has_metrics)
     _lifecycle().run_was_written_to(run_id, is_metric=is_metric)
+
+
+def _figures_may_be_copied(
+    client: MlflowClient, run_id: str, metrics: Any = (), *_: Any, **__: Any
+) -> None:
+    del client
+    if _LIFECYCLE in sys.modules:  # a run is or was metered
+        _lifecycle().figures_may_be_copied(run_id, metrics)
 
 
 def _run_may_end(

@@ -22,6 +22,7 @@ from mlflow_carbon.tracking.autolog_settings import (
     registered_model_name,
     registers_models,
 )
+from mlflow_carbon.tracking.copied_figures import leave_out_old_figures
 from mlflow_carbon.tracking.model_lookups import NewRun
 from mlflow_carbon.tracking.model_registration import register_logged_models
 from mlflow_carbon.tracking.patches import switch_off
@@ -93,6 +94,11 @@ def run_has_models(run_id: str | None) -> None:
     tracking = this_process.tracking_of(run_id or "")
     if tracking is not None:
         tracking.new_run = None
+
+
+def figures_may_be_copied(run_id: str, metrics: object) -> None:
+    """Keeps the totals of a run's earlier parts off the models of this one."""
+    leave_out_old_figures(metrics, is_metered=this_process.tracking_of(run_id) is not None)
 
 
 def model_was_registered(client: MlflowClient, version: ModelVersion) -> None:
