@@ -20,6 +20,7 @@ from mlflow_carbon.commands.recover import recover
 from mlflow_carbon.commands.tag_models import tag_models
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.inert import shown
+from mlflow_carbon.tracking.mlflow_seams import require_supported
 
 
 class _Group(click.Group):
@@ -27,6 +28,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            require_supported()
             return super().invoke(ctx)
         except MlflowCarbonError as error:
             command = self.commands.get(ctx.invoked_subcommand or "")

@@ -9,8 +9,6 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Param
 from mlflow.environment_variables import MLFLOW_RUN_ID
-from mlflow.tracking.context.registry import resolve_tags
-from mlflow.tracking.fluent import _get_experiment_id
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from ldm_project.config import DEFAULT_INTENSITY_SET, DEFAULT_PUE, DEFAULT_REGION
@@ -18,10 +16,10 @@ from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.settings import RunSettings
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions, Defaults, resolve_assumptions
+from mlflow_carbon.tracking.mlflow_seams import current_experiment_id, with_context_tags
 from mlflow_carbon.tracking.track import Tracker, track
 
 TAG_RESUMED_RUN_ID = "ldm.resumed_run_id"
-DEFAULT_EXPERIMENT_ID = "0"  # MLflow's own
 PROJECT_DEFAULTS = Defaults(
     region=DEFAULT_REGION, intensity_set=DEFAULT_INTENSITY_SET, pue=DEFAULT_PUE
 )
@@ -121,8 +119,8 @@ def _create_run(name: str, settings: RunSettings, triggered_by_run_id: str | Non
     if triggered_by_run_id is not None:
         tags[keys.TAG_TRIGGERED_BY_RUN_ID] = triggered_by_run_id
     client = MlflowClient()
-    experiment_id = _get_experiment_id() or DEFAULT_EXPERIMENT_ID
-    run_id: str = client.create_run(experiment_id, tags=resolve_tags(tags)).info.run_id
+    run = client.create_run(current_experiment_id(), tags=with_context_tags(tags))
+    run_id: str = run.info.run_id
     params = [Param(key, str(value)) for key, value in asdict(settings.config).items()]
     client.log_batch(run_id, params=params)
     return run_id

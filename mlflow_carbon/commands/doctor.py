@@ -60,6 +60,7 @@ def doctor(
     """
     from mlflow_carbon.metering.examination import GLANCE_S, examine
     from mlflow_carbon.metering.meter import Meter, MeterSettings
+    from mlflow_carbon.tracking.mlflow_seams import features_off
 
     settings = MeterSettings(
         components=components,
@@ -68,25 +69,39 @@ def doctor(
         cpu_threads=cpu_threads,
     )
     examination = examine(Meter(settings), duration_s=probe_s or GLANCE_S)
+    has_power, off = probe_s is not None, features_off()
     if format == "json":
-        found = _json_object(examination, assumptions, has_power=probe_s is not None)
+        found = _json_object(examination, assumptions, has_power=has_power)
+        found["features_off"] = list(off)
         click.echo(json_text(json.dumps(found, indent=2, ensure_ascii=False)))
     else:
-        text = examination_text(examination, assumptions, has_power=probe_s is not None)
+        text = examination_text(examination, assumptions, has_power=has_power, features_off=off)
         click.echo(shown_lines(text))
     if not examination.devices:
         context.exit(1)
 
 
 def examination_text(
-    examination: "Examination", assumptions: "Assumptions", *, has_power: bool
+    examination: "Examination",
+    assumptions: "Assumptions",
+    *,
+    has_power: bool,
+    features_off: tuple[str, ...] = (),
 ) -> str:
-    """Returns the examination for reading, one screen; ``has_power`` adds W per device."""
+    """Returns the examination for reading, one screen.
+
+    Args:
+        examination: what was found.
+        assumptions: what would turn energy into CO2e.
+        has_power: whether each device's W are shown.
+        features_off: what does not work with the installed MLflow.
+    """
     lines = [f"Energy on this machine: {examination.verdict}", ""]
     lines += [*_device_lines(examination, has_power=has_power), ""]
     lines += [*_fact_lines(examination), ""]
     lines += _listed("What is wrong", examination.description.problems)
     lines += _listed("What no figure will hold", examination.missed)
+    lines += _listed("What does not work with this MLflow", features_off)
     lines += _price_lines(assumptions)
     return "\n".join(lines)
 

@@ -1,9 +1,10 @@
 """What the commands share: options, and how their values are read."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import click
+
+from mlflow_carbon.units import unix_s_from_iso8601
 
 AUTO = "auto"
 NONE = "none"
@@ -24,10 +25,9 @@ def given_time(_: click.Context, __: click.Parameter, text: str | None) -> float
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        return unix_s_from_iso8601(text)
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is no time; give it as 2022-02-01T13:00.") from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def split_items(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ TAG_UNREAD_DEVICES = "carbon.unread_devices"  # those that should be counted and
 TAG_ATTRIBUTION = "carbon.attribution"
 TAG_HARDWARE = "carbon.hardware"
 TAG_TRACKER = "carbon.tracker"
+TAG_PLUGIN_VERSION = "carbon.plugin_version"
 TAG_UNIT = "carbon.unit"
 TAG_NUM_UNITS = "carbon.num_units"
 TAG_NUM_WINDOWS = "carbon.num_windows"

@@ -155,7 +155,7 @@ class Collector:
     def shutdown(self) -> None:
         """Lets go of the devices and wakes everybody who waits."""
         if not self._has_ended:
-            self.add_problem(f"The sampling thread ended: {sys.exception()!r}.")
+            self.add_problem(f"The sampling thread ended: {sys.exc_info()[1]!r}.")
         self.end()
         releases = () if self.machine is None or self._is_released else self.machine.releases
         self._is_released = True

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from mlflow_carbon import __version__
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.contract.run_record import RunRecord
@@ -159,6 +160,7 @@ def figures(
         keys.TAG_SCOPE: keys.SCOPE_PARENT if candidate.is_parent else keys.SCOPE_RUN,
         keys.TAG_COMPONENTS: ",".join(components),
         keys.TAG_TRACKER: TRACKER,
+        keys.TAG_PLUGIN_VERSION: __version__,
         keys.TAG_ATTRIBUTION: "whole_node" if "cpu" in components else "gpu_only",
     }
     if "cpu" not in components:

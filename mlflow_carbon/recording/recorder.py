@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from mlflow import MlflowClient
 
+from mlflow_carbon import __version__
 from mlflow_carbon.accounting.forecast import AT_RISK, WITHIN
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
@@ -105,7 +106,11 @@ class Recorder:
             tags: further ones, such as that by which other nodes find the run.
         """
         scope = keys.SCOPE_RUN if self._earlier is None else self._earlier.scope
-        own_tags = {keys.TAG_SCHEMA: keys.SCHEMA_VERSION, keys.TAG_SCOPE: scope}
+        own_tags = {
+            keys.TAG_SCHEMA: keys.SCHEMA_VERSION,
+            keys.TAG_SCOPE: scope,
+            keys.TAG_PLUGIN_VERSION: __version__,
+        }
         if self._place.node_index == 0:
             self._outbox.put({}, None, {**own_tags, **tags, **self.assumptions.tags()})
         self._total = self._meter.open_window()

@@ -3,23 +3,37 @@
 import functools
 import logging
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+# not from mlflow itself, which may be half imported
+from mlflow.client import MlflowClient
 from mlflow.entities import Run, RunStatus
-from mlflow.tracking.client import MlflowClient
-from mlflow.tracking.fluent import ActiveRun, _active_run_stack
-from mlflow.utils.autologging_utils import autologging_integration
-from mlflow.utils.autologging_utils.safety import _AUTOLOGGING_CLEANUP_CALLBACKS
+from mlflow.tracking.fluent import ActiveRun
 
+from mlflow_carbon.tracking import mlflow_seams
 from mlflow_carbon.tracking.framework_windows import watch_frameworks
-from mlflow_carbon.tracking.patches import INTEGRATION, go_around, is_on
+from mlflow_carbon.tracking.patches import INTEGRATION, go_around, is_on, take_away
 
 # What follows a run is imported when the first run starts: this file is part of `import mlflow`.
 _LIFECYCLE = "mlflow_carbon.tracking.run_lifecycle"
 
 
-@autologging_integration(INTEGRATION)  # type: ignore[untyped-decorator]  # MLflow's
+def _letting_go(autolog: Callable[..., None]) -> Callable[..., None]:
+    """Makes each call begin with nothing replaced, and end following no run if it disables."""
+
+    @functools.wraps(autolog)
+    def call(*args: Any, **kwargs: Any) -> None:
+        take_away()
+        autolog(*args, **kwargs)
+        _stop_if_disabled()
+
+    return call
+
+
+@_letting_go
+@mlflow_seams.integration(INTEGRATION)
 def autolog(
     *,
     region: str | None = None,
@@ -64,7 +78,7 @@ def autolog(
         chosen_options()
     _follow_runs()
     watch_frameworks()
-    for run in (run for runs in _active_run_stack.get_all_thread_values().values() for run in runs):
+    for run in mlflow_seams.active_runs():
         _lifecycle().run_goes_on(run)
 
 
@@ -81,12 +95,12 @@ def _follow_runs() -> None:
     )
     for end in ("set_terminated", "update_run"):
         go_around(MlflowClient, end, before=functools.partial(_run_may_end, end))
-    go_around(MlflowClient, "_create_logged_model", after=_model_was_logged)
+    make_model = mlflow_seams.model_creation_method()
+    if make_model is not None:
+        go_around(MlflowClient, make_model, after=_model_was_logged)
     go_around(MlflowClient, "log_inputs", after=_model_was_used)
-    # what register_model, log_model and create_model_version all come to
-    for register in ("_create_model_version", "copy_model_version"):
+    for register in (mlflow_seams.version_creation_method(), "copy_model_version"):
         go_around(MlflowClient, register, after=_model_was_registered)
-    _AUTOLOGGING_CLEANUP_CALLBACKS[INTEGRATION] = [_stop_if_disabled]
 
 
 def _lifecycle() -> Any:
@@ -148,6 +162,6 @@ def _model_was_registered(version: Any, client: MlflowClient, *_: Any, **__: Any
 
 
 def _stop_if_disabled() -> None:
-    """Follows no run any more, unless MLflow only sets autologging up anew."""
+    """Follows no run any more, unless autologging was only set up anew."""
     if _LIFECYCLE in sys.modules and not is_on():
         _lifecycle().stop_following()

@@ -4,10 +4,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from mlflow.utils.autologging_utils import get_autologging_config
-
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.meter_settings import MeterSettings
+from mlflow_carbon.tracking import mlflow_seams
 from mlflow_carbon.tracking.patches import INTEGRATION
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
@@ -46,12 +45,12 @@ def chosen_options(environment: Mapping[str, str] = os.environ) -> TrackingOptio
 
 def registers_models() -> bool:
     """Returns whether each model that a run logs is registered when the run ends."""
-    return bool(get_autologging_config(INTEGRATION, "register_models", False))
+    return bool(mlflow_seams.setting_of(INTEGRATION, "register_models"))
 
 
 def registered_model_name() -> str | None:
     """Returns the name to register models under; ``None`` for each model's own."""
-    name: str | None = get_autologging_config(INTEGRATION, "registered_model_name")
+    name: str | None = mlflow_seams.setting_of(INTEGRATION, "registered_model_name")
     return name
 
 
@@ -61,7 +60,7 @@ def variable_of(name: str) -> str:
 
 
 def _argument(name: str) -> Any:
-    return get_autologging_config(INTEGRATION, name)
+    return mlflow_seams.setting_of(INTEGRATION, name)
 
 
 def _chosen(name: str, read: Callable[[str], T], environment: Mapping[str, str]) -> T | None:

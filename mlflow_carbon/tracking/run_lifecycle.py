@@ -8,10 +8,9 @@ that it only creates, for others to work in, or only reads, is not.
 import logging
 import os
 
-from mlflow import MlflowClient
+from mlflow import MlflowClient, active_run
 from mlflow.entities import Run, SourceType
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.tracking.fluent import active_run
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon.contract import keys
@@ -138,6 +137,7 @@ def _track(run: Run, client: MlflowClient, *, is_held: bool) -> None:
     except MlflowCarbonError as error:
         _logger.warning("Runs are not metered: %s", error)
         switch_off()
+        stop_following()
         return
     tracking = this_process.track(run.info.run_id, options, run=run, client=client, is_held=is_held)
     tracking.is_autologged = True
