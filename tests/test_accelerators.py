@@ -8,7 +8,6 @@ import pytest
 from mlflow_carbon.metering.accelerators import find_accelerators
 from mlflow_carbon.metering.examination import examine
 from mlflow_carbon.metering.meter import Meter, MeterSettings
-from mlflow_carbon.recording.figures import description_tags
 from tests.fakes.node import FakeNode, cpu_node, gpu_node
 from tests.fakes.power import Constant
 
@@ -103,7 +102,7 @@ def test_gpu_of_another_vendor_is_named_and_lowers_the_coverage(tmp_path: Path) 
     found = look(node, MeterSettings(components="gpu"))
     assert found.reading.coverage_fraction == pytest.approx(0.5)
     assert found.verdict == "partly measured"
-    assert description_tags(found.description)["carbon.unread_devices"] == "AMD GPU 0000:c1:00.0"
+    assert found.description.tags()["carbon.unread_devices"] == "AMD GPU 0000:c1:00.0"
 
 
 def test_nvidias_driver_is_advised_for_nvidias_gpus_only(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from codecarbon.core.units import Time
 
 from mlflow_carbon.metering.cpu_power import read_cpu
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Reading
-from mlflow_carbon.recording.figures import description_tags
 from mlflow_carbon.units import joules_from_kwh
 from tests.fakes.node import FakeNode, cpu_node, gpu_node
 from tests.fakes.power import Constant, Power, Ramp, SquareWave
@@ -470,7 +469,7 @@ def test_estimated_cpu_that_does_nothing_draws_its_idle_part(tmp_path: Path) -> 
         meter.stop()
     assert joules(idle) == EXACT(120.0)  # 0.12 × 100 W × 10 s
     assert meter.description.cpu_idle_power_w == EXACT(12.0)
-    assert description_tags(meter.description)["carbon.cpu_idle_power_w"] == "12"
+    assert meter.description.tags()["carbon.cpu_idle_power_w"] == "12"
 
 
 def test_estimate_of_windows_shorter_than_a_tick_is_that_of_the_whole(tmp_path: Path) -> None:
