@@ -52,7 +52,11 @@ HOUSE = {
     ],
     "ldm_project": [
         ("", "errors presets config resolution cache array_files"),
-        ("ct", "hounsfield phantoms decathlon tcia sources ct_files data images"),
+        (
+            "ct",
+            "hounsfield phantoms decathlon tcia sources slice_geometry enhanced dicom_headers "
+            "series dicom_pixels nifti_files ct_files data images",
+        ),
         (
             "diffusion",
             "seeding models sharding processes flops noise_schedulers acceleration tiled_decoding "

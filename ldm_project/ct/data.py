@@ -16,16 +16,17 @@ from torch import Tensor
 from ldm_project.array_files import is_whole, open_array, write_array
 from ldm_project.cache import cache_folder
 from ldm_project.config import PHANTOM, SLICE_AXES
-from ldm_project.ct.ct_files import CtFiles, find_scans, read_hu
+from ldm_project.ct.ct_files import CtFiles, find_scans, progress, read_hu
 from ldm_project.ct.hounsfield import network_from_hu
 from ldm_project.ct.phantoms import AIR_HU, phantom_hu
 from ldm_project.errors import DataError
 from ldm_project.resolution import size_text
 
 NUM_PHANTOMS = 80
-CROP_VERSION = 1  # another one where crops are cut otherwise
+CROP_VERSION = 2  # another one where crops are cut otherwise
 # A crop may be padded with air up to twice the scan; less of it would hardly be a scan.
 MIN_SCAN_FRACTION = 0.5
+MAX_WARNINGS = 50  # of files that are skipped, named one by one
 # The axis of a RAS volume that each kind of slice cuts across.
 AXIS_BY_SLICE = {"axial": 2, "coronal": 1, "sagittal": 0}
 assert set(AXIS_BY_SLICE) == set(SLICE_AXES)
@@ -170,8 +171,8 @@ def open_scans(spec: DataSpec) -> CtScans:
         return _phantoms(spec)
     found = find_scans(spec.source)
     scans: list[Scan] = []
-    reasons = [f"{path} is no whole DICOM file." for path in found.unreadable]
-    for files in found.scans:
+    reasons = list(found.left_out)
+    for files in progress(found.scans, "Cutting scans out"):
         try:
             scans.append(_cropped(files, spec))
         except DataError as error:
@@ -180,8 +181,11 @@ def open_scans(spec: DataSpec) -> CtScans:
         raise DataError(
             f"None of {len(reasons)} scans in {spec.source!r} can be used: {reasons[0]}"
         )
-    for reason in reasons:
+    for reason in reasons[:MAX_WARNINGS]:
         warnings.warn(f"Skipped: {reason}", stacklevel=2)
+    if len(reasons) > MAX_WARNINGS:
+        more = len(reasons) - MAX_WARNINGS
+        warnings.warn(f"Skipped: {more} more, which are not named here.", stacklevel=2)
     return CtScans(
         tuple(scans),
         spec.seed,
