@@ -24,6 +24,7 @@ from ldm_project.ct.enhanced import frame_value
 from ldm_project.ct.slice_geometry import normal_of, unit_axes
 from ldm_project.errors import DataError
 
+HIGH_THROUGHPUT = (HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
 AIR_HU = -1000.0  # what lies where a scanner saw nothing
 HOUNSFIELD_TYPES = ("", "HU", "HU_MOD", "US")  # of RescaleType; US: unspecified
 # DICOM's patient axes grow to the left, the back and the top; RAS' to the right, front and top.
@@ -95,17 +96,20 @@ def _name_transfer_syntax(content: Dataset) -> None:
 
 
 def _check_decoder(path: Path, content: Dataset) -> None:
+    """Checks that the pixels can be decompressed.
+
+    Raises:
+        DataError: they cannot; names what to install.
+    """
     syntax = content.file_meta.TransferSyntaxUID
+    packages = "pylibjpeg pylibjpeg-openjpeg" if syntax in HIGH_THROUGHPUT else "python-gdcm"
+    remedy = f"which needs a package more: pip install {packages}."
     try:
-        is_available = get_decoder(syntax).is_available
+        if get_decoder(syntax).is_available:
+            return
     except NotImplementedError:
-        is_available, needed = False, "no decoder"
-    if not is_available:
-        throughput = (HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
-        needed = "pylibjpeg pylibjpeg-openjpeg" if syntax in throughput else "python-gdcm"
-        raise DataError(
-            f"{path} is compressed as {syntax.name}, which needs {needed}: pip install {needed}."
-        )
+        remedy = "which no package reads. Convert it to an uncompressed file."
+    raise DataError(f"{path} is compressed as {syntax.name}, {remedy}")
 
 
 def _hounsfield(path: Path, content: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:
