@@ -210,13 +210,10 @@ def test_file_without_preamble_meta_or_series_is_read(tmp_path, syntax, missing)
             if not syntax.is_little_endian:
                 header.PixelData = np.frombuffer(header.PixelData, "<i2").astype(">i2").tobytes()
             header.file_meta.TransferSyntaxUID = syntax
+            header.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian)
         if missing == "series":
             del header.SeriesInstanceUID
-        header.save_as(
-            path,
-            implicit_vr=bool(syntax and syntax.is_implicit_VR),
-            little_endian=syntax is None or syntax.is_little_endian,
-        )
+        header.save_as(path)
         content = path.read_bytes()
         meta_length = 132 + 12 + int.from_bytes(content[140:144], "little")
         start = {"preamble": 132, "preamble and meta": meta_length, "mark first": 128}
@@ -226,8 +223,8 @@ def test_file_without_preamble_meta_or_series_is_read(tmp_path, syntax, missing)
 
 def test_real_files_without_meta_information_are_known_for_dicom(tmp_path):
     # they are no CT: the reason is the true one, not that they are no DICOM files
-    for name in ("no_meta.dcm", "ExplVR_BigEndNoMeta.dcm", "ExplVR_LitEndNoMeta.dcm"):
-        with pytest.raises(DataError, match="modality"):
+    for name in ("ExplVR_BigEndNoMeta.dcm", "ExplVR_LitEndNoMeta.dcm"):
+        with pytest.raises(DataError, match="has modality"):
             one_scan(pydicom.data.get_testdata_file(name))
 
 

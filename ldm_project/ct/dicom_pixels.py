@@ -19,7 +19,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from ldm_project.ct.dicom_headers import DicomSlice, open_dicom
+from ldm_project.ct.dicom_headers import DicomSlice, first_line, open_dicom
 from ldm_project.ct.enhanced import frame_value
 from ldm_project.ct.slice_geometry import normal_of, unit_axes
 from ldm_project.errors import DataError
@@ -38,8 +38,7 @@ def stack_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, np.ndarray]:
         slices: in the order in which they lie; they are loaded in this order.
 
     Raises:
-        DataError: the pixels are compressed in a way that cannot be read here, or are no HU.
-        Exception: whatever pydicom and its decoders make of a damaged file.
+        DataError: a file cannot be read, or its pixels are no HU; names it.
     """
     volume = np.empty((len(slices), *slices[0].shape), dtype=np.float32)
     numbers: dict[tuple[Path, int], int] = {
@@ -47,7 +46,7 @@ def stack_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, np.ndarray]:
     }
     for path, frames in groupby(sorted(numbers), key=lambda key: key[0]):
         wanted = [frame for _, frame in frames]
-        for frame, image_hu in zip(wanted, _frames_hu(path, wanted), strict=True):
+        for frame, image_hu in zip(wanted, _readable_frames_hu(path, wanted), strict=True):
             volume[numbers[path, frame]] = image_hu
     return volume.transpose(2, 1, 0), _affine(slices)
 
@@ -70,10 +69,19 @@ def _affine(slices: Sequence[DicomSlice]) -> np.ndarray:
     return RAS_FROM_DICOM @ affine
 
 
+def _readable_frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
+    try:
+        return _frames_hu(path, frames)
+    except DataError:
+        raise
+    except Exception as error:  # pydicom and its decoders raise whatever a damaged file provokes
+        raise DataError(f"{path} cannot be read: {first_line(error)}") from error
+
+
 def _frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
     content = open_dicom(path, has_pixels=True)
     assert content is not None  # its header was read
-    _name_transfer_syntax(content)
+    _name_transfer_syntax(path, content)
     _check_decoder(path, content)
     pixels = iter_pixels(content, indices=list(frames))
     return [
@@ -82,14 +90,14 @@ def _frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
     ]
 
 
-def _name_transfer_syntax(content: Dataset) -> None:
+def _name_transfer_syntax(path: Path, content: Dataset) -> None:
     """Says how a file is written that does not say it, as it was found when it was read."""
     if not hasattr(content, "file_meta"):
         content.file_meta = FileMetaDataset()
     if content.file_meta.get("TransferSyntaxUID"):
         return
     if content["PixelData"].is_undefined_length:
-        raise DataError("its pixels are compressed, and it does not say how (TransferSyntaxUID).")
+        raise DataError(f"{path} is compressed, and does not say how (TransferSyntaxUID).")
     is_implicit, is_little_endian = content.original_encoding
     explicit = ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
     content.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit

@@ -19,6 +19,7 @@ ROUNDED_PLACE_TOLERANCE = 0.2
 # A gap of a missing slice is twice as wide as the others; rounding never comes near that.
 MISSING_GAP_RATIO = 1.75
 FINEST_ROUNDING_DIGITS = 4
+MAX_TILT_ROUNDING_MM = 0.1  # positions in whole mm would hide a tilt of a few slices
 
 
 def unit_axes(orientation: Sequence[float]) -> np.ndarray | None:
@@ -53,8 +54,13 @@ def tilt_degrees(positions: np.ndarray, normal: np.ndarray) -> float:
     """
     line = positions[-1] - positions[0]
     along = line @ normal
-    beside = max(0.0, float(np.linalg.norm(line - along * normal)) - rounding_mm(positions))
-    return float(np.degrees(np.arctan2(beside, along)))
+    beside = line - along * normal
+    beside_mm = float(np.linalg.norm(beside))
+    if beside_mm == 0:
+        return 0.0
+    rounding = np.minimum([_unit_mm(column) for column in positions.T], MAX_TILT_ROUNDING_MM)
+    beside_mm = max(0.0, beside_mm - float(np.abs(beside / beside_mm) @ rounding))
+    return float(np.degrees(np.arctan2(beside_mm, along)))
 
 
 def unevenness(positions: np.ndarray, normal: np.ndarray) -> str | None:
@@ -107,11 +113,6 @@ def _farthest_off(places: np.ndarray) -> float:
         options={"xatol": 1e-6 * np.ptp(gaps)},
     )
     return float(best.fun) / 2
-
-
-def rounding_mm(positions: np.ndarray) -> float:
-    """Returns how far two positions may be off from each other by rounding, at most."""
-    return float(np.linalg.norm([_unit_mm(column) for column in positions.T]))
 
 
 def _unit_mm(values: np.ndarray) -> float:
