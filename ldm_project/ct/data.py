@@ -241,8 +241,15 @@ def _cropped(files: CtFiles, spec: DataSpec) -> CroppedScan:
 
 
 def _crop_key(files: CtFiles, spec: DataSpec) -> str:
-    """Returns what tells a crop from others: the files, as last changed, and how it is cut."""
-    stats = [(path.resolve(), path.stat()) for path in files.paths]
+    """Returns what tells a crop from others: the files, as last changed, and how it is cut.
+
+    Raises:
+        DataError: a file is not there any more.
+    """
+    try:
+        stats = [(path.resolve(), path.stat()) for path in files.paths]
+    except OSError as error:
+        raise DataError(f"{files.name} cannot be read: {error}") from error
     read = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
     return digest_of(f"{CROP_VERSION} {read} {spec.size} {spec.slice_axis} {spec.spacing_mm}")
 
