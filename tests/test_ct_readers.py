@@ -1,5 +1,7 @@
 """The same voxels as SimpleITK reads, whichever way a scan is stored, turned and compressed."""
 
+import random
+
 import gdcm
 import nibabel as nib
 import numpy as np
@@ -128,6 +130,45 @@ def test_real_compressed_pixels_are_those_of_the_file_as_it_was(name):
         pixel_array(pydicom.data.get_testdata_file(f"{file}.dcm")) for file in ("MR_small", name)
     )
     assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("syntax", ["JPEG Lossless", "JPEG-LS", "JPEG 2000"])
+def test_damaged_compressed_pixels_are_one_reason_and_end_no_process(tmp_path, syntax, capfd):
+    """GDCM, where it is installed, ends the process at some of these: it must not be asked."""
+    (path,) = compressed(
+        write_series(tmp_path / "ct", num_slices=1, edit=with_noise), syntax
+    ).iterdir()
+    content = path.read_bytes()
+    start = content.rindex(b"\xe0\x7f\x10\x00")
+    generator = random.Random(0)
+    outcomes = []
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[generator.randrange(start, start + 120)] = generator.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            ours(path)
+        except DataError as error:
+            outcomes.append(str(error))
+    assert any("cannot be read" in outcome for outcome in outcomes)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_each_kind_of_pixel_is_decompressed_without_loss(tmp_path, syntax, bits, is_signed):
+    def any_value(header, number):
+        lowest = -(2 ** (bits - 1)) if is_signed else 0
+        pixels = np.random.default_rng(0).integers(lowest, lowest + 2**bits, (16, 16))
+        pixels[:9] = 20  # most is tissue, or it would be no CT
+        header.PixelRepresentation, header.BitsStored = int(is_signed), bits
+        header.HighBit, header.RescaleSlope = bits - 1, 1
+        header.PixelData = pixels.astype("<i8").astype("<u2").tobytes()
+
+    folder = write_series(tmp_path / "ct", num_slices=1, edit=any_value)
+    before = ours(folder)
+    assert np.array_equal(ours(compressed(folder, syntax)), before)
 
 
 def test_compression_that_cannot_be_read_names_what_to_install(tmp_path):

@@ -11,11 +11,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
-    HTJ2K,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
 )
 
@@ -24,7 +21,10 @@ from ldm_project.ct.enhanced import frame_value
 from ldm_project.ct.slice_geometry import normal_of, unit_axes
 from ldm_project.errors import DataError
 
-HIGH_THROUGHPUT = (HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
+# In the order in which they are asked, others last. GDCM is none of them: it ends the process at
+# some damaged JPEG and JPEG 2000 files, where the others raise.
+PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow")
+PACKAGES = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 AIR_HU = -1000.0  # what lies where a scanner saw nothing
 HOUNSFIELD_TYPES = ("", "HU", "HU_MOD", "US")  # of RescaleType; US: unspecified
 # DICOM's patient axes grow to the left, the back and the top; RAS' to the right, front and top.
@@ -82,8 +82,8 @@ def _frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
     content = open_dicom(path, has_pixels=True)
     assert content is not None  # its header was read
     _name_transfer_syntax(path, content)
-    _check_decoder(path, content)
-    pixels = iter_pixels(content, indices=list(frames))
+    plugin = _decoder_of(path, content)
+    pixels = iter_pixels(content, indices=list(frames), decoding_plugin=plugin)
     return [
         _hounsfield(path, content, frame, stored)
         for frame, stored in zip(frames, pixels, strict=True)
@@ -103,18 +103,23 @@ def _name_transfer_syntax(path: Path, content: Dataset) -> None:
     content.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
 
 
-def _check_decoder(path: Path, content: Dataset) -> None:
-    """Checks that the pixels can be decompressed.
+def _decoder_of(path: Path, content: Dataset) -> str:
+    """Returns which of pydicom's plugins decompresses a file's pixels; "" where none is needed.
 
     Raises:
-        DataError: they cannot; names what to install.
+        DataError: none can; names what to install.
     """
     syntax = content.file_meta.TransferSyntaxUID
-    packages = "pylibjpeg pylibjpeg-openjpeg" if syntax in HIGH_THROUGHPUT else "python-gdcm"
-    remedy = f"which needs a package more: pip install {packages}."
+    remedy = (
+        "which needs packages more: pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg."
+    )
     try:
-        if get_decoder(syntax).is_available:
-            return
+        decoder = get_decoder(syntax)
+        for plugin in (*PLUGINS, *decoder.available_plugins):
+            if plugin in decoder.available_plugins:
+                return plugin
+        if decoder.is_available:  # not compressed
+            return ""
     except NotImplementedError:
         remedy = "which no package reads. Convert it to an uncompressed file."
     raise DataError(f"{path} is compressed as {syntax.name}, {remedy}")
