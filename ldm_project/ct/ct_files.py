@@ -1,45 +1,48 @@
 """CT scans in files: which files make a scan, and one scan's voxels in Hounsfield units."""
 
-import re
-import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
-import pydicom
 import torch
-from monai.data.image_reader import NibabelReader, PydicomReader
-from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation, Spacing
-from pydicom.errors import InvalidDicomError
+from monai.data import MetaTensor
+from monai.transforms import Compose, Orientation, Spacing, Transform
 from torch import Tensor
+from tqdm import tqdm
 
+from ldm_project.ct.dicom_headers import DicomSlice, first_line, read_slices
+from ldm_project.ct.dicom_pixels import stack_hu
+from ldm_project.ct.nifti_files import is_nifti, nifti_hu, nifti_patient
+from ldm_project.ct.series import check_stack, sort_slices
 from ldm_project.ct.sources import source_files
 from ldm_project.errors import DataError
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-BIDS_SUBJECT = re.compile(r"(?<![a-zA-Z0-9])sub-[a-zA-Z0-9]+")
 # A CT shows air, whose value is -1000 HU; MR and label images have nothing near it.
 AIR_UPPER_HU = -500.0
 TISSUE_UPPER_HU = 300.0  # half of a CT or more is air, fat, water or muscle
-# How far apart a series' slices may be out of step, in parts of their distance.
-SLICE_GAP_TOLERANCE = 0.1
-GANTRY_TILT_TOLERANCE = 0.01  # 1 - cosine of the angle between stack and slice normal
+# A scan of 2,048 x 2,048 x 512 voxels; a header that asks for more is damaged.
+MAX_VOXELS = 2**31
 
 
 @dataclass(frozen=True)
 class CtFiles:
     """The files of one scan: one NIfTI file, or the DICOM files of one series.
 
-    ``patient`` is the same for all scans of a patient.
+    ``patient`` is the same for all scans of a patient. ``slices`` are DICOM's, as they are stacked.
     """
 
     paths: tuple[Path, ...]
-    is_dicom: bool
     patient: str
+    slices: tuple[DicomSlice, ...] = ()
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether the scan is a stack of DICOM slices."""
+        return bool(self.slices)
 
     @property
     def name(self) -> str:
@@ -50,48 +53,46 @@ class CtFiles:
 
 @dataclass(frozen=True)
 class FoundScans:
-    """The scans of a source, in the order of their first file, and what could not be read."""
+    """The scans of a source, in the order of their first file, and why other files are in none."""
 
     scans: tuple[CtFiles, ...]
-    unreadable: tuple[Path, ...]
+    left_out: tuple[str, ...]
 
 
 def find_scans(source: str) -> FoundScans:
     """Returns the scans of a source: a folder, a glob, a file, or a public data set.
+
+    Of DICOM files only the headers are read; a bar shows how far, on a terminal.
 
     Raises:
         DataError: nothing is there, or nothing of it is NIfTI or DICOM.
         CacheError: there is no place to download a public data set to.
     """
     paths = source_files(source)
-    niftis = [path for path in paths if path.name.lower().endswith(NIFTI_SUFFIXES)]
-    series: dict[str, list[Path]] = defaultdict(list)
-    patients: dict[str, str] = {}  # of each series
-    unreadable = []
-    for path in paths:
-        if path in niftis or path.name == "DICOMDIR":
-            continue
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-            if "SeriesInstanceUID" in header:
-                uid = str(header.SeriesInstanceUID)
-                series[uid].append(path)
-                patients.setdefault(uid, _dicom_patient(header))
-        except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError):
-            if path.suffix.lower() in (".dcm", ".ima"):
-                unreadable.append(path)
-    scans = [CtFiles((path,), is_dicom=False, patient=_nifti_patient(path)) for path in niftis]
+    niftis = [path for path in paths if is_nifti(path)]
+    others = [path for path in paths if not is_nifti(path) and path.name != "DICOMDIR"]
+    slices: list[DicomSlice] = []
+    left_out: list[str] = []
+    with _quiet():
+        for path in progress(others, "Reading DICOM headers"):
+            try:
+                slices += read_slices(path)
+            except DataError as error:
+                left_out.append(str(error))
+        found = sort_slices(slices)
+    scans = [CtFiles((path,), nifti_patient(path)) for path in niftis]
     scans += [
-        CtFiles(tuple(sorted(slices)), is_dicom=True, patient=patients[uid])
-        for uid, slices in series.items()
+        CtFiles(tuple(sorted({one.path for one in stack})), stack[0].patient, stack)
+        for stack in found.scans
     ]
+    left_out += found.left_out
     if not scans:
-        bad = f" ({len(unreadable)} DICOM files cannot be read)" if unreadable else ""
+        bad = f" ({len(left_out)} cannot be used: {left_out[0]})" if left_out else ""
         raise DataError(
             f"No CT in {source!r}: {len(paths)} files, none of them NIfTI (.nii, .nii.gz) or "
-            f"DICOM{bad}. Give another folder or glob."
+            f"DICOM of CT{bad}. Give another folder or glob."
         )
-    return FoundScans(tuple(sorted(scans, key=lambda scan: scan.paths[0])), tuple(unreadable))
+    return FoundScans(tuple(sorted(scans, key=lambda scan: scan.paths[0])), tuple(left_out))
 
 
 def read_hu(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> Tensor:
@@ -105,16 +106,13 @@ def read_hu(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> Tensor:
         DataError: the files cannot be read, or are no CT: an MR image, colour, several volumes
             in one, values that are no numbers, a tilted gantry, uneven slices.
     """
-    steps = [EnsureChannelFirst(), Orientation(axcodes="RAS", labels=None)]
-    if spacing_mm is not None:
-        steps.append(Spacing(pixdim=tuple(spacing_mm), mode="bilinear", padding_mode="border"))
-    loaded = _load_dicom(scan) if scan.is_dicom else _load_nifti(scan)
-    image = Compose(steps)(_as_volume(loaded))
-    voxels = torch.as_tensor(np.asarray(image), dtype=torch.float32)
-    if voxels.ndim != 4 or voxels.shape[0] != 1:
-        raise DataError(
-            f"{scan.name} has shape {tuple(loaded.shape)}; a CT is one grey volume or slice."
-        )
+    try:
+        with _quiet():
+            voxels = _oriented(scan, spacing_mm)
+    except DataError:
+        raise
+    except Exception as error:  # readers and decoders raise whatever a damaged file provokes
+        raise DataError(f"{scan.name} cannot be read: {first_line(error)}") from error
     if not torch.isfinite(voxels).all():
         raise DataError(f"{scan.name} has voxels that are no numbers (NaN or infinite); mend it.")
     lowest, median = voxels.min().item(), voxels.median().item()
@@ -126,104 +124,44 @@ def read_hu(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> Tensor:
     return voxels
 
 
-def _dicom_patient(header: pydicom.Dataset) -> str:
-    """Returns who was scanned; where that was taken out, the study, else the series."""
-    for name in ("PatientID", "StudyInstanceUID"):
-        if value := str(header.get(name, "") or "").strip():
-            return value
-    return str(header.SeriesInstanceUID)
+def progress(items: Sequence, what: str) -> tqdm:
+    """Returns items behind a bar on stderr, which shows only on a terminal."""
+    return tqdm(items, desc=what, unit="", disable=None, leave=False)
 
 
-def _nifti_patient(path: Path) -> str:
-    """Returns the subject that a BIDS path names (``sub-01``), else the file: NIfTI has no more."""
-    named = BIDS_SUBJECT.findall(str(path))
-    return named[-1] if named else str(path)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what readers warn of in a header to themselves: a bad file is told once, by us."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
-def _as_volume(loaded: Tensor) -> Tensor:
-    """Returns a single slice as a volume of one slice; other images as they are."""
-    return loaded.unsqueeze(-1) if loaded.ndim == 2 else loaded
+def _oriented(scan: CtFiles, spacing_mm: Sequence[float] | None) -> Tensor:
+    if scan.is_dicom:
+        check_stack(scan.name, scan.slices)
+        if spacing_mm is not None and scan.slices[0].spacing_mm is None:
+            raise DataError(f"{scan.name} does not say how large its pixels are (PixelSpacing).")
+        voxels, affine = stack_hu(scan.slices)
+    else:
+        voxels, affine = nifti_hu(scan.paths[0])
+    steps: list[Transform] = [Orientation(axcodes="RAS", labels=None)]
+    if spacing_mm is not None:
+        _check_resampled_size(scan.name, voxels.shape, affine, spacing_mm)
+        steps.append(Spacing(pixdim=tuple(spacing_mm), mode="bilinear", padding_mode="border"))
+    image = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.from_numpy(affine))
+    image = Compose(steps)(image)
+    return torch.as_tensor(np.asarray(image), dtype=torch.float32)
 
 
-def _load_nifti(scan: CtFiles) -> Tensor:
-    (path,) = scan.paths
-    try:
-        header: Any = nib.load(path)
-        num_dimensions = len(header.shape)
-        if num_dimensions not in (2, 3):
-            raise DataError(
-                f"{path} has {num_dimensions} dimensions; a CT has 2 or 3. "
-                f"Split it into one file per volume."
-            )
-        loaded: Tensor = LoadImage(reader=NibabelReader(), image_only=True)(path)
-    except (
-        nib.filebasedimages.ImageFileError,
-        OSError,
-        EOFError,
-        ValueError,
-        RuntimeError,
-    ) as error:
-        raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
-    return loaded
-
-
-def _load_dicom(scan: CtFiles) -> Tensor:
-    """Returns the slices of one series as a volume, in the order of their positions."""
-    try:
-        headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in scan.paths]
-        _check_series(scan, headers)
-        with tempfile.TemporaryDirectory() as folder:
-            # MONAI's reader takes a folder for a series; other series may lie beside this one.
-            for number, path in enumerate(scan.paths):
-                (Path(folder) / f"{number:06d}.dcm").symlink_to(path.resolve())
-            single = Path(folder) / "000000.dcm"
-            loaded: Tensor = LoadImage(reader=PydicomReader(), image_only=True)(
-                single if len(scan.paths) == 1 else folder
-            )
-    except DataError:
-        raise
-    except Exception as error:  # pydicom and its pixel decoders raise whatever a file provokes
-        raise DataError(f"{scan.name} cannot be read: {_first_line(error)}") from error
-    if len(scan.paths) > 1 and loaded.shape[-1] != len(scan.paths):
-        raise DataError(f"{scan.name}: only {loaded.shape[-1]} slices of the series can be read.")
-    return loaded
-
-
-def _check_series(scan: CtFiles, headers: Sequence[pydicom.Dataset]) -> None:
-    """Checks that a series is an evenly spaced, upright stack of grey CT slices.
-
-    Raises:
-        DataError: it is not.
-    """
-    modality = str(headers[0].get("Modality", "unknown"))
-    if modality != "CT":
-        raise DataError(f"{scan.name} has modality {modality}, not CT. Leave it out of data=.")
-    if int(headers[0].get("SamplesPerPixel", 1)) != 1 or "NumberOfFrames" in headers[0]:
+def _check_resampled_size(
+    name: str, shape: Sequence[int], affine: np.ndarray, spacing_mm: Sequence[float]
+) -> None:
+    """Checks that a scan's voxels are not so large that memory could not hold smaller ones."""
+    voxel_mm3 = float(np.prod(np.linalg.norm(affine[:3, :3], axis=0)))
+    num_voxels = math.prod(shape) * voxel_mm3 / math.prod(spacing_mm)
+    if num_voxels > MAX_VOXELS:
         raise DataError(
-            f"{scan.name} is a colour or multi-frame image; a CT slice is one grey one."
+            f"{name} would have {num_voxels:.2g} voxels at the spacing_mm= that is asked for. "
+            f"Its header is damaged, or spacing_mm= is too small."
         )
-    if len(headers) == 1:
-        return
-    shapes = {(header.Rows, header.Columns) for header in headers}
-    if len(shapes) > 1:
-        raise DataError(f"{scan.name}: its slices have different sizes {sorted(shapes)}.")
-    orientation = np.array(headers[0].ImageOrientationPatient, dtype=float)
-    normal = np.cross(orientation[:3], orientation[3:])
-    positions = np.array([header.ImagePositionPatient for header in headers], dtype=float)
-    positions = positions[np.argsort(positions @ normal)]
-    gaps = np.diff(positions @ normal)
-    if gaps.min() <= 0 or np.ptp(gaps) > SLICE_GAP_TOLERANCE * np.median(gaps):
-        raise DataError(
-            f"{scan.name}: its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart. "
-            f"A slice is missing or doubled; complete the series or leave it out."
-        )
-    stack = positions[-1] - positions[0]
-    if 1 - abs(stack @ normal) / np.linalg.norm(stack) > GANTRY_TILT_TOLERANCE:
-        raise DataError(
-            f"{scan.name} was scanned with a tilted gantry; its slices do not lie above each "
-            f"other. Resample it upright, or leave it out."
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

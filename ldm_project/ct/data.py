@@ -16,7 +16,7 @@ from torch import Tensor
 from ldm_project.array_files import is_whole, open_array, write_array
 from ldm_project.cache import cache_folder
 from ldm_project.config import PHANTOM, SLICE_AXES
-from ldm_project.ct.ct_files import CtFiles, find_scans, read_hu
+from ldm_project.ct.ct_files import CtFiles, find_scans, progress, read_hu
 from ldm_project.ct.hounsfield import network_from_hu
 from ldm_project.ct.phantoms import AIR_HU, phantom_hu
 from ldm_project.errors import DataError
@@ -24,9 +24,10 @@ from ldm_project.parsing import size_text
 from ldm_project.settings import TrainingSettings
 
 NUM_PHANTOMS = 80
-CROP_VERSION = 1  # another one where crops are cut otherwise
+CROP_VERSION = 2  # another one where crops are cut otherwise
 # A crop may be padded with air up to twice the scan; less of it would hardly be a scan.
 MIN_SCAN_FRACTION = 0.5
+MAX_WARNINGS = 50  # of files that are skipped, named one by one
 # The axis of a RAS volume that each kind of slice cuts across.
 AXIS_BY_SLICE = {"axial": 2, "coronal": 1, "sagittal": 0}
 assert set(AXIS_BY_SLICE) == set(SLICE_AXES)
@@ -182,8 +183,8 @@ def open_scans(spec: DataSpec) -> CtScans:
         return _phantoms(spec)
     found = find_scans(spec.source)
     scans: list[Scan] = []
-    reasons = [f"{path} is no whole DICOM file." for path in found.unreadable]
-    for files in found.scans:
+    reasons = list(found.left_out)
+    for files in progress(found.scans, "Cutting scans out"):
         try:
             scans.append(_cropped(files, spec))
         except DataError as error:
@@ -192,8 +193,11 @@ def open_scans(spec: DataSpec) -> CtScans:
         raise DataError(
             f"None of {len(reasons)} scans in {spec.source!r} can be used: {reasons[0]}"
         )
-    for reason in reasons:
+    for reason in reasons[:MAX_WARNINGS]:
         warnings.warn(f"Skipped: {reason}", stacklevel=2)
+    if len(reasons) > MAX_WARNINGS:
+        more = len(reasons) - MAX_WARNINGS
+        warnings.warn(f"Skipped: {more} more, which are not named here.", stacklevel=2)
     return CtScans(
         tuple(scans),
         spec.seed,
@@ -249,8 +253,15 @@ def _cropped(files: CtFiles, spec: DataSpec) -> CroppedScan:
 
 
 def _crop_key(files: CtFiles, spec: DataSpec) -> str:
-    """Returns what tells a crop from others: the files, as last changed, and how it is cut."""
-    stats = [(path.resolve(), path.stat()) for path in files.paths]
+    """Returns what tells a crop from others: the files, as last changed, and how it is cut.
+
+    Raises:
+        DataError: a file is not there any more.
+    """
+    try:
+        stats = [(path.resolve(), path.stat()) for path in files.paths]
+    except OSError as error:
+        raise DataError(f"{files.name} cannot be read: {error}") from error
     read = [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
     return digest_of(f"{CROP_VERSION} {read} {spec.size} {spec.slice_axis} {spec.spacing_mm}")
 

@@ -59,7 +59,9 @@ _NUM_FAULTS_TOLD = 5
 Cell = str | float | None
 
 
-def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.DataFrame:
+def read_runs(
+    client: MlflowClient, *, experiment_names: Sequence[str], includes_partial: bool = False
+) -> pd.DataFrame:
     """Reads the finished metered runs of the named experiments, one row each.
 
     Columns: ``TEXT_COLUMNS``, ``NUMBER_COLUMNS`` (kWh, s, g as their names say; NaN where the

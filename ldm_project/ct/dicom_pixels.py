@@ -1,0 +1,193 @@
+"""Slices of DICOM files as a volume in Hounsfield units, and where it lies."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from ldm_project.ct.dicom_headers import DicomSlice, first_line, open_dicom
+from ldm_project.ct.enhanced import frame_value
+from ldm_project.ct.slice_geometry import normal_of, unit_axes
+from ldm_project.errors import DataError
+
+# In the order in which they are asked, others last. GDCM is none of them: it ends the process at
+# some damaged JPEG and JPEG 2000 files, where the others raise.
+PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow")
+PACKAGES = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+AIR_HU = -1000.0  # what lies where a scanner saw nothing
+HOUNSFIELD_TYPES = ("", "HU", "HU_MOD", "US")  # of RescaleType; US: unspecified
+# DICOM's patient axes grow to the left, the back and the top; RAS' to the right, front and top.
+RAS_FROM_DICOM = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def stack_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a volume ``(columns, rows, N)`` float32 in HU and its affine ``(4, 4)`` to RAS, mm.
+
+    Args:
+        slices: in the order in which they lie; they are loaded in this order.
+
+    Raises:
+        DataError: a file cannot be read, or its pixels are no HU; names it.
+    """
+    volume = np.empty((len(slices), *slices[0].shape), dtype=np.float32)
+    numbers: dict[tuple[Path, int], int] = {
+        (one.path, one.frame): number for number, one in enumerate(slices)
+    }
+    for path, frames in groupby(sorted(numbers), key=lambda key: key[0]):
+        wanted = [frame for _, frame in frames]
+        for frame, image_hu in zip(wanted, _readable_frames_hu(path, wanted), strict=True):
+            volume[numbers[path, frame]] = image_hu
+    return volume.transpose(2, 1, 0), _affine(slices)
+
+
+def _affine(slices: Sequence[DicomSlice]) -> np.ndarray:
+    """Returns where voxels lie in RAS; of a slice that does not say, as if axial, 1 mm."""
+    first, last = slices[0], slices[-1]
+    axes = unit_axes(first.orientation or (1, 0, 0, 0, 1, 0))
+    assert axes is not None  # read_slices has seen to it
+    row_gap_mm, column_gap_mm = first.spacing_mm or (1.0, 1.0)
+    start = np.array(first.position_mm or (0, 0, 0), dtype=float)
+    step = normal_of(axes)
+    if len(slices) > 1:
+        step = (np.array(last.position_mm) - start) / (len(slices) - 1)
+    affine = np.eye(4)
+    affine[:3, 0] = axes[0] * column_gap_mm
+    affine[:3, 1] = axes[1] * row_gap_mm
+    affine[:3, 2] = step
+    affine[:3, 3] = start
+    return RAS_FROM_DICOM @ affine
+
+
+def _readable_frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
+    try:
+        return _frames_hu(path, frames)
+    except DataError:
+        raise
+    except Exception as error:  # pydicom and its decoders raise whatever a damaged file provokes
+        raise DataError(f"{path} cannot be read: {first_line(error)}") from error
+
+
+def _frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
+    content = open_dicom(path, has_pixels=True)
+    assert content is not None  # its header was read
+    _name_transfer_syntax(path, content)
+    plugin = _decoder_of(path, content)
+    pixels = iter_pixels(content, indices=list(frames), decoding_plugin=plugin)
+    return [
+        _hounsfield(path, content, frame, stored)
+        for frame, stored in zip(frames, pixels, strict=True)
+    ]
+
+
+def _name_transfer_syntax(path: Path, content: Dataset) -> None:
+    """Says how a file is written that does not say it, as it was found when it was read."""
+    if not hasattr(content, "file_meta"):
+        content.file_meta = FileMetaDataset()
+    if content.file_meta.get("TransferSyntaxUID"):
+        return
+    if content["PixelData"].is_undefined_length:
+        raise DataError(f"{path} is compressed, and does not say how (TransferSyntaxUID).")
+    is_implicit, is_little_endian = content.original_encoding
+    explicit = ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
+    content.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+
+
+def _decoder_of(path: Path, content: Dataset) -> str:
+    """Returns which of pydicom's plugins decompresses a file's pixels; "" where none is needed.
+
+    Raises:
+        DataError: none can; names what to install.
+    """
+    syntax = content.file_meta.TransferSyntaxUID
+    remedy = (
+        "which needs packages more: pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg."
+    )
+    try:
+        decoder = get_decoder(syntax)
+        for plugin in (*PLUGINS, *decoder.available_plugins):
+            if plugin in decoder.available_plugins:
+                return plugin
+        if decoder.is_available:  # not compressed
+            return ""
+    except NotImplementedError:
+        remedy = "which no package reads. Convert it to an uncompressed file."
+    raise DataError(f"{path} is compressed as {syntax.name}, {remedy}")
+
+
+def _hounsfield(path: Path, content: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:
+    """Returns a frame's pixels in HU; those that only fill the image up are air."""
+    group = "PixelValueTransformationSequence"
+    kind = str(frame_value(content, frame, group, "RescaleType") or "").strip().upper()
+    slope, intercept = (
+        _number(frame_value(content, frame, group, keyword), default)
+        for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+    )
+    if slope == 0 or not np.isfinite([slope, intercept]).all() or kind not in HOUNSFIELD_TYPES:
+        raise DataError(
+            f"{path} is not in Hounsfield units: its rescale slope is {slope:g}, its intercept "
+            f"{intercept:g} and its type {kind or 'not given'}."
+        )
+    image_hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    image_hu[_is_padding(content, frame, stored)] = AIR_HU
+    return image_hu
+
+
+def _number(value: Any, default: float) -> float:
+    return default if value is None or value == "" else float(value)
+
+
+def _is_padding(content: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:
+    """Returns where pixels have the value, or one of the range, that fills an image up.
+
+    The value may be written with a sign that pixels have not, or the other way round, and may need
+    more bits than are said to be stored.
+    """
+    value, limit = (_whole(content, f"PixelPadding{end}") for end in ("Value", "RangeLimit"))
+    if value is None:
+        return np.zeros(stored.shape, dtype=bool)
+    num_bits, num_stored = int(content.BitsAllocated), int(content.BitsStored)
+    is_signed = bool(content.PixelRepresentation)
+    ends = [value, value if limit is None else limit]
+    written = [_wrapped(end, num_bits, is_signed=is_signed) for end in ends]
+    fits = all(_wrapped(end, num_stored, is_signed=is_signed) == end for end in written)
+    if not fits:  # pydicom cuts off the bits beyond those stored: they are looked at as written
+        stored = _as_written(content, frame, stored)
+    return (stored >= min(written)) & (stored <= max(written))
+
+
+def _whole(content: Dataset, keyword: str) -> int | None:
+    """Returns a whole number of a header; some files leave open whether it has a sign."""
+    value = content.get(keyword)
+    if isinstance(value, bytes) and value:
+        return int.from_bytes(value, "little" if content.original_encoding[1] else "big")
+    return value if isinstance(value, int) else None
+
+
+def _wrapped(value: int, num_bits: int, *, is_signed: bool) -> int:
+    """Returns the number that the lowest bits of another one are."""
+    value %= 1 << num_bits
+    return value - (1 << num_bits) if is_signed and value >> (num_bits - 1) else value
+
+
+def _as_written(content: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:
+    """Returns a frame's pixels with all their bits; compressed ones have no more than stored."""
+    syntax = content.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and not syntax.is_deflated:
+        return stored
+    is_little_endian = syntax.is_little_endian
+    kind = "i" if content.PixelRepresentation else "u"
+    dtype = np.dtype(f"{'<' if is_little_endian else '>'}{kind}{int(content.BitsAllocated) // 8}")
+    start = frame * stored.size * dtype.itemsize
+    pixels = np.frombuffer(content.PixelData, dtype, count=stored.size, offset=start)
+    return pixels.reshape(stored.shape)

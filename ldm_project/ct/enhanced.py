@@ -1,0 +1,51 @@
+"""Enhanced multi-frame CT: what a file says of each of its frames, in its functional groups.
+
+A classic file is one frame without groups: what is asked for stands in the file itself.
+
+Source: DICOM PS3.3, C.7.6.16 (Multi-frame Functional Groups).
+"""
+
+from typing import Any
+
+from pydicom import Dataset
+
+from ldm_project.errors import DataError
+
+PER_FRAME, SHARED = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
+
+
+def num_frames(header: Dataset) -> int:
+    """Returns how many frames a file has; one, where it does not say.
+
+    Raises:
+        DataError: it has several, and does not say where each lies.
+    """
+    number = int(header.get("NumberOfFrames") or 1)
+    num_described = len(header.get(PER_FRAME) or ())
+    if num_described != number and (number > 1 or num_described > 1):
+        raise DataError(
+            f"{number} frames, of which its functional groups describe {num_described}: "
+            f"a multi-frame file is read where it is enhanced CT, which says where each frame "
+            f"lies. Convert it to enhanced CT or to one file per slice."
+        )
+    return number
+
+
+def frame_value(header: Dataset, frame: int, group: str, keyword: str) -> Any:
+    """Returns a frame's value: of its own group, else of the group of all, else of the file.
+
+    Args:
+        header: of a classic or an enhanced file.
+        frame: its number in the file, from 0.
+        group: keyword of the sequence that holds the value, ``PlanePositionSequence``.
+        keyword: of the value.
+
+    Returns:
+        ``None`` where nothing says it.
+    """
+    per_frame = header.get(PER_FRAME) or ()
+    for groups in (*per_frame[frame : frame + 1], *(header.get(SHARED) or ())):
+        for item in groups.get(group) or ():
+            if (value := item.get(keyword)) is not None:
+                return value
+    return header.get(keyword)
