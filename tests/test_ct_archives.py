@@ -1,10 +1,13 @@
 """CT archives as they are: what is odd is read right, or left out and counted."""
 
+import fcntl
 import os
 import pty
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import nibabel as nib
@@ -366,6 +369,8 @@ def test_bar_shows_on_a_terminal_only(tmp_path, is_terminal):
         f"read_hu(find_scans({str(folder)!r}).scans[0], spacing_mm=None)"
     )
     ours, theirs = pty.openpty() if is_terminal else os.pipe()
+    if is_terminal:  # a new one has no columns
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     subprocess.run([sys.executable, "-c", script], check=True, stderr=theirs, stdout=theirs)
     os.write(theirs, b".")  # there is something to read in any case
     shown = os.read(ours, 100_000).decode()
@@ -383,10 +388,10 @@ def test_ten_thousand_files_are_sorted_in_little_more_than_their_headers_need(tm
             os.link(path, folder / f"{path.stem}-{number}.dcm")
     started_s = time.process_time()
     for path in folder.iterdir():
-        pydicom.dcmread(path, stop_before_pixels=True).get("Rows")
+        list(pydicom.dcmread(path, stop_before_pixels=True))
     headers_s = time.process_time() - started_s
     started_s = time.process_time()
     found = find_scans(str(folder))
     assert len(found.scans[0].slices) == 20
-    # twice: a test that guesses at times would be no test, but a square of 10,000 is far beyond
-    assert time.process_time() - started_s < 3 * headers_s
+    # a step that grows with the square of the files would be far beyond
+    assert time.process_time() - started_s < 2 * headers_s

@@ -43,6 +43,8 @@ def frame_value(header: Dataset, frame: int, group: str, keyword: str) -> Any:
     Returns:
         ``None`` where nothing says it.
     """
+    if PER_FRAME not in header and SHARED not in header:
+        return header.get(keyword)
     per_frame = header.get(PER_FRAME) or ()
     for groups in (*per_frame[frame : frame + 1], *(header.get(SHARED) or ())):
         for item in groups.get(group) or ():

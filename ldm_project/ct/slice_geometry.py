@@ -1,6 +1,6 @@
 """How slices lie in space: which are parallel, in what order, and whether evenly spaced."""
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -22,7 +22,8 @@ FINEST_ROUNDING_DIGITS = 4
 MAX_TILT_ROUNDING_MM = 0.1  # positions in whole mm would hide a tilt of a few slices
 
 
-def unit_axes(orientation: Sequence[float]) -> np.ndarray | None:
+@lru_cache(maxsize=1024)  # all slices of a series ask for the same
+def unit_axes(orientation: Cosines) -> np.ndarray | None:
     """Returns the row and the column axis ``(2, 3)``, each of length 1.
 
     ``None`` where the six cosines of ImageOrientationPatient are no two axes at right angles.
@@ -32,6 +33,7 @@ def unit_axes(orientation: Sequence[float]) -> np.ndarray | None:
     if not np.all(np.abs(lengths - 1) < AXES_TOLERANCE):  # also where they are no numbers
         return None
     axes = axes / lengths[:, None]
+    axes.setflags(write=False)
     return axes if abs(axes[0] @ axes[1]) < AXES_TOLERANCE else None
 
 
