@@ -17,7 +17,7 @@ from mlflow_carbon.accounting.steps_model import StepsPoint, fit_steps
 from mlflow_carbon.accounting.uncertainty import (
     MIN_DISTINCT_READINGS,
     MIN_WINDOWS_FOR_CORRELATION,
-    Window,
+    Stretch,
     prediction_interval,
     spread_kwh,
     unit_statistics,
@@ -109,7 +109,7 @@ def coverage_fraction(
     energies_kwh = MEAN_KWH + STD_KWH * values
     num_held = 0
     for row in energies_kwh:
-        windows = [Window(energy_kwh, 1.0) for energy_kwh in row[:num_windows].tolist()]
+        windows = [Stretch(energy_kwh, 1.0) for energy_kwh in row[:num_windows].tolist()]
         interval = prediction_interval(unit_statistics(windows), num_future)
         assert interval is not None
         num_held += interval.low_kwh <= row[num_windows:].sum() <= interval.high_kwh
@@ -123,7 +123,7 @@ def wandering_fraction(
     generator = np.random.default_rng(seed)
     energies_kwh = MEAN_KWH + STD_KWH * simulate(generator, num_repetitions, num_windows)
     found = (
-        unit_statistics([Window(energy_kwh, 1.0) for energy_kwh in row]).is_wandering
+        unit_statistics([Stretch(energy_kwh, 1.0) for energy_kwh in row]).is_wandering
         for row in energies_kwh.tolist()
     )
     return sum(found) / num_repetitions
@@ -259,7 +259,7 @@ def paper_table() -> str:
 
 def example() -> str:
     """Returns the three figures of a small example, whose arithmetic the page shows."""
-    statistics = unit_statistics([Window(energy, 1.0) for energy in (9.0, 10.0, 11.0)])
+    statistics = unit_statistics([Stretch(energy, 1.0) for energy in (9.0, 10.0, 11.0)])
     interval = prediction_interval(statistics, 100)
     spread = spread_kwh(statistics, 100)
     assert interval is not None

@@ -127,7 +127,7 @@ def measure_latencies(num_runs: int, num_windows: int) -> dict[str, list[float]]
 
     from mlflow_carbon.metering.meter import Meter
     from mlflow_carbon.recording.journal import Batch, Point
-    from mlflow_carbon.recording.recorder import RunWriter
+    from mlflow_carbon.recording.outbox import RunWriter
     from mlflow_carbon.tracking.track import track
 
     meter_starts_s, meter_stops_s = [], []
@@ -183,7 +183,7 @@ def measure_memory(tool: str, num_windows: int) -> dict[str, float]:
 
     from mlflow_carbon import track
     from mlflow_carbon.recording.delivery import MAX_POINTS
-    from mlflow_carbon.recording.recorder import SEND_INTERVAL_S
+    from mlflow_carbon.recording.outbox import SEND_INTERVAL_S
 
     def memory_bytes() -> int:
         time.sleep(2 * SEND_INTERVAL_S if tool == "mlflow_carbon" else 0)  # nothing waits any more

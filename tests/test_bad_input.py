@@ -13,7 +13,7 @@ from mlflow_carbon.accounting.equivalents import budget_share, equivalent
 from mlflow_carbon.accounting.forecast import forecast_energy, judge_budget, num_units_asked, price
 from mlflow_carbon.accounting.functional_unit import Device, software_carbon_intensity
 from mlflow_carbon.accounting.steps_model import StepsPoint, fit_steps, proportional_saving_fraction
-from mlflow_carbon.accounting.uncertainty import Window, prediction_interval, unit_statistics
+from mlflow_carbon.accounting.uncertainty import Stretch, prediction_interval, unit_statistics
 from mlflow_carbon.cli import cli
 from mlflow_carbon.errors import InvalidInputError, MlflowCarbonError, NoIntensityError
 from mlflow_carbon.grid.hourly import EnergySpan, IntensitySeries, Slot, intensity_of_spans
@@ -26,7 +26,7 @@ from mlflow_carbon.grid.intensity import (
 from tests.fakes.metered_runs import write_run
 
 NAN, INF = math.nan, math.inf
-TWO = unit_statistics([Window(1, 1), Window(2, 1)])
+TWO = unit_statistics([Stretch(1, 1), Stretch(2, 1)])
 ENERGY = forecast_energy(TWO, 10)
 SERIES = IntensitySeries((Slot(0, 3600, 100),), "as given", "test")
 
@@ -76,10 +76,10 @@ BAD_INPUT = [
     (lambda: latest_intensities("electricity_maps"), "'electricity_maps' has months only;"),
     (lambda: latest_intensities("eia"), "intensity_set is 'eia';"),
     (lambda: unit_statistics([]), "no measured window;"),
-    (lambda: unit_statistics([Window(-1, 1)]), "Window 1 has energy_kwh -1;"),
-    (lambda: unit_statistics([Window(1, 1), Window(NAN, 1)]), "Window 2 has energy_kwh nan;"),
-    (lambda: unit_statistics([Window(1, 0)]), "Window 1 has num_units 0;"),
-    (lambda: unit_statistics([Window(1, INF)]), "Window 1 has num_units inf;"),
+    (lambda: unit_statistics([Stretch(-1, 1)]), "Window 1 has energy_kwh -1;"),
+    (lambda: unit_statistics([Stretch(1, 1), Stretch(NAN, 1)]), "Window 2 has energy_kwh nan;"),
+    (lambda: unit_statistics([Stretch(1, 0)]), "Window 1 has num_units 0;"),
+    (lambda: unit_statistics([Stretch(1, INF)]), "Window 1 has num_units inf;"),
     (lambda: forecast_energy(TWO, 0), "num_units is 0;"),
     (lambda: forecast_energy(TWO, -3), "num_units is -3;"),
     (lambda: forecast_energy(TWO, NAN), "num_units is nan;"),

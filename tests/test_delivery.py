@@ -12,7 +12,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from mlflow_carbon.recording.delivery import MAX_POINTS, Delivery
-from mlflow_carbon.recording.journal import Batch, Journal, Point, left_behind
+from mlflow_carbon.recording.journal import Batch, Journal, Point
+from mlflow_carbon.recording.left_journals import left_behind
 
 RUN_ID = "a" * 32
 

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from mlflow_carbon.cli import cli
+from mlflow_carbon.contract.measurement import Reading
 from mlflow_carbon.metering.examination import examine, missed_parts
 from mlflow_carbon.metering.meter import Meter, MeterDescription, MeterSettings
-from mlflow_carbon.metering.readings import Reading
 from mlflow_carbon.units import watts_from_kwh
 from tests.fakes.node import FakeNode, cpu_node, gpu_node
 from tests.fakes.ordinary_user import as_nobody

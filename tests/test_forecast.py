@@ -16,11 +16,11 @@ from mlflow_carbon.accounting.forecast import (
     num_units_asked,
     price,
 )
-from mlflow_carbon.accounting.uncertainty import Window, unit_statistics
+from mlflow_carbon.accounting.uncertainty import Stretch, unit_statistics
 
 
 def statistics_of(*energies_kwh):
-    return unit_statistics([Window(energy_kwh, 1.0) for energy_kwh in energies_kwh])
+    return unit_statistics([Stretch(energy_kwh, 1.0) for energy_kwh in energies_kwh])
 
 
 def test_forecast_is_that_of_the_hand_computation():
@@ -72,7 +72,9 @@ def test_paper_is_reproduced_to_its_printed_digits(row):
     std_kwh = per_unit_kwh * float(row["kg_std"]) / float(row["kg_mean"])
     # 25 values below and 25 above by d have sample std d √(50/49)
     offset_kwh = std_kwh * (49 / 50) ** 0.5
-    windows = [Window(per_unit_kwh + sign * offset_kwh, 1.0) for sign in (1, -1) for _ in range(25)]
+    windows = [
+        Stretch(per_unit_kwh + sign * offset_kwh, 1.0) for sign in (1, -1) for _ in range(25)
+    ]
     emissions = price(
         forecast_energy(unit_statistics(windows), num_units), pue=1.55, intensity_g_per_kwh=251
     )
@@ -141,7 +143,7 @@ def test_one_slow_window_stops_no_run_that_has_room_for_another():
 def test_stopping_when_told_keeps_the_budget():
     spent_kwh, windows = 0.0, []
     for energy_kwh in (9.0, 11.0, 10.0, 10.5, 9.5, 10.0, 11.0, 9.0, 10.0, 10.0):
-        windows.append(Window(energy_kwh, 1.0))
+        windows.append(Stretch(energy_kwh, 1.0))
         spent_kwh += energy_kwh
         found = judge_budget(
             unit_statistics(windows),

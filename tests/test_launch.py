@@ -129,3 +129,15 @@ def test_restart_keeps_the_key_though_the_port_changes():
     again = {**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "2", "MASTER_PORT": "31234"}
     assert find_place(again).launch_key == find_place(TORCHRUN).launch_key
     assert find_place(again).num_restarts == 2
+
+
+def test_address_of_a_launch_cannot_be_found_from_its_key():
+    def key(address):
+        return find_place(
+            {**TORCHRUN, "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": address}
+        ).launch_key
+
+    # twelve bits: 4096 classes, so among 30,000 addresses some 7 share those of the first
+    addresses = [f"10.{high}.{low}.1" for high in range(118) for low in range(256)]
+    assert sum(key(address) == key("10.0.0.1") for address in addresses) > 1
+    assert len({key(address) for address in addresses}) > 4000

@@ -9,9 +9,9 @@ from mlflow import MlflowClient
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import resolve_assumptions
+from mlflow_carbon.contract.windows import Window
 from mlflow_carbon.errors import CarbonBudgetError, InvalidInputError
 from mlflow_carbon.grid.intensity import given_intensity
-from mlflow_carbon.recording.figures import WindowRecord
 from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
 from mlflow_carbon.tracking.track import track
 from tests.fakes.meter import FakeMeter, reading
@@ -256,7 +256,7 @@ def live_of(energies_kwh, *, total_units, budget_kwh):
     spent_kwh = 0.0
     for energy_kwh in energies_kwh:
         spent_kwh += energy_kwh
-        record = WindowRecord(reading(cpu_joules=energy_kwh * KWH), 1)
+        record = Window.of(reading(cpu_joules=energy_kwh * KWH), 1, "iteration")
         live.add(record, is_planned=True, spent_kwh=spent_kwh, assumptions=assumptions)
     return live
 
@@ -279,9 +279,9 @@ def test_mean_and_dearest_window_are_always_up_to_date(budget_kwh, state):
 def test_minutes_before_the_first_window_say_nothing_of_the_units():
     live = LiveForecast(CarbonPlan(total_units=3))
     assumptions = resolve_assumptions(**SWEDEN)
-    minute = WindowRecord(reading(cpu_joules=100 * KWH), 1)
+    minute = Window.of(reading(cpu_joules=100 * KWH), 1, "iteration")
     live.add(minute, is_planned=False, spent_kwh=100.0, assumptions=assumptions)
-    unit = WindowRecord(reading(cpu_joules=10 * KWH), 1)
+    unit = Window.of(reading(cpu_joules=10 * KWH), 1, "iteration")
     live.add(unit, is_planned=True, spent_kwh=110.0, assumptions=assumptions)
     found = live.add(unit, is_planned=True, spent_kwh=120.0, assumptions=assumptions)
     # 120 spent and one unit of 10 left
@@ -291,7 +291,7 @@ def test_minutes_before_the_first_window_say_nothing_of_the_units():
 def test_long_runs_compute_the_spread_seldom():
     live = LiveForecast(CarbonPlan(total_units=2000, budget_kg=1e9))
     assumptions = resolve_assumptions(**SWEDEN)
-    record = WindowRecord(reading(cpu_joules=KWH), 1)
+    record = Window.of(reading(cpu_joules=KWH), 1, "iteration")
     figures = [
         live.add(record, is_planned=True, spent_kwh=float(number), assumptions=assumptions)
         for number in range(1, 2001)

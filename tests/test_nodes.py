@@ -13,9 +13,10 @@ from mlflow_carbon.contract.assumptions import resolve_assumptions
 from mlflow_carbon.metering.launch import Place
 from mlflow_carbon.recording.earlier import read_earlier_part
 from mlflow_carbon.recording.journal import Journal
+from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.recording.recovery import recover
-from tests.fakes.meter import FakeMeter, reading
+from tests.fakes.meter import DESCRIPTION, FakeMeter, reading
 
 # 7 g/kWh; with PUE 2, one kWh of IT energy is 14 g.
 SWEDEN = resolve_assumptions(region="Sweden", intensity_set="paper_table1", pue=2.0)
@@ -27,20 +28,14 @@ def at(start_s, measured):
     return replace(measured, start_unix_s=START_UNIX_S + start_s)
 
 
-def node(index, run_id, readings, *, num_nodes=2, **options):
+def node(index, run_id, readings, *, num_nodes=2, meter=None, outbox=None, **options):
     """Returns the recorder of one node's leader over scripted readings."""
     place = Place(
         rank=index, num_ranks=num_nodes, node_index=index, num_nodes=num_nodes, launch_key="key"
     )
-    return Recorder(
-        run_id,
-        unit="epoch",
-        assumptions=SWEDEN,
-        client=MlflowClient(),
-        meter=FakeMeter(readings),
-        place=place,
-        **options,
-    )
+    outbox = outbox or Outbox(MlflowClient(), run_id)
+    options = {"unit": "epoch", "assumptions": SWEDEN, **options}
+    return Recorder(outbox, meter or FakeMeter(readings), place=place, **options)
 
 
 def measure(recorder, num_windows=0):
@@ -108,11 +103,10 @@ def test_node_that_never_came_is_missed_in_tag_and_coverage(run_id):
 
 
 def test_node_that_dies_counts_to_its_last_minute_and_is_missed(run_id):
-    dying = node(1, run_id, [])
-    dying.start()
-    minute = dying._meter.on_minute
-    minute(reading(cpu_joules=600, duration_s=60))
-    assert dying._delivery.close()
+    meter, outbox = FakeMeter([]), Outbox(MlflowClient(), run_id)
+    node(1, run_id, [], meter=meter, outbox=outbox).start()
+    meter.on_minute(reading(cpu_joules=600, duration_s=60))
+    assert outbox.close()
     measure(node(0, run_id, [reading(cpu_joules=1200, duration_s=120)]))
     data = data_of(run_id)
     assert data.metrics["carbon/energy_kwh"] == pytest.approx(1800 / 3.6e6)
@@ -122,9 +116,9 @@ def test_node_that_dies_counts_to_its_last_minute_and_is_missed(run_id):
 
 
 def test_sum_is_there_though_the_first_node_died(run_id):
-    dying = node(0, run_id, [])
-    dying.start()
-    assert dying._delivery.close()
+    outbox = Outbox(MlflowClient(), run_id)
+    node(0, run_id, [], outbox=outbox).start()
+    assert outbox.close()
     measure(node(1, run_id, [NODES[1]]))
     data = data_of(run_id)
     assert data.metrics["carbon/energy_kwh"] == pytest.approx(800 / 3.6e6)
@@ -132,8 +126,8 @@ def test_sum_is_there_though_the_first_node_died(run_id):
 
 
 def test_node_that_could_not_measure_is_missed_and_says_why(run_id):
-    blind = node(1, run_id, [reading(duration_s=10)])
-    blind._meter.description = replace(blind._meter.description, problems=("RAPL is locked.",))
+    locked = replace(DESCRIPTION, problems=("RAPL is locked.",))
+    blind = node(1, run_id, [], meter=FakeMeter([reading(duration_s=10)], locked))
     measure(node(0, run_id, [NODES[0]]))
     measure(blind)
     tags = data_of(run_id).tags
@@ -175,10 +169,10 @@ def test_node_that_was_started_anew_adds_to_its_first_attempt(run_id):
 def test_killed_nodes_journal_is_recovered_into_the_sum_and_only_once(run_id, tmp_path):
     folder = tmp_path / "left"
     measure(node(0, run_id, [NODES[0]]))
-    killed = node(1, run_id, [NODES[1]], is_held=True)
-    measure(killed)
+    outbox = Outbox(MlflowClient(), run_id, is_held=True)
+    measure(node(1, run_id, [NODES[1]], outbox=outbox))
     journal = Journal(folder, run_id=run_id, tracking_uri=MlflowClient().tracking_uri)
-    for batch in killed._held:
+    for batch in outbox.held:
         journal.append(batch)
     journal.close(is_delivered=False)
     (path,) = folder.iterdir()

@@ -8,8 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
-from mlflow_carbon.metering.readings import DeviceEnergy, Reading
 from mlflow_carbon.tracking.track import track
 from tests.fakes.meter import DESCRIPTION, FakeMeter, reading
 

@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_carbon.contract import keys
-from mlflow_carbon.recording.earlier import added
+from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.track import track
@@ -176,7 +176,7 @@ def test_part_that_was_killed_counts_with_its_windows(store):
     with mlflow.start_run() as run:
         tracking = process.track(run.info.run_id, SWEDEN, meter=killed)
         tracking.close(tracking.open(), 4)
-        assert tracking._recorder._delivery.close()  # all but the totals has arrived
+        assert tracking._recorder._outbox.close()  # all but the totals has arrived
     resumed = FakeMeter([reading(cpu_joules=500, duration_s=30)])
     tracking = ProcessMetering().track(run.info.run_id, SWEDEN, meter=resumed)
     tracking.finish()
@@ -214,7 +214,7 @@ def test_part_that_was_killed_after_a_finished_one_adds_its_windows(store):
     later = replace(reading(cpu_joules=200, duration_s=10), start_unix_s=1_700_000_100.0)
     killed = ProcessMetering().track(run.info.run_id, SWEDEN, meter=FakeMeter([later]))
     killed.close(killed.open(), 4)
-    assert killed._recorder._delivery.close()  # its totals are never written
+    assert killed._recorder._outbox.close()  # its totals are never written
     third = replace(reading(cpu_joules=500, duration_s=30), start_unix_s=1_700_000_200.0)
     ProcessMetering().track(run.info.run_id, SWEDEN, meter=FakeMeter([third])).finish()
     data = data_of(run.info.run_id)
@@ -225,7 +225,7 @@ def test_part_that_was_killed_after_a_finished_one_adds_its_windows(store):
 def test_intervals_add_up_with_their_coverage_weighted_by_time():
     covered = reading(cpu_joules=10, duration_s=30)  # coverage 0.5
     blind = reading(duration_s=10)
-    total = added([covered, blind])
+    total = Total.of(covered).plus(Total.of(blind))
     assert total.duration_s == 40
     assert total.coverage_fraction == pytest.approx(0.375)  # (0.5 * 30 + nothing) / 40
 

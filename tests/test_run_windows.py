@@ -3,7 +3,7 @@
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_carbon.accounting.uncertainty import Window
+from mlflow_carbon.accounting.uncertainty import Stretch
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.store.run_windows import find_run, read_metered_run
@@ -24,7 +24,7 @@ def read(client, text):
 def test_windows_come_back_in_order_with_their_power(client):
     run = read(client, write_run(client, "synthesis", windows=[(0.5, 4.0), (0.25, 2.0)]))
     # 0.5 kWh in 60 s are 30 kW
-    assert run.windows == (Window(0.5, 4.0, 30_000.0), Window(0.25, 2.0, 15_000.0))
+    assert run.windows == (Stretch(0.5, 4.0, 30_000.0), Stretch(0.25, 2.0, 15_000.0))
     assert (run.unit, run.num_units, run.energy_kwh, run.duration_s) == ("sample", 6.0, 0.75, 120.0)
     assert (run.pue, run.intensity.g_per_kwh, run.intensity.region) == (1.5, 250.0, "EU27")
 
@@ -60,7 +60,7 @@ def test_run_without_windows_is_one_of_minutes(client):
         client.set_tag(run_id, key, value)
     client.set_terminated(run_id)
     run = read(client, run_id)
-    assert run.windows == (Window(0.25, 1.5, 10_000.0),)
+    assert run.windows == (Stretch(0.25, 1.5, 10_000.0),)
     assert [(span.start_s, span.energy_kwh) for span in run.spans] == [(END_S - 90, 0.25)]
     assert run.intensity is None
 

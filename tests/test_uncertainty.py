@@ -11,7 +11,7 @@ from benchmarks.interval_coverage import autoregression, coverage_fraction, rand
 from mlflow_carbon.accounting.uncertainty import (
     CORRECTED,
     INDEPENDENT,
-    Window,
+    Stretch,
     cautions,
     num_distinct_readings,
     prediction_interval,
@@ -24,7 +24,7 @@ nums_units = st.floats(min_value=0.5, max_value=1e5)
 
 
 def windows_of(energies_kwh, num_units=1.0):
-    return [Window(energy_kwh, num_units) for energy_kwh in energies_kwh]
+    return [Stretch(energy_kwh, num_units) for energy_kwh in energies_kwh]
 
 
 def half_width(interval):
@@ -47,7 +47,7 @@ def test_prediction_interval_is_that_of_the_hand_computation():
 def test_unequal_windows_weigh_by_their_units():
     # 2 kWh in 1 unit, 10 kWh in 3 units: mean 12/4 = 3; residuals -1/√1 and +1/√3,
     # s² = (1 + 1/3) / 1 = 4/3; N = 4: 4/3 · (16/4 + 4) = 32/3; t(0.975, 1) = 12.7062
-    statistics = unit_statistics([Window(2, 1), Window(10, 3)])
+    statistics = unit_statistics([Stretch(2, 1), Stretch(10, 3)])
     interval = prediction_interval(statistics, 4)
     assert statistics.mean_kwh == 3
     assert interval.high_kwh - 12 == pytest.approx(12.7062 * math.sqrt(32 / 3), rel=1e-5)
@@ -167,7 +167,7 @@ def test_wandering_windows_are_said_to_drift():
 
 def test_repeated_power_readings_count_once():
     powers_w = [100.0, 100.0, 100.0, 110.0, 110.0]
-    windows = [Window(1.0 + power_w, 1.0, power_w) for power_w in powers_w]
+    windows = [Stretch(1.0 + power_w, 1.0, power_w) for power_w in powers_w]
     statistics = unit_statistics(windows)
     assert statistics.num_distinct_readings == 2
     assert any("Only 2 distinct power readings" in line for line in cautions(statistics))

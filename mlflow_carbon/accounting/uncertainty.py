@@ -25,7 +25,7 @@ _DIFFERENCE = 1e-4  # of the autocorrelation, for a numerical derivative
 
 
 @dataclass(frozen=True)
-class Window:
+class Stretch:
     """One measured stretch of work; ``power_w`` is its mean power where that is known."""
 
     energy_kwh: float
@@ -82,7 +82,7 @@ def num_distinct_readings(powers_w: Iterable[float | None]) -> int | None:
     return len(distinct) or None
 
 
-def unit_statistics(windows: Sequence[Window]) -> UnitStatistics:
+def unit_statistics(windows: Sequence[Stretch]) -> UnitStatistics:
     """Returns mean, spread and correlation of the energy per unit.
 
     Args:
@@ -272,7 +272,7 @@ def _degrees_of_freedom(phi: float, n: int, num_future: float) -> float:
     return min(max(2 / (2 / n + slope**2 * (1 - phi**2) / n), 1.0), n - 1.0)
 
 
-def _check(windows: Sequence[Window]) -> None:
+def _check(windows: Sequence[Stretch]) -> None:
     if not windows:
         raise InvalidInputError("There is no measured window; meter a run with at least one.")
     for number, window in enumerate(windows, start=1):

@@ -22,7 +22,13 @@ def recover(tracking_uri: str | None) -> None:
     folder = journal_dir()
     recoveries = list(recover_all(open_client(tracking_uri), folder))
     for recovery in recoveries:
+        if not recovery.run_id:
+            click.echo(f"{recovery.path.name!r} left in {folder}: {recovery.reason}.")
+            continue
         became = "sent" if recovery.reason is None else f"left in {folder}: {recovery.reason}"
+        if recovery.kept is not None:
+            bad = "line" if recovery.num_bad_lines == 1 else "lines"
+            became += f"; {recovery.num_bad_lines} unreadable {bad} kept in {recovery.kept}"
         click.echo(f"run {recovery.run_id}: {recovery.num_batches} sets of figures {became}.")
     if not recoveries:
         click.echo(f"Nothing to recover in {folder}.")

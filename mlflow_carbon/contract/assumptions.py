@@ -7,6 +7,8 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity
 from mlflow_carbon.grid.providers import LiveIntensity
 
+SETTINGS = ("region", "intensity_set", "pue")  # those that have a default
+
 
 @dataclass(frozen=True)
 class Defaults:

@@ -56,6 +56,7 @@ TAG_LAUNCH = "carbon.launch"  # by which the processes of one launch find their 
 TAG_NUM_NODES = "carbon.num_nodes"
 TAG_MISSING_NODES = "carbon.missing_nodes"  # those whose energy is not in the total, or not all
 TAG_NODE_STATE = "carbon.state"  # of one node, by node_tag()
+TAG_PARTIAL = "carbon.partial"  # 'true': the total is a lower bound, a killed run's windows
 TAG_MODEL_INPUT_IDS = "carbon.model_input_ids"  # the logged models that a metered run used
 TAG_BUDGET_KG = "carbon.budget_kg"
 TAG_BUDGET_STATE = "carbon.budget_state"
@@ -128,6 +129,12 @@ def component_power_w(component: str, index: int | None = None) -> str:
 def window_component_energy_kwh(component: str) -> str:
     """Returns the metric key of a component's energy in one window, in kWh."""
     return f"{WINDOW_PREFIX}/{component}/energy_kwh"
+
+
+def is_window_component(key: str) -> bool:
+    """Returns whether a metric is the series of one component's energy in the windows."""
+    parts = key.split("/")
+    return len(parts) == 4 and parts[:2] == ["carbon", "window"] and parts[3] == "energy_kwh"
 
 
 def node_metric(metric: str, node_index: int) -> str:

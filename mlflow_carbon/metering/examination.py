@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.measurement import MeterDescription, Reading
 from mlflow_carbon.metering.cpu_power import GENERIC
-from mlflow_carbon.metering.meter import Meter, MeterDescription
-from mlflow_carbon.metering.readings import OBSERVING_METHODS, Reading
+from mlflow_carbon.metering.meter import Meter
+from mlflow_carbon.metering.readings import OBSERVING_METHODS
 
 # Long enough for two readings of every device; too short to speak of power.
 GLANCE_S = 0.1

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 _KEY_LENGTH = 16
+_ADDRESS_DIGITS = 3  # hexadecimal
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,18 @@ def _torch_place(environment: Mapping[str, str]) -> Place | None:
 
 
 def _torch_launch_name(environment: Mapping[str, str]) -> str:
-    """Returns the rendezvous's name; without one its port, which may change with a restart."""
+    """Returns the rendezvous's name; without one its port, which may change with a restart.
+
+    Of the address, which a reader of the store could find by trying all of a network's, there
+    are twelve bits: thousands of addresses share them, two launches hardly ever do.
+    """
     run_id = environment.get("TORCHELASTIC_RUN_ID", "none")
     if run_id != "none":
         return f"torchelastic {run_id}"
     job = environment.get("SLURM_JOB_ID", "")
-    return f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')} {job}"
+    address = environment.get("MASTER_ADDR", "")
+    bits = hashlib.sha256(address.encode()).hexdigest()[:_ADDRESS_DIGITS]
+    return f"{bits}:{environment.get('MASTER_PORT')} {job}"
 
 
 def _slurm_place(environment: Mapping[str, str]) -> Place | None:

@@ -10,12 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from mlflow_carbon.contract.measurement import DeviceEnergy, MeterDescription, Reading
 from mlflow_carbon.errors import MeterError
 from mlflow_carbon.metering.clock import Clock, SystemClock
 from mlflow_carbon.metering.collector import Collector
 from mlflow_carbon.metering.machine import CarbontrackerParts, Machine, find_machine
 from mlflow_carbon.metering.meter_settings import MeterSettings
-from mlflow_carbon.metering.readings import DeviceEnergy, Reading, Snapshot, reading_between
+from mlflow_carbon.metering.readings import Snapshot, reading_between
 
 __all__ = [
     "Clock",
@@ -23,9 +24,9 @@ __all__ = [
     "Meter",
     "MeterDescription",
     "MeterSettings",
+    "OpenWindow",
     "Reading",
     "SystemClock",
-    "Window",
 ]
 
 # A driver may hang; the user's code waits this long and no longer. start and stop: 2 s at most.
@@ -34,32 +35,8 @@ READ_TIMEOUT_S = 1.0
 JOIN_TIMEOUT_S = 0.5
 
 
-@dataclass(frozen=True)
-class MeterDescription:
-    """What a meter measures on this machine, how, and what it cannot.
-
-    Attributes:
-        components: what is measured.
-        method_by_component: every component asked for; ``unavailable`` if it cannot be measured.
-        cpu_tdp_source: where the CPU's power is from if it is assumed: ``table: …``, ``generic``,
-            ``user``; ``None`` if it is not.
-        attribution: as in the settings.
-        hardware: counts and models.
-        tracker: name and version.
-        problems: one sentence for each thing that is missing or not as it should be.
-    """
-
-    components: tuple[str, ...]
-    method_by_component: dict[str, str]
-    cpu_tdp_source: str | None
-    attribution: str
-    hardware: str
-    tracker: str
-    problems: tuple[str, ...]
-
-
 @dataclass(frozen=True, eq=False)
-class Window:
+class OpenWindow:
     """An open window; hand it to ``close_window`` once."""
 
     opened: Snapshot
@@ -85,9 +62,9 @@ class Meter:
         self._tracker = "carbontracker"
         self._collector = Collector(self._find_machine, clock=clock, interval_s=settings.interval_s)
         self._thread: Any = None
-        self._whole: Window | None = None
+        self._whole: OpenWindow | None = None
         self._total: Reading | None = None
-        self._open_windows: set[Window] = set()
+        self._open_windows: set[OpenWindow] = set()
 
     def start(self) -> None:
         """Finds the devices and starts to read them; what fails ends in ``description``."""
@@ -100,15 +77,15 @@ class Meter:
         except Exception as error:  # whatever it or its dependencies raise, the run goes on
             self._collector.add_problem(f"Carbontracker does not start: {error!r}.")
             self._collector.end()
-        self._whole = Window(self._collector.snapshot(START_TIMEOUT_S), self._clock.unix_s())
+        self._whole = OpenWindow(self._collector.snapshot(START_TIMEOUT_S), self._clock.unix_s())
 
-    def open_window(self) -> Window:
+    def open_window(self) -> OpenWindow:
         """Starts a window; any number may be open at once, in any thread."""
-        window = Window(self._synchronized_snapshot(), self._clock.unix_s())
+        window = OpenWindow(self._synchronized_snapshot(), self._clock.unix_s())
         self._open_windows.add(window)
         return window
 
-    def close_window(self, window: Window) -> Reading:
+    def close_window(self, window: OpenWindow) -> Reading:
         """Returns the energy since the window was opened.
 
         Raises:
@@ -119,7 +96,7 @@ class Meter:
         self._open_windows.remove(window)
         return self._reading(window, self._synchronized_snapshot())
 
-    def reading_so_far(self, window: Window) -> Reading:
+    def reading_so_far(self, window: OpenWindow) -> Reading:
         """Returns the energy from the window's opening to the latest reading; leaves it open."""
         return self._reading(window, self._collector.last_snapshot)
 
@@ -129,14 +106,14 @@ class Meter:
         Returns:
             What ends it; ``use`` is not called after that, nor after ``stop``.
         """
-        window = Window(self._snapshot(), self._clock.unix_s())
+        window = OpenWindow(self._snapshot(), self._clock.unix_s())
 
         def look(snapshot: Snapshot) -> None:
             nonlocal window
             if snapshot.time_s - window.opened.time_s < duration_s:
                 return
             reading = self._reading(window, snapshot)
-            window = Window(snapshot, self._clock.unix_s())
+            window = OpenWindow(snapshot, self._clock.unix_s())
             use(reading)
 
         self._collector.listen(look)
@@ -153,7 +130,9 @@ class Meter:
         """
         if self._total is None:
             closed = self._snapshot()
-            self._total = self._reading(self._whole or Window(closed, self._clock.unix_s()), closed)
+            self._total = self._reading(
+                self._whole or OpenWindow(closed, self._clock.unix_s()), closed
+            )
             if self._is_ours() and self._thread is not None:
                 _end_carbontracker_thread(self._thread, self._collector)
         return self._total
@@ -191,7 +170,7 @@ class Meter:
             return Snapshot(self._clock.monotonic_s(), {})
         return self._collector.snapshot(READ_TIMEOUT_S)
 
-    def _reading(self, window: Window, closed: Snapshot) -> Reading:
+    def _reading(self, window: OpenWindow, closed: Snapshot) -> Reading:
         machine = self._collector.machine or Machine()
         methods = {source.device: source.method for source in machine.sources}
         return reading_between(window.opened, closed, methods, start_unix_s=window.start_unix_s)

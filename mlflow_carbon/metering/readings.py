@@ -4,13 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
 from mlflow_carbon.units import kwh_from_joules
 
 # Share of the time counts as observed by these methods only; the others assume a power.
 OBSERVING_METHODS = (keys.METHOD_COUNTER, keys.METHOD_SAMPLED)
-
-# These count in steps: energy in a counter's, busy time in those of the kernel's clock.
-COUNTING_METHODS = (keys.METHOD_COUNTER, keys.METHOD_TDP)
 
 # No CPU package draws more, so a RAPL counter cannot wrap faster than range / this power.
 MAX_PACKAGE_POWER_W = 1000.0
@@ -54,63 +52,6 @@ class Snapshot:
 
     time_s: float
     tallies: Mapping[Device, Tally]
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceEnergy:
-    """Energy of one device in one interval."""
-
-    component: str  # gpu, cpu, dram
-    index: int  # GPU: NVML's index; CPU and DRAM: socket
-    energy_kwh: float
-    method: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Energy of one interval, per device.
-
-    Attributes:
-        devices: empty if nothing could be measured, never zeros.
-        coverage_fraction: share of the time, averaged over devices, that counters or samples
-            observed; an assumed power counts 0. ``None`` if ``devices`` is empty.
-        num_readings: readings of the device that was read most often, both ends included.
-    """
-
-    start_unix_s: float
-    duration_s: float
-    devices: tuple[DeviceEnergy, ...] = ()
-    coverage_fraction: float | None = None
-    num_readings: int = 0
-
-    @property
-    def energy_kwh(self) -> float | None:
-        """Energy of all devices together."""
-        if not self.devices:
-            return None
-        return sum(device.energy_kwh for device in self.devices)
-
-    def without_silent(self) -> "Reading":
-        """Returns the reading without counters that did not move: it was shorter than their step.
-
-        That is no energy of 0 but one that is not known. Of windows it holds less: many that are
-        shorter than a step add up to what was counted.
-        """
-        counted = tuple(
-            device
-            for device in self.devices
-            if device.energy_kwh > 0 or device.method not in COUNTING_METHODS
-        )
-        coverage_fraction = self.coverage_fraction if counted else None
-        return replace(self, devices=counted, coverage_fraction=coverage_fraction)
-
-    def energy_kwh_by_component(self) -> dict[str, float]:
-        """Returns the energy of each component, all its devices together."""
-        by_component: dict[str, float] = {}
-        for device in self.devices:
-            energy_kwh = by_component.get(device.component, 0.0) + device.energy_kwh
-            by_component[device.component] = energy_kwh
-        return by_component
 
 
 def add_reading(

@@ -11,17 +11,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
+from mlflow_carbon.contract.run_record import RunRecord
+from mlflow_carbon.contract.totals import Total
+from mlflow_carbon.contract.windows import Window, WindowColumns
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.cpu_power import USER, load_models, plain_name
-from mlflow_carbon.recording.figures import (
-    WindowColumns,
-    WindowRecord,
-    per_unit_metrics,
-    total_metrics,
-    window_tags,
-)
 from mlflow_carbon.recording.journal import Batch, Point
-from mlflow_carbon.recording.recorder import RunWriter
+from mlflow_carbon.recording.outbox import RunWriter
 from mlflow_carbon.recording.system_metrics import Backfilled, has_system_metrics, read_backfilled
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
@@ -150,12 +146,13 @@ def figures(
     """
     total, covered_s = candidate.found.reading, candidate.found.covered_s
     covered = replace(total, duration_s=covered_s)
-    windows = WindowColumns([WindowRecord(covered, covered_s / SECONDS_PER_MINUTE)])
-    values = total_metrics(covered, assumptions) | {keys.DURATION_S: total.duration_s}
-    values |= per_unit_metrics(windows, keys.UNIT_MINUTE, assumptions)
+    window = Window.of(covered, covered_s / SECONDS_PER_MINUTE, keys.UNIT_MINUTE)
+    record = RunRecord(candidate.run.info.run_id, total=Total.of(covered))
+    record = record.summing(WindowColumns([] if window is None else [window]), keys.UNIT_MINUTE)
+    values = record.assuming(assumptions).metrics() | {keys.DURATION_S: total.duration_s}
     components = sorted(total.energy_kwh_by_component())
     tags = assumptions.tags() | assumptions.default_tags()
-    tags |= window_tags(windows, keys.UNIT_MINUTE)
+    tags |= record.window_tags()
     tags |= {keys.method_tag(component): keys.METHOD_BACKFILLED for component in components}
     tags |= {
         keys.TAG_SCHEMA: keys.SCHEMA_VERSION,

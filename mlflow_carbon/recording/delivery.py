@@ -65,6 +65,7 @@ class Delivery:
         self._changed = threading.Condition()
         self._is_closing = False
         self._has_warned = False
+        self._has_warned_of_journal = False
         self.has_lost = False  # the store refused a batch for good
         self._num_delivered = 0
         self._thread: threading.Thread | None = None
@@ -74,12 +75,7 @@ class Delivery:
         with self._changed:
             self._pending.append(batch)
             self._num_points += len(batch.points)
-            if self._journal is not None:
-                try:
-                    self._journal.append(batch)
-                except OSError as error:  # disk full: go on in memory
-                    self._journal = None
-                    self._warn(error)
+            self._note(lambda journal: journal.append(batch))
             if len(self._pending) <= NUM_LINGERING or self._is_full():
                 self._changed.notify_all()
             if self._thread is None:
@@ -99,10 +95,10 @@ class Delivery:
                 self._start_thread()  # the first may be asleep in MLflow's own retries
             is_delivered = self._changed.wait_for(self._is_empty, max(0.0, timeout_s - STUCK_S))
             num_left = len(self._pending)
-        if self._journal is not None:
-            self._journal.close(is_delivered=is_delivered)
+        is_kept = self._journal is not None and self._journal.is_whole
+        self._note(lambda journal: journal.close(is_delivered=is_delivered))
         if not is_delivered:
-            kept = "lost" if self._journal is None else "kept; `mlflow-carbon recover` sends them"
+            kept = "kept; `mlflow-carbon recover` sends them" if is_kept else "lost"
             _logger.warning("%d sets of energy figures were not delivered: %s.", num_left, kept)
         elif is_prompt and self._thread is not None:
             self._thread.join(STUCK_S)
@@ -162,9 +158,24 @@ class Delivery:
         for _ in range(num_new):
             self._num_points -= len(self._pending.popleft().points)
         self._num_delivered += num_new
-        if self._journal is not None and num_new:
-            self._journal.mark_delivered(num_new)
+        if num_new:
+            self._note(lambda journal: journal.mark_delivered(num_new))
         self._changed.notify_all()
+
+    def _note(self, write: Callable[[Journal], None]) -> None:
+        """Writes to the journal; one that cannot be written, on a full disk say, ends nothing."""
+        if self._journal is None:
+            return
+        try:
+            write(self._journal)
+        except OSError as error:
+            if not self._has_warned_of_journal:
+                self._has_warned_of_journal = True
+                _logger.warning(
+                    "The journal of energy figures cannot be written, so a killed process will "
+                    "lose what it has not sent: %s",
+                    reason_of(error),
+                )
 
     def _warn(self, error: Exception) -> None:
         if not self._has_warned:

@@ -15,11 +15,11 @@ from mlflow_carbon.accounting.forecast import (
     judge_spent,
     price,
 )
-from mlflow_carbon.accounting.uncertainty import UnitStatistics, Window, unit_statistics
+from mlflow_carbon.accounting.uncertainty import Stretch, UnitStatistics, unit_statistics
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
+from mlflow_carbon.contract.windows import Window
 from mlflow_carbon.errors import InvalidInputError
-from mlflow_carbon.recording.figures import WindowRecord
 
 WARN, STOP = "warn", "stop"
 
@@ -132,7 +132,7 @@ class LiveForecast:
 
     def add(
         self,
-        record: WindowRecord,
+        window: Window,
         *,
         is_planned: bool,
         spent_kwh: float | None,
@@ -141,13 +141,13 @@ class LiveForecast:
         """Returns what another window says of the run's end.
 
         Args:
-            record: the window that was just closed.
+            window: the one that was just closed.
             is_planned: whether it counts the unit that the plan counts.
             spent_kwh: measured by the run so far, gaps between windows included; ``None`` where
                 that is not known, so that there are no gaps.
             assumptions: what turns energy into CO2e.
         """
-        energy_kwh = (record.reading.energy_kwh or 0.0) * self._num_nodes
+        energy_kwh = window.energy_kwh * self._num_nodes
         if is_planned != self._is_planned:
             self._start_afresh(is_planned=is_planned)
         gapless_kwh = self._spent_kwh + energy_kwh
@@ -155,8 +155,8 @@ class LiveForecast:
         if self._energies_kwh:
             energy_kwh = max(spent_kwh - self._spent_kwh, 0.0)
         self._spent_kwh = spent_kwh
-        statistics, is_computed = self._updated(Window(energy_kwh, record.num_units))
-        left = self._left_after(record.num_units) if is_planned else None
+        statistics, is_computed = self._updated(Stretch(energy_kwh, window.num_units))
+        left = self._left_after(window.num_units) if is_planned else None
         values = {}
         if left is not None and statistics.num_windows > 1 and (is_computed or left == 0):
             values = _forecast_values(statistics, left, spent_kwh, assumptions)
@@ -165,7 +165,7 @@ class LiveForecast:
         verdict = judge_budget(
             statistics,
             left,
-            num_units_next=record.num_units,
+            num_units_next=window.num_units,
             budget_kg=self.plan.budget_kg,
             spent_kwh=spent_kwh,
             pue=assumptions.pue,
@@ -191,7 +191,7 @@ class LiveForecast:
         before, self.verdict = self.verdict, verdict
         return before is None or before.state != verdict.state
 
-    def _updated(self, window: Window) -> tuple[UnitStatistics, bool]:
+    def _updated(self, window: Stretch) -> tuple[UnitStatistics, bool]:
         """Returns the statistics, mean and maximum up to date, and whether the spread is too."""
         self._energies_kwh.append(window.energy_kwh)
         self._nums_units.append(window.num_units)
@@ -200,7 +200,7 @@ class LiveForecast:
         num_windows = len(self._energies_kwh)
         if self._statistics is None or num_windows >= self._next_computed:
             columns = zip(self._energies_kwh, self._nums_units, strict=True)
-            self._statistics = unit_statistics([Window(*values) for values in columns])
+            self._statistics = unit_statistics([Stretch(*values) for values in columns])
             if num_windows >= NUM_ALWAYS_COMPUTED:
                 self._next_computed = math.ceil(num_windows * (1 + GROWTH_FRACTION))
             return self._statistics, True

@@ -6,13 +6,14 @@ from typing import Protocol
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
+from mlflow_carbon.contract.measurement import Reading
+from mlflow_carbon.contract.run_record import RunRecord
+from mlflow_carbon.contract.totals import NodePart, Total
+from mlflow_carbon.contract.windows import UnitEnergy
 from mlflow_carbon.metering.launch import Place
 from mlflow_carbon.metering.meter import Meter
-from mlflow_carbon.metering.readings import Reading
-from mlflow_carbon.recording.earlier import EarlierPart, added
-from mlflow_carbon.recording.figures import node_metrics
-from mlflow_carbon.recording.nodes import ENDED, RUNNING, node_state_tag
-from mlflow_carbon.units import SECONDS_PER_MINUTE
+from mlflow_carbon.recording.earlier import EarlierPart
+from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
 # Of a further node; the same tags of the first one are the run's own.
 OWN_TAGS = (keys.TAG_HARDWARE, keys.TAG_ERROR)
@@ -22,7 +23,7 @@ class Put(Protocol):
     """Hands figures over to a run, stamped with the end of their interval."""
 
     def __call__(
-        self, values: dict[str, float], end_unix_s: float | None, tags: dict[str, str]
+        self, values: Mapping[str, float], end_unix_s: float | None, tags: Mapping[str, str]
     ) -> None:
         """Takes values and tags."""
         ...
@@ -35,38 +36,50 @@ class NodeRecord:
         self._index = place.node_index
         self._num_nodes = place.num_nodes
         self._put = put
-        self._so_far: Reading | None = None
+        self._so_far: Total | None = None
         self._end_minutes: Callable[[], None] | None = None
 
-    def start(self, earlier: EarlierPart | None, meter: Meter, assumptions: Assumptions) -> None:
+    def start(
+        self,
+        earlier: EarlierPart | None,
+        meter: Meter,
+        assumptions: Assumptions,
+        end_of: Callable[[Reading], float],
+    ) -> None:
         """Says that the node is measured, and from now on each minute what it has spent.
 
         So a node that dies has lost a minute at most.
+
+        Args:
+            earlier: what the node has spent before.
+            meter: tells what it spends.
+            assumptions: what turns energy into CO2e.
+            end_of: returns the time stamp of a reading.
         """
         self._so_far = None if earlier is None else earlier.total
-        self._say_running(assumptions)
+        self._say_running(earlier, assumptions)
 
         def add(minute: Reading) -> None:
-            self._so_far = minute if self._so_far is None else added([self._so_far, minute])
-            end_unix_s = minute.start_unix_s + minute.duration_s
-            self._write(self._so_far, end_unix_s, RUNNING, assumptions)
+            total = Total.of(minute)
+            self._so_far = total if self._so_far is None else self._so_far.plus(total)
+            self._write(self._part(self._so_far, end_of(minute)), assumptions)
 
         self._end_minutes = meter.every(SECONDS_PER_MINUTE, add)
 
     def resume(self, earlier: EarlierPart | None, assumptions: Assumptions) -> None:
         """Adds an earlier part that is known only now, and says again that the node is measured."""
         if earlier is not None:
-            parts = [earlier.total] if self._so_far is None else [earlier.total, self._so_far]
-            self._so_far = added(parts)
-        self._say_running(assumptions)
+            this_part = self._so_far
+            self._so_far = earlier.total if this_part is None else earlier.total.plus(this_part)
+        self._say_running(earlier, assumptions)
 
     def end(
         self,
-        total: Reading,
+        total: Total,
         end_unix_s: float,
         assumptions: Assumptions,
         *,
-        per_unit: Mapping[str, float],
+        per_unit: Mapping[str, UnitEnergy],
         tags: Mapping[str, str],
     ) -> None:
         """Writes the last figures.
@@ -80,36 +93,40 @@ class NodeRecord:
         """
         if self._end_minutes is not None:
             self._end_minutes()
-        energy_per_unit = {
-            keys.node_metric(key, self._index): per_unit[key]
-            for key in map(keys.energy_kwh_per_unit, keys.UNITS)
-            if key in per_unit
-        }
+        part = self._part(
+            total,
+            end_unix_s,
+            energy_per_unit={unit: energy.energy_kwh for unit, energy in per_unit.items()},
+            has_ended=True,
+        )
         if self._index > 0:
             tags = {keys.node_tag(key, self._index): tags[key] for key in OWN_TAGS if key in tags}
-        self._write(total, end_unix_s, ENDED, assumptions, values=energy_per_unit, tags=tags)
+        self._write(part, assumptions, tags=tags)
 
-    def _say_running(self, assumptions: Assumptions) -> None:
-        end_unix_s = 0.0 if self._so_far is None else time.time()
-        self._write(self._so_far, end_unix_s, RUNNING, assumptions)
+    def _say_running(self, earlier: EarlierPart | None, assumptions: Assumptions) -> None:
+        newest_s = 0.0 if earlier is None else earlier.newest_ms / MILLISECONDS_PER_SECOND
+        end_unix_s = 0.0 if self._so_far is None else max(time.time(), newest_s)
+        self._write(self._part(self._so_far, end_unix_s), assumptions)
+
+    def _part(
+        self,
+        total: Total | None,
+        end_unix_s: float,
+        *,
+        energy_per_unit: Mapping[str, float] = {},  # read only
+        has_ended: bool = False,
+    ) -> NodePart:
+        end_ms = round(end_unix_s * MILLISECONDS_PER_SECOND)
+        return NodePart(total, energy_per_unit, end_ms, has_ended)
 
     def _write(
         self,
-        total: Reading | None,
-        end_unix_s: float,
-        state: str,
+        part: NodePart,
         assumptions: Assumptions,
         *,
-        values: Mapping[str, float] = {},  # read only
-        tags: Mapping[str, str] = {},
+        tags: Mapping[str, str] = {},  # read only
     ) -> None:
-        figures = {} if total is None else node_metrics(total, assumptions, self._index)
-        self._put(
-            {**figures, **values},
-            end_unix_s,
-            {
-                **tags,
-                keys.TAG_NUM_NODES: str(self._num_nodes),
-                **node_state_tag(self._index, state, end_unix_s),
-            },
-        )
+        record = RunRecord("", parts={self._index: part}, num_nodes=self._num_nodes)
+        values = record.assuming(assumptions).metrics()
+        end_unix_s = part.end_ms / MILLISECONDS_PER_SECOND
+        self._put(values, end_unix_s, {**tags, **record.node_tags()})

@@ -1,44 +1,26 @@
 """Totals of a run on several nodes: each writes its own, and whoever ends adds up what is there.
 
 The nodes talk through the run alone. A sum's time stamp grows with what is in it, so the fullest
-one is the latest for MLflow, whoever writes it and when; a replay writes the same point again.
+one is the latest for MLflow, whoever writes it and when; a replay writes nothing.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from mlflow_carbon.accounting.emissions import co2e_g, facility_energy_kwh
 from mlflow_carbon.contract import keys
-from mlflow_carbon.metering.readings import Reading
-from mlflow_carbon.recording.earlier import of_node, recorded_total
-from mlflow_carbon.units import MILLISECONDS_PER_SECOND, kg_from_grams, watts_from_kwh
-
-RUNNING, ENDED = "running", "ended"
+from mlflow_carbon.contract.assumptions import Assumptions
+from mlflow_carbon.contract.run_record import RunRecord
+from mlflow_carbon.contract.totals import ENDED, NodePart, Total, added_by_component
+from mlflow_carbon.contract.windows import UnitEnergy
 
 # Another node may write between our reading and our writing; it then looks again itself.
 MAX_ROUNDS = 4
-
-
-@dataclass(frozen=True)
-class NodePart:
-    """What one node has measured so far, and until when."""
-
-    total: Reading
-    metrics: Mapping[str, float]  # under the names that a run on one node has
-    end_ms: int
-    has_ended: bool
-
-
-def node_state_tag(node_index: int, state: str, end_unix_s: float) -> dict[str, str]:
-    """Returns the tag that says whether a node measures on, and until when its figures are."""
-    key = keys.node_tag(keys.TAG_NODE_STATE, node_index)
-    return {key: f"{state} {round(end_unix_s * MILLISECONDS_PER_SECOND)}"}
 
 
 def ends_a_node(tags: Mapping[str, str]) -> bool:
@@ -57,125 +39,109 @@ def settle(client: MlflowClient, run_id: str) -> None:
     """
     for _ in range(MAX_ROUNDS):
         run = client.get_run(run_id)
-        parts = read_parts(run)
-        num_nodes = _num_nodes(run, parts)
-        values, tags = summed(run.data.metrics, parts, num_nodes), missing_tags(parts, num_nodes)
-        if _holds(run, values, tags):
+        record = summed(RunRecord.read(run))
+        if _holds(run, record):
             return
-        timestamp_ms = max(part.end_ms for part in parts.values()) + _num_ended(parts)
-        points = [Metric(key, value, timestamp_ms, 0) for key, value in values.items()]
-        new_tags = [RunTag(key, value) for key, value in tags.items()]
-        client.log_batch(run_id, metrics=points, tags=new_tags)
+        history = client.get_metric_history(run_id, keys.DURATION_S)
+        newest_ms = max((point.timestamp for point in history), default=0)
+        end_ms = max(part.end_ms for part in record.parts.values())
+        timestamp_ms = max(end_ms + _num_ended(record.parts), newest_ms + 1)
+        points = [Metric(key, value, timestamp_ms, 0) for key, value in _sums(record).items()]
+        tags = [RunTag(key, value) for key, value in _missing_tags(record).items()]
+        client.log_batch(run_id, metrics=points, tags=tags)
         if keys.TAG_MISSING_NODES in run.data.tags and not tags:
             with suppress(MlflowException):  # another node may have taken it away
                 client.delete_tag(run_id, keys.TAG_MISSING_NODES)
 
 
-def read_parts(run: Run) -> dict[int, NodePart]:
-    """Returns what each node has written, by its index."""
-    parts = {}
-    for key, text in run.data.tags.items():
-        match key.split("."):
-            case ["carbon", "node", index, "state"] if index.isdecimal():
-                state, _, end_ms = text.partition(" ")
-                metrics = of_node(run.data.metrics, int(index))
-                total = recorded_total(run, metrics) or Reading(0.0, 0.0)
-                parts[int(index)] = NodePart(total, metrics, int(end_ms), state == ENDED)
-    return parts
-
-
-def missing_tags(parts: Mapping[int, NodePart], num_nodes: int) -> dict[str, str]:
-    """Returns the tag that names the nodes whose energy is not in the sum, or not all of it."""
-    missing = [str(index) for index in range(num_nodes) if not _is_whole(parts.get(index))]
-    return {keys.TAG_MISSING_NODES: ",".join(missing)} if missing else {}
-
-
-def summed(
-    metrics: Mapping[str, float], parts: Mapping[int, NodePart], num_nodes: int
-) -> dict[str, float]:
-    """Returns the totals of a run by those of its nodes.
+def summed(record: RunRecord) -> RunRecord:
+    """Returns the record with the totals of its nodes as its own, and the nodes that are missing.
 
     The duration is the longest node's. A node that is missing, or died, should have measured for
     as long; what it did not lowers the coverage. Devices are told apart on each node only.
-
-    Args:
-        metrics: of the run; intensity and PUE are taken from there.
-        parts: what each node has written.
-        num_nodes: nodes that there are.
     """
-    totals = [part.total for part in parts.values()]
-    duration_s = max(total.duration_s for total in totals)
-    values = {keys.DURATION_S: duration_s}
+    parts, num_nodes = record.parts, max(record.num_nodes, max(record.parts, default=-1) + 1)
+    totals = [part.total for part in parts.values() if part.total is not None]
     energies_kwh = [total.energy_kwh for total in totals if total.energy_kwh is not None]
-    pue, g_per_kwh = metrics.get(keys.PUE), metrics.get(keys.INTENSITY_G_PER_KWH)
-    if not energies_kwh or pue is None or g_per_kwh is None:
-        return values
-    energy_kwh = sum(energies_kwh)
-    mass_g = co2e_g(energy_kwh, pue=pue, intensity_g_per_kwh=g_per_kwh)
-    values |= {
-        keys.ENERGY_KWH: energy_kwh,
-        keys.FACILITY_ENERGY_KWH: facility_energy_kwh(energy_kwh, pue),
-        keys.CO2E_G: mass_g,
-        keys.CO2E_KG: kg_from_grams(mass_g),
-    }
-    by_component = _added_by_component(totals)
-    for component, component_kwh in by_component.items():
-        values[keys.component_energy_kwh(component)] = component_kwh
-    if duration_s > 0:
-        values[keys.COVERAGE_FRACTION] = _coverage_fraction(parts, num_nodes, duration_s)
-        values[keys.POWER_W] = watts_from_kwh(energy_kwh, duration_s)
-        for component, component_kwh in by_component.items():
-            values[keys.component_power_w(component)] = watts_from_kwh(component_kwh, duration_s)
-    return values | _per_unit(parts, num_nodes, pue * g_per_kwh)
+    duration_s = max((total.duration_s or 0.0 for total in totals), default=0.0)
+    missing = tuple(str(index) for index in range(num_nodes) if not _is_whole(parts.get(index)))
+    of_nodes = RunRecord(
+        record.run_id,
+        total=Total(duration_s),
+        parts=parts,
+        num_nodes=num_nodes,
+        missing_nodes=missing,
+    )
+    if not energies_kwh or record.pue is None or record.intensity is None:
+        return of_nodes
+    total = Total(
+        duration_s,
+        sum(energies_kwh),
+        _coverage_fraction(parts, num_nodes, duration_s) if duration_s > 0 else None,
+        added_by_component(totals),
+    )
+    assumptions = Assumptions(record.intensity, record.pue, ())
+    per_unit = _per_unit(parts, num_nodes)
+    return replace(of_nodes, total=total, energy_per_unit=per_unit).assuming(assumptions)
 
 
 def _is_whole(part: NodePart | None) -> bool:
-    return part is not None and part.has_ended and part.total.energy_kwh is not None
+    has_energy = part is not None and part.total is not None and part.total.energy_kwh is not None
+    return part is not None and part.has_ended and has_energy
 
 
 def _num_ended(parts: Mapping[int, NodePart]) -> int:
     return sum(part.has_ended for part in parts.values())
 
 
-def _num_nodes(run: Run, parts: Mapping[int, NodePart]) -> int:
-    return max(int(run.data.tags.get(keys.TAG_NUM_NODES, "0")), max(parts, default=-1) + 1)
+def _coverage_fraction(
+    parts: Mapping[int, NodePart], num_nodes: int, duration_s: float
+) -> float | None:
+    """Returns the observed share of all nodes' time; ``None`` where a node's is not known.
 
-
-def _added_by_component(totals: Iterable[Reading]) -> dict[str, float]:
-    by_component: dict[str, float] = {}
-    for total in totals:
-        for component, energy_kwh in total.energy_kwh_by_component().items():
-            by_component[component] = by_component.get(component, 0.0) + energy_kwh
-    return by_component
-
-
-def _coverage_fraction(parts: Mapping[int, NodePart], num_nodes: int, duration_s: float) -> float:
-    observed_s = sum(
-        (part.total.coverage_fraction or 0.0) * part.total.duration_s for part in parts.values()
-    )
-    expected_s = sum(
-        parts[index].total.duration_s if _is_whole(parts.get(index)) else duration_s
-        for index in range(num_nodes)
-    )
+    A node that measured nothing is known to have observed nothing.
+    """
+    observed_s = expected_s = 0.0
+    for index in range(num_nodes):
+        part = parts.get(index)
+        total = None if part is None else part.total
+        is_whole = _is_whole(part)
+        expected_s += (total.duration_s or 0.0) if is_whole and total is not None else duration_s
+        if total is None or total.energy_kwh is None:
+            continue
+        if total.coverage_fraction is None:
+            return None
+        observed_s += total.coverage_fraction * (total.duration_s or 0.0)
     return observed_s / expected_s
 
 
-def _per_unit(parts: Mapping[int, NodePart], num_nodes: int, g_per_kwh: float) -> dict[str, float]:
-    """Returns energy and CO2e per unit where every node knows its own; they add up."""
-    values: dict[str, float] = {}
+def _per_unit(parts: Mapping[int, NodePart], num_nodes: int) -> dict[str, UnitEnergy]:
+    """Returns the energy per unit where every node knows its own; they add up."""
+    found: dict[str, UnitEnergy] = {}
     for unit in keys.UNITS:
-        key = keys.energy_kwh_per_unit(unit)
-        known = [part.metrics[key] for part in parts.values() if key in part.metrics]
+        known = [p.energy_per_unit[unit] for p in parts.values() if unit in p.energy_per_unit]
         if len(known) == num_nodes:
-            values[key] = sum(known)
-            values[keys.co2e_g_per_unit(unit)] = sum(known) * g_per_kwh
-    return values
+            found[unit] = UnitEnergy(sum(known))
+    return found
 
 
-def _holds(run: Run, values: Mapping[str, float], tags: Mapping[str, str]) -> bool:
+def _sums(record: RunRecord) -> dict[str, float]:
+    """Returns the run's own totals, without those of each node."""
+    return {
+        key: value for key, value in record.metrics().items() if not key.startswith("carbon/node/")
+    }
+
+
+def _missing_tags(record: RunRecord) -> dict[str, str]:
+    """Returns the tag that names the nodes whose energy is not in the sum, or not all of it."""
+    missing = ",".join(record.missing_nodes)
+    return {keys.TAG_MISSING_NODES: missing} if missing else {}
+
+
+def _holds(run: Run, record: RunRecord) -> bool:
     """Returns whether the run shows these totals already."""
     metrics, shown = run.data.metrics, run.data.tags.get(keys.TAG_MISSING_NODES)
-    return shown == tags.get(keys.TAG_MISSING_NODES) and all(
+    return shown == _missing_tags(record).get(keys.TAG_MISSING_NODES) and all(
         key in metrics and math.isclose(metrics[key], value, rel_tol=1e-12)
-        for key, value in values.items()
+        for key, value in _sums(record).items()
     )

@@ -1,40 +1,100 @@
 """Sends to the store what processes that were killed, or could not reach it, left in journals."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow import MlflowClient
 
+from mlflow_carbon.contract.assumptions import Assumptions
+from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.recording.delivery import merged, sendable
-from mlflow_carbon.recording.journal import LeftBehind, left_behind, machine_digest
-from mlflow_carbon.recording.recorder import RunWriter
-from mlflow_carbon.redaction import reason_of, without_credentials
+from mlflow_carbon.recording.earlier import read_earlier_part
+from mlflow_carbon.recording.journal import Batch, Point
+from mlflow_carbon.recording.left_journals import (
+    LeftBehind,
+    Living,
+    Unusable,
+    journals,
+    left_behind,
+)
+from mlflow_carbon.recording.nodes import settle
+from mlflow_carbon.recording.outbox import RunWriter
+from mlflow_carbon.recording.process_identity import is_shared_folder, machine_digest
+from mlflow_carbon.redaction import reason_of, redact, without_credentials
+
+# A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
+_logger = logging.getLogger("mlflow.carbon")
+
+KEPT_SUFFIX = ".bad"  # of a journal whose good lines were sent
+
+MAY_LIVE = (
+    "sent, but its process ran on another machine and may still write to it; "
+    "recover there to remove it"
+)
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What became of one journal; ``reason`` is why it was left where it is, if it was."""
+    """What became of one journal.
+
+    Attributes:
+        run_id: whose figures it holds; empty where it does not say.
+        path: where it was.
+        num_batches: sets of figures that it held for the store.
+        reason: why it was left where it is; ``None`` if it was not.
+        num_bad_lines: lines that could not be read.
+        kept: where it is now because of them.
+    """
 
     run_id: str
     path: Path
     num_batches: int
     reason: str | None
+    num_bad_lines: int = 0
+    kept: Path | None = None
 
 
-def recover(client: MlflowClient, folder: Path) -> Iterator[Recovery]:
+def recover(
+    client: MlflowClient,
+    folder: Path,
+    *,
+    is_shared_folder: Callable[[Path], bool] = is_shared_folder,
+) -> Iterator[Recovery]:
     """Sends every journal that belongs to the client's store, and yields what became of each.
 
     Points keep their time stamps, and MLflow stores equal points once, so a journal that had been
-    delivered in part, or is sent twice, changes nothing.
+    delivered in part, or is sent twice, changes nothing. A run that was killed then gets the sum
+    of its windows as a lower bound of its total.
+
+    Args:
+        client: of the store.
+        folder: of journals.
+        is_shared_folder: whether other machines write to it too.
     """
     here = without_credentials(client.tracking_uri)
-    for left in left_behind(folder):
-        if left.tracking_uri == here:
-            yield _recovered(client, left)
+    sent, living = set(), set()
+    for found in journals(folder, is_shared_folder=is_shared_folder):
+        if isinstance(found, Living):
+            living.add(found.run_id)
+        elif isinstance(found, Unusable):
+            yield Recovery("", found.path, 0, found.reason)
+        elif found.tracking_uri == here:
+            recovery = _recovered(client, found)
+            if recovery.reason is None:
+                sent.add(found.run_id)
+            yield recovery
         else:
-            reason = f"it belongs to {left.tracking_uri}; set MLFLOW_TRACKING_URI to that store"
-            yield Recovery(left.run_id, left.path, len(left.batches), reason)
+            store = redact(found.tracking_uri)
+            reason = f"it belongs to {store}; set MLFLOW_TRACKING_URI to that store"
+            yield Recovery(found.run_id, found.path, len(found.batches), reason)
+    for run_id in sorted(sent - living):
+        try:
+            write_lower_bound(client, run_id)
+        except Exception as error:  # the store is the user's: whatever it raises, the rest is sent
+            _logger.warning("Run %s gets no lower bound: %s", run_id, reason_of(error))
 
 
 def recover_run(client: MlflowClient, folder: Path, run_id: str) -> bool:
@@ -43,17 +103,58 @@ def recover_run(client: MlflowClient, folder: Path, run_id: str) -> bool:
     recoveries = [
         _recovered(client, left)
         for left in left_behind(folder, run_id=run_id)
-        if (left.tracking_uri, left.machine) == here
+        if (left.tracking_uri, left.machine) == here and left.run_id == run_id
     ]
     return any(recovery.reason is None for recovery in recoveries)
+
+
+def write_lower_bound(client: MlflowClient, run_id: str) -> None:
+    """Writes to a run that was killed what its windows add up to, tagged as partial.
+
+    Raises:
+        Exception: whatever the store raises.
+    """
+    run = client.get_run(run_id)
+    record = RunRecord.read(run)
+    if record.parts:  # each node has written its own, minute by minute
+        settle(client, run_id)
+        return
+    part = read_earlier_part(client, run)
+    total_kwh = None if record.total is None else record.total.energy_kwh
+    if part is None or part.total.energy_kwh in (None, total_kwh):
+        return  # nothing was measured, or nothing after the total
+    bound = RunRecord(run_id, total=part.total, is_partial=True)
+    bound = bound.summing(part.series.windows, part.series.unit or "")
+    if record.intensity is not None and record.pue is not None:
+        bound = bound.assuming(Assumptions(record.intensity, record.pue, ()))
+    points = [Point(key, value, part.newest_ms, 0) for key, value in bound.metrics().items()]
+    tags = {**bound.window_tags(), **bound.partial_tags()}
+    RunWriter(client, run_id, marks_parent=False).write(Batch(tuple(points), tags))
 
 
 def _recovered(client: MlflowClient, left: LeftBehind) -> Recovery:
     """Sends one journal, and removes it when all of it has been sent."""
     reason = _send(client, left)
-    if reason is None:
+    recovery = Recovery(left.run_id, left.path, len(left.batches), reason, left.num_bad_lines)
+    if reason is not None:
+        return recovery
+    if left.may_live:
+        return replace(recovery, reason=MAY_LIVE)
+    try:
+        return replace(recovery, kept=_put_away(left))
+    except OSError as error:
+        return replace(recovery, reason=f"sent, but it cannot be removed: {reason_of(error)}")
+
+
+def _put_away(left: LeftBehind) -> Path | None:
+    """Removes a journal that was sent; one with lines that nobody can read is renamed."""
+    if not left.num_bad_lines:
         left.path.unlink(missing_ok=True)
-    return Recovery(left.run_id, left.path, len(left.batches), reason)
+        return None
+    kept = left.path.with_name(left.path.name + KEPT_SUFFIX)
+    with suppress(FileNotFoundError):  # another recovery was faster
+        left.path.rename(kept)
+    return kept
 
 
 def _send(client: MlflowClient, left: LeftBehind) -> str | None:

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from mlflow_carbon.contract import keys
-from mlflow_carbon.metering.readings import DeviceEnergy, Reading
+from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, kwh_from_joules
 
 # Points further apart than this many usual distances have a gap between them.

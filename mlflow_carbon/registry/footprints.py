@@ -1,15 +1,14 @@
 """What one run used and emitted, as the models that it trained show it."""
 
-import math
 from dataclasses import dataclass
 
 from mlflow.entities import Run
 
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import RunRecord
+from mlflow_carbon.errors import BadRecordError
 from mlflow_carbon.units import kg_from_grams
-
-_METRICS = (keys.ENERGY_KWH, keys.CO2E_KG, keys.PUE, keys.INTENSITY_G_PER_KWH)
 
 
 @dataclass(frozen=True)
@@ -43,18 +42,38 @@ class Footprint:
 
 
 def read_footprint(run: Run) -> Footprint | None:
-    """Returns what a run recorded; ``None`` if it was not measured, or not to the end."""
-    metrics, region = run.data.metrics, run.data.tags.get(keys.TAG_REGION)
-    values = [metrics.get(key, math.nan) for key in _METRICS]
-    if region is None or not all(map(math.isfinite, values)):
+    """Returns what a run recorded.
+
+    Returns:
+        ``None`` if it was not measured, or not to the end, or holds a figure that cannot be.
+    """
+    try:
+        record = RunRecord.read(run)
+    except BadRecordError:
         return None
-    energy_kwh, co2e_kg, pue, intensity_g_per_kwh = values
-    return Footprint(run, energy_kwh, co2e_kg, pue, intensity_g_per_kwh, region)
+    energy_kwh = None if record.total is None else record.total.energy_kwh
+    mass_g, pue, intensity = record.co2e_g, record.pue, record.intensity
+    if energy_kwh is None or mass_g is None or pue is None:
+        return None
+    if intensity is None or not intensity.region:
+        return None
+    return Footprint(
+        run,
+        energy_kwh=energy_kwh,
+        co2e_kg=kg_from_grams(mass_g),
+        pue=pue,
+        intensity_g_per_kwh=intensity.g_per_kwh,
+        region=intensity.region,
+    )
 
 
 def why_unmeasured(run: Run) -> str:
     """Returns why a run has no footprint."""
     tags = run.data.tags
+    try:
+        RunRecord.read(run)
+    except BadRecordError as bad:
+        return bad.reason
     if error := tags.get(keys.TAG_ERROR):
         return f"run {run.info.run_id} could not be measured: {error}"
     if keys.TAG_SCHEMA not in tags:

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run, RunStatus
+from mlflow.entities import Run, RunStatus
 from mlflow.exceptions import MlflowException
 
 from mlflow_carbon.accounting.emissions import validate_pue
-from mlflow_carbon.accounting.uncertainty import Window
+from mlflow_carbon.accounting.uncertainty import Stretch
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import IS_PARTIAL, RunRecord
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.grid.hourly import EnergySpan
 from mlflow_carbon.grid.intensity import CarbonIntensity
+from mlflow_carbon.store.run_records import read_record
 from mlflow_carbon.store.runs import reading
-from mlflow_carbon.units import SECONDS_PER_MINUTE
+from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE, watts_from_kwh
 
 LATEST = "latest"
 _METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
@@ -38,12 +40,13 @@ class MeteredRun:
         coverage_fraction: share of the time that counters or samples observed.
         pue: as recorded.
         intensity: as recorded.
+        is_partial: whether the energy is a lower bound: the sum of a killed run's windows.
     """
 
     run_id: str
     name: str
     unit: str
-    windows: tuple[Window, ...]
+    windows: tuple[Stretch, ...]
     spans: tuple[EnergySpan, ...]
     window_duration_s: float
     energy_kwh: float
@@ -51,6 +54,7 @@ class MeteredRun:
     coverage_fraction: float | None
     pue: float | None
     intensity: CarbonIntensity | None
+    is_partial: bool = False
 
     @property
     def num_units(self) -> float:
@@ -109,47 +113,55 @@ def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str]
 
 
 def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
-    """Returns what a run measured, window by window.
+    """Returns what a run measured, window by window; of a killed one the sum of its windows.
 
     Raises:
         NoRunsError: the run is not metered, not ended, or measured nothing.
+        BadRecordError: a figure is what no run can have measured.
         TrackingStoreError: the store cannot be read.
     """
-    metrics, tags, run_id = run.data.metrics, run.data.tags, run.info.run_id
-    title = _title(run_id, run.info.run_name or "")
-    if run.info.status == RunStatus.to_string(RunStatus.RUNNING):
+    tags, title = run.data.tags, _title(run.info.run_id, run.info.run_name or "")
+    is_running = run.info.status == RunStatus.to_string(RunStatus.RUNNING)
+    if is_running and tags.get(keys.TAG_PARTIAL) != IS_PARTIAL:
         raise NoRunsError(f"The {title} has not ended; its figures are complete when it has.")
-    unit, energy_kwh = tags.get(keys.TAG_UNIT), metrics.get(keys.ENERGY_KWH)
-    duration_s = metrics.get(keys.DURATION_S)
-    if unit is None or energy_kwh is None or duration_s is None:
+    with reading(client.tracking_uri):
+        recorded = read_record(client, run, has_components=False)
+    record = recorded.or_lower_bound()
+    total, unit = record.total, record.unit
+    if unit is None or total is None or total.energy_kwh is None or total.duration_s is None:
         reason = tags.get(keys.TAG_ERROR, "meter it with mlflow_carbon.track().")
         raise NoRunsError(f"The {title} carries no measured energy: {reason}")
-    histories = _histories(client, run)
-    end_s = histories[keys.ENERGY_KWH][-1].timestamp / 1000
-    whole = EnergySpan(end_s - duration_s, end_s, energy_kwh)
-    windows, spans = _windows(histories), _spans(histories)
-    if not windows:  # nobody marked any: the run is one, counted in minutes
-        power_w = metrics.get(keys.POWER_W)
-        windows = (Window(energy_kwh, duration_s / SECONDS_PER_MINUTE, power_w),)
-        spans = (whole,)
-    elif int(tags.get(keys.TAG_NUM_NODES, "1")) > 1:
-        windows = _of_all_nodes(windows, run)
-    between_kwh = energy_kwh - sum(span.energy_kwh for span in spans)
+    marked = [window for window in record.windows.values() if window.unit is not None]
+    stretches = tuple(window.stretch for window in marked)
+    spans = tuple(
+        EnergySpan(window.start_unix_s, window.end_unix_s, window.energy_kwh) for window in marked
+    )
+    end_s = (record.total_end_ms or 0) / MILLISECONDS_PER_SECOND
+    whole = EnergySpan(end_s - total.duration_s, end_s, total.energy_kwh)
+    if not marked:  # nobody marked any: the run is one, counted in minutes
+        power_w = watts_from_kwh(total.energy_kwh, total.duration_s) if total.duration_s else None
+        num_minutes = total.duration_s / SECONDS_PER_MINUTE
+        stretches, spans = (Stretch(total.energy_kwh, num_minutes, power_w),), (whole,)
+    elif record.num_nodes > 1:
+        stretches = _of_all_nodes(stretches, record, title)
+    between_kwh = total.energy_kwh - sum(span.energy_kwh for span in spans)
     window_duration_s = sum(span.end_s - span.start_s for span in spans)
-    if between_kwh > _ROUNDING_FRACTION * energy_kwh:
+    if between_kwh > _ROUNDING_FRACTION * total.energy_kwh:
         spans = (*spans, EnergySpan(whole.start_s, whole.end_s, between_kwh))
+    intensity = record.intensity
     return MeteredRun(
-        run_id=run_id,
+        run_id=run.info.run_id,
         name=run.info.run_name or "",
         unit=unit,
-        windows=windows,
+        windows=stretches,
         spans=spans,
         window_duration_s=window_duration_s,
-        energy_kwh=energy_kwh,
-        duration_s=duration_s,
-        coverage_fraction=metrics.get(keys.COVERAGE_FRACTION),
-        pue=metrics.get(keys.PUE),
-        intensity=_recorded_intensity(run),
+        energy_kwh=total.energy_kwh,
+        duration_s=total.duration_s,
+        coverage_fraction=total.coverage_fraction,
+        pue=record.pue,
+        intensity=intensity if intensity is not None and intensity.region else None,
+        is_partial=record.is_partial,
     )
 
 
@@ -169,96 +181,30 @@ def _title(run_id: str, name: str) -> str:
     return f"run {run_id} ({name})"
 
 
-def _of_all_nodes(windows: tuple[Window, ...], run: Run) -> tuple[Window, ...]:
+def _of_all_nodes(
+    stretches: tuple[Stretch, ...], record: RunRecord, title: str
+) -> tuple[Stretch, ...]:
     """Returns the first node's windows with the energy of all nodes, taken to vary together.
 
     Raises:
         NoRunsError: a node's energy is missing.
     """
-    per_unit_kwh = run.data.metrics.get(keys.energy_kwh_per_unit(run.data.tags[keys.TAG_UNIT]))
-    if per_unit_kwh is None:
-        missing = run.data.tags.get(keys.TAG_MISSING_NODES, "?")
+    per_unit = record.energy_per_unit.get(record.unit or "")
+    if per_unit is None:
+        missing = ",".join(record.missing_nodes) or "?"
         raise NoRunsError(
-            f"The {_title(run.info.run_id, run.info.run_name or '')} lacks energy of node "
-            f"{missing}, so a unit's is not known; take a run in which all nodes ended."
+            f"The {title} lacks energy of node {missing}, so a unit's is not known; "
+            "take a run in which all nodes ended."
         )
-    own_kwh = sum(window.energy_kwh for window in windows)
-    factor = per_unit_kwh * sum(window.num_units for window in windows) / own_kwh
+    own_kwh = sum(stretch.energy_kwh for stretch in stretches)
+    factor = per_unit.energy_kwh * sum(stretch.num_units for stretch in stretches) / own_kwh
     return tuple(
-        Window(
-            window.energy_kwh * factor,
-            window.num_units,
-            None if window.power_w is None else window.power_w * factor,
+        Stretch(
+            stretch.energy_kwh * factor,
+            stretch.num_units,
+            None if stretch.power_w is None else stretch.power_w * factor,
         )
-        for window in windows
-    )
-
-
-def _histories(client: MlflowClient, run: Run) -> dict[str, list[Metric]]:
-    """Returns the run's window series and its total energy; windows of its last unit only."""
-    first_step = int(run.data.tags.get(keys.TAG_FIRST_WINDOW_STEP, 0))
-    series = (
-        keys.WINDOW_ENERGY_KWH,
-        keys.WINDOW_NUM_UNITS,
-        keys.WINDOW_POWER_W,
-        keys.WINDOW_DURATION_S,
-    )
-    with reading(client.tracking_uri):
-        points = {
-            key: client.get_metric_history(run.info.run_id, key)
-            for key in (keys.ENERGY_KWH, *series)
-        }
-    windows = {key: [point for point in points[key] if point.step >= first_step] for key in series}
-    return points | windows
-
-
-def _windows(histories: dict[str, list[Metric]]) -> tuple[Window, ...]:
-    nums_units = _by_step(histories[keys.WINDOW_NUM_UNITS])
-    powers_w = _by_step(histories[keys.WINDOW_POWER_W])
-    return tuple(
-        Window(energy_kwh, nums_units[step], powers_w.get(step))
-        for step, energy_kwh in sorted(_by_step(histories[keys.WINDOW_ENERGY_KWH]).items())
-        if step in nums_units
-    )
-
-
-def _spans(histories: dict[str, list[Metric]]) -> tuple[EnergySpan, ...]:
-    durations_s = _by_step(histories[keys.WINDOW_DURATION_S])
-    return tuple(
-        EnergySpan(point.timestamp / 1000 - durations_s[point.step], point.timestamp / 1000, energy)
-        for point in histories[keys.WINDOW_ENERGY_KWH]
-        if point.step in durations_s
-        for energy in (point.value,)
-    )
-
-
-def _by_step(points: list[Metric]) -> dict[int, float]:
-    return {point.step: point.value for point in points}
-
-
-def _recorded_intensity(run: Run) -> CarbonIntensity | None:
-    g_per_kwh = run.data.metrics.get(keys.INTENSITY_G_PER_KWH)
-    region = run.data.tags.get(keys.TAG_REGION)
-    if g_per_kwh is None or region is None:
-        return None
-    texts = {
-        name: run.data.tags.get(tag, "")
-        for name, tag in (
-            ("period", keys.TAG_PERIOD),
-            ("intensity_set", keys.TAG_INTENSITY_SET),
-            ("basis", keys.TAG_INTENSITY_BASIS),
-            ("source", keys.TAG_INTENSITY_SOURCE),
-        )
-    }
-    return CarbonIntensity(
-        g_per_kwh=g_per_kwh,
-        region=region,
-        period=texts["period"],
-        intensity_set=texts["intensity_set"],
-        basis=texts["basis"],
-        source=texts["source"],
-        source_url="",
-        licence="",
+        for stretch in stretches
     )
 
 

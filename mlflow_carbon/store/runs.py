@@ -20,6 +20,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import RunRecord
+from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
 from mlflow_carbon.redaction import reason_of, redact
 
@@ -39,23 +41,21 @@ _TAG_BY_COLUMN = {
     "unit": keys.TAG_UNIT,
     "attribution": keys.TAG_ATTRIBUTION,
 }
-_COUNT_TAG_BY_COLUMN = {
-    "num_units": keys.TAG_NUM_UNITS,
-    "num_windows": keys.TAG_NUM_WINDOWS,
-    "num_distinct_readings": keys.TAG_NUM_DISTINCT_READINGS,
-}
-_METRIC_BY_COLUMN = {
-    "energy_kwh": keys.ENERGY_KWH,
-    "duration_s": keys.DURATION_S,
-    "co2e_g": keys.CO2E_G,
-    "coverage_fraction": keys.COVERAGE_FRACTION,
-    "pue": keys.PUE,
-    "intensity_g_per_kwh": keys.INTENSITY_G_PER_KWH,
-}
-_PER_UNIT_COLUMNS = ("energy_kwh_per_unit", "energy_kwh_per_unit_std_within")
 
 TEXT_COLUMNS = ("run_id", "run_name", "experiment", "scope", "methods", *_TAG_BY_COLUMN)
-NUMBER_COLUMNS = (*_METRIC_BY_COLUMN, *_COUNT_TAG_BY_COLUMN, *_PER_UNIT_COLUMNS)
+NUMBER_COLUMNS = (
+    "energy_kwh",
+    "duration_s",
+    "co2e_g",
+    "coverage_fraction",
+    "pue",
+    "intensity_g_per_kwh",
+    "num_units",
+    "num_windows",
+    "num_distinct_readings",
+    "energy_kwh_per_unit",
+    "energy_kwh_per_unit_std_within",
+)
 
 _METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
 _PAGE_SIZE = 1000  # MLflow's own default; it truncates there unless paged
@@ -199,7 +199,7 @@ def find_experiment(client: MlflowClient, name: str) -> Experiment:
 
 
 def _row(run: Run, experiment_name: str, parent_run_ids: set[str | None]) -> dict[str, Cell]:
-    metrics, tags = run.data.metrics, run.data.tags
+    tags = run.data.tags
     is_tagged_parent = tags.get(keys.TAG_SCOPE) == keys.SCOPE_PARENT
     is_parent = is_tagged_parent or run.info.run_id in parent_run_ids
     row: dict[str, Cell] = {
@@ -210,18 +210,30 @@ def _row(run: Run, experiment_name: str, parent_run_ids: set[str | None]) -> dic
         "methods": methods(tags),
     }
     row |= {column: tags.get(tag) for column, tag in _TAG_BY_COLUMN.items()}
-    row |= {column: metrics.get(metric) for column, metric in _METRIC_BY_COLUMN.items()}
-    row |= {
-        column: number(tags, tag, f"run {run.info.run_id}")
-        for column, tag in _COUNT_TAG_BY_COLUMN.items()
-    }
-    per_unit = keys.energy_kwh_per_unit(tags.get(keys.TAG_UNIT, ""))
-    for column, metric in zip(_PER_UNIT_COLUMNS, (per_unit, keys.std_of(per_unit)), strict=True):
-        row[column] = metrics.get(metric)
+    row |= _numbers(RunRecord.read(run))
     is_project = tags.get(MLFLOW_SOURCE_TYPE) == SourceType.to_string(SourceType.PROJECT)
     for name, value in run.data.params.items():
         row[PARAM_COLUMN_PREFIX + name] = unquoted(value) if is_project else value
     return row | {TAG_COLUMN_PREFIX + name: value for name, value in tags.items()}
+
+
+def _numbers(record: RunRecord) -> dict[str, float | None]:
+    """Returns what stands in ``NUMBER_COLUMNS`` for a run."""
+    total = record.total or Total(None)
+    per_unit = record.energy_per_unit.get(record.unit or "")
+    return {
+        "energy_kwh": total.energy_kwh,
+        "duration_s": total.duration_s,
+        "co2e_g": record.co2e_g,
+        "coverage_fraction": total.coverage_fraction,
+        "pue": record.pue,
+        "intensity_g_per_kwh": None if record.intensity is None else record.intensity.g_per_kwh,
+        "num_units": record.num_units,
+        "num_windows": record.num_windows,
+        "num_distinct_readings": record.num_distinct_readings,
+        "energy_kwh_per_unit": None if per_unit is None else per_unit.energy_kwh,
+        "energy_kwh_per_unit_std_within": None if per_unit is None else per_unit.std_kwh,
+    }
 
 
 def methods(tags: Mapping[str, str]) -> str:

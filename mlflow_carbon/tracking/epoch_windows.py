@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from mlflow_carbon.metering.meter import Window
+from mlflow_carbon.metering.meter import OpenWindow
 from mlflow_carbon.recording.recorder import Recorder
 
 # One reading a second: a shorter window would say little, and a point for each would cost more.
@@ -18,7 +18,7 @@ class EpochWindows:
     ) -> None:
         self._recorder = recorder
         self._monotonic_s = monotonic_s
-        self._window: Window | None = None
+        self._window: OpenWindow | None = None
         self._opened_s = 0.0
         self._unit = ""
         self._num_epochs = 0

@@ -1,9 +1,9 @@
 """Tracking in a rank that does not measure: another one of its node does, for all of them."""
 
-from mlflow_carbon.metering.meter import Window
+from mlflow_carbon.metering.meter import OpenWindow
 from mlflow_carbon.metering.readings import Snapshot
 
-_NO_WINDOW = Window(Snapshot(0.0, {}), 0.0)
+_NO_WINDOW = OpenWindow(Snapshot(0.0, {}), 0.0)
 
 
 class IdleTracking:
@@ -14,11 +14,11 @@ class IdleTracking:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
 
-    def open(self) -> Window:
+    def open(self) -> OpenWindow:
         """Returns a window that nobody measures."""
         return _NO_WINDOW
 
-    def close(self, window: Window, num_units: float) -> None:
+    def close(self, window: OpenWindow, num_units: float) -> None:
         """Does nothing."""
 
     def expect(self, num_units: float) -> None:

@@ -16,6 +16,7 @@ from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_part
 from mlflow_carbon.recording.journal import journal_dir
 from mlflow_carbon.recording.live_forecast import CarbonPlan
+from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.recording.recovery import recover_run
 from mlflow_carbon.tracking.launch_run import RunSearch, find_launch_run, launch_tag
@@ -99,18 +100,20 @@ class ProcessMetering:
             earlier = None if known is None else _earlier_part(client, known, place)
             may_have_more = known is None or keys.TAG_SCHEMA in known.data.tags
             is_unread = earlier is None and may_have_more and place.num_nodes == 1
-            recorder = Recorder(
+            outbox = Outbox(
+                client,
                 "" if is_sought else run_id,
-                unit=options.unit,
-                assumptions=assumptions,
-                client=client,
-                meter=meter or self._running_meter(options.settings),
-                earlier=earlier,
                 marks_parent=known is None or parent_run_id not in (None, *self._runs),
                 is_held=is_held or is_sought,
+            )
+            recorder = Recorder(
+                outbox,
+                meter or self._running_meter(options.settings),
+                unit=options.unit,
+                assumptions=assumptions,
+                earlier=earlier,
                 plan=options.plan if place.is_first else CarbonPlan(),
                 place=place,
-                launch_tag=tag,
             )
             search = None
             if is_sought:
@@ -128,7 +131,7 @@ class ProcessMetering:
                 is_unread=is_unread,
             )
             self._num_users += 1
-            recorder.start()
+            recorder.start({} if tag is None else {keys.TAG_LAUNCH: tag})
             if not is_held:
                 tracking.release()
             return tracking

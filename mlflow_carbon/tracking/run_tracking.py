@@ -9,8 +9,8 @@ from mlflow import MlflowClient
 from mlflow_carbon.accounting.forecast import WITHIN
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import CarbonBudgetError
-from mlflow_carbon.metering.meter import Window
-from mlflow_carbon.recording.earlier import recorded_total
+from mlflow_carbon.metering.meter import OpenWindow
+from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_total
 from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.registry.inference import SAMPLE
@@ -132,7 +132,7 @@ class RunTracking:
             self._is_parent = True
             self._recorder.mark_as_parent()
 
-    def open(self) -> Window:
+    def open(self) -> OpenWindow:
         """Opens a window; any number may be open at once, in any thread.
 
         Windows that the user marks take the place of those of a framework's epochs.
@@ -141,7 +141,7 @@ class RunTracking:
         self.release()
         return self._recorder.open()
 
-    def close(self, window: Window, num_units: float, *, unit: str | None = None) -> None:
+    def close(self, window: OpenWindow, num_units: float, *, unit: str | None = None) -> None:
         """Closes a window that did ``num_units`` units, and writes it unless the run is over."""
         self._recorder.close(window, num_units, unit=unit)
 
@@ -231,10 +231,12 @@ class RunTracking:
 
     def _add_earlier_total(self) -> None:
         """Adds to what the run has spent before, where the store did not say so at the start."""
-        run = within(READ_TIMEOUT_S, lambda: self.client.get_run(self.run_id))
-        total = None if run is None else recorded_total(run, run.data.metrics)
-        if total is not None:
-            self._recorder.add_earlier(total)
+        earlier = within(READ_TIMEOUT_S, self._read_earlier_total)
+        if earlier is not None:
+            self._recorder.add_earlier(earlier)
+
+    def _read_earlier_total(self) -> EarlierPart | None:
+        return read_earlier_total(self.client, self.client.get_run(self.run_id))
 
 
 @functools.cache

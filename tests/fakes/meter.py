@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from mlflow_carbon.metering.meter import MeterDescription
-from mlflow_carbon.metering.readings import DeviceEnergy, Reading
+from mlflow_carbon.contract.measurement import DeviceEnergy, MeterDescription, Reading
 from mlflow_carbon.units import joules_from_kwh, kwh_from_joules
 
 DESCRIPTION = MeterDescription(

@@ -1,0 +1,126 @@
+"""The energy of one interval, device by device, and what a meter says of how it measured it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from mlflow_carbon.contract import keys
+
+# These count in steps: energy in a counter's, busy time in those of the kernel's clock.
+COUNTING_METHODS = (keys.METHOD_COUNTER, keys.METHOD_TDP)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEnergy:
+    """Energy of one device in one interval."""
+
+    component: str  # gpu, cpu, dram
+    index: int  # GPU: NVML's index; CPU and DRAM: socket
+    energy_kwh: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Energy of one interval, per device.
+
+    Attributes:
+        devices: empty if nothing could be measured, never zeros.
+        coverage_fraction: share of the time, averaged over devices, that counters or samples
+            observed; an assumed power counts 0. ``None`` if ``devices`` is empty.
+        num_readings: readings of the device that was read most often, both ends included.
+    """
+
+    start_unix_s: float
+    duration_s: float
+    devices: tuple[DeviceEnergy, ...] = ()
+    coverage_fraction: float | None = None
+    num_readings: int = 0
+
+    @property
+    def energy_kwh(self) -> float | None:
+        """Energy of all devices together."""
+        if not self.devices:
+            return None
+        return sum(device.energy_kwh for device in self.devices)
+
+    def without_silent(self) -> "Reading":
+        """Returns the reading without counters that did not move: it was shorter than their step.
+
+        That is no energy of 0 but one that is not known. Of windows it holds less: many that are
+        shorter than a step add up to what was counted.
+        """
+        counted = tuple(
+            device
+            for device in self.devices
+            if device.energy_kwh > 0 or device.method not in COUNTING_METHODS
+        )
+        coverage_fraction = self.coverage_fraction if counted else None
+        return replace(self, devices=counted, coverage_fraction=coverage_fraction)
+
+    def energy_kwh_by_component(self) -> dict[str, float]:
+        """Returns the energy of each component, all its devices together."""
+        by_component: dict[str, float] = {}
+        for device in self.devices:
+            energy_kwh = by_component.get(device.component, 0.0) + device.energy_kwh
+            by_component[device.component] = energy_kwh
+        return by_component
+
+
+@dataclass(frozen=True)
+class MeterDescription:
+    """What a meter measures on this machine, how, and what it cannot.
+
+    Attributes:
+        components: what is measured.
+        method_by_component: every component asked for; ``unavailable`` if it cannot be measured.
+        cpu_tdp_source: where the CPU's power is from if it is assumed: ``table: …``, ``generic``,
+            ``user``; ``None`` if it is not.
+        attribution: as in the settings.
+        hardware: counts and models.
+        tracker: name and version.
+        problems: one sentence for each thing that is missing or not as it should be.
+    """
+
+    components: tuple[str, ...]
+    method_by_component: dict[str, str]
+    cpu_tdp_source: str | None
+    attribution: str
+    hardware: str
+    tracker: str
+    problems: tuple[str, ...]
+
+    def tags(self) -> dict[str, str]:
+        """Returns the run tags that say what measured, how, on what, and what it could not."""
+        tags = {
+            keys.TAG_COMPONENTS: ",".join(self.components),
+            keys.TAG_ATTRIBUTION: self.attribution,
+            keys.TAG_HARDWARE: self.hardware,
+            keys.TAG_TRACKER: self.tracker,
+        }
+        for component, method in self.method_by_component.items():
+            tags[keys.method_tag(component)] = method
+        if self.cpu_tdp_source is not None:
+            tags[keys.TAG_CPU_TDP_SOURCE] = self.cpu_tdp_source
+        if self.problems:
+            tags[keys.TAG_ERROR] = " ".join(self.problems)
+        return tags
+
+    @classmethod
+    def read(cls, tags: Mapping[str, str]) -> "MeterDescription | None":
+        """Returns what ``tags`` wrote; all problems as one sentence, ``None`` without a tracker."""
+        tracker = tags.get(keys.TAG_TRACKER)
+        if tracker is None:
+            return None
+        components, error = tags.get(keys.TAG_COMPONENTS), tags.get(keys.TAG_ERROR)
+        prefix = keys.method_tag("")
+        return cls(
+            components=tuple(components.split(",")) if components else (),
+            method_by_component={
+                key.removeprefix(prefix): tags[key] for key in tags if key.startswith(prefix)
+            },
+            cpu_tdp_source=tags.get(keys.TAG_CPU_TDP_SOURCE),
+            attribution=tags.get(keys.TAG_ATTRIBUTION, ""),
+            hardware=tags.get(keys.TAG_HARDWARE, ""),
+            tracker=tracker,
+            problems=(error,) if error else (),
+        )

@@ -1,0 +1,243 @@
+"""What a run, or one node of it, spent in its whole metered interval."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.figures import Figures
+from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
+from mlflow_carbon.contract.windows import UnitEnergy, Window
+from mlflow_carbon.units import watts_from_kwh
+
+RUNNING, ENDED = "running", "ended"  # what a node's state says
+
+MAX_COVERAGE_FRACTION = 1.01  # what is above 1 is rounding
+_ENERGY, _POWER = "energy_kwh", "power_w"
+_NO_COMPONENTS = ("window", "forecast", "node")
+
+
+@dataclass(frozen=True)
+class Total:
+    """Energy of an interval as the contract has it.
+
+    Attributes:
+        duration_s: of the interval; ``None`` where it does not say.
+        energy_kwh: of all components; ``None`` where nothing was measured.
+        coverage_fraction: share of the time that counters or samples observed, where known.
+        energy_kwh_by_component: all devices of each component together.
+        devices: those of the components whose devices are told apart. A sum over nodes has
+            none, and windows know components only.
+    """
+
+    duration_s: float | None
+    energy_kwh: float | None = None
+    coverage_fraction: float | None = None
+    energy_kwh_by_component: Mapping[str, float] = field(default_factory=dict)
+    devices: tuple[DeviceEnergy, ...] = ()
+
+    @classmethod
+    def of(cls, reading: Reading) -> "Total":
+        """Returns what a meter has read."""
+        return cls(
+            duration_s=reading.duration_s,
+            energy_kwh=reading.energy_kwh,
+            coverage_fraction=reading.coverage_fraction,
+            energy_kwh_by_component=reading.energy_kwh_by_component(),
+            devices=reading.devices,
+        )
+
+    @classmethod
+    def of_windows(cls, windows: Iterable[Window]) -> "Total":
+        """Returns the sum of windows that do not overlap; how much was observed is not known."""
+        total = cls(0.0)
+        for window in windows:
+            parts_kwh = window.energy_kwh_by_component
+            total = total.plus(cls(window.duration_s, window.energy_kwh, None, parts_kwh))
+        return total
+
+    @classmethod
+    def read(cls, figures: Figures, node_index: int | None = None) -> "Total | None":
+        """Returns the total of a run, or of one node of it; ``None`` where none was written."""
+        prefix = keys.node_metric("carbon/", node_index) if node_index is not None else "carbon/"
+        duration_s = figures.amount(f"{prefix}duration_s")
+        energy_kwh = figures.amount(f"{prefix}{_ENERGY}")
+        if duration_s is None and energy_kwh is None:
+            return None
+        by_component: dict[str, float] = {}
+        devices = []
+        for key in figures.metrics:
+            if not (key.endswith(_ENERGY) and key.startswith(prefix)):
+                continue
+            component, *rest = key[len(prefix) :].split("/")
+            value = None if component in _NO_COMPONENTS else figures.amount(key)
+            match rest:
+                case ["energy_kwh"] if value is not None:
+                    by_component[component] = value
+                case [index, "energy_kwh"] if value is not None and index.isdecimal():
+                    method = figures.tags.get(keys.method_tag(component), keys.METHOD_UNAVAILABLE)
+                    devices.append(DeviceEnergy(component, int(index), value, method))
+        coverage_fraction = figures.amount(
+            f"{prefix}coverage_fraction", highest=MAX_COVERAGE_FRACTION
+        )
+        return cls(duration_s, energy_kwh, coverage_fraction, by_component, tuple(devices))
+
+    def plus(self, other: "Total") -> "Total":
+        """Returns this interval and one that follows it as one.
+
+        Energy that nobody measured adds nothing, and time that nobody is known to have observed
+        counts as not observed.
+        """
+        energies_kwh = [kwh for kwh in (self.energy_kwh, other.energy_kwh) if kwh is not None]
+        duration_s = (self.duration_s or 0.0) + (other.duration_s or 0.0)
+        coverages = [
+            total.coverage_fraction * (total.duration_s or 0.0)
+            for total in (self, other)
+            if total.coverage_fraction is not None
+        ]
+        return Total(
+            duration_s=duration_s,
+            energy_kwh=sum(energies_kwh) if energies_kwh else None,
+            coverage_fraction=sum(coverages) / duration_s if coverages and duration_s else None,
+            energy_kwh_by_component=added_by_component((self, other)),
+            devices=tuple(_added_devices(self, other)),
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Returns duration, coverage, and energy in all and by component and device."""
+        values = {} if self.duration_s is None else {keys.DURATION_S: self.duration_s}
+        if self.energy_kwh is None:
+            return values
+        values[keys.ENERGY_KWH] = self.energy_kwh
+        if self.coverage_fraction is not None:
+            values[keys.COVERAGE_FRACTION] = self.coverage_fraction
+        for device in self.devices:
+            key = keys.component_energy_kwh(device.component, device.index)
+            values[key] = device.energy_kwh
+        for component, energy_kwh in self.energy_kwh_by_component.items():
+            values[keys.component_energy_kwh(component)] = energy_kwh
+        return values
+
+    def power_metrics(self) -> dict[str, float]:
+        """Returns the mean power of each energy in ``metrics``; none for no duration."""
+        if not self.duration_s:
+            return {}
+        return {
+            f"{key.removesuffix(_ENERGY)}{_POWER}": watts_from_kwh(value, self.duration_s)
+            for key, value in self.metrics().items()
+            if key.endswith(_ENERGY)
+        }
+
+
+@dataclass(frozen=True)
+class NodePart:
+    """What one node of several has measured so far, and until when.
+
+    Attributes:
+        total: ``None`` where it has written none yet.
+        energy_per_unit: the run values of its own windows, by unit, in kWh.
+        end_ms: time stamp of the total.
+        has_ended: whether there will be no more.
+    """
+
+    total: Total | None
+    energy_per_unit: Mapping[str, float]
+    end_ms: int
+    has_ended: bool
+
+    @classmethod
+    def read(cls, figures: Figures, node_index: int) -> "NodePart | None":
+        """Returns what a node has written; ``None`` where it has said nothing."""
+        key = keys.node_tag(keys.TAG_NODE_STATE, node_index)
+        if key not in figures.tags:
+            return None
+        state, _, end_ms = figures.tags[key].partition(" ")
+        per_unit = {
+            unit: figures.amount(keys.node_metric(keys.energy_kwh_per_unit(unit), node_index))
+            for unit in keys.UNITS
+        }
+        return cls(
+            total=Total.read(figures, node_index),
+            energy_per_unit={unit: kwh for unit, kwh in per_unit.items() if kwh is not None},
+            end_ms=figures.time_ms(key, end_ms),
+            has_ended=state == ENDED,
+        )
+
+    def metrics(self, node_index: int) -> dict[str, float]:
+        """Returns the node's figures under the names that the run has for them."""
+        values = {} if self.total is None else self.total.metrics()
+        for unit, energy_kwh in self.energy_per_unit.items():
+            values[keys.energy_kwh_per_unit(unit)] = energy_kwh
+        return {keys.node_metric(key, node_index): value for key, value in values.items()}
+
+    def tags(self, node_index: int) -> dict[str, str]:
+        """Returns the tag that says whether the node measures on, and until when it has."""
+        state = ENDED if self.has_ended else RUNNING
+        return {keys.node_tag(keys.TAG_NODE_STATE, node_index): f"{state} {self.end_ms}"}
+
+
+def read_parts(figures: Figures) -> dict[int, NodePart]:
+    """Returns what each node of a run has written, by its index."""
+    parts = {}
+    for key in figures.tags:
+        match key.split("."):
+            case ["carbon", "node", text, "state"]:
+                index = figures.count_in(key, text)
+                part = NodePart.read(figures, index)
+                if part is not None:
+                    parts[index] = part
+    return parts
+
+
+def read_energy_per_unit(figures: Figures) -> dict[str, UnitEnergy]:
+    """Returns the run values of energy per unit, by unit, with their spread within the run."""
+    found = {}
+    for unit in {*keys.UNITS, figures.tags.get(keys.TAG_UNIT, keys.UNIT_MINUTE)}:
+        key = keys.energy_kwh_per_unit(unit)
+        energy_kwh = figures.amount(key)
+        if energy_kwh is not None:
+            found[unit] = UnitEnergy(energy_kwh, figures.amount(keys.std_of(key)))
+    return found
+
+
+def added_by_component(totals: Iterable[Total]) -> dict[str, float]:
+    """Returns the energy of each component in all of these together, in kWh."""
+    by_component: dict[str, float] = {}
+    for total in totals:
+        for component, energy_kwh in total.energy_kwh_by_component.items():
+            by_component[component] = by_component.get(component, 0.0) + energy_kwh
+    return by_component
+
+
+def _added_devices(first: Total, second: Total) -> Iterator[DeviceEnergy]:
+    """Yields the devices of both parts, where both say which device used what.
+
+    Of a component that one part knows as a whole only, a single device has it all; which of
+    several had how much is not known.
+    """
+    for component in added_by_component((first, second)):
+        by_part = [_devices_of(first, component), _devices_of(second, component)]
+        indices = {device.index for devices in by_part if devices for device in devices}
+        if None in by_part and len(indices) != 1:
+            continue
+        method = next(d.method for devices in reversed(by_part) for d in reversed(devices or []))
+        for index in sorted(indices):
+            known = [
+                device
+                for devices in by_part
+                if devices
+                for device in devices
+                if device.index == index
+            ]
+            whole_kwh = [
+                total.energy_kwh_by_component[component]
+                for total, devices in zip((first, second), by_part, strict=True)
+                if devices is None
+            ]
+            energy_kwh = sum(device.energy_kwh for device in known) + sum(whole_kwh)
+            yield DeviceEnergy(component, index, energy_kwh, method)
+
+
+def _devices_of(total: Total, component: str) -> list[DeviceEnergy] | None:
+    """Returns a component's devices; ``None`` where only the whole component is known."""
+    devices = [device for device in total.devices if device.component == component]
+    return None if not devices and component in total.energy_kwh_by_component else devices

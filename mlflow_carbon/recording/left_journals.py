@@ -1,0 +1,270 @@
+"""Journals that processes left behind, read without trust: each file and each line for itself."""
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.figures import MAX_TIME_MS
+from mlflow_carbon.recording.journal import SUFFIX, Batch, Point
+from mlflow_carbon.recording.process_identity import (
+    ProcessIdentity,
+    is_alive,
+    is_shared_folder,
+    lock,
+)
+
+METRIC_PREFIX = "carbon/"
+MAX_STEP = 2**63 - 1  # of MLflow's databases
+MAX_LINE_BYTES = 64 * 2**20
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(frozen=True)
+class LeftBehind:
+    """A journal whose process is gone, and what of it the store may not have.
+
+    Attributes:
+        path: of the file.
+        run_id: whose figures they are.
+        tracking_uri: of the run's store, without credentials.
+        machine: digest of where its process ran; older releases do not say.
+        batches: all of them where a line cannot be read, which may be one that counts.
+        num_bad_lines: lines that cannot be read, or hold what is no figure of ours.
+        may_live: whether its process ran on another machine that may still write to it.
+    """
+
+    path: Path
+    run_id: str
+    tracking_uri: str
+    machine: str | None
+    batches: tuple[Batch, ...]
+    num_bad_lines: int = 0
+    may_live: bool = False
+
+
+@dataclass(frozen=True)
+class Living:
+    """A journal that its process still writes."""
+
+    path: Path
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A file among the journals that is none, or is not to be trusted."""
+
+    path: Path
+    reason: str
+
+
+class _BadError(Exception):
+    """A file or a line is not what it should be; the message says why."""
+
+
+def left_behind(folder: Path, *, run_id: str = "") -> Iterator[LeftBehind]:
+    """Yields the journals of processes that have ended, oldest first: of one run, or of all."""
+    for found in journals(folder, run_id=run_id):
+        if isinstance(found, LeftBehind):
+            yield found
+
+
+def journals(
+    folder: Path,
+    *,
+    run_id: str = "",
+    is_shared_folder: Callable[[Path], bool] = is_shared_folder,
+) -> Iterator[LeftBehind | Living | Unusable]:
+    """Yields every journal in a folder, oldest first, and what else has a journal's name.
+
+    A journal is locked until the next one is asked for.
+
+    Args:
+        folder: of journals.
+        run_id: whose journals; empty for all.
+        is_shared_folder: whether other machines write to it too.
+    """
+    paths = []
+    with suppress(OSError):
+        paths = [path for path in folder.glob(f"{run_id}*{SUFFIX}") if path.name != SUFFIX]
+    is_shared = bool(paths) and is_shared_folder(folder)
+    for path in sorted(paths, key=_modified_s):
+        try:
+            file = _open(path)
+        except FileNotFoundError:  # another recovery was faster
+            continue
+        except (OSError, _BadError) as error:
+            yield Unusable(path, _reason(error))
+            continue
+        try:
+            found = _read(path, file, is_shared=is_shared)
+            if found is not None:
+                yield found
+        finally:
+            os.close(file)
+
+
+def _modified_s(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _open(path: Path) -> int:
+    """Opens a regular file of our own that only we may write, and no link to one.
+
+    Raises:
+        OSError: it cannot be opened.
+        _BadError: it is something else.
+    """
+    _check_file(path.lstat())  # opening a device or a FIFO may do something
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    file = os.open(path, flags)
+    try:
+        _check_file(os.fstat(file))
+    except _BadError:
+        os.close(file)
+        raise
+    return file
+
+
+def _check_file(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise _BadError("it is no regular file")
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise _BadError("it belongs to another user")
+    if os.name == "posix" and status.st_mode & _WRITABLE_BY_OTHERS:
+        raise _BadError("other users may write to it")
+
+
+def _read(path: Path, file: int, *, is_shared: bool) -> LeftBehind | Living | Unusable | None:
+    """Returns what an open file is; ``None`` for one that is empty or gone."""
+    try:
+        with os.fdopen(os.dup(file), "rb") as stream:
+            return _parsed(path, stream.readlines(), has_lock=lock(file), is_shared=is_shared)
+    except FileNotFoundError:
+        return None
+    except (OSError, _BadError, MemoryError) as error:
+        return Unusable(path, _reason(error))
+
+
+def _parsed(
+    path: Path, lines: list[bytes], *, has_lock: bool, is_shared: bool
+) -> LeftBehind | Living | Unusable | None:
+    if not lines:
+        return None  # killed before it wrote anything
+    header = _record(lines[0])
+    run_id, tracking_uri = _text(header.get("run_id")), _text(header.get("tracking_uri"))
+    if not _RUN_ID.fullmatch(run_id):
+        raise _BadError("its first line names no run")
+    try:
+        writer = ProcessIdentity.read(header)
+    except ValueError as error:
+        raise _BadError(f"its first line is no journal's: {error}") from None
+    is_living = is_alive(writer, has_lock=has_lock, is_shared=is_shared)
+    if is_living:
+        return Living(path, run_id)
+    batches, num_bad_lines = _undelivered(lines[1:])
+    return LeftBehind(
+        path,
+        run_id,
+        tracking_uri,
+        writer.machine,
+        batches,
+        num_bad_lines,
+        may_live=is_living is None,
+    )
+
+
+def _undelivered(lines: list[bytes]) -> tuple[tuple[Batch, ...], int]:
+    """Returns the batches that the store may not have, and how many lines cannot be read."""
+    batches: list[Batch] = []
+    num_delivered = num_bad_lines = 0
+    for line in lines:
+        try:
+            record = _record(line)
+            if "delivered" in record:
+                num_delivered += _count(record["delivered"], len(batches) - num_delivered)
+            else:
+                batches.append(_batch(record))
+        except _BadError:
+            num_bad_lines += 1
+    if num_bad_lines:  # sending again changes nothing, counting wrong loses figures
+        return tuple(batches), num_bad_lines
+    return tuple(batches[num_delivered:]), 0
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    if len(line) > MAX_LINE_BYTES:
+        raise _BadError("a line is too long")
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise _BadError("its first line is no JSON") from None
+    if not isinstance(record, dict):
+        raise _BadError("its first line is no journal's")
+    return record
+
+
+def _batch(record: dict[str, Any]) -> Batch:
+    points, tags = record.get("points"), record.get("tags")
+    if not (isinstance(points, list) and isinstance(tags, dict)):
+        raise _BadError("no points and tags")
+    if not all(_text(key).startswith(keys.TAG_PREFIX) for key in tags):
+        raise _BadError("a tag that is not ours")
+    return Batch(
+        tuple(_point(values) for values in points),
+        {key: _text(value) for key, value in tags.items()},
+    )
+
+
+def _point(values: object) -> Point:
+    match values:
+        case [str(key), int() | float() as value, int(timestamp_ms), int(step)]:
+            if not _text(key).startswith(METRIC_PREFIX):
+                raise _BadError("a metric that is not ours")
+            if isinstance(value, bool) or not _is_finite(value):
+                raise _BadError("a value that is none")
+            return Point(
+                key, float(value), _count(timestamp_ms, MAX_TIME_MS), _count(step, MAX_STEP)
+            )
+    raise _BadError("a point that is none")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of 400 digits
+        return False
+
+
+def _count(value: object, highest: int) -> int:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_number and isinstance(value, int) and 0 <= value <= highest):
+        raise _BadError("a number that cannot be")
+    return value
+
+
+def _text(value: object) -> str:
+    """Returns a text that every database takes."""
+    if not isinstance(value, str) or "\0" in value:
+        raise _BadError("its first line is no journal's")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _BadError("a text that is none") from None
+    return value
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

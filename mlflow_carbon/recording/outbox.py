@@ -1,0 +1,168 @@
+"""What is to be written to one run: held back at first if need be, then journaled and delivered."""
+
+import functools
+import logging
+import threading
+from collections.abc import Mapping
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from mlflow_carbon.contract import keys
+from mlflow_carbon.recording.delivery import Delivery
+from mlflow_carbon.recording.journal import Batch, Journal, Point, journal_dir
+from mlflow_carbon.recording.nodes import ends_a_node, settle
+from mlflow_carbon.redaction import reason_of
+from mlflow_carbon.units import MILLISECONDS_PER_SECOND
+
+# A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
+_logger = logging.getLogger("mlflow.carbon")
+
+MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
+SEND_INTERVAL_S = 20.0  # one call costs 5 to 15 ms of CPU time, however few windows it takes
+LINGER_S = 1.0  # a shorter run, such as a trial of a sweep, is written in one call
+
+
+class Outbox:
+    """Takes the figures of one run; nobody who puts one in waits for the store.
+
+    Attributes:
+        client: of the run's store.
+        run_id: the run to write to; empty, and held, until ``address_to`` names it.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        *,
+        marks_parent: bool = True,
+        is_held: bool = False,
+    ) -> None:
+        """Opens no file and no thread yet.
+
+        Args:
+            client: of the run's store.
+            run_id: the run to write to.
+            marks_parent: whether the run's parent, if it has a metered one, is still to be tagged.
+            is_held: whether nothing is written before ``release``.
+        """
+        self.client = client
+        self.run_id = run_id
+        self._marks_parent = marks_parent
+        self._held: list[Batch] | None = [] if is_held else None
+        self._delivery: Delivery | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether everything is still kept back."""
+        return self._held is not None
+
+    @property
+    def held(self) -> tuple[Batch, ...]:
+        """What is kept back."""
+        return tuple(self._held or ())
+
+    def put(
+        self,
+        values: Mapping[str, float],
+        end_unix_s: float | None,
+        tags: Mapping[str, str],
+        *,
+        step: int = 0,
+        totals: Mapping[str, float] = {},  # read only
+    ) -> None:
+        """Takes values stamped with the end of the interval that they describe.
+
+        Args:
+            values: by metric.
+            end_unix_s: their time; ``None`` where there are no values.
+            tags: to set with them.
+            step: of the values.
+            totals: further values, at step 0.
+        """
+        points: list[Point] = []
+        if end_unix_s is not None:
+            timestamp_ms = round(end_unix_s * MILLISECONDS_PER_SECOND)
+            points = [Point(key, value, timestamp_ms, step) for key, value in values.items()]
+            points += [Point(key, value, timestamp_ms, 0) for key, value in totals.items()]
+        batch = Batch(tuple(points), dict(tags))
+        with self._lock:
+            if self._held is None:
+                self._deliver(batch)
+            else:
+                self._held.append(batch)
+
+    def release(self) -> None:
+        """Writes what was held, and from now on all at once, if it is known to which run."""
+        if not self.run_id:
+            return
+        with self._lock:
+            batches, self._held = self._held or [], None
+            for batch in batches:
+                self._deliver(batch)
+
+    def address_to(self, run_id: str) -> None:
+        """Writes to a run that is found only now; what was held belongs to no run."""
+        with self._lock:
+            self.run_id, self._held = run_id, None
+
+    def close(self) -> bool:
+        """Waits for the store, for so long; returns whether it has taken everything."""
+        delivery = self._delivery
+        return delivery is not None and delivery.close() and not delivery.has_lost
+
+    def _deliver(self, batch: Batch) -> None:
+        if self._delivery is None:
+            writer = RunWriter(self.client, self.run_id, marks_parent=self._marks_parent)
+            journal = _open_journal(self.client, self.run_id)
+            self._delivery = Delivery(
+                writer.write, journal, linger_s=LINGER_S, interval_s=SEND_INTERVAL_S
+            )
+        self._delivery.put(batch)
+
+
+class RunWriter:
+    """Writes batches to one run; with the first it also tags a metered parent as such."""
+
+    def __init__(self, client: MlflowClient, run_id: str, *, marks_parent: bool = True) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._marks_parent = marks_parent
+
+    def write(self, batch: Batch) -> None:
+        """Writes one batch; raises whatever the store raises."""
+        metrics = [
+            Metric(point.key, point.value, point.timestamp_ms, point.step) for point in batch.points
+        ]
+        tags = [RunTag(key, value[:MAX_TAG_LENGTH]) for key, value in batch.tags.items()]
+        self._client.log_batch(self._run_id, metrics=metrics, tags=tags)
+        if ends_a_node(batch.tags):
+            settle(self._client, self._run_id)
+        if self._marks_parent:
+            self._mark_parent()
+            self._marks_parent = False
+
+    def _mark_parent(self) -> None:
+        """Tags a metered parent run: its energy contains this run's."""
+        parent_run_id = self._client.get_run(self._run_id).data.tags.get(MLFLOW_PARENT_RUN_ID)
+        if parent_run_id is None:
+            return
+        if keys.TAG_SCHEMA in self._client.get_run(parent_run_id).data.tags:
+            self._client.set_tag(parent_run_id, keys.TAG_SCOPE, keys.SCOPE_PARENT)
+
+
+def _open_journal(client: MlflowClient, run_id: str) -> Journal | None:
+    folder = journal_dir()
+    try:
+        return Journal(folder, run_id=run_id, tracking_uri=client.tracking_uri)
+    except OSError as error:  # a home that cannot be written: batches wait in memory only
+        _warn_once(f"No journal can be kept in {folder}: {reason_of(error)}")
+        return None
+
+
+@functools.cache
+def _warn_once(sentence: str) -> None:
+    _logger.warning("%s. A killed process will lose what it has not sent.", sentence)
