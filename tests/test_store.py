@@ -12,8 +12,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
 from mlflow_carbon.store.runs import open_client, read_runs, unquoted
+from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.track import track
-from tests.fakes.meter import FakeMeter, reading
 from tests.fakes.metered_runs import copy_run, experiment_id, write_run
 
 JOULE = 1 / 3.6e6  # kWh

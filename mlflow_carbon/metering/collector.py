@@ -64,6 +64,11 @@ class Collector:
             self._listeners = [other for other in self._listeners if other is not listener]
 
     @property
+    def is_stalled(self) -> bool:
+        """Whether the thread has left a question unanswered so far."""
+        return self._is_stalled
+
+    @property
     def last_snapshot(self) -> Snapshot:
         """The tallies after the latest reading, which is waited for by nobody."""
         return self._snapshot

@@ -16,7 +16,7 @@ from mlflow_carbon.contract.run_record import NOT_PARTIAL, RunRecord
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.contract.windows import Window, WindowColumns, WindowSeries
 from mlflow_carbon.metering.launch import ALONE, Place
-from mlflow_carbon.metering.meter import Meter, OpenWindow
+from mlflow_carbon.metering.protocol import EnergyMeter, OpenWindow
 from mlflow_carbon.recording.earlier import EarlierPart
 from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
 from mlflow_carbon.recording.node_record import NodeRecord
@@ -39,7 +39,7 @@ class Recorder:
     def __init__(
         self,
         outbox: Outbox,
-        meter: Meter,
+        meter: EnergyMeter,
         *,
         unit: str,
         assumptions: Assumptions,
@@ -59,7 +59,7 @@ class Recorder:
             place: the node that is measured, among those whose energy the run is to have.
         """
         self._outbox = outbox
-        self._meter = meter
+        self.meter = meter
         self._unit = unit
         self.assumptions = assumptions
         self._earlier = earlier
@@ -107,17 +107,17 @@ class Recorder:
         own_tags = {keys.TAG_SCHEMA: keys.SCHEMA_VERSION, keys.TAG_SCOPE: scope}
         if self._place.node_index == 0:
             self._outbox.put({}, None, {**own_tags, **tags, **self.assumptions.tags()})
-        self._total = self._meter.open_window()
+        self._total = self.meter.open_window()
         if self._node is not None:
-            self._node.start(self._earlier, self._meter, self.assumptions, self._end_of)
+            self._node.start(self._earlier, self.meter, self.assumptions, self._end_of)
         if self._series.unit in (None, keys.UNIT_MINUTE):
-            self._end_minutes = self._meter.every(SECONDS_PER_MINUTE, self._add_minute)
+            self._end_minutes = self.meter.every(SECONDS_PER_MINUTE, self._add_minute)
 
     def restart(self) -> None:
         """Opens the run's own interval again, later."""
         if self._total is not None:
-            self._meter.close_window(self._total)
-        self._total = self._meter.open_window()
+            self.meter.close_window(self._total)
+        self._total = self.meter.open_window()
 
     def release(self) -> None:
         """Writes what was held, and from now on all at once, if it is known to which run."""
@@ -137,7 +137,7 @@ class Recorder:
     def open(self) -> OpenWindow:
         """Opens a window; any number may be open at once, in any thread."""
         self._stop_minutes()
-        return self._meter.open_window()
+        return self.meter.open_window()
 
     def close(self, window: OpenWindow, num_units: float, *, unit: str | None = None) -> None:
         """Closes a window and writes it as the next point of the run's window series.
@@ -149,7 +149,11 @@ class Recorder:
             num_units: units that were done in it.
             unit: what it counts; ``None`` for the run's own unit.
         """
-        self._add_window(self._meter.close_window(window), num_units, unit or self._unit)
+        self._add_window(self.meter.close_window(window), num_units, unit or self._unit)
+
+    def flush(self) -> bool:
+        """Sends what is written so far; returns whether the store has all of it."""
+        return self._outbox.flush()
 
     def write_to(self, run_id: str, earlier: EarlierPart | None) -> None:
         """Writes to a run that is found only now; a further node has held nothing but totals."""
@@ -175,7 +179,7 @@ class Recorder:
         self._stop_minutes()
         with self._lock:
             self._has_finished = True
-        measured = self._meter.close_window(self._total)
+        measured = self.meter.close_window(self._total)
         this_part = measured.without_silent()
         total = Total.of(this_part)
         if self._earlier is not None:
@@ -213,7 +217,7 @@ class Recorder:
 
     def _described(self, *, is_silent: bool) -> dict[str, str]:
         """Returns the tags of what was measured and assumed; warns of what was not measured."""
-        description = self._meter.description
+        description = self.meter.description
         if description.problems and not self.is_held:
             _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
         if is_silent:  # no warning: the trials of a sweep may all be that short
@@ -264,7 +268,7 @@ class Recorder:
         """Returns the run's energy up to the latest reading; ``None`` if nothing is measured."""
         if self._total is None:
             return None
-        energy_kwh = self._meter.reading_so_far(self._total).energy_kwh
+        energy_kwh = self.meter.reading_so_far(self._total).energy_kwh
         return None if energy_kwh is None else self._earlier_kwh + energy_kwh
 
     def _budget_tags(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from mlflow_carbon.metering.meter import OpenWindow
+from mlflow_carbon.metering.protocol import OpenWindow
 from mlflow_carbon.recording.recorder import Recorder
 
 # One reading a second: a shorter window would say little, and a point for each would cost more.

@@ -1,6 +1,6 @@
 """Tracking in a rank that does not measure: another one of its node does, for all of them."""
 
-from mlflow_carbon.metering.meter import OpenWindow
+from mlflow_carbon.metering.protocol import OpenWindow
 from mlflow_carbon.metering.readings import Snapshot
 
 _NO_WINDOW = OpenWindow(Snapshot(0.0, {}), 0.0)

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow_carbon.accounting.forecast import WITHIN
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import CarbonBudgetError
-from mlflow_carbon.metering.meter import OpenWindow
+from mlflow_carbon.metering.protocol import EnergyMeter, OpenWindow
 from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_total
 from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
 from mlflow_carbon.recording.recorder import Recorder
@@ -18,6 +18,7 @@ from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.launch_run import RunSearch
 from mlflow_carbon.tracking.model_lookups import ModelLookups, NewRun, record_models
 from mlflow_carbon.tracking.patience import FIND_TIMEOUT_S, READ_TIMEOUT_S, within
+from mlflow_carbon.tracking.run_start import RunStart
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -59,15 +60,24 @@ class RunTracking:
         process: MeteringProcess,
         parent: "RunTracking | None",
         key: str,
-        experiment_id: str | None = None,
+        start: RunStart,
         search: RunSearch | None = None,
-        is_unread: bool = False,
     ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            recorder: writes the run's figures.
+            options: how the run is metered and reported.
+            process: has the meter.
+            parent: the run around it, if that is metered here too.
+            key: the run that this process works in, which may be another than it writes to.
+            start: what was known of the run before.
+            search: looks for the run to write to, where that is not known.
+        """
         self.options = options
-        self._experiment_id = experiment_id  # None where the store has not said
-        self.key = key  # of the run that this process works in, which may be another
+        self.key = key
+        self._start = start
         self._search = search
-        self._is_unread = is_unread  # whether the run may have earlier totals that nobody has read
         self.has_written = False  # whether this process has logged anything to the run
         self.is_autologged = False
         self.new_run: NewRun | None = None  # given up with the first sign of a model
@@ -89,6 +99,11 @@ class RunTracking:
     def client(self) -> MlflowClient:
         """Of the run's store."""
         return self._recorder.client
+
+    @property
+    def meter(self) -> EnergyMeter:
+        """What measures it."""
+        return self._recorder.meter
 
     @property
     def is_held(self) -> bool:
@@ -190,6 +205,10 @@ class RunTracking:
             self._told_state = verdict.state
             tell(verdict)
 
+    def flush(self) -> bool:
+        """Sends what is written so far; returns whether the store has all of it."""
+        return self._recorder.flush()
+
     def leave(self) -> None:
         """Finishes the run if nobody else marks windows of it."""
         self._num_users -= 1
@@ -210,7 +229,7 @@ class RunTracking:
                 self._search.close(FIND_TIMEOUT_S)
                 if not self.run_id:
                     _logger.warning("%s", NO_RUN)
-            if self._is_unread:
+            if self._start.is_unread:
                 self._add_earlier_total()
             has_figures = self._recorder.finish()
         finally:
@@ -226,7 +245,8 @@ class RunTracking:
         if self.new_run is not None and not is_of_samples:
             self._process.lookups.put_off(self.new_run)
         else:
-            experiment_id = None if is_of_samples else self._experiment_id
+            known = self._start.run
+            experiment_id = None if is_of_samples or known is None else known.info.experiment_id
             record_models(self.client, self.run_id, experiment_id)
 
     def _add_earlier_total(self) -> None:

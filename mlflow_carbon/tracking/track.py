@@ -15,12 +15,13 @@ from mlflow_carbon.contract.assumptions import Defaults
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.grid.providers import LiveIntensity, ask_provider
 from mlflow_carbon.metering.launch import ALONE, Place, find_place
-from mlflow_carbon.metering.meter import Meter, MeterSettings
+from mlflow_carbon.metering.meter import MeterSettings
+from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget
 from mlflow_carbon.tracking.idle_tracking import IdleTracking
 from mlflow_carbon.tracking.launch_run import find_launch_run
 from mlflow_carbon.tracking.patience import FIND_TIMEOUT_S, within
-from mlflow_carbon.tracking.process_metering import this_process
+from mlflow_carbon.tracking.process_metering import process_metering
 from mlflow_carbon.tracking.run_tracking import RunTracking
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
@@ -108,7 +109,7 @@ def track(
     on_budget: OnBudget = WARN,
     run_id: str | None = None,
     is_alone: bool = False,
-    meter: Meter | None = None,
+    meter: EnergyMeter | None = None,
 ) -> Iterator[Tracker]:
     """Measures the block's energy and writes it, with its CO2e, to an MLflow run.
 
@@ -157,7 +158,7 @@ def track(
         yield Tracker(IdleTracking(named_run_id or _active_run_id()))
         return
     with _run(named_run_id, place) as tracked_run_id:
-        tracking = this_process.track(
+        tracking = process_metering().track(
             tracked_run_id,
             options,
             meter=meter,
@@ -245,7 +246,7 @@ def _run_before_restart(place: Place) -> str | None:
     """Returns the run of a launch whose processes were started anew; ``None`` if there is none."""
     if place.num_restarts == 0:
         return None
-    ordinal = this_process.num_in_launch
+    ordinal = process_metering().num_in_launch
     run = within(
         FIND_TIMEOUT_S,
         lambda: find_launch_run(MlflowClient(), None, place, ordinal),
