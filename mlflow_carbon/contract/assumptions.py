@@ -38,6 +38,8 @@ class Assumptions:
             keys.TAG_INTENSITY_SET: self.intensity.intensity_set,
             keys.TAG_INTENSITY_SOURCE: self.intensity.source,
             keys.TAG_INTENSITY_BASIS: self.intensity.basis,
+            keys.TAG_INTENSITY_G_PER_KWH: repr(float(self.intensity.g_per_kwh)),
+            keys.TAG_PUE: repr(float(self.pue)),
         }
 
     def default_tags(self) -> dict[str, str]:

@@ -39,6 +39,8 @@ TAG_PERIOD = "carbon.period"
 TAG_INTENSITY_SET = "carbon.intensity_set"
 TAG_INTENSITY_SOURCE = "carbon.intensity_source"
 TAG_INTENSITY_BASIS = "carbon.intensity_basis"
+TAG_INTENSITY_G_PER_KWH = "carbon.intensity_g_per_kwh"  # from the start; the metric is a total
+TAG_PUE = "carbon.pue"  # so that a killed run has a price
 TAG_INTENSITY_FALLBACK = "carbon.intensity_fallback"
 TAG_COMPONENTS = "carbon.components"
 TAG_CPU_TDP_SOURCE = "carbon.cpu_tdp_source"
@@ -80,7 +82,7 @@ UNITS = (UNIT_ITERATION, UNIT_EPOCH, "sample", UNIT_MINUTE)
 # Tags of model versions and registered models.
 TAG_MODEL_CO2E_KG = "carbon.co2e_kg"
 TAG_MODEL_ENERGY_KWH = "carbon.energy_kwh"
-TAG_MODEL_PUE = "carbon.pue"
+TAG_MODEL_PUE = TAG_PUE
 TAG_MODEL_BAND = "carbon.band"
 TAG_MODEL_LINEAGE_CO2E_KG = "carbon.lineage_co2e_kg"
 TAG_MODEL_LINEAGE_PROBLEM = "carbon.lineage_problem"

@@ -70,11 +70,11 @@ class Meter:
         except Exception as error:  # whatever it or its dependencies raise, the run goes on
             self._collector.add_problem(f"Carbontracker does not start: {error!r}.")
             self._collector.end()
-        self._whole = OpenWindow(self._collector.snapshot(START_TIMEOUT_S), self._clock.unix_s())
+        self._whole = self._opened(self._collector.snapshot(START_TIMEOUT_S))
 
     def open_window(self) -> OpenWindow:
         """Starts a window; any number may be open at once, in any thread."""
-        window = OpenWindow(self._synchronized_snapshot(), self._clock.unix_s())
+        window = self._opened(self._synchronized_snapshot())
         self._open_windows.add(window)
         return window
 
@@ -99,14 +99,14 @@ class Meter:
         Returns:
             What ends it; ``use`` is not called after that, nor after ``stop``.
         """
-        window = OpenWindow(self._snapshot(), self._clock.unix_s())
+        window = self._opened(self._snapshot())
 
         def look(snapshot: Snapshot) -> None:
             nonlocal window
             if snapshot.time_s - window.opened.time_s < duration_s:
                 return
             reading = self._reading(window, snapshot)
-            window = OpenWindow(snapshot, self._clock.unix_s())
+            window = self._opened(snapshot)
             use(reading)
 
         self._collector.listen(look)
@@ -128,9 +128,7 @@ class Meter:
         """
         if self._total is None:
             closed = self._snapshot()
-            self._total = self._reading(
-                self._whole or OpenWindow(closed, self._clock.unix_s()), closed
-            )
+            self._total = self._reading(self._whole or self._opened(closed), closed)
             if self._is_ours() and self._thread is not None:
                 _end_carbontracker_thread(self._thread, self._collector)
         return self._total
@@ -167,6 +165,11 @@ class Meter:
         if not self._is_ours() or self._whole is None:
             return Snapshot(self._clock.monotonic_s(), {})
         return self._collector.snapshot(READ_TIMEOUT_S)
+
+    def _opened(self, snapshot: Snapshot) -> OpenWindow:
+        """Returns a window that opens with a snapshot, however long ago that was taken."""
+        since_s = self._clock.monotonic_s() - snapshot.time_s
+        return OpenWindow(snapshot, self._clock.unix_s() - since_s)
 
     def _reading(self, window: OpenWindow, closed: Snapshot) -> Reading:
         machine = self._collector.machine or Machine()

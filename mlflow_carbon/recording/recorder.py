@@ -71,7 +71,6 @@ class Recorder:
         self._total: OpenWindow | None = None
         self._shift_s: float | None = None  # known with the first reading
         self._newest_unix_s = 0.0  # time stamp of the windows
-        self._written_assumptions: Assumptions | None = None
         self._end_minutes: Callable[[], None] | None = None
         self._lock = threading.RLock()
         self._has_finished = False
@@ -252,17 +251,7 @@ class Recorder:
                 values |= live.values
                 tags |= self._budget_tags() if live.is_news else {}
             step = self._series.num_points
-            self._outbox.put(values, end_unix_s, tags, step=step, totals=self._news_of_price())
-
-    def _news_of_price(self) -> dict[str, float]:
-        """Returns PUE and intensity, once: a run that is killed has no other end."""
-        if self._written_assumptions == self.assumptions:
-            return {}
-        self._written_assumptions = self.assumptions
-        return {
-            keys.INTENSITY_G_PER_KWH: self.assumptions.intensity.g_per_kwh,
-            keys.PUE: self.assumptions.pue,
-        }
+            self._outbox.put(values, end_unix_s, tags, step=step)
 
     def _spent_kwh(self) -> float | None:
         """Returns the run's energy up to the latest reading; ``None`` if nothing is measured."""

@@ -88,7 +88,7 @@ def recover(
             yield recovery
         else:
             store = redact(found.tracking_uri)
-            reason = f"it belongs to {store}; set MLFLOW_TRACKING_URI to that store"
+            reason = f"it belongs to {store!r}; set MLFLOW_TRACKING_URI to that store"
             yield Recovery(found.run_id, found.path, len(found.batches), reason)
     for run_id in sorted(sent - living):
         try:
