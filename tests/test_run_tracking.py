@@ -80,11 +80,12 @@ class Windows:
     def __init__(self) -> None:
         self.closed: list[tuple[float, str]] = []
 
-    def open(self) -> object:
-        return object()
+    def open(self, unit: str, *, is_automatic: bool) -> str:
+        assert is_automatic
+        return unit
 
-    def close(self, window: object, num_units: float, *, unit: str) -> None:  # noqa: ARG002
-        self.closed.append((num_units, unit))
+    def close(self, window: str, num_units: float) -> None:
+        self.closed.append((num_units, window))
 
 
 def test_short_epochs_share_a_window_of_a_second():

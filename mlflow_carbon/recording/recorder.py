@@ -14,11 +14,13 @@ from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.contract.measurement import Reading
 from mlflow_carbon.contract.run_record import NOT_PARTIAL, RunRecord
 from mlflow_carbon.contract.totals import Total
-from mlflow_carbon.contract.windows import Window, WindowColumns, WindowSeries
+from mlflow_carbon.contract.unit_series import UnitSeries
+from mlflow_carbon.contract.windows import Window, WindowColumns
 from mlflow_carbon.metering.launch import ALONE, Place
 from mlflow_carbon.metering.protocol import EnergyMeter, OpenWindow
 from mlflow_carbon.recording.earlier import EarlierPart
 from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
+from mlflow_carbon.recording.marked_windows import MarkedWindow, MarkedWindows, Stretch
 from mlflow_carbon.recording.node_record import NodeRecord
 from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
@@ -64,7 +66,9 @@ class Recorder:
         self.assumptions = assumptions
         self._earlier = earlier
         self._earlier_kwh = 0.0 if earlier is None else earlier.total.energy_kwh or 0.0
-        self._series = WindowSeries() if earlier is None else earlier.series
+        self._series = UnitSeries() if earlier is None else earlier.unit_series()
+        self._marked = MarkedWindows(meter, self._add_stretch)
+        self._num_overlapping = 0
         self.live = LiveForecast(plan, spent_kwh=self._earlier_kwh, num_nodes=place.num_nodes)
         self._place = place
         self._node = NodeRecord(place, outbox.put) if place.num_nodes > 1 else None
@@ -89,7 +93,7 @@ class Recorder:
     @property
     def series_unit(self) -> str | None:
         """What the windows so far count; ``None`` before the first."""
-        return self._series.unit
+        return self._series.main.unit
 
     @property
     def is_held(self) -> bool:
@@ -109,7 +113,7 @@ class Recorder:
         self._total = self.meter.open_window()
         if self._node is not None:
             self._node.start(self._earlier, self.meter, self.assumptions, self._end_of)
-        if self._series.unit in (None, keys.UNIT_MINUTE):
+        if self._series.main.unit in (None, keys.UNIT_MINUTE):
             self._end_minutes = self.meter.every(SECONDS_PER_MINUTE, self._add_minute)
 
     def restart(self) -> None:
@@ -133,26 +137,46 @@ class Recorder:
             self.assumptions = assumptions
             self._outbox.put({}, None, assumptions.tags())
 
-    def open(self) -> OpenWindow:
-        """Opens a window; any number may be open at once, in any thread."""
-        self._stop_minutes()
-        return self.meter.open_window()
+    @property
+    def unit(self) -> str:
+        """What windows count of which nobody says it."""
+        return self._unit
 
-    def close(self, window: OpenWindow, num_units: float, *, unit: str | None = None) -> None:
-        """Closes a window and writes it as the next point of the run's window series.
-
-        A window that did nothing (``num_units`` 0) or that nothing could measure is left out.
+    def open(self, unit: str | None = None, *, is_automatic: bool = False) -> MarkedWindow:
+        """Opens a window; any number may be open at once, in any thread.
 
         Args:
-            window: an open one.
-            num_units: units that were done in it.
             unit: what it counts; ``None`` for the run's own unit.
+            is_automatic: whether a framework marks it, not the user.
         """
-        self._add_window(self.meter.close_window(window), num_units, unit or self._unit)
+        self._stop_minutes()
+        if self._is_forked():  # a lock of the parent's may be held here for ever
+            stretch = Stretch(unit or self._unit, self.meter.open_window(), is_automatic)
+            return MarkedWindow(stretch, is_stopped=True)
+        return self._marked.open(unit or self._unit, is_automatic=is_automatic)
+
+    def stop(self, window: MarkedWindow) -> None:
+        """Ends a window whose units are not known yet; ``close`` tells them."""
+        if not self._is_forked():
+            self._marked.stop(window)
+
+    def close(self, window: MarkedWindow, num_units: float) -> None:
+        """Closes a window and writes it as the next point of its unit's series.
+
+        A window that did nothing (``num_units`` 0) or that nothing could measure is left out.
+        Windows of one unit that overlap become one point, with the units of all.
+        """
+        self.stop(window)
+        if not self._is_forked():
+            self._marked.count(window, num_units)
 
     def flush(self) -> bool:
         """Sends what is written so far; returns whether the store has all of it."""
         return self._outbox.flush()
+
+    def mark_as_shared(self) -> None:
+        """Tags the run as one whose energy is that of other runs of the same time too."""
+        self._outbox.put({}, None, {keys.TAG_SHARED: "true"})
 
     def write_to(self, run_id: str, earlier: EarlierPart | None) -> None:
         """Writes to a run that is found only now; a further node has held nothing but totals."""
@@ -164,7 +188,7 @@ class Recorder:
 
     def add_earlier(self, earlier: EarlierPart) -> None:
         """Adds the totals of an earlier part that could not be read before."""
-        self._earlier = replace(earlier, series=self._series)
+        self._earlier = replace(earlier, series=self._series.main)
         self._shift_s = None
 
     def finish(self) -> bool:
@@ -188,10 +212,13 @@ class Recorder:
         return self._outbox.close()
 
     def _write_total(self, total: Total, end_unix_s: float, is_silent: bool) -> None:
-        windows, unit = self._series.windows, self._series.unit or keys.UNIT_MINUTE
+        windows, unit = self._series.main.windows, self._series.main.unit or keys.UNIT_MINUTE
         if not len(windows) and total.energy_kwh is not None:
             windows = WindowColumns([_whole_run(total, end_unix_s)])
         record = RunRecord(self.run_id, total=total).summing(windows, unit)
+        if total.energy_kwh is not None:
+            energies = {**self._series.energy_per_other_unit(), **record.energy_per_unit}
+            record = replace(record, energy_per_unit=energies)
         tags = self._described(is_silent=is_silent) | record.window_tags()
         if self._earlier is not None and self._earlier.is_partial:
             tags[keys.TAG_PARTIAL] = NOT_PARTIAL
@@ -227,7 +254,41 @@ class Recorder:
     def _add_minute(self, reading: Reading) -> None:
         self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, keys.UNIT_MINUTE)
 
-    def _add_window(self, reading: Reading, num_units: float, unit: str) -> None:
+    def _add_stretch(self, stretch: Stretch) -> None:
+        assert stretch.reading is not None
+        self._add_window(
+            stretch.reading,
+            stretch.num_units,
+            stretch.unit,
+            is_automatic=stretch.is_automatic,
+            is_forecast=stretch.unit == self._unit or self._unit not in stretch.other_units,
+            tags=self._overlap_tags(stretch),
+        )
+
+    def _overlap_tags(self, stretch: Stretch) -> dict[str, str]:
+        """Returns the tag of windows that overlap others of their unit; warns of the first."""
+        if stretch.num_marks == 1:
+            return {}
+        if self._num_overlapping == 0:
+            _logger.warning(
+                "Windows of run %s that count the unit %s overlap: those that do are measured as "
+                "one, with the units of all. To measure each by itself, mark one after the other.",
+                self.run_id,
+                stretch.unit,
+            )
+        self._num_overlapping += stretch.num_marks
+        return {keys.TAG_OVERLAPPING_WINDOWS: str(self._num_overlapping)}
+
+    def _add_window(
+        self,
+        reading: Reading,
+        num_units: float,
+        unit: str,
+        *,
+        is_automatic: bool = True,
+        is_forecast: bool = True,
+        tags: Mapping[str, str] = {},  # read only
+    ) -> None:
         if num_units == 0 or self._is_forked():
             return
         with self._lock:
@@ -237,11 +298,11 @@ class Recorder:
                 return
             end_unix_s = self._end_of(reading)
             self._newest_unix_s = max(self._newest_unix_s, end_unix_s)
-            tags = self._series.add(window)
+            placed = self._series.add(window, is_automatic=is_automatic)
             if self._place.node_index > 0:  # the series are the first node's
                 return
-            values = window.metrics()
-            if self.live.is_wanted:
+            values, tags = placed.metrics, {**placed.tags, **tags}
+            if self.live.is_wanted and is_forecast:
                 live = self.live.add(
                     window,
                     is_planned=unit == self._unit,
@@ -250,8 +311,7 @@ class Recorder:
                 )
                 values |= live.values
                 tags |= self._budget_tags() if live.is_news else {}
-            step = self._series.num_points
-            self._outbox.put(values, end_unix_s, tags, step=step)
+            self._outbox.put(values, end_unix_s, tags, step=placed.step)
 
     def _spent_kwh(self) -> float | None:
         """Returns the run's energy up to the latest reading; ``None`` if nothing is measured."""

@@ -178,6 +178,17 @@ class ProcessMetering:
             del self._runs[tracking.key]
             return True
 
+    def note_overlap(self, tracking: RunTracking) -> None:
+        """Marks runs that are metered at one time as sharing it, but for those within each other.
+
+        Each has the energy of the whole time, so they must not be added up.
+        """
+        for other in self.trackings:
+            is_nested = tracking.is_within(other) or other.is_within(tracking)
+            if other is not tracking and not other.is_held and not is_nested:
+                tracking.mark_as_shared()
+                other.mark_as_shared()
+
     def release_meter(self) -> None:
         """Stops the process's meter if no run needs it any more."""
         with self._lock:

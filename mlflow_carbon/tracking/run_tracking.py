@@ -9,9 +9,10 @@ from mlflow import MlflowClient
 from mlflow_carbon.accounting.forecast import WITHIN
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import CarbonBudgetError
-from mlflow_carbon.metering.protocol import EnergyMeter, OpenWindow
+from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_total
 from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
+from mlflow_carbon.recording.marked_windows import MarkedWindow
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.registry.inference import SAMPLE
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
@@ -46,6 +47,10 @@ class MeteringProcess(Protocol):
 
     def release_meter(self) -> None:
         """Stops the meter if no run needs it any more."""
+        ...
+
+    def note_overlap(self, tracking: "RunTracking") -> None:
+        """Notes that a run's energy is written, beside that of runs that are metered already."""
         ...
 
 
@@ -85,6 +90,8 @@ class RunTracking:
         self._process = process
         self._parent = parent
         self._is_parent = False
+        self._is_shared = False
+        self._is_noted = False  # beside the runs that were metered before it
         self._epochs = EpochWindows(recorder)
         self._is_marked_by_user = False
         self._num_users = 1
@@ -124,9 +131,14 @@ class RunTracking:
         self.release()
 
     def report_by(self, options: TrackingOptions) -> None:
-        """Changes what the run is reported by; what the options leave open stays as it was."""
+        """Changes what the run is reported by; what the options leave open stays as it was.
+
+        The unit stays that of the first block that marks windows, unless a plan counts another.
+        """
         self.options = options.within(self.options)
-        self._recorder.report_as(self.options.unit, self.options.assumptions())
+        is_unit_open = not self._is_marked_by_user or options.plan != CarbonPlan()
+        unit = self.options.unit if is_unit_open else self._recorder.unit
+        self._recorder.report_as(unit, self.options.assumptions())
 
     def release(self) -> None:
         """Writes what was held back until it was clear that this process does the run's work."""
@@ -135,6 +147,19 @@ class RunTracking:
             _say_once(self.assumptions.sentence())
         if self._parent is not None:
             self._parent.mark_as_parent()
+        if not self.is_held and not self._is_noted:
+            self._is_noted = True
+            self._process.note_overlap(self)
+
+    def is_within(self, other: "RunTracking") -> bool:
+        """Returns whether the run is a child of another, or a child's child."""
+        return self._parent is not None and (self._parent is other or self._parent.is_within(other))
+
+    def mark_as_shared(self) -> None:
+        """Tags the run, once, as one whose energy is that of other runs of the same time too."""
+        if not self._is_shared:
+            self._is_shared = True
+            self._recorder.mark_as_shared()
 
     def begin_anew(self) -> None:
         """Meters the run from now on: until now it was created, but nobody worked in it."""
@@ -147,18 +172,25 @@ class RunTracking:
             self._is_parent = True
             self._recorder.mark_as_parent()
 
-    def open(self) -> OpenWindow:
+    def open(self, unit: str | None = None) -> MarkedWindow:
         """Opens a window; any number may be open at once, in any thread.
 
         Windows that the user marks take the place of those of a framework's epochs.
+
+        Args:
+            unit: what the window counts, to its end; ``None`` for the run's own unit.
         """
         self._is_marked_by_user = True
         self.release()
-        return self._recorder.open()
+        return self._recorder.open(unit)
 
-    def close(self, window: OpenWindow, num_units: float, *, unit: str | None = None) -> None:
+    def stop(self, window: MarkedWindow) -> None:
+        """Ends a window whose units are not known yet; ``close`` tells them."""
+        self._recorder.stop(window)
+
+    def close(self, window: MarkedWindow, num_units: float) -> None:
         """Closes a window that did ``num_units`` units, and writes it unless the run is over."""
-        self._recorder.close(window, num_units, unit=unit)
+        self._recorder.close(window, num_units)
 
     def epoch_begins(self, unit: str) -> None:
         """Notes that a framework begins an epoch, or what else it counts."""
@@ -175,9 +207,10 @@ class RunTracking:
         """Notes that a framework's training has ended, so that nothing after it is an epoch's."""
         self._epochs.training_ends(unit)
 
-    def expect(self, num_units: float) -> None:
-        """Takes note that so many units are still to be done."""
-        self._recorder.live.expect(num_units)
+    def expect(self, num_units: float, unit: str) -> None:
+        """Takes note that so many units are still to be done; a plan counts the run's unit only."""
+        if unit == self._recorder.unit:
+            self._recorder.live.expect(num_units)
 
     @property
     def must_stop(self) -> bool:
