@@ -88,7 +88,7 @@ def test_units_that_take_turns_are_in_no_common_mean(store):
     assert joules_per("sample", data) == 2
 
 
-def test_outer_window_of_one_unit_holds_the_units_of_its_inner_ones(store, caplog):
+def test_outer_window_of_one_unit_counts_the_units_of_its_inner_ones(store, caplog):
     meter = FakeMeter([reading(cpu_joules=60), reading(cpu_joules=70)])
     with mlflow.start_run() as run, track(unit="epoch", meter=meter, **SWEDEN) as tracker:
         with tracker.window():
@@ -96,9 +96,9 @@ def test_outer_window_of_one_unit_holds_the_units_of_its_inner_ones(store, caplo
                 with tracker.window():
                     pass
     data = data_of(run)
-    # three units in one stretch of 60 J, spent once
-    assert (data.tags["carbon.num_units"], data.tags["carbon.num_windows"]) == ("3", "1")
-    assert joules_per("epoch", data) == 20
+    # 60 J for the two units within: the outer one is none besides them
+    assert (data.tags["carbon.num_units"], data.tags["carbon.num_windows"]) == ("2", "1")
+    assert joules_per("epoch", data) == 30
     assert data.tags["carbon.num_overlapping_windows"] == "3"
     assert caplog.text.count("overlap") == 1
 

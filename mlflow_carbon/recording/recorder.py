@@ -271,8 +271,9 @@ class Recorder:
             return {}
         if self._num_overlapping == 0:
             _logger.warning(
-                "Windows of run %s that count the unit %s overlap: those that do are measured as "
-                "one, with the units of all. To measure each by itself, mark one after the other.",
+                "Windows of run %s that count the unit %s overlap. Those that do are measured as "
+                "one, with the units of all but those that hold others. To measure each by "
+                "itself, mark one after the other, or let the outer ones count another unit.",
                 self.run_id,
                 stretch.unit,
             )
