@@ -56,7 +56,7 @@ class MarkedWindows:
     """The windows of one run that are open now."""
 
     def __init__(self, meter: EnergyMeter, add: Callable[[Stretch], None]) -> None:
-        """Opens none yet.
+        """Opens no window yet.
 
         Args:
             meter: measures them.
@@ -102,7 +102,7 @@ class MarkedWindows:
     def count(self, window: MarkedWindow, num_units: float) -> None:
         """Counts the units of a window that has ended; the last one of its stretch hands it on.
 
-        A window that holds others of its unit has none of its own: theirs are its units.
+        A window that holds others of its unit counts their units, not its own.
         """
         with self._lock:
             stretch = window.stretch

@@ -29,7 +29,7 @@ def reading(
     duration_s: float = 1.0,
     start_unix_s: float = START_UNIX_S,
 ) -> Reading:
-    """Returns what an interval with these energies reads; no energy at all reads nothing.
+    """Makes the reading of an interval with these energies; without any it holds no device.
 
     Args:
         cpu_joules: estimated from the CPU's design power.

@@ -43,7 +43,7 @@ class EpochWindows:
             self.flush()
 
     def training_ends(self, unit: str) -> None:
-        """Writes the epochs that have ended; what comes next, such as saving, is in none."""
+        """Writes the epochs that have ended; what follows, such as saving, is in no window."""
         if unit == self._unit:
             self.flush()
 

@@ -123,7 +123,7 @@ class ProcessMetering:
         *,
         is_held: bool,
     ) -> Recorder:
-        """Returns what writes the run's figures, not started yet."""
+        """Makes the recorder of the run's figures; it is not started yet."""
         is_parent_tagged = start.run is not None and (
             start.parent_run_id is None or start.parent_run_id in self._runs
         )

@@ -78,7 +78,7 @@ class RunStart:
 def find_start(
     client: MlflowClient, run_id: str, run: Run | None, *, is_alone: bool, is_named: bool
 ) -> RunStart:
-    """Returns what is known of a run, once it has what a killed process did not send.
+    """Asks the store about a run, after sending it what a killed process left behind.
 
     Args:
         client: of the run's store.

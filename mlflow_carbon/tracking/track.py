@@ -53,14 +53,14 @@ class Tracker:
 
     @property
     def run_id(self) -> str:
-        """The MLflow run that is being measured; empty in a rank that knows of none."""
+        """The MLflow run that is being measured; empty in a rank that knows no run."""
         return str(self._tracking.run_id)
 
     @contextmanager
     def window(self, num_units: float = 1) -> Iterator[None]:
         """Measures the block as one window that did ``num_units`` units of work.
 
-        A block that ends in an exception has done none, and is no window.
+        A block that ends in an exception has done no unit and is not written.
 
         Raises:
             InvalidInputError: ``num_units`` is not a number above zero.
@@ -257,7 +257,8 @@ def track(
         meter: a started meter to use instead of the process's own.
 
     Raises:
-        MlflowCarbonError: a setting is none; raised before the block starts, never later.
+        MlflowCarbonError: a setting is outside what it may be; raised before the block starts,
+            never later.
     """
 
     @contextmanager
@@ -334,7 +335,7 @@ def windows(
 def _live_intensity(
     provider: str | None, region: str | None, period_or_set: str | None, defaults: Defaults
 ) -> LiveIntensity | None:
-    """Returns what a provider answers; ``None`` where none is to be asked.
+    """Returns a provider's answer; ``None`` where no provider is to be asked.
 
     Raises:
         MlflowCarbonError: it cannot be asked for that.
@@ -352,7 +353,7 @@ def _live_intensity(
 
 
 def _length(items: Iterable[object]) -> int | None:
-    """Returns how many items there are; ``None`` where they do not say."""
+    """Returns the number of items; ``None`` where they do not tell it."""
     try:
         return len(items)  # type: ignore[arg-type]
     except Exception:  # items are the user's, and a data loader without a length may raise anything
@@ -368,7 +369,7 @@ def _active_run_id() -> str:
 def _run(run_id: str | None, place: Place) -> AbstractContextManager[str]:
     """Returns a context that gives the run to work in, started for the block if need be.
 
-    A further node of a launch starts none: it writes to that of the first.
+    A further node of a launch starts no run: it writes to that of the first.
     """
     known_run_id = run_id or _active_run_id()
     if known_run_id or not place.is_first:
