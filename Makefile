@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: synth test lint clean
+.PHONY: synth test test-versions lint clean
 
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$$($(BIN)/python tests/available_markers.py)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions.environments oldest newest skinny
+
+# The plugin beside each MLflow of tests/versions, in environments of their own.
+test-versions: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions.environments
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -21,8 +26,8 @@ lint: $(READY)
 $(READY): setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 is needed: make PYTHON=..."'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ldm,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mlflow,ldm,test]'
 	touch $@
 
 clean:

@@ -21,7 +21,7 @@ def is_whole(path: Path) -> bool:
         content = np.memmap(path, dtype=np.uint8, mode="r").data
     except (OSError, ValueError):  # not there, or empty
         return False
-    written = int.from_bytes(content[-CHECKSUM_BYTES:])
+    written = int.from_bytes(content[-CHECKSUM_BYTES:], "big")
     return zlib.crc32(content[:-CHECKSUM_BYTES]) == written
 
 
@@ -66,7 +66,7 @@ def _write(path: Path, contents: Iterable[bytes]) -> None:
         for content in contents:
             checksum = zlib.crc32(content, checksum)
             file.write(content)
-        file.write(checksum.to_bytes(CHECKSUM_BYTES))
+        file.write(checksum.to_bytes(CHECKSUM_BYTES, "big"))
 
 
 def _file_contents(

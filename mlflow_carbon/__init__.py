@@ -24,4 +24,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'mlflow_carbon' has no attribute {name!r}")
     import_module("mlflow")  # first: its import may switch autologging on, by these same files
+    import_module("mlflow_carbon.tracking.mlflow_seams").require_supported()
     return getattr(import_module(_HOMES[name]), name)

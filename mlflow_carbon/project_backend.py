@@ -19,19 +19,19 @@ from typing import Any
 
 import mlflow
 import yaml
-from mlflow.projects import env_type
-from mlflow.projects.backend.local import LocalBackend
+from mlflow.projects.backend.abstract_backend import AbstractBackend
 from mlflow.projects.submitted_run import SubmittedRun
-from mlflow.projects.utils import PROJECT_ENV_MANAGER, fetch_and_validate_project
-from mlflow.utils import env_manager
-from mlflow.utils.conda import get_conda_bin_executable
+
+from mlflow_carbon.tracking import mlflow_seams
 
 OPT_IN_KEY = "mlflow_carbon"
 OPT_IN_SETTING = "without_conda"
 OPT_IN_VALUE = "current_environment"
+CONDA_ENVIRONMENT = "conda_env"  # the key of an MLproject that asks for one
+CURRENT_ENVIRONMENT = "local"  # `mlflow run --env-manager local`
 
 
-class CurrentEnvironmentBackend(LocalBackend):
+class CurrentEnvironmentBackend(AbstractBackend):
     """Runs a project as MLflow does, in the current environment where it opted in."""
 
     def run(
@@ -44,13 +44,14 @@ class CurrentEnvironmentBackend(LocalBackend):
         tracking_uri: str,
         experiment_id: str,
     ) -> SubmittedRun:
-        """Runs one entry point; see ``LocalBackend.run`` for the arguments."""
-        run_as_mlflow_does: Callable[..., SubmittedRun] = super().run
+        """Runs one entry point; see ``AbstractBackend.run`` for the arguments."""
+        run_as_mlflow_does: Callable[..., SubmittedRun] = mlflow_seams.local_backend().run
+        manager_key = mlflow_seams.environment_manager_key()
         arguments = (entry_point, params, version, backend_config, tracking_uri, experiment_id)
-        asked_for = backend_config.get(PROJECT_ENV_MANAGER)
-        if asked_for not in (None, env_manager.LOCAL) or (asked_for is None and _has_conda()):
+        asked_for = backend_config.get(manager_key)
+        if asked_for not in (None, CURRENT_ENVIRONMENT) or (asked_for is None and _has_conda()):
             return run_as_mlflow_does(project_uri, *arguments)
-        work_dir = Path(fetch_and_validate_project(project_uri, version, entry_point, params))
+        work_dir = Path(mlflow_seams.fetch_project(project_uri, version, entry_point, params))
         if not opts_in(work_dir):
             return run_as_mlflow_does(project_uri, *arguments)
         if asked_for is None:
@@ -59,7 +60,7 @@ class CurrentEnvironmentBackend(LocalBackend):
                 f"({sys.prefix}), as this project's MLproject asks.",
                 file=sys.stderr,
             )
-            backend_config[PROJECT_ENV_MANAGER] = env_manager.LOCAL
+            backend_config[manager_key] = CURRENT_ENVIRONMENT
         with _current_python_first(), _absolute_sqlite_uri():
             return run_as_mlflow_does(project_uri, *arguments)
 
@@ -74,12 +75,12 @@ def opts_in(work_dir: Path) -> bool:
     return (
         isinstance(settings, dict)
         and settings.get(OPT_IN_SETTING) == OPT_IN_VALUE
-        and env_type.CONDA in content
+        and CONDA_ENVIRONMENT in content
     )
 
 
 def _has_conda() -> bool:
-    return shutil.which(get_conda_bin_executable("conda")) is not None
+    return shutil.which(mlflow_seams.conda_executable()) is not None
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Conversions at the border; inside the package everything is kWh, W, s and g."""
 
+from datetime import datetime, timezone
+
 JOULES_PER_KWH = 3.6e6
 MILLISECONDS_PER_SECOND = 1000.0
 SECONDS_PER_HOUR = 3600.0
@@ -28,6 +30,18 @@ def kwh_from_watts(power_w: float, duration_s: float) -> float:
 def watts_from_kwh(energy_kwh: float, duration_s: float) -> float:
     """Returns the mean power in W of an energy spent over a duration above zero."""
     return energy_kwh * WATTS_PER_KILOWATT * SECONDS_PER_HOUR / duration_s
+
+
+def unix_s_from_iso8601(text: str) -> float:
+    """Returns a moment in s since 1970; UTC where the text names no offset.
+
+    Raises:
+        ValueError: the text is no moment in ISO 8601.
+    """
+    if text.endswith(("Z", "z")):  # Python 3.10 does not read it
+        text = f"{text[:-1]}+00:00"
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def kg_from_grams(mass_g: float) -> float:

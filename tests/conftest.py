@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
+import hypothesis
 import mlflow
 import pytest
 from mlflow import MlflowClient
@@ -17,12 +20,51 @@ from tests.fakes.metered_runs import write_run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A busy machine is slow; that is no fault of what is tested.
+hypothesis.settings.register_profile("no_deadline", deadline=None)
+hypothesis.settings.load_profile("no_deadline")
+
+ROOT = Path(__file__).parent.parent
+collect_ignore = ["versions"]  # for environments of their own: see there
+# What the tools that check this folder keep in it, and Python beside what it imports.
+KEPT_BY_TOOLS = (".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", "__pycache__")
+
+
+def files_beside_the_code() -> set[str]:
+    """Returns what git does not track in this checkout; empty where there is no git."""
+    listed = ["git", "status", "--porcelain", "--ignored", "--untracked-files=all", "-z"]
+    done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=False)
+    paths = {entry[3:] for entry in done.stdout.split("\0") if entry[:2] in ("!!", "??")}
+    return {path for path in paths if not any(name in path for name in KEPT_BY_TOOLS)}
+
+
+def pytest_sessionstart(session):
+    """Notes what lies in the checkout before the first test."""
+    session.config.files_before = files_beside_the_code()
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """Fails a session whose tests have left something in the checkout, and says what."""
+    left = sorted(files_beside_the_code() - session.config.files_before)
+    if left:
+        session.config.files_left = left
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Says what the tests have left in the checkout."""
+    for path in getattr(config, "files_left", ()):
+        terminalreporter.write_line(f"LEFT IN THE CHECKOUT by a test: {path}", red=True)
+
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
     """An empty sqlite store, migrated once: MLflow needs seconds for that."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    folder = tmp_path_factory.mktemp("store")
+    path = folder / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # MLflow notes here, for all copies, where artifacts go
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
 
 

@@ -1,6 +1,6 @@
 """Hourly intensity files: three formats, their means over a run's times, and what is refused."""
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import pytest
 
@@ -13,7 +13,7 @@ from mlflow_carbon.grid.hourly import (
 )
 
 HOUR_S = 3600.0
-MIDNIGHT_S = datetime(2022, 2, 1, tzinfo=UTC).timestamp()
+MIDNIGHT_S = datetime(2022, 2, 1, tzinfo=timezone.utc).timestamp()
 
 OWN = """timestamp,g_per_kwh
 2022-02-01T00:00,100

@@ -1,5 +1,6 @@
 """A model's full footprint: each training that it rests on counts once, over any depth."""
 
+import math
 from functools import partial
 
 import pytest
@@ -9,7 +10,7 @@ from mlflow.entities import LoggedModelInput
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.lineage import read_lineage
 from mlflow_carbon.registry.run_models import record_run_models
-from tests.fakes.metered_runs import experiment_id, write_run
+from tests.fakes.metered_runs import TIMESTAMP_MS, experiment_id, write_run
 
 pytestmark = pytest.mark.slow
 
@@ -194,6 +195,20 @@ def test_sample_of_a_version_leaves_other_models_and_units_alone(client):
     fine_tuning, _ = train(client, 8.0, inputs=[model_id])
     record_run_models(client, fine_tuning)
     assert inference_g(client, "ldm") is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("carbon/energy_kwh_per_sample", math.inf), ("carbon/pue", 0.5), ("carbon/co2e_kg", math.nan)],
+)
+def test_sample_of_a_version_is_priced_without_runs_of_impossible_figures(client, metric, value):
+    run_id, model_id = train(client, 8.0)
+    register(client, "ldm", run_id, model_id)
+    synthesise(client, model_id, 360.0, 100)
+    broken = synthesise(client, model_id, 720.0, 100)
+    client.log_metric(broken, metric, value, timestamp=TIMESTAMP_MS + 1)
+    assert record_run_models(client, broken)
+    assert inference_g(client, "ldm") == pytest.approx(0.0375)
 
 
 def test_sample_of_a_copied_version_costs_as_much(client):

@@ -1,6 +1,7 @@
 """Emissions on LoggedModels, versions and registered models, and models found by them."""
 
 import sqlite3
+import time
 from contextlib import closing
 
 import pytest
@@ -8,8 +9,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_carbon.contract import keys
-from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.grid.intensity import lookup_intensity
+from mlflow_carbon.registry.model_tags import show_version
 from mlflow_carbon.registry.run_models import record_run_models, record_version, tag_models
 from mlflow_carbon.reporting.model_list import price_models, read_models
 from tests.fakes.metered_runs import experiment_id, write_run
@@ -307,13 +308,70 @@ def test_list_models_of_an_empty_registry_is_empty(client):
     assert list_models(client).empty
 
 
-def test_list_models_refuses_a_tag_that_holds_no_number(client):
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [(keys.TAG_MODEL_PUE, "high"), (keys.TAG_MODEL_PUE, "0.5"), (keys.TAG_MODEL_CO2E_KG, "inf")],
+)
+def test_list_models_leaves_out_a_version_of_impossible_figures_by_name(client, caplog, key, text):
     version = trained_model(client, 8.0)
-    client.set_model_version_tag("m", version, keys.TAG_MODEL_PUE, "high")
-    with pytest.raises(
-        TrackingStoreError, match=r"carbon\.pue of version 1 of model 'm' is 'high'"
-    ):
-        list_models(client)
+    trained_model(client, 0.2, name="sound")
+    client.set_model_version_tag("m", version, key, text)
+    assert list(list_models(client)["name"]) == ["sound"]
+    assert f"Left out version 1 of model 'm': {key} is {text!r}." in caplog.text
+
+
+def test_best_version_is_one_whose_figure_is_a_number(client):
+    trained_model(client, 8.0)
+    broken = trained_model(client, 9.0)
+    client.set_model_version_tag("m", broken, keys.TAG_MODEL_CO2E_KG, "nobody knows")
+    assert show_version(client, "m", show="best")
+    assert client.get_registered_model("m").tags["carbon.co2e_kg"] == "3"  # 8 x 0.375
+
+
+def test_each_of_many_logged_models_gets_its_figure(client):
+    run_id = train(client, 0.2)
+    model_ids = [log_model(client, run_id) for _ in range(103)]  # a page holds 100
+    assert record_run_models(client, run_id)
+    assert [len(model_points(client, model_id)) for model_id in model_ids] == [1] * 103
+
+
+def model_points(client, model_id, key=keys.ENERGY_KWH):
+    """Returns the values of a model's points."""
+    metrics = client.get_logged_model(model_id).metrics or []
+    return [point.value for point in metrics if point.key == key]
+
+
+def resume(client, run_id, energy_kwh, *, start_ms):
+    """Writes the totals of a run of one hour more, which began at this time."""
+    earlier_s = client.get_run(run_id).data.metrics[keys.DURATION_S]
+    totals = {keys.ENERGY_KWH: energy_kwh, keys.DURATION_S: earlier_s + 3600.0}
+    for key, value in totals.items():
+        client.log_metric(run_id, key, value, timestamp=start_ms + 3_600_000, step=0)
+
+
+def test_model_of_an_earlier_part_keeps_its_figure_when_the_run_is_resumed(client):
+    run_id = train(client, 0.2)
+    old = log_model(client, run_id)
+    assert record_run_models(client, run_id)
+    resume(client, run_id, 0.5, start_ms=round(time.time() * 1000) + 1000)
+    assert record_run_models(client, run_id)
+    assert model_points(client, old) == [0.2]
+
+
+def test_model_of_the_last_part_gets_the_figure_of_the_whole_run(client):
+    run_id = train(client, 0.2)
+    resume(client, run_id, 0.5, start_ms=round(time.time() * 1000) - 1000)
+    new = log_model(client, run_id)
+    assert record_run_models(client, run_id)
+    assert model_points(client, new) == [0.5]
+
+
+def test_model_of_an_earlier_part_that_has_no_figure_gets_one(client):
+    run_id = train(client, 0.2)
+    old = log_model(client, run_id)
+    resume(client, run_id, 0.5, start_ms=round(time.time() * 1000) + 1000)
+    assert record_run_models(client, run_id)
+    assert model_points(client, old) == [0.5]
 
 
 def test_version_keeps_its_tags_where_its_run_cannot_be_read(client):

@@ -1,6 +1,7 @@
 """A tracking store's finished metered runs as one frame, and stores that cannot be read."""
 
 import math
+import re
 import shutil
 import statistics
 
@@ -11,10 +12,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
-from mlflow_carbon.store.runs import open_client, read_runs, unquoted
+from mlflow_carbon.store.access import open_client
+from mlflow_carbon.store.runs import read_runs, unquoted
 from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.track import track
-from tests.fakes.metered_runs import copy_run, experiment_id, write_run
+from tests.fakes.metered_runs import TIMESTAMP_MS, copy_run, experiment_id, write_run
 
 JOULE = 1 / 3.6e6  # kWh
 WINDOWS = [(1e-6, 4.0), (1.4e-6, 4.0)]
@@ -176,9 +178,49 @@ def test_read_runs_says_how_many_runs_did_not_finish(client):
         read_runs(client, experiment_names=["exp"])
 
 
-def test_read_runs_refuses_a_tag_that_holds_no_number(client):
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        (keys.ENERGY_KWH, math.inf, "carbon/energy_kwh"),
+        (keys.ENERGY_KWH, math.nan, "carbon/energy_kwh"),
+        (keys.ENERGY_KWH, -1.0, "carbon/energy_kwh"),
+        (keys.PUE, 0.5, "carbon/pue"),
+        (keys.PUE, 3.5, "carbon/pue"),
+        (keys.INTENSITY_G_PER_KWH, math.inf, "carbon/intensity_g_per_kwh"),
+        ("carbon/energy_kwh_per_sample", math.nan, "carbon/energy_kwh_per_sample"),
+    ],
+)
+def test_read_runs_leaves_out_a_run_of_impossible_figures_by_name(
+    client, caplog, key, value, fault
+):
+    sound = write_run(client, "exp", windows=WINDOWS)
+    run_id = write_run(client, "exp", windows=WINDOWS)
+    client.log_metric(run_id, key, value, timestamp=TIMESTAMP_MS + 1)
+    assert read_one(client)["run_id"] == sound
+    assert re.search(f"Left out {fault} of run {run_id} is ", caplog.text)
+
+
+@pytest.mark.parametrize("text", ["two", "nan", "inf", "-1", ""])
+def test_read_runs_leaves_out_a_run_whose_count_is_no_number(client, caplog, text):
+    sound = write_run(client, "exp", windows=WINDOWS)
+    run_id = write_run(client, "exp", windows=WINDOWS, tags={keys.TAG_NUM_WINDOWS: text})
+    assert read_one(client)["run_id"] == sound
+    assert f"Left out carbon.num_windows of run {run_id} is {text!r}, not" in caplog.text
+
+
+def test_read_runs_cuts_a_long_tag_in_what_it_tells(client, caplog):
+    write_run(client, "exp", windows=WINDOWS)
+    write_run(client, "exp", windows=WINDOWS, tags={keys.TAG_NUM_UNITS: "\x1b[2J" + "x" * 4000})
+    read_one(client)
+    assert r"is '\x1b[2Jxxx" in caplog.text
+    assert len(caplog.text) < 400
+
+
+def test_read_runs_says_that_no_run_can_be_read(client):
     run_id = write_run(client, "exp", windows=WINDOWS, tags={keys.TAG_NUM_WINDOWS: "two"})
-    with pytest.raises(TrackingStoreError, match=f"carbon.num_windows of run {run_id} is 'two'"):
+    with pytest.raises(
+        NoRunsError, match=f"No metered run .* carbon.num_windows of run {run_id} is 'two'"
+    ):
         read_runs(client, experiment_names=["exp"])
 
 

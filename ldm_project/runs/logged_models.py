@@ -1,6 +1,7 @@
 """Checkpoints as MLflow models: logged from code with safetensors beside it, and registered."""
 
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
@@ -17,12 +18,13 @@ from mlflow_carbon.registry.run_models import record_run_models
 
 THIS_FOLDER = Path(__file__).parent
 PACKAGE_FOLDER = THIS_FOLDER.parent
-# What the logged code imports; MLflow writes it into the model's requirements.txt.
+# What the logged code imports; MLflow writes it into the model's requirements.txt, in the
+# versions that are installed where the model is logged.
 REQUIREMENTS = (
-    "mlflow==3.17.2",
-    "torch==2.13.0",
-    "monai==1.6.0",
-    "monai-generative==0.2.3",
+    "mlflow",
+    "torch",
+    "monai",
+    "monai-generative",
     "diffusers",
     "einops",
     "safetensors",
@@ -30,6 +32,12 @@ REQUIREMENTS = (
     "pydicom",
     "pillow",
 )
+
+
+def installed_requirements() -> list[str]:
+    """Returns what the logged code imports, each pinned to the version that is installed here."""
+    # a local version such as 2.13.0+cpu is in no index
+    return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
 def log_vqgan(checkpoint: Path, spec: ModelSpec, name: str, *, data_digest: str) -> str:
@@ -85,11 +93,11 @@ def _log_and_register(
             code_paths=[str(PACKAGE_FOLDER)],
             artifacts={CHECKPOINT_FOLDER: str(checkpoint)},
             signature=signature,
-            pip_requirements=list(REQUIREMENTS),
+            pip_requirements=installed_requirements(),
             registered_model_name=name,
         )
     client = MlflowClient()
-    version = str(info.registered_model_version)
-    client.set_model_version_tag(name, version, TAG_DATA_DIGEST, data_digest)
+    number = str(info.registered_model_version)
+    client.set_model_version_tag(name, number, TAG_DATA_DIGEST, data_digest)
     record_run_models(client, info.run_id)
-    return f"models:/{name}/{version}"
+    return f"models:/{name}/{number}"

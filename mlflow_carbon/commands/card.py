@@ -3,6 +3,7 @@
 import click
 
 from mlflow_carbon.commands.options import example, lineage_option, tracking_uri_option
+from mlflow_carbon.inert import shown_lines
 
 
 @click.command(epilog=example("mlflow-carbon card models:/small/1 --bibtex"))
@@ -26,11 +27,11 @@ def card(
     """
     from mlflow_carbon.reporting import citations, model_card
     from mlflow_carbon.reporting.model_footprint import read_model_footprint
-    from mlflow_carbon.store.runs import open_client
+    from mlflow_carbon.store.access import open_client
 
     described = read_model_footprint(open_client(tracking_uri), model)
     if bibtex:
         text = citations.bibtex(model_card.measured(described))
     else:
         text = model_card.model_card(described, training_type=training_type, with_lineage=lineage)
-    click.echo(text, nl=False)
+    click.echo(shown_lines(text), nl=False)

@@ -5,13 +5,17 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
 
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 from mlflow_carbon.grid.intensity import CarbonIntensity
-from mlflow_carbon.units import SECONDS_PER_HOUR, g_per_kwh_from_pounds_per_mwh
+from mlflow_carbon.units import (
+    SECONDS_PER_HOUR,
+    g_per_kwh_from_pounds_per_mwh,
+    unix_s_from_iso8601,
+)
 
 DIRECT, LIFECYCLE = "direct", "lifecycle"
 BASES = (DIRECT, LIFECYCLE)
@@ -79,12 +83,15 @@ def read_intensity_file(path: Path | str, *, basis: str = DIRECT) -> IntensitySe
         InvalidInputError: the file cannot be read, has no such columns, or a row is wrong.
     """
     if basis not in BASES:
-        raise InvalidInputError(f"basis is {basis!r}; use one of {', '.join(BASES)}.")
+        raise InvalidInputError(
+            f"basis is {basis!r}; use one of {', '.join(BASES)}.", arguments=["intensity_basis"]
+        )
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(
-            f"The intensity file {str(path)!r} cannot be read: {error}."
+            f"The intensity file {str(path)!r} cannot be read: {error}.",
+            arguments=["intensity_file"],
         ) from error
     reader = csv.DictReader(text.splitlines())
     layout = _format_of(list(reader.fieldnames or ()), basis, path)
@@ -221,7 +228,7 @@ def _points(
             continue  # exports leave out what is not known: a hole
         place = f"line {reader.line_num} of {str(path)!r}"
         try:
-            moment = datetime.fromisoformat((row[layout.timestamp] or "").strip())
+            time_s = unix_s_from_iso8601((row[layout.timestamp] or "").strip())
             g_per_kwh = layout.to_g_per_kwh(float(text))
         except ValueError as error:
             raise InvalidInputError(
@@ -231,7 +238,7 @@ def _points(
             raise InvalidInputError(
                 f"In {place}: the intensity is {text}; give a finite number, 0 or more."
             )
-        yield (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), g_per_kwh
+        yield time_s, g_per_kwh
 
 
 def _slots(points: list[tuple[float, float]], path: Path | str) -> Iterator[Slot]:
@@ -256,5 +263,5 @@ def _holes(series: IntensitySeries) -> str:
 
 def time_text(time_s: float) -> str:
     """Returns a time in s since 1970 as ``2022-02-01T13:00Z``."""
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=time_s)
+    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=time_s)
     return moment.strftime("%Y-%m-%dT%H:%MZ")

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 from mlflow_carbon.contract.measurement import DeviceEnergy, MeterDescription, Reading
 from mlflow_carbon.errors import MeterError
+from mlflow_carbon.metering.accelerators import PCI_DIR
 from mlflow_carbon.metering.clock import Clock, SystemClock
 from mlflow_carbon.metering.collector import Collector
-from mlflow_carbon.metering.machine import CarbontrackerParts, Machine, find_machine
+from mlflow_carbon.metering.discovery import find_machine
+from mlflow_carbon.metering.machine import CarbontrackerParts, Machine
 from mlflow_carbon.metering.meter_settings import MeterSettings
 from mlflow_carbon.metering.protocol import OpenWindow
 from mlflow_carbon.metering.readings import Snapshot, reading_between
@@ -48,8 +51,17 @@ class Meter:
         settings: MeterSettings = MeterSettings(),  # noqa: B008  # frozen
         *,
         clock: Clock | None = None,
+        pci_dir: Path = PCI_DIR,
     ) -> None:
+        """Looks for nothing yet.
+
+        Args:
+            settings: what is measured, and how.
+            clock: of this machine unless a test brings its own.
+            pci_dir: where the kernel shows its PCI devices.
+        """
         self._settings = settings
+        self._pci_dir = pci_dir
         self._clock = clock = clock or SystemClock()
         self._process_id: int | None = None
         self._tracker = "carbontracker"
@@ -106,7 +118,8 @@ class Meter:
             if snapshot.time_s - window.opened.time_s < duration_s:
                 return
             reading = self._reading(window, snapshot)
-            window = self._opened(snapshot)
+            # The next one begins where this one ends.
+            window = self._opened(replace(snapshot, ended_s=None))
             use(reading)
 
         self._collector.listen(look)
@@ -145,11 +158,17 @@ class Meter:
             hardware=", ".join(machine.hardware),
             tracker=self._tracker,
             problems=self._collector.problems,
+            unread=machine.unread,
+            cpu_idle_power_w=machine.cpu_idle_power_w,
         )
 
     def _find_machine(self) -> Machine:
         return find_machine(
-            self._settings, _carbontracker_parts(), clock=self._clock, environment=os.environ
+            self._settings,
+            _carbontracker_parts(),
+            clock=self._clock,
+            environment=os.environ,
+            pci_dir=self._pci_dir,
         )
 
     def _is_ours(self) -> bool:
@@ -168,13 +187,19 @@ class Meter:
 
     def _opened(self, snapshot: Snapshot) -> OpenWindow:
         """Returns a window that opens with a snapshot, however long ago that was taken."""
-        since_s = self._clock.monotonic_s() - snapshot.time_s
+        since_s = self._clock.monotonic_s() - snapshot.opens_s
         return OpenWindow(snapshot, self._clock.unix_s() - since_s)
 
     def _reading(self, window: OpenWindow, closed: Snapshot) -> Reading:
         machine = self._collector.machine or Machine()
         methods = {source.device: source.method for source in machine.sources}
-        return reading_between(window.opened, closed, methods, start_unix_s=window.start_unix_s)
+        return reading_between(
+            window.opened,
+            closed,
+            methods,
+            start_unix_s=window.start_unix_s,
+            num_unread=len(machine.unread),
+        )
 
 
 def synchronize_gpu(torch: Any) -> None:

@@ -2,13 +2,14 @@
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from mlflow_carbon import __version__
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.contract.run_record import RunRecord
@@ -19,10 +20,10 @@ from mlflow_carbon.metering.cpu_power import USER, load_models, plain_name
 from mlflow_carbon.recording.journal import Batch, Point
 from mlflow_carbon.recording.outbox import RunWriter
 from mlflow_carbon.recording.system_metrics import Backfilled, has_system_metrics, read_backfilled
+from mlflow_carbon.store.listing import all_runs
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
 TRACKER = "mlflow system metrics"
-_PAGE_SIZE = 1000
 _RUNNING = "RUNNING"
 
 
@@ -62,7 +63,7 @@ def cpu_power(name: str | None, tdp_w: float | None) -> CpuPower | None:
     """Returns the design power of a CPU by its name or as given; ``None`` where neither is.
 
     Raises:
-        InvalidInputError: both are given, the power is none, or the table has no such CPU.
+        InvalidInputError: both are given, the power is not above 0, or the table lacks the CPU.
     """
     if tdp_w is not None:
         if name is not None:
@@ -86,7 +87,7 @@ def _power_by_table(cpu_name: str) -> CpuPower:
 
 
 def survey(client: MlflowClient, experiment_ids: Sequence[str], *, cpu: CpuPower | None) -> Survey:
-    """Returns what there is to backfill; writes nothing.
+    """Finds the runs to backfill; writes nothing.
 
     Args:
         client: of the store.
@@ -94,7 +95,7 @@ def survey(client: MlflowClient, experiment_ids: Sequence[str], *, cpu: CpuPower
         cpu: ``None`` leaves the CPU out.
     """
     metered, running, without, found = [], [], [], []
-    for run in _runs(client, experiment_ids):
+    for run in all_runs(client, experiment_ids):
         if keys.TAG_SCHEMA in run.data.tags:
             metered.append(run)
         elif not has_system_metrics(run):
@@ -159,6 +160,7 @@ def figures(
         keys.TAG_SCOPE: keys.SCOPE_PARENT if candidate.is_parent else keys.SCOPE_RUN,
         keys.TAG_COMPONENTS: ",".join(components),
         keys.TAG_TRACKER: TRACKER,
+        keys.TAG_PLUGIN_VERSION: __version__,
         keys.TAG_ATTRIBUTION: "whole_node" if "cpu" in components else "gpu_only",
     }
     if "cpu" not in components:
@@ -168,18 +170,3 @@ def figures(
     if candidate.found.problems:
         tags[keys.TAG_ERROR] = " ".join(candidate.found.problems)
     return values, tags
-
-
-def _runs(client: MlflowClient, experiment_ids: Sequence[str]) -> Iterator[Run]:
-    page_token = None
-    while True:
-        page = client.search_runs(
-            list(experiment_ids),
-            order_by=["attributes.start_time ASC"],
-            max_results=_PAGE_SIZE,
-            page_token=page_token,
-        )
-        yield from page
-        page_token = page.token
-        if not page_token:
-            return

@@ -3,11 +3,13 @@
 import logging
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from mlflow import MlflowClient
 
+from mlflow_carbon import __version__
 from mlflow_carbon.accounting.forecast import AT_RISK, WITHIN
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
@@ -23,6 +25,7 @@ from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
 from mlflow_carbon.recording.marked_windows import MarkedWindow, MarkedWindows, Stretch
 from mlflow_carbon.recording.node_record import NodeRecord
 from mlflow_carbon.recording.outbox import Outbox
+from mlflow_carbon.recording.silent_windows import SilentWindows
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -72,6 +75,7 @@ class Recorder:
         self.live = LiveForecast(plan, spent_kwh=self._earlier_kwh, num_nodes=place.num_nodes)
         self._place = place
         self._node = NodeRecord(place, outbox.put) if place.num_nodes > 1 else None
+        self._silent: defaultdict[str, SilentWindows] = defaultdict(SilentWindows)  # by unit
         self._total: OpenWindow | None = None
         self._shift_s: float | None = None  # known with the first reading
         self._newest_unix_s = 0.0  # time stamp of the windows
@@ -107,7 +111,11 @@ class Recorder:
             tags: further ones, such as that by which other nodes find the run.
         """
         scope = keys.SCOPE_RUN if self._earlier is None else self._earlier.scope
-        own_tags = {keys.TAG_SCHEMA: keys.SCHEMA_VERSION, keys.TAG_SCOPE: scope}
+        own_tags = {
+            keys.TAG_SCHEMA: keys.SCHEMA_VERSION,
+            keys.TAG_SCOPE: scope,
+            keys.TAG_PLUGIN_VERSION: __version__,
+        }
         if self._place.node_index == 0:
             self._outbox.put({}, None, {**own_tags, **tags, **self.assumptions.tags()})
         self._total = self.meter.open_window()
@@ -208,10 +216,11 @@ class Recorder:
         if self._earlier is not None:
             total = self._earlier.total.plus(total)
         end_unix_s = max(self._end_of(this_part), self._newest_unix_s)
-        self._write_total(total, end_unix_s, measured.devices != this_part.devices)
+        is_silent = bool(measured.silent) or measured.devices != this_part.devices
+        self._write_total(total, end_unix_s, is_silent=is_silent)
         return self._outbox.close()
 
-    def _write_total(self, total: Total, end_unix_s: float, is_silent: bool) -> None:
+    def _write_total(self, total: Total, end_unix_s: float, *, is_silent: bool) -> None:
         windows, unit = self._series.main.windows, self._series.main.unit or keys.UNIT_MINUTE
         if not len(windows) and total.energy_kwh is not None:
             windows = WindowColumns([_whole_run(total, end_unix_s)])
@@ -294,8 +303,11 @@ class Recorder:
             return
         with self._lock:
             is_late_minute = unit == keys.UNIT_MINUTE != self._unit and self._end_minutes is None
-            window = Window.of(reading, num_units, unit)
-            if window is None or self._has_finished or is_late_minute:
+            if self._has_finished or is_late_minute:
+                return
+            work = self._silent[unit].add(reading, num_units, unit)
+            window = None if work is None else Window.of(work.reading, work.num_units, unit)
+            if window is None:
                 return
             end_unix_s = self._end_of(reading)
             self._newest_unix_s = max(self._newest_unix_s, end_unix_s)

@@ -1,6 +1,6 @@
 """What a sample of a model costs, from the metered runs that used it."""
 
-from collections.abc import Iterator
+from functools import partial
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -8,10 +8,11 @@ from mlflow.entities import Run
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.contract import keys
 from mlflow_carbon.registry.footprints import read_footprint
+from mlflow_carbon.store.access import write_twice_if_raced
+from mlflow_carbon.store.listing import all_experiments, all_runs
 from mlflow_carbon.store.runs import number
 
 SAMPLE = "sample"
-_PAGE_SIZE = 1000
 _PER_SAMPLE = keys.energy_kwh_per_unit(SAMPLE)
 
 
@@ -25,7 +26,9 @@ def note_used_models(client: MlflowClient, run: Run) -> list[str]:
     model_ids = sorted({item.model_id for item in run.inputs.model_inputs})
     text = ",".join(model_ids)
     if text and run.data.tags.get(keys.TAG_MODEL_INPUT_IDS) != text:
-        client.set_tag(run.info.run_id, keys.TAG_MODEL_INPUT_IDS, text)
+        write_twice_if_raced(
+            partial(client.set_tag, run.info.run_id, keys.TAG_MODEL_INPUT_IDS, text)
+        )
     return model_ids
 
 
@@ -34,12 +37,12 @@ def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
 
     It is the energy of all samples of all runs that used the model over their number, times PUE
     and intensity. Where the runs differ in these, those of the newest count for all: regions are
-    never averaged.
+    never averaged. A run of figures that cannot be is left out.
     """
     energy_kwh = num_samples = g_per_kwh = 0.0
     for run in _runs_that_used(client, model_id):  # oldest first
         footprint = read_footprint(run)
-        samples = number(run.data.tags, keys.TAG_NUM_UNITS, f"run {run.info.run_id}")
+        samples = number(run.data.tags, keys.TAG_NUM_UNITS)
         per_sample_kwh = run.data.metrics.get(_PER_SAMPLE)
         if footprint is None or not samples or per_sample_kwh is None:
             continue
@@ -51,20 +54,11 @@ def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
     return energy_kwh * g_per_kwh / num_samples if num_samples else None
 
 
-def _runs_that_used(client: MlflowClient, model_id: str) -> Iterator[Run]:
-    """Yields the metered runs that used a model; a parent's samples are those of its children."""
-    experiment_ids = [item.experiment_id for item in client.search_experiments()]
-    page_token = None
-    while True:
-        page = client.search_runs(
-            experiment_ids,
-            f"tags.`{keys.TAG_MODEL_INPUT_IDS}` LIKE '%{model_id}%' "
-            f"AND tags.`{keys.TAG_SCOPE}` = '{keys.SCOPE_RUN}'",
-            order_by=["attributes.start_time ASC"],
-            max_results=_PAGE_SIZE,
-            page_token=page_token,
-        )
-        yield from page
-        page_token = page.token
-        if not page_token:
-            return
+def _runs_that_used(client: MlflowClient, model_id: str) -> list[Run]:
+    """Returns the metered runs that used a model; a parent's samples are those of its children."""
+    return all_runs(
+        client,
+        [experiment.experiment_id for experiment in all_experiments(client)],
+        f"tags.`{keys.TAG_MODEL_INPUT_IDS}` LIKE '%{model_id}%' "
+        f"AND tags.`{keys.TAG_SCOPE}` = '{keys.SCOPE_RUN}'",
+    )

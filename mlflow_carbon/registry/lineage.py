@@ -8,18 +8,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.utils.models import (
-    _parse_model_id_if_present,
-    get_model_name_and_version,
-)
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint, why_unmeasured
+from mlflow_carbon.registry.model_uris import MODELS_SCHEME, find_version, parse_model_uri
 
 RUNS_SCHEME = "runs:/"
-MODELS_SCHEME = "models:/"
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Lineage:
     Attributes:
         footprints: of the trainings, without those inside another one's energy.
         runs: all trainings that were found, measured or not, by their ids.
-        problems: why the sum is not known; none where it is.
+        problems: why the sum is not known; empty where it is.
     """
 
     footprints: tuple[Footprint, ...]
@@ -111,11 +107,11 @@ def _follow(client: MlflowClient, reference: str) -> tuple[Run | None, set[str]]
         run = client.get_run(reference.removeprefix(RUNS_SCHEME).split("/")[0])
         inputs = run.inputs.model_inputs if run.inputs else []
         return run, _named(run.data.tags) | {f"{MODELS_SCHEME}{item.model_id}" for item in inputs}
-    model_id = _parse_model_id_if_present(reference)
-    if model_id is not None:
-        model = client.get_logged_model(model_id)
+    uri = parse_model_uri(reference)
+    if uri.model_id is not None:
+        model = client.get_logged_model(uri.model_id)
         return None, _named(model.tags) | _run_reference(reference, model.source_run_id)
-    version = client.get_model_version(*get_model_name_and_version(client, reference))
+    version = find_version(client, uri)
     return None, _named(version.tags) | _run_reference(reference, version.run_id)
 
 

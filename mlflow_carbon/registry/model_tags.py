@@ -1,7 +1,9 @@
 """The tags of the contract on model versions and registered models: all of them, or none."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -9,9 +11,11 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow_carbon.contract import keys
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.lineage import Lineage
+from mlflow_carbon.registry.model_uris import versions_of
+from mlflow_carbon.store.access import write_twice_if_raced
+from mlflow_carbon.store.runs import number
 
 _MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
-_PAGE_SIZE = 1000
 _METHOD_PREFIX = keys.method_tag("")
 
 Writer = Callable[[str, str | None], None]  # sets a tag, or deletes it for None
@@ -110,38 +114,17 @@ def show_version(client: MlflowClient, name: str, *, show: str | None = None) ->
     return _replace(current, wanted, _model_writer(client, name))
 
 
-def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """Returns all versions of a registered model."""
-    quote = '"' if "'" in name else "'"
-    return search_versions(client, f"name = {quote}{name}{quote}")
-
-
-def search_versions(client: MlflowClient, filter_string: str = "") -> list[ModelVersion]:
-    """Returns every version that fits, however many pages they fill."""
-    found: list[ModelVersion] = []
-    page_token = None
-    while True:
-        page = client.search_model_versions(
-            filter_string,
-            max_results=_PAGE_SIZE,
-            order_by=["name ASC", "version_number ASC"],
-            page_token=page_token,
-        )
-        found += page
-        page_token = page.token
-        if not page_token:
-            return found
-
-
 def _shows(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if key == keys.TAG_MODEL_SHOWS}
 
 
 def _co2e_kg(version: ModelVersion) -> tuple[bool, float, int]:
     """Returns what the best version has the least of; one that was not measured comes last."""
-    text = version.tags.get(keys.TAG_MODEL_CO2E_KG)
-    number = -int(version.version)  # the newest of equals
-    return (True, 0.0, number) if text is None else (False, float(text), number)
+    co2e_kg = number(version.tags, keys.TAG_MODEL_CO2E_KG)
+    order = -int(version.version)  # the newest of equals
+    if co2e_kg is None or not math.isfinite(co2e_kg):
+        return (True, 0.0, order)
+    return (False, co2e_kg, order)
 
 
 def _replace(current: Mapping[str, str], wanted: Mapping[str, str], write: Writer) -> bool:
@@ -150,7 +133,7 @@ def _replace(current: Mapping[str, str], wanted: Mapping[str, str], write: Write
     changes = [key for key in names if current.get(key) != wanted.get(key)]
     for position, change in enumerate(changes):
         try:
-            write(change, wanted.get(change))
+            write_twice_if_raced(partial(write, change, wanted.get(change)))
         except Exception:
             for key in changes[:position]:
                 with suppress(Exception):  # the first error is the one to tell

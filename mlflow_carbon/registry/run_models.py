@@ -1,29 +1,36 @@
 """Emissions put on models: when a run ends, when a model is registered later, or all anew."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import LoggedModel, Metric, Run
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.store.artifact.utils.models import _parse_model_id_if_present
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint
 from mlflow_carbon.registry.inference import note_used_models, sample_co2e_g
-from mlflow_carbon.registry.lineage import MODELS_SCHEME, version_lineage
-from mlflow_carbon.registry.model_tags import (
-    search_versions,
-    show_version,
-    tag_version,
-    version_tags,
+from mlflow_carbon.registry.lineage import version_lineage
+from mlflow_carbon.registry.model_tags import show_version, tag_version, version_tags
+from mlflow_carbon.registry.model_uris import (
+    MODELS_SCHEME,
+    find_version,
+    parse_model_uri,
     versions_of,
 )
-from mlflow_carbon.store.runs import PERMISSION_DENIED, reading
+from mlflow_carbon.store.access import (
+    PERMISSION_DENIED,
+    may_hide_runs,
+    store_errors,
+    write_twice_if_raced,
+)
+from mlflow_carbon.store.listing import all_logged_models, all_registered_models, all_versions
+from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -58,7 +65,7 @@ def record_run_models(client: MlflowClient, run_id: str) -> bool:
         footprint = read_footprint(run)
         if footprint is not None:
             _log_model_metrics(client, footprint, problems)
-        versions = search_versions(client, f"run_id = '{run_id}'")
+        versions = all_versions(client, f"run_id = '{run_id}'")
         for model_id in note_used_models(client, run):
             versions += _versions_of_logged_model(client, model_id)
         _tag(client, versions, problems)
@@ -69,7 +76,7 @@ def record_run_models(client: MlflowClient, run_id: str) -> bool:
 def record_models_of_runs(
     client: MlflowClient, run_ids: Sequence[str], experiment_ids: Sequence[str]
 ) -> bool:
-    """Does for many metered runs what ``record_run_models`` does for one, where they have models.
+    """Puts emissions on the models of many metered runs; runs without models cost no further call.
 
     Args:
         client: of the store that holds the runs and their models.
@@ -127,15 +134,8 @@ def registered_names(client: MlflowClient) -> list[str]:
     Raises:
         TrackingStoreError: the registry cannot be read.
     """
-    names: list[str] = []
-    page_token = None
-    with reading(client.tracking_uri):
-        while True:
-            page = client.search_registered_models(page_token=page_token)
-            names += [model.name for model in page]
-            page_token = page.token
-            if not page_token:
-                return names
+    with store_errors(client):
+        return [model.name for model in all_registered_models(client)]
 
 
 def _runs_with_models(
@@ -143,20 +143,14 @@ def _runs_with_models(
 ) -> list[str]:
     """Returns those of the runs that have logged a model, or that a version names, in order."""
     listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
-    found = {version.run_id for version in search_versions(client, f"run_id IN ({listed})")}
-    page_token = None
-    while True:
-        page = client.search_logged_models(
-            list(experiment_ids), f"source_run_id IN ({listed})", page_token=page_token
-        )
-        found |= {model.source_run_id for model in page}
-        page_token = page.token
-        if not page_token:
-            return [run_id for run_id in run_ids if run_id in found]
+    found = {version.run_id for version in all_versions(client, f"run_id IN ({listed})")}
+    models = all_logged_models(client, experiment_ids, f"source_run_id IN ({listed})")
+    found |= {model.source_run_id for model in models}
+    return [run_id for run_id in run_ids if run_id in found]
 
 
 def _tag(client: MlflowClient, versions: Iterable[ModelVersion], problems: list[str]) -> None:
-    """Tags versions, then the registered models that they belong to; none after a refusal."""
+    """Tags versions, then their registered models, except one whose version was refused."""
     by_place = {(version.name, version.version): version for version in versions}
     refused = set()
     for version in by_place.values():
@@ -183,19 +177,27 @@ def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str
             lineage,
             None if model_id is None else sample_co2e_g(client, model_id),
         )
+        if may_hide_runs(client):  # runs that are not seen are no reason to take a figure away
+            tags = _inference_tag(version.tags) | tags
         is_changed |= tag_version(client, version, tags)
     return is_changed
 
 
+def _inference_tag(tags: Mapping[str, str]) -> dict[str, str]:
+    key = keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
+    return {key: tags[key]} if key in tags else {}
+
+
 def _logged_model_of(client: MlflowClient, version: ModelVersion) -> str | None:
     """Returns the id of the logged model that a version is, or is a copy of, if it is one."""
+    seen: set[str] = set()
     source = version.source or ""
-    while source.startswith(MODELS_SCHEME):
-        model_id = _parse_model_id_if_present(source)
-        if model_id is not None:
-            return str(model_id)
-        name, number = source.removeprefix(MODELS_SCHEME).split("/")
-        source = client.get_model_version(name, number).source or ""
+    while source.startswith(MODELS_SCHEME) and source not in seen:
+        seen.add(source)
+        uri = parse_model_uri(source)
+        if uri.model_id is not None:
+            return uri.model_id
+        source = find_version(client, uri).source or ""
     return None
 
 
@@ -203,30 +205,56 @@ def _versions_of_logged_model(client: MlflowClient, model_id: str) -> list[Model
     source_run_id = client.get_logged_model(model_id).source_run_id
     if not source_run_id:
         return []
-    versions = search_versions(client, f"run_id = '{source_run_id}'")
+    versions = all_versions(client, f"run_id = '{source_run_id}'")
     return [version for version in versions if _logged_model_of(client, version) == model_id]
 
 
 def _log_model_metrics(client: MlflowClient, footprint: Footprint, problems: list[str]) -> None:
-    """Copies the totals of a run to its LoggedModels.
+    """Copies the totals of a run to its LoggedModels, one figure each.
+
+    A point on a model can never be taken away, and a filter finds the model by each of them. So a
+    model of an earlier part of a resumed run keeps the figure that it got then.
 
     With the run's own time stamp MLflow stores no second point on the run.
     """
     run = footprint.run
-    models = client.search_logged_models(
-        [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
+    models = all_logged_models(
+        client, [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
     )
     if not models:
         return
-    timestamp_ms = client.get_metric_history(run.info.run_id, keys.ENERGY_KWH)[-1].timestamp
+    start_ms, timestamp_ms = _last_part_ms(client, run)
     for model in models:
+        if model.creation_timestamp < start_ms and _has_figure(model):
+            continue
         with _noting(problems, f"logged model {model.model_id}"):
             metrics = [
                 Metric(key, value, timestamp_ms, 0, model_id=model.model_id)
                 for key, value in run.data.metrics.items()
                 if key.startswith("carbon/") and not key.startswith(f"{keys.WINDOW_PREFIX}/")
             ]
-            client.log_batch(run.info.run_id, metrics=metrics)
+            write_twice_if_raced(partial(client.log_batch, run.info.run_id, metrics=metrics))
+
+
+def _last_part_ms(client: MlflowClient, run: Run) -> tuple[float, int]:
+    """Returns when the part of a run that was metered last began, and when it ended, in ms."""
+    durations = sorted(
+        client.get_metric_history(run.info.run_id, keys.DURATION_S), key=_point_order
+    )
+    energies = client.get_metric_history(run.info.run_id, keys.ENERGY_KWH)
+    end_ms = max(energies, key=_point_order).timestamp
+    earlier_s = durations[-2].value if len(durations) > 1 else 0.0  # durations are added up
+    length_s = durations[-1].value - earlier_s if durations else 0.0
+    return end_ms - length_s * MILLISECONDS_PER_SECOND, end_ms
+
+
+def _point_order(point: Metric) -> tuple[int, int, float]:
+    """Returns what MLflow calls a point the latest by."""
+    return point.step, point.timestamp, point.value
+
+
+def _has_figure(model: LoggedModel) -> bool:
+    return any(point.key == keys.ENERGY_KWH for point in model.metrics or ())
 
 
 @contextmanager

@@ -1,12 +1,16 @@
 """Runs priced by an hourly file, each by its own time stamps."""
 
+import logging
+
 import pandas as pd
 from mlflow import MlflowClient
 
-from mlflow_carbon.errors import NoIntensityError
+from mlflow_carbon.errors import BadRecordError, NoIntensityError
 from mlflow_carbon.grid.hourly import IntensitySeries, intensity_of_spans
 from mlflow_carbon.grid.intensity import GIVEN, CarbonIntensity, region_label
 from mlflow_carbon.store.run_windows import MeteredRun, read_metered_run
+
+_logger = logging.getLogger("mlflow.carbon")
 
 
 def file_intensity(
@@ -35,7 +39,8 @@ def priced_by_file(
 
     Args:
         client: of the store that holds the runs' windows.
-        runs: as ``store.read_runs`` returns them; those without energy stay as they are.
+        runs: as ``store.read_runs`` returns them; those without energy stay as they are, and those
+            with a window that cannot be are left out.
         series: what the file holds.
         region: names the prices.
 
@@ -46,7 +51,12 @@ def priced_by_file(
     priced = runs.copy()
     is_measured = runs[["energy_kwh", "unit", "duration_s"]].notna().all(axis=1)
     for index, run_id in runs.loc[is_measured, "run_id"].items():
-        run = read_metered_run(client, client.get_run(run_id))
+        try:
+            run = read_metered_run(client, client.get_run(run_id))
+        except BadRecordError as error:  # a window's, which the runs' totals do not tell
+            _logger.warning("Left out %s.", error.reason)
+            priced = priced.drop(index)
+            continue
         intensity = file_intensity(series, run, region=region)
         priced.loc[index, "intensity_g_per_kwh"] = intensity.g_per_kwh
         priced.loc[index, "region"] = intensity.region

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.utils.models import get_model_name_and_version
 
 from mlflow_carbon.errors import InvalidInputError, TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint, why_unmeasured
 from mlflow_carbon.registry.lineage import Lineage, version_lineage
-from mlflow_carbon.store.runs import reading
+from mlflow_carbon.registry.model_uris import find_version, parse_model_uri
+from mlflow_carbon.store.access import store_errors
 
 _VERSION_URI = re.compile(r"models:/[^/]+?(/[^/]+|@[^/@]+)")
 _NO_SUCH_VERSION = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -44,14 +44,14 @@ class ModelFootprint:
 
 
 def read_model_footprint(client: MlflowClient, uri: str) -> ModelFootprint:
-    """Returns what is known of ``models:/name/3`` or ``models:/name@alias``.
+    """Reads the footprint of ``models:/name/3`` or ``models:/name@alias``.
 
     Raises:
-        InvalidInputError: it is no such URI.
+        InvalidInputError: the text is no such URI.
         TrackingStoreError: there is no such version, or the registry cannot be read.
     """
     version = _find_version(client, uri)
-    with reading(client.tracking_uri):
+    with store_errors(client):
         lineage = version_lineage(client, version)
     if not version.run_id:
         return ModelFootprint(uri, version, None, "it names no run that trained it", lineage)
@@ -68,10 +68,10 @@ def _find_version(client: MlflowClient, uri: str) -> ModelVersion:
             f"{uri!r} names no model version; give models:/name/3 or models:/name@alias."
         )
     try:
-        return client.get_model_version(*get_model_name_and_version(client, uri))
+        return find_version(client, parse_model_uri(uri))
     except MlflowException as error:
         if error.error_code not in _NO_SUCH_VERSION:
-            with reading(client.tracking_uri):
+            with store_errors(client):
                 raise
         raise TrackingStoreError(
             f"No model version {uri!r}: {reason_of(error).rstrip('.')}. Give models:/name/3 or "

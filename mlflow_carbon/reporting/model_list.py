@@ -1,5 +1,6 @@
 """Model versions listed with their emissions, in any region, by Eq. 1."""
 
+import logging
 import math
 
 import pandas as pd
@@ -11,11 +12,14 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.grid.hourly import IntensitySeries
 from mlflow_carbon.grid.intensity import CarbonIntensity
-from mlflow_carbon.registry.model_tags import search_versions
 from mlflow_carbon.reporting.hourly_prices import file_intensity
+from mlflow_carbon.store.access import store_errors
+from mlflow_carbon.store.listing import all_versions
 from mlflow_carbon.store.run_windows import read_metered_run
-from mlflow_carbon.store.runs import Cell, methods, number, reading
+from mlflow_carbon.store.runs import Cell, fault_of_tags, methods, number, told
 from mlflow_carbon.units import kg_from_grams
+
+_logger = logging.getLogger("mlflow.carbon")
 
 _TAG_BY_NUMBER_COLUMN = {
     "co2e_kg": keys.TAG_MODEL_CO2E_KG,
@@ -44,14 +48,26 @@ MODEL_COLUMNS = (
 def read_models(client: MlflowClient) -> pd.DataFrame:
     """Returns one row a model version, with the emissions of its own training.
 
-    Columns: ``MODEL_COLUMNS``; a version without emissions has none in them.
+    Columns: ``MODEL_COLUMNS``; a version without emissions has none in them. A version with a
+    figure that cannot be (no number, a PUE below 1) is left out by name.
 
     Raises:
-        TrackingStoreError: the registry cannot be read, or a tag that should hold a number
-            holds none.
+        TrackingStoreError: the registry cannot be read.
     """
-    with reading(client.tracking_uri):
-        rows = [_model_row(version) for version in search_versions(client)]
+    with store_errors(client):
+        versions = all_versions(client)
+    faults = []
+    rows = []
+    for version in versions:
+        fault = fault_of_tags(
+            version.tags, _TAG_BY_NUMBER_COLUMN.values(), pue_tag=keys.TAG_MODEL_PUE
+        )
+        if fault is None:
+            rows.append(_model_row(version))
+        else:
+            faults.append(f"version {version.version} of model {version.name!r}: {fault}")
+    if faults:
+        _logger.warning("Left out %s", told(faults))
     models = pd.DataFrame(rows, columns=list(MODEL_COLUMNS))
     return models.astype(dict.fromkeys(_TAG_BY_NUMBER_COLUMN, "float64"))
 
@@ -73,7 +89,7 @@ def price_models(
         pue: re-prices with this PUE instead of the recorded one.
 
     Raises:
-        InvalidInputError: the limit or the PUE is none.
+        InvalidInputError: the limit is negative, or the PUE is outside 1 to 3.
     """
     if intensity is not None or pue is not None:
         models = _repriced(models, intensity, pue)
@@ -103,7 +119,7 @@ def price_models_by_file(
         row = models.loc[[index]]
         if pd.notna(model["co2e_kg"]):
             try:
-                with reading(client.tracking_uri):
+                with store_errors(client):
                     run = read_metered_run(client, client.get_run(model["run_id"]))
                 row = _repriced(row, file_intensity(series, run, region=region), None)
             except MlflowCarbonError as error:
@@ -114,9 +130,8 @@ def price_models_by_file(
 
 
 def _model_row(version: ModelVersion) -> dict[str, Cell]:
-    place = f"version {version.version} of model {version.name!r}"
     row: dict[str, Cell] = {
-        column: number(version.tags, tag, place) for column, tag in _TAG_BY_NUMBER_COLUMN.items()
+        column: number(version.tags, tag) for column, tag in _TAG_BY_NUMBER_COLUMN.items()
     }
     return row | {
         "name": version.name,

@@ -1,5 +1,6 @@
 """One metered run with its windows, found by its id, by its name or as the latest one."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,11 +15,14 @@ from mlflow_carbon.contract.run_record import IS_PARTIAL, RunRecord
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.grid.hourly import EnergySpan
 from mlflow_carbon.grid.intensity import CarbonIntensity
+from mlflow_carbon.inert import MAX_NAME_CHARS, shown
+from mlflow_carbon.store.access import store_errors
+from mlflow_carbon.store.listing import all_experiments, newest_runs
 from mlflow_carbon.store.run_records import read_record
-from mlflow_carbon.store.runs import reading
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE, watts_from_kwh
 
 LATEST = "latest"
+_RUN_ID = re.compile(r"[0-9a-fA-F]{32}")
 _METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
 _ROUNDING_FRACTION = 1e-9  # a smaller rest of the energy is one of adding up
 _NUM_NAMESAKES = 5  # as many ids as an error lists
@@ -68,7 +72,7 @@ class MeteredRun:
 
 
 def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str] = ()) -> Run:
-    """Returns the run of that id, or the one metered run of that name, or the latest one.
+    """Finds a run by its id, a metered run by its name, or the latest metered run.
 
     Args:
         client: of the store.
@@ -80,24 +84,20 @@ def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str]
         InvalidInputError: several runs have the name.
         TrackingStoreError: the store cannot be read.
     """
-    try:
-        return client.get_run(text)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            with reading(client.tracking_uri):
-                raise
+    if _RUN_ID.fullmatch(text) and (run := _run_of_id(client, text)) is not None:
+        return run
     named = "" if text == LATEST else f" AND attributes.run_name = {_quoted(text)}"
-    with reading(client.tracking_uri):
+    with store_errors(client):
         known = [
             experiment.experiment_id
-            for experiment in client.search_experiments()
+            for experiment in all_experiments(client)
             if not experiment_names or experiment.name in experiment_names
         ]
-        found = client.search_runs(
+        found = newest_runs(
+            client,
             known,
             f"{_METERED} AND attributes.status != 'RUNNING'{named}",
-            order_by=["attributes.start_time DESC"],
-            max_results=_NUM_NAMESAKES,
+            max_runs=_NUM_NAMESAKES,
         )
     if not found:
         raise NoRunsError(
@@ -112,6 +112,21 @@ def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str]
     return found[0]
 
 
+def _run_of_id(client: MlflowClient, run_id: str) -> Run | None:
+    """Returns the run of an id; ``None`` if there is none.
+
+    Raises:
+        TrackingStoreError: the store cannot be read.
+    """
+    with store_errors(client):
+        try:
+            return client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
+
+
 def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
     """Returns what a run measured, window by window; of a killed one the sum of its windows.
 
@@ -124,7 +139,7 @@ def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
     is_running = run.info.status == RunStatus.to_string(RunStatus.RUNNING)
     if is_running and tags.get(keys.TAG_PARTIAL) != IS_PARTIAL:
         raise NoRunsError(f"The {title} has not ended; its figures are complete when it has.")
-    with reading(client.tracking_uri):
+    with store_errors(client):
         recorded = read_record(client, run, has_components=False)
     record = recorded.or_lower_bound()
     total, unit = record.total, record.unit
@@ -169,16 +184,16 @@ def pue_of(run: MeteredRun, pue: float | None) -> float:
     """Returns the PUE that was given, else the recorded one.
 
     Raises:
-        InvalidInputError: it is outside what it may be, or neither is there.
+        InvalidInputError: the PUE is not from 1 to 3, or none is given and none is recorded.
     """
     used = run.pue if pue is None else pue
     if used is None:
-        raise InvalidInputError(f"No PUE is recorded in {run.title}; pass --pue.")
+        raise InvalidInputError(f"No PUE is recorded in {run.title}.", instead="pue")
     return validate_pue(used)
 
 
 def _title(run_id: str, name: str) -> str:
-    return f"run {run_id} ({name})"
+    return f"run {run_id} ({shown(name, max_chars=MAX_NAME_CHARS)})"
 
 
 def _of_all_nodes(

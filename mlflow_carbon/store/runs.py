@@ -2,30 +2,24 @@
 
 import difflib
 import logging
+import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from urllib.parse import unquote
+from collections.abc import Iterable, Mapping, Sequence
 
-import mlflow
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, SourceType
 from mlflow.exceptions import MlflowException
-from mlflow.protos import databricks_pb2
-from mlflow.protos.databricks_pb2 import ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.figures import MAX_AMOUNT, MAX_SHOWN
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import Total
-from mlflow_carbon.errors import NoRunsError, TrackingStoreError
-from mlflow_carbon.redaction import reason_of, redact
-
-PERMISSION_DENIED = ErrorCode.Name(databricks_pb2.PERMISSION_DENIED)
+from mlflow_carbon.errors import BadRecordError, NoRunsError, TrackingStoreError
+from mlflow_carbon.store.access import PERMISSION_DENIED, place_of, store_errors
+from mlflow_carbon.store.listing import all_experiments, all_runs
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -58,66 +52,32 @@ NUMBER_COLUMNS = (
 )
 
 _METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
-_PAGE_SIZE = 1000  # MLflow's own default; it truncates there unless paged
 _METHOD_TAG_PREFIX = keys.method_tag("")
+_NUM_FAULTS_TOLD = 5
 
 Cell = str | float | None
 
 
-def open_client(tracking_uri: str | None = None) -> MlflowClient:
-    """Returns a client of a store that exists; reading never creates a database.
-
-    Args:
-        tracking_uri: ``None`` takes MLflow's own choice (``MLFLOW_TRACKING_URI``, else
-            ``sqlite:///mlflow.db`` in the working folder).
-
-    Raises:
-        TrackingStoreError: there is no database at that place, or MLflow refuses the URI.
-    """
-    uri = tracking_uri or mlflow.get_tracking_uri()
-    path = _sqlite_path(uri)
-    if path is not None and not path.is_file():
-        raise TrackingStoreError(
-            f"No tracking store at {redact(uri)}. "
-            "Pass --tracking-uri, set MLFLOW_TRACKING_URI, or change to its folder."
-        )
-    with reading(uri):
-        return MlflowClient(tracking_uri=uri)
-
-
-@contextmanager
-def reading(uri: str) -> Iterator[None]:
-    """Turns what MLflow and its database raise into one error that the user can act on.
-
-    Raises:
-        TrackingStoreError: the block could not read the store.
-    """
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError) as error:
-        raise TrackingStoreError(
-            f"The tracking store {redact(uri)} cannot be read: {reason_of(error)} "
-            "Check --tracking-uri."
-        ) from error
-
-
 def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.DataFrame:
-    """Returns one row a FINISHED metered run of the named experiments.
+    """Reads the finished metered runs of the named experiments, one row each.
 
     Columns: ``TEXT_COLUMNS``, ``NUMBER_COLUMNS`` (kWh, s, g as their names say; NaN where the
     run has no such value), and every parameter and tag as ``params.<name>``, ``tags.<name>``.
     ``scope`` is ``parent`` for a run whose energy contains that of metered children, whether
     it is tagged so or only its children name it.
 
+    A run with a figure that cannot be (infinite energy, a PUE below 1) is left out by name.
+
     Raises:
         TrackingStoreError: an experiment does not exist, or the store cannot be read.
-        NoRunsError: no metered run of these experiments is finished.
+        NoRunsError: no metered run of these experiments is finished, or none can be read.
     """
-    with reading(client.tracking_uri):
+    with store_errors(client):
         experiments = _readable_experiments(client, experiment_names)
         names_by_id = {item.experiment_id: item.name for item in experiments}
-        runs = list(_metered_runs(client, list(names_by_id)))
+        runs = all_runs(client, list(names_by_id), _METERED)
     finished = [run for run in runs if run.info.status == "FINISHED"]
+    records, faults = _records(finished)
     num_unfinished = len(runs) - len(finished)
     listed = ", ".join(repr(name) for name in names_by_id.values())
     if not finished:
@@ -126,30 +86,62 @@ def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.Da
             f"({num_unfinished} metered but not finished). "
             "Meter runs with mlflow_carbon.track(), or pass another --experiment."
         )
+    if not records:
+        raise NoRunsError(f"No metered run in experiment {listed} can be read: {told(faults)}")
     if num_unfinished:
         _logger.warning(
             "Left out %d of %d metered runs in %s: not finished.", num_unfinished, len(runs), listed
         )
+    if faults:
+        _logger.warning("Left out %s", told(faults))
     # A child that failed is still inside its parent's energy, so unfinished ones count here.
     parent_run_ids = {run.data.tags.get(MLFLOW_PARENT_RUN_ID) for run in runs}
-    rows = [_row(run, names_by_id[run.info.experiment_id], parent_run_ids) for run in finished]
+    rows = [
+        _row(
+            run,
+            records[run.info.run_id],
+            experiment_name=names_by_id[run.info.experiment_id],
+            parent_run_ids=parent_run_ids,
+        )
+        for run in finished
+        if run.info.run_id in records
+    ]
     return pd.DataFrame(rows).astype(dict.fromkeys(NUMBER_COLUMNS, "float64"))
 
 
-def _metered_runs(client: MlflowClient, experiment_ids: list[str]) -> Iterator[Run]:
-    page_token = None
-    while True:
-        page = client.search_runs(
-            experiment_ids, _METERED, max_results=_PAGE_SIZE, page_token=page_token
-        )
-        yield from page
-        page_token = page.token
-        if not page_token:
-            return
+def _records(runs: Sequence[Run]) -> tuple[dict[str, RunRecord], list[str]]:
+    """Returns the record of each run that can be read, by its id, and why the others cannot."""
+    records: dict[str, RunRecord] = {}
+    faults = []
+    for run in runs:
+        try:
+            records[run.info.run_id] = RunRecord.read(run)
+        except BadRecordError as error:
+            faults.append(error.reason)
+    return records, faults
+
+
+def fault_of_tags(
+    tags: Mapping[str, str], number_tags: Iterable[str], *, pue_tag: str | None = None
+) -> str | None:
+    """Returns which of a model's tags holds no number, or one that cannot be; ``None`` for none."""
+    for tag in number_tags:
+        value = number(tags, tag)
+        lowest, highest = (MIN_PUE, MAX_PUE) if tag == pue_tag else (0.0, MAX_AMOUNT)
+        if value is not None and not lowest <= value <= highest:  # nor is NaN
+            return f"{tag} is {tags[tag]!r:.{MAX_SHOWN}}"
+    return None
+
+
+def told(faults: Sequence[str]) -> str:
+    """Lists the first few faults, and says how many more there are."""
+    rest = len(faults) - _NUM_FAULTS_TOLD
+    more = [f"and {rest} more"] if rest > 0 else []
+    return "; ".join([*faults[:_NUM_FAULTS_TOLD], *more]) + "."
 
 
 def visibility_notice(client: MlflowClient, num_runs: int) -> str | None:
-    """Returns a sentence on how many runs could be seen, where a server decides on that."""
+    """Says how many runs the server let this user see; ``None`` where no server decides that."""
     if not client.tracking_uri.startswith(("http://", "https://")):
         return None
     runs_word = "run" if num_runs == 1 else "runs"
@@ -173,7 +165,7 @@ def _readable_experiments(client: MlflowClient, names: Sequence[str]) -> list[Ex
     if not found:
         raise TrackingStoreError(
             f"You may not read experiment {', '.join(forbidden)} in "
-            f"{redact(client.tracking_uri)}. Ask for the permission READ, or pass another "
+            f"{place_of(client)}. Ask for the permission READ, or pass another "
             "--experiment."
         )
     if forbidden:
@@ -190,15 +182,17 @@ def find_experiment(client: MlflowClient, name: str) -> Experiment:
     experiment = client.get_experiment_by_name(name)
     if experiment is not None and experiment.lifecycle_stage == "active":
         return experiment
-    names = [item.name for item in client.search_experiments()]
+    names = [item.name for item in all_experiments(client)]
     nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     raise TrackingStoreError(
-        f"No experiment {name!r} in {redact(client.tracking_uri)}. "
+        f"No experiment {name!r} in {place_of(client)}. "
         f"Nearest: {', '.join(repr(near) for near in nearest)}. Pass --experiment."
     )
 
 
-def _row(run: Run, experiment_name: str, parent_run_ids: set[str | None]) -> dict[str, Cell]:
+def _row(
+    run: Run, record: RunRecord, *, experiment_name: str, parent_run_ids: set[str | None]
+) -> dict[str, Cell]:
     tags = run.data.tags
     is_tagged_parent = tags.get(keys.TAG_SCOPE) == keys.SCOPE_PARENT
     is_parent = is_tagged_parent or run.info.run_id in parent_run_ids
@@ -210,7 +204,7 @@ def _row(run: Run, experiment_name: str, parent_run_ids: set[str | None]) -> dic
         "methods": methods(tags),
     }
     row |= {column: tags.get(tag) for column, tag in _TAG_BY_COLUMN.items()}
-    row |= _numbers(RunRecord.read(run))
+    row |= _numbers(record)
     is_project = tags.get(MLFLOW_SOURCE_TYPE) == SourceType.to_string(SourceType.PROJECT)
     for name, value in run.data.params.items():
         row[PARAM_COLUMN_PREFIX + name] = unquoted(value) if is_project else value
@@ -237,7 +231,7 @@ def _numbers(record: RunRecord) -> dict[str, float | None]:
 
 
 def methods(tags: Mapping[str, str]) -> str:
-    """Returns how each component's energy was obtained: ``cpu=tdp,gpu=sampled``."""
+    """Names the method that measured each component's energy: ``cpu=tdp,gpu=sampled``."""
     found = {
         key.removeprefix(_METHOD_TAG_PREFIX): value
         for key, value in tags.items()
@@ -247,7 +241,7 @@ def methods(tags: Mapping[str, str]) -> str:
 
 
 def unquoted(value: str) -> str:
-    """Returns a parameter as it was typed: ``mlflow run`` logs it quoted for the shell."""
+    """Takes off the quotes of the shell, in which ``mlflow run`` logs a parameter."""
     if not value.startswith("'"):
         return value
     try:
@@ -257,32 +251,10 @@ def unquoted(value: str) -> str:
     return words[0] if len(words) == 1 else value
 
 
-def number(tags: Mapping[str, str], tag: str, place: str) -> float | None:
-    """Returns the number in a tag; None where there is no such tag.
-
-    Args:
-        tags: of a run or a model.
-        tag: the key.
-        place: whose tags they are, for the error.
-
-    Raises:
-        TrackingStoreError: the tag holds no number.
-    """
+def number(tags: Mapping[str, str], tag: str) -> float | None:
+    """Returns the number in a tag; ``None`` where there is no such tag, NaN where it holds none."""
     text = tags.get(tag)
     try:
         return None if text is None else float(text)
-    except ValueError as error:
-        raise TrackingStoreError(
-            f"Tag {tag} of {place} is {text!r}, not a number. Correct or delete the tag."
-        ) from error
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    """Returns the database file that a sqlite URI names; None for any other store."""
-    if not uri.startswith("sqlite"):
-        return None
-    try:
-        database = make_url(uri).database
-    except ArgumentError:
-        return None
-    return Path(unquote(database)) if database and database != ":memory:" else None
+    except ValueError:
+        return math.nan

@@ -21,6 +21,11 @@ class FakeNode:
     nvml: FakeNvml
     _entered: ExitStack = field(default_factory=ExitStack, init=False)
 
+    @property
+    def pci_dir(self) -> Path:
+        """Where the machine shows its PCI devices; there are none unless a test puts some."""
+        return self.powercap.root.parent / "pci"
+
     def __enter__(self) -> "FakeNode":
         self._entered.enter_context(another_machine(str(self.powercap.root), self.nvml))
         return self
@@ -35,7 +40,7 @@ class FakeNode:
 
     def started_meter(self, settings: MeterSettings = MeterSettings()) -> Meter:  # noqa: B008
         """Returns a meter of this machine, on its clock; ``stop`` it before the block ends."""
-        meter = Meter(settings, clock=self.clock)
+        meter = Meter(settings, clock=self.clock, pci_dir=self.pci_dir)
         meter.start()
         return meter
 

@@ -3,29 +3,44 @@
 import functools
 import logging
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+# not from mlflow itself, which may be half imported
+from mlflow.client import MlflowClient
 from mlflow.entities import Run, RunStatus
-from mlflow.tracking.client import MlflowClient
-from mlflow.tracking.fluent import ActiveRun, _active_run_stack
-from mlflow.utils.autologging_utils import autologging_integration
-from mlflow.utils.autologging_utils.safety import _AUTOLOGGING_CLEANUP_CALLBACKS
+from mlflow.tracking.fluent import ActiveRun
 
+from mlflow_carbon.tracking import mlflow_seams
 from mlflow_carbon.tracking.framework_windows import watch_frameworks
-from mlflow_carbon.tracking.patches import INTEGRATION, go_around, is_on
+from mlflow_carbon.tracking.patches import INTEGRATION, go_around, is_on, take_away
 
 # What follows a run is imported when the first run starts: this file is part of `import mlflow`.
 _LIFECYCLE = "mlflow_carbon.tracking.run_lifecycle"
 
 
-@autologging_integration(INTEGRATION)  # type: ignore[untyped-decorator]  # MLflow's
+def _letting_go(autolog: Callable[..., None]) -> Callable[..., None]:
+    """Makes each call begin with nothing replaced, and end following no run if it disables."""
+
+    @functools.wraps(autolog)
+    def call(*args: Any, **kwargs: Any) -> None:
+        take_away()
+        autolog(*args, **kwargs)
+        _stop_if_disabled()
+
+    return call
+
+
+@_letting_go
+@mlflow_seams.integration(INTEGRATION)
 def autolog(
     *,
     region: str | None = None,
     month: str | None = None,
     pue: float | None = None,
     intensity_set: str | None = None,
+    carbon_intensity_g_per_kwh: float | None = None,
     components: str | None = None,
     attribution: str | None = None,
     register_models: bool = False,  # noqa: ARG001  # read where a run ends, from MLflow's config
@@ -43,6 +58,8 @@ def autolog(
         month: ``2022-02``; else the year's mean.
         pue: facility energy over IT energy.
         intensity_set: the only set of intensities to look in.
+        carbon_intensity_g_per_kwh: your own figure instead of a known one, in the environment
+            ``MLFLOW_CARBON_INTENSITY_G_PER_KWH``; the region then only names it.
         components: ``all``, or ``gpu`` and ``cpu``, comma-separated.
         attribution: ``whole_node``, ``process_share`` or ``gpu_only``.
         register_models: whether each model that a run logs is registered when the run ends.
@@ -51,32 +68,39 @@ def autolog(
         silent: whether to say and warn of nothing.
 
     Raises:
-        MlflowCarbonError: a setting is none.
+        MlflowCarbonError: a setting is outside what it may be.
     """
     logging.getLogger("mlflow.carbon").disabled = silent
-    if any((region, month, pue, intensity_set, components, attribution)):
+    chosen = (region, month, pue, intensity_set, carbon_intensity_g_per_kwh)
+    if any(setting is not None for setting in (*chosen, components, attribution)):
         from mlflow_carbon.tracking.autolog_settings import chosen_options
 
         chosen_options()
     _follow_runs()
     watch_frameworks()
-    for run in (run for runs in _active_run_stack.get_all_thread_values().values() for run in runs):
+    for run in mlflow_seams.active_runs():
         _lifecycle().run_goes_on(run)
 
 
 def _follow_runs() -> None:
     go_around(ActiveRun, "__init__", after=_run_is_active)
     go_around(MlflowClient, "create_run", after=_run_was_created)
-    for write in ("log_metric", "log_batch", "log_param", "log_artifact", "log_artifacts"):
+    for write in ("log_metric", "log_param", "log_artifact", "log_artifacts"):
         go_around(MlflowClient, write, after=functools.partial(_run_was_written_to, write))
+    go_around(
+        MlflowClient,
+        "log_batch",
+        before=_figures_may_be_copied,
+        after=functools.partial(_run_was_written_to, "log_batch"),
+    )
     for end in ("set_terminated", "update_run"):
         go_around(MlflowClient, end, before=functools.partial(_run_may_end, end))
-    go_around(MlflowClient, "_create_logged_model", after=_model_was_logged)
+    make_model = mlflow_seams.model_creation_method()
+    if make_model is not None:
+        go_around(MlflowClient, make_model, after=_model_was_logged)
     go_around(MlflowClient, "log_inputs", after=_model_was_used)
-    # what register_model, log_model and create_model_version all come to
-    for register in ("_create_model_version", "copy_model_version"):
+    for register in (mlflow_seams.version_creation_method(), "copy_model_version"):
         go_around(MlflowClient, register, after=_model_was_registered)
-    _AUTOLOGGING_CLEANUP_CALLBACKS[INTEGRATION] = [_stop_if_disabled]
 
 
 def _lifecycle() -> Any:
@@ -102,6 +126,14 @@ def _run_was_written_to(
     has_metrics = bool(kwargs.get("metrics") or (args and args[0]))
     is_metric = write == "log_metric" or (write == "log_batch" and has_metrics)
     _lifecycle().run_was_written_to(run_id, is_metric=is_metric)
+
+
+def _figures_may_be_copied(
+    client: MlflowClient, run_id: str, metrics: Any = (), *_: Any, **__: Any
+) -> None:
+    del client
+    if _LIFECYCLE in sys.modules:  # a run is or was metered
+        _lifecycle().figures_may_be_copied(run_id, metrics)
 
 
 def _run_may_end(
@@ -130,6 +162,6 @@ def _model_was_registered(version: Any, client: MlflowClient, *_: Any, **__: Any
 
 
 def _stop_if_disabled() -> None:
-    """Follows no run any more, unless MLflow only sets autologging up anew."""
+    """Follows no run any more, unless autologging was only set up anew."""
     if _LIFECYCLE in sys.modules and not is_on():
         _lifecycle().stop_following()

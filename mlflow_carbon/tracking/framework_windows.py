@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mlflow.utils.import_hooks import register_post_import_hook
-
 from mlflow_carbon.contract import keys
+from mlflow_carbon.tracking import mlflow_seams
 from mlflow_carbon.tracking.patches import go_around, is_on
 
 _logger = logging.getLogger("mlflow.carbon")
@@ -83,7 +82,7 @@ def _when_imported(name: str, watch: Callable[[Any], None]) -> None:
         except Exception as error:  # a version that we do not know: its runs have minutes
             _logger.warning("Epochs of %s are not told apart: %s", name, error)
 
-    register_post_import_hook(hook, name)
+    mlflow_seams.when_imported(name, hook)
 
 
 def _watch_epochs(calls: EpochCalls, module: Any) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.tracking.fluent import _get_experiment_id
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.launch import Place
+from mlflow_carbon.tracking.mlflow_seams import current_experiment_id
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 FIRST_WAIT_S, LAST_WAIT_S = 0.5, 30.0
@@ -52,7 +52,7 @@ def find_launch_run(
     since_unix_s = _start_unix_s(os.getppid() if is_restart else os.getpid()) - MAX_CLOCK_SKEW_S
     name = _name(place, ordinal)
     found = client.search_runs(
-        [experiment_id or str(_get_experiment_id())],
+        [experiment_id or current_experiment_id()],
         f"tags.`{keys.TAG_LAUNCH}` LIKE '{name} %'",
         order_by=["attributes.start_time DESC"],
         max_results=MAX_RUNS,

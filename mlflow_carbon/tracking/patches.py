@@ -1,8 +1,7 @@
 """What autologging does before and after calls of MLflow and of frameworks, and never to them.
 
 MLflow's ``safe_patch`` keeps one session for all threads and integrations: an error of ours would
-switch off those of the user for that session. So this goes around calls without one, and shares
-with ``safe_patch`` that disabling the integration takes it away.
+switch off those of the user for that session. So this goes around calls without one.
 """
 
 import functools
@@ -10,9 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from mlflow.utils import gorilla
-from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS, autologging_is_disabled
-from mlflow.utils.autologging_utils.safety import _store_patch, _wrap_patch, revert_patches
+from mlflow_carbon.tracking import mlflow_seams
 
 INTEGRATION = "mlflow_carbon"
 
@@ -21,15 +18,21 @@ _logger = logging.getLogger("mlflow.carbon")
 Before = Callable[..., None]  # takes the call's arguments
 After = Callable[..., None]  # takes the call's result and its arguments
 
+_INHERITED = object()
+# What was in the place of each method that we go around now: classes are shared by the process.
+_replaced: dict[tuple[type, str], Any] = {}
+
 
 def go_around(
     destination: type, name: str, *, before: Before | None = None, after: After | None = None
 ) -> None:
-    """Calls ours before and after each call of a method until autologging is disabled.
+    """Calls ours before and after each call of a method until ``take_away``.
 
-    The call's result and its errors are the user's; an error of ours is a warning.
+    The call's result and its errors are the user's; an error of ours is a warning. A method that
+    we go around already gets the new calls in place of the old.
     """
-    original = gorilla.get_original_attribute(destination, name)
+    take_away_from(destination, name)
+    original = getattr(destination, name)
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -44,18 +47,34 @@ def go_around(
             _try(after, result, *args, **kwargs)
         return result
 
-    _store_patch(INTEGRATION, _wrap_patch(destination, name, call))
+    _replaced[destination, name] = vars(destination).get(name, _INHERITED)
+    setattr(destination, name, call)
+
+
+def take_away_from(destination: type, name: str) -> None:
+    """Gives a method back as it was."""
+    replaced = _replaced.pop((destination, name), None)
+    if replaced is _INHERITED:
+        delattr(destination, name)
+    elif replaced is not None:
+        setattr(destination, name, replaced)
+
+
+def take_away() -> None:
+    """Gives all methods back as they were."""
+    for destination, name in list(_replaced):
+        take_away_from(destination, name)
 
 
 def is_on() -> bool:
     """Returns whether autologging is switched on."""
-    return not autologging_is_disabled(INTEGRATION)
+    return mlflow_seams.is_enabled(INTEGRATION)
 
 
 def switch_off() -> None:
     """Takes everything away, as ``autolog(disable=True)`` does."""
-    AUTOLOGGING_INTEGRATIONS[INTEGRATION]["disable"] = True
-    revert_patches(INTEGRATION)
+    mlflow_seams.change_settings(INTEGRATION, disable=True)
+    take_away()
 
 
 def _try(ours: Callable[..., None], *args: Any, **kwargs: Any) -> None:

@@ -15,6 +15,7 @@ from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.live_forecast import CarbonPlan
 from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.recorder import Recorder
+from mlflow_carbon.tracking.copied_figures import watch_copies
 from mlflow_carbon.tracking.launch_run import launch_tag
 from mlflow_carbon.tracking.model_lookups import ModelLookups
 from mlflow_carbon.tracking.run_start import RunStart, find_start
@@ -98,6 +99,8 @@ class ProcessMetering:
                 is_alone=is_held or is_alone,
                 is_named=is_named,
             )
+            if start.may_have_more:
+                watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
             recorder = self._recorder(run_id, options, start, meter, is_held=is_held)
             tracking = self._runs[run_id] = RunTracking(
                 recorder,

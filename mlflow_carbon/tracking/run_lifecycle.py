@@ -8,10 +8,9 @@ that it only creates, for others to work in, or only reads, is not.
 import logging
 import os
 
-from mlflow import MlflowClient
+from mlflow import MlflowClient, active_run
 from mlflow.entities import Run, SourceType
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.tracking.fluent import active_run
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon.contract import keys
@@ -23,6 +22,7 @@ from mlflow_carbon.tracking.autolog_settings import (
     registered_model_name,
     registers_models,
 )
+from mlflow_carbon.tracking.copied_figures import leave_out_old_figures
 from mlflow_carbon.tracking.model_lookups import NewRun
 from mlflow_carbon.tracking.model_registration import register_logged_models
 from mlflow_carbon.tracking.patches import switch_off
@@ -96,6 +96,11 @@ def run_has_models(run_id: str | None) -> None:
         tracking.new_run = None
 
 
+def figures_may_be_copied(run_id: str, metrics: object) -> None:
+    """Keeps the totals of a run's earlier parts off the models of this one."""
+    leave_out_old_figures(metrics, is_metered=process_metering().tracking_of(run_id) is not None)
+
+
 def model_was_registered(client: MlflowClient, version: ModelVersion) -> None:
     """Puts emissions on a version of a run that is over; others get theirs when the run ends."""
     run_has_models(version.run_id)
@@ -132,6 +137,7 @@ def _track(run: Run, client: MlflowClient, *, is_held: bool) -> None:
     except MlflowCarbonError as error:
         _logger.warning("Runs are not metered: %s", error)
         switch_off()
+        stop_following()
         return
     tracking = process_metering().track(
         run.info.run_id, options, run=run, client=client, is_held=is_held

@@ -1,0 +1,292 @@
+"""A store opened for reading, which leaves it as it is, or for writing; and its errors told."""
+
+import atexit
+import importlib.util
+import logging
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2
+from mlflow.protos.databricks_pb2 import ErrorCode
+
+from mlflow_carbon.errors import TrackingStoreError
+from mlflow_carbon.redaction import reason_of, redact
+from mlflow_carbon.store.schema import (
+    Schema,
+    is_file_uri,
+    is_sqlite,
+    open_read_only,
+    read_database_schema,
+    read_sqlite_schema,
+    sqlite_path,
+)
+
+PERMISSION_DENIED = ErrorCode.Name(databricks_pb2.PERMISSION_DENIED)
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_FORBIDDEN, _UNAUTHORIZED = 403, 401
+# What a database says, in lower case, and what to do then.
+_ADVICE_BY_REASON = {
+    "disk is full": "Free some space on the disk that holds it, or on the one for temporary files.",
+    "no space left": "Free some space on the disk that holds it.",
+    "database is locked": "Another process writes to it; try again when that has ended.",
+    "readonly database": "This user may only read it; ask its owner.",
+    "unable to open database file": "This user may not read the file; ask its owner.",
+}
+# What sqlite, PostgreSQL and MySQL say when a row that is new to this process is there already.
+_SIGNS_OF_A_RACE = ("unique constraint", "duplicate entry")
+
+_logger = logging.getLogger("mlflow.carbon")
+
+
+class CopyClient(MlflowClient):
+    """A client of a copy of a store, which messages name by the place of the original."""
+
+    def __init__(self, copy_uri: str, original_uri: str) -> None:
+        super().__init__(tracking_uri=copy_uri, registry_uri=copy_uri)
+        self.original_uri = original_uri
+
+
+def open_client(tracking_uri: str | None = None, *, is_for_writing: bool = False) -> MlflowClient:
+    """Returns a client of a store that exists.
+
+    MLflow creates a database that is missing and migrates one of an older release, which the
+    MLflow of its owner can then not open any more. Here the first is refused. Of the second a
+    copy is read, where it is a file of sqlite; else it is refused too.
+
+    Args:
+        tracking_uri: ``None`` takes MLflow's own choice (``MLFLOW_TRACKING_URI``, else
+            ``sqlite:///mlflow.db`` in the working folder).
+        is_for_writing: whether the store itself is needed; a copy is then of no use.
+
+    Raises:
+        TrackingStoreError: there is no store at that place, it is of another MLflow, or MLflow
+            refuses the URI.
+    """
+    uri = tracking_uri or mlflow.get_tracking_uri()
+    _check_exists(uri)
+    with store_errors(uri):
+        schema = _schema(uri)
+    registry_uri = mlflow.get_registry_uri()
+    if registry_uri != mlflow.get_tracking_uri():  # chosen by itself
+        _check_exists(registry_uri)
+        with store_errors(registry_uri):
+            _check_current(registry_uri, _schema(registry_uri))
+    path = sqlite_path(uri)
+    if schema is not None and path is not None and _must_copy(schema, is_for_writing):
+        if schema.is_older:
+            _logger.warning(
+                "%s is a store of %s. A copy of it, migrated to MLflow %s, is read instead; "
+                "the store stays as it is.",
+                redact(uri),
+                schema.release,
+                mlflow.__version__,
+            )
+        with store_errors(uri):
+            return CopyClient(_migrated_copy(path), uri)
+    _check_current(uri, schema)
+    with store_errors(uri):
+        return MlflowClient(tracking_uri=_opened_by_mlflow(uri))
+
+
+def _must_copy(schema: Schema, is_for_writing: bool) -> bool:
+    """Returns whether opening the store itself would change what is only to be read."""
+    if is_for_writing:
+        return False
+    return schema.is_older or (schema.is_current and not schema.has_default_experiment)
+
+
+@contextmanager
+def store_errors(store: MlflowClient | str) -> Iterator[None]:
+    """Turns what MLflow and its database raise into one error that the user can act on.
+
+    Args:
+        store: its client or its URI.
+
+    Raises:
+        TrackingStoreError: the block could not read the store.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, _kinds_of_store_error()):
+            raise
+        reason = reason_of(error)
+        raise TrackingStoreError(
+            f"The tracking store {place_of(store)} cannot be read: {reason} "
+            f"{_advice(error, reason)}"
+        ) from error
+
+
+def place_of(store: MlflowClient | str) -> str:
+    """Returns the URI of a store, without credentials; that of the original for a copy."""
+    if isinstance(store, str):
+        return redact(store)
+    return redact(str(getattr(store, "original_uri", store.tracking_uri)))
+
+
+def may_hide_runs(client: MlflowClient) -> bool:
+    """Returns whether a server decides which runs this user sees, and leaves out the others."""
+    return not _is_database(str(client.tracking_uri))
+
+
+def write_twice_if_raced(write: Callable[[], object]) -> None:
+    """Writes again where another process, as a second node, has just written the same first.
+
+    Raises:
+        Exception: whatever the store raises otherwise.
+    """
+    try:
+        write()
+    except Exception as error:
+        if not any(sign in str(error).lower() for sign in _SIGNS_OF_A_RACE):
+            raise
+        write()
+
+
+def _kinds_of_store_error() -> tuple[type[Exception], ...]:
+    """Returns what is raised by MLflow, and by a database if one has been read."""
+    sqlalchemy_errors = sys.modules.get("sqlalchemy.exc")
+    kinds = [MlflowException, sqlite3.Error]
+    if sqlalchemy_errors is not None:
+        kinds.append(sqlalchemy_errors.SQLAlchemyError)
+    return tuple(kinds)
+
+
+def _advice(error: Exception, reason: str) -> str:
+    status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+    if status == _FORBIDDEN:
+        return "Ask who runs the server for the permission READ."
+    if status == _UNAUTHORIZED:
+        return (
+            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
+        )
+    lower = reason.lower()
+    matching = (advice for text, advice in _ADVICE_BY_REASON.items() if text in lower)
+    return next(matching, "Check --tracking-uri.")
+
+
+def _check_exists(uri: str) -> None:
+    """Refuses a place without a store, which MLflow would make there.
+
+    Raises:
+        TrackingStoreError: there is none.
+    """
+    path = sqlite_path(uri) or _folder(uri)
+    if path is not None and not path.exists():
+        raise TrackingStoreError(
+            f"No tracking store at {redact(uri)}. "
+            "Pass --tracking-uri, set MLFLOW_TRACKING_URI, or change to its folder."
+        )
+
+
+def _folder(uri: str) -> Path | None:
+    """Returns the folder of a store of files, which some releases of MLflow read."""
+    if uri.startswith("file:"):
+        return Path(uri.removeprefix("file:").removeprefix("//"))
+    return None if ":" in uri else Path(uri)
+
+
+def _schema(uri: str) -> Schema | None:
+    """Returns the schema of a database; ``None`` for any other store.
+
+    Raises:
+        TrackingStoreError: reading a database needs packages that are not installed.
+    """
+    if not _is_database(uri):
+        return None
+    if (
+        importlib.util.find_spec("sqlalchemy") is None
+        or importlib.util.find_spec("alembic") is None
+    ):
+        raise TrackingStoreError(
+            f"{redact(uri)} is a database, and mlflow-skinny reads none. "
+            "Install the whole package (pip install mlflow), or give the URI of a server."
+        )
+    if not is_sqlite(uri):
+        try:
+            return read_database_schema(uri)
+        except ModuleNotFoundError as error:
+            raise TrackingStoreError(
+                f"{redact(uri)} cannot be read without the driver {error.name}: "
+                f"pip install {error.name}."
+            ) from error
+    path = sqlite_path(uri)
+    return None if path is None else read_sqlite_schema(path)
+
+
+def _is_database(uri: str) -> bool:
+    return uri.partition(":")[0].partition("+")[0] in _DATABASES
+
+
+def _check_current(uri: str, schema: Schema | None) -> None:
+    """Refuses a database that is not of the MLflow that is installed.
+
+    Raises:
+        TrackingStoreError: it is of another one, or holds no store.
+    """
+    if schema is None or schema.is_current:
+        return
+    place, version = redact(uri), mlflow.__version__
+    if schema.revision is None:
+        raise TrackingStoreError(
+            f"No tracking store at {place}: the database has no tables of MLflow. "
+            "Check --tracking-uri."
+        )
+    found = f"The tracking store {place} is of {schema.release} (schema {schema.revision})"
+    if not schema.is_older:
+        raise TrackingStoreError(
+            f"{found}, which MLflow {version} does not know. "
+            "Use the MLflow that wrote it (pip install --upgrade mlflow)."
+        )
+    raise TrackingStoreError(
+        f"{found}; MLflow {version} has another schema and would have to migrate it, after which "
+        "the MLflow that wrote it cannot open it. Use that MLflow, or make a copy of the "
+        f"database first, and then migrate: mlflow db upgrade {place}"
+    )
+
+
+def _opened_by_mlflow(uri: str) -> str:
+    """Returns the URI to give to MLflow, which makes folders of what ``sqlite:///file:`` names."""
+    if not is_file_uri(uri):
+        return uri
+    return f"sqlite+pysqlite:{uri.partition(':')[2]}"
+
+
+def _migrated_copy(path: Path) -> str:
+    """Returns the URI of a copy in the schema of the installed MLflow, kept until the end.
+
+    Raises:
+        sqlite3.Error: the file cannot be read, or the copy not be written.
+        TrackingStoreError: MLflow cannot migrate it.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    folder = Path(tempfile.mkdtemp(prefix="mlflow-carbon-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with (
+        closing(open_read_only(path)) as original,
+        closing(sqlite3.connect(folder / "copy.db")) as copy,
+    ):
+        original.backup(copy)
+    uri = f"sqlite:///{folder / 'copy.db'}"
+    config = Config()
+    config.set_main_option(
+        "script_location", str(Path(mlflow.__file__).parent / "store" / "db_migrations")
+    )
+    config.set_main_option("sqlalchemy.url", uri.replace("%", "%%"))
+    try:
+        command.upgrade(config, "heads")
+    except CommandError as error:
+        raise TrackingStoreError(f"A copy of {path} cannot be migrated: {error}") from error
+    return uri
