@@ -1,5 +1,6 @@
 """The public fakes are what they say, so that users can rely on figures worked out on paper."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -20,19 +21,20 @@ def test_every_public_name_is_there_and_documented():
         assert f"`{name}`" in page
 
 
-def test_real_and_fake_meter_are_meters(tmp_path):
-    def description_of(meter: EnergyMeter) -> str:
-        window = meter.open_window()
-        meter.every(60, lambda _: None)()
-        return (
-            f"{meter.description.attribution} {meter.close_window(window).energy_kwh is not None}"
-        )
+def energy_joules(meter: EnergyMeter, work: Callable[[], None]) -> float:
+    """Returns what a meter of whatever kind says of the work."""
+    meter.every(60, lambda _: None)()
+    window = meter.open_window()
+    work()
+    return pytest.approx((meter.close_window(window).energy_kwh or 0.0) * 3.6e6)
 
+
+def test_real_and_fake_meter_are_meters(tmp_path):
     with gpu_node(tmp_path, Constant(300.0)) as node:
-        real = node.started_meter()
-        assert description_of(real) == "whole_node True"
+        real = node.started_meter(mlflow_carbon.MeterSettings(components="gpu"))
+        assert energy_joules(real, lambda: node.run(real, 2.0)) == 600
         real.stop()
-    assert description_of(FakeMeter([reading(cpu_joules=1)])) == "whole_node True"
+    assert energy_joules(FakeMeter([reading(cpu_joules=7)]), lambda: None) == 7
 
 
 def test_fake_meter_without_readings_says_what_it_needs():
