@@ -1,7 +1,7 @@
 """Defaults stand once: config.py, command line and MLproject agree; bad values are named."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -163,3 +163,28 @@ def test_documented_parameters_are_the_dataclass_fields():
         line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5
     ]
     assert documented == parameter_rows(), "\n".join(parameter_rows())
+
+
+def values_of(settings):
+    """Yields every value of a record and of the records in it; the texts they came from are out."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if is_dataclass(each) and field.name != "config":
+                yield from values_of(each)
+            elif field.name != "config":
+                yield each
+
+
+@pytest.mark.parametrize("command", ["vqgan", "train", "synth", "estimate", "quality"])
+def test_no_auto_gets_through_the_door(command):
+    found = settings.settings_of(CONFIG_BY_ENTRY_POINT[command]())
+    assert found.command == command
+    assert config.AUTO not in list(values_of(found))
+
+
+def test_training_that_a_command_sets_off_has_a_batch_size_of_its_own():
+    found = settings.synth_settings(config.SynthConfig(batch_size="7", vqgan_iterations=9))
+    assert found.batch_size == 7
+    assert found.training.batch_size == config.DEFAULT_BATCH_SIZE_BY_DIMS[2]
+    assert found.training.vqgan_training.iterations == 9

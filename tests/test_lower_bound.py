@@ -1,5 +1,6 @@
 """A killed run: the sum of its windows is a lower bound, tagged so; a later part adds to it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -207,3 +208,21 @@ def test_process_that_was_killed_is_recovered_and_read(store, tmp_path, monkeypa
     assert predicted.exit_code == 0, predicted.output
     with mlflow.start_run(run_id=run_id):
         pass
+
+
+def test_compare_takes_a_killed_run_only_when_asked(run_id):
+    killed_part(run_id, *TWO)  # (100 + 260) + 720 = 1080 J over 2 epochs, PUE 2, 7 g/kWh
+    whole = MlflowClient().create_run("0").info.run_id
+    whole_part(whole, reading(gpu_joules=[3600]), reading(gpu_joules=[3600]))
+    MlflowClient().set_terminated(whole)
+
+    def energies_kwh(*options):
+        result = CliRunner().invoke(cli, ["compare", "--format", "json", *options])
+        assert result.exit_code == 0, result.output
+        (row,) = json.loads(result.stdout)
+        return row["num_runs"], row["energy_kwh_mean"], result.stderr
+
+    assert energies_kwh()[:2] == (1, pytest.approx(1e-3))
+    num_runs, mean_kwh, said = energies_kwh("--include", "partial")
+    assert (num_runs, mean_kwh) == (2, pytest.approx((1e-3 + 3e-4) / 2))
+    assert "1 of 2 runs in the comparison are partial: their energy is a lower bound" in said

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
 from mlflow_carbon.metering.meter import MeterSettings
-from mlflow_carbon.metering.readings import DeviceEnergy, Reading
 from mlflow_carbon.recording.silent_windows import SilentWindows, Work
 from mlflow_carbon.testing.node import gpu_node
 from mlflow_carbon.testing.nvml import FakeGpu

@@ -66,6 +66,11 @@ def step_pairs(
     callback=step_pairs,
     help="With --fit, the saving of these step counts too; repeatable.",
 )
+@click.option(
+    "--include",
+    type=click.Choice(["partial"]),
+    help="partial: runs that were killed, too, by the sum of their windows, a lower bound.",
+)
 @output_options
 @tracking_uri_option
 def compare(
@@ -74,6 +79,7 @@ def compare(
     pricing: Pricing,
     fit: str | None,
     saving: tuple[tuple[int, int], ...],
+    include: str | None,
     write: Writer,
     tracking_uri: str | None,
 ) -> None:
@@ -95,7 +101,7 @@ def compare(
         raise click.UsageError("--saving needs --fit.")
     names = experiment or (os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT),)
     client = open_client(tracking_uri)
-    runs = read_runs(client, experiment_names=names)
+    runs = read_runs(client, experiment_names=names, includes_partial=include is not None)
     intensities = []
     if pricing.series is None:
         intensities = chosen_intensities(pricing, preferred_set=recorded_set(runs))

@@ -20,6 +20,7 @@ from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.errors import BadRecordError, NoRunsError, TrackingStoreError
 from mlflow_carbon.store.access import PERMISSION_DENIED, place_of, store_errors
 from mlflow_carbon.store.listing import all_experiments, all_runs
+from mlflow_carbon.store.run_records import read_record
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -68,6 +69,12 @@ def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.Da
 
     A run with a figure that cannot be (infinite energy, a PUE below 1) is left out by name.
 
+    Args:
+        client: of the store.
+        experiment_names: where to look.
+        includes_partial: whether runs that were killed, or still go on, come too: with the sum of
+            their windows, a lower bound of their energy.
+
     Raises:
         TrackingStoreError: an experiment does not exist, or the store cannot be read.
         NoRunsError: no metered run of these experiments is finished, or none can be read.
@@ -78,6 +85,19 @@ def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.Da
         runs = all_runs(client, list(names_by_id), _METERED)
     finished = [run for run in runs if run.info.status == "FINISHED"]
     records, faults = _records(finished)
+    if includes_partial:
+        unfinished = [run for run in runs if run.info.status != "FINISHED"]
+        with store_errors(client):
+            partial, partial_faults = _partial_records(client, unfinished)
+        faults += partial_faults
+        records |= partial
+        finished += [run for run in unfinished if run.info.run_id in partial]
+        if partial:
+            _logger.warning(
+                "%d of %d runs in the comparison are partial: their energy is a lower bound.",
+                len(partial),
+                len(finished),
+            )
     num_unfinished = len(runs) - len(finished)
     listed = ", ".join(repr(name) for name in names_by_id.values())
     if not finished:
@@ -118,6 +138,23 @@ def _records(runs: Sequence[Run]) -> tuple[dict[str, RunRecord], list[str]]:
             records[run.info.run_id] = RunRecord.read(run)
         except BadRecordError as error:
             faults.append(error.reason)
+    return records, faults
+
+
+def _partial_records(
+    client: MlflowClient, runs: Sequence[Run]
+) -> tuple[dict[str, RunRecord], list[str]]:
+    """Returns what is known of runs that did not finish, and why others cannot be read."""
+    records: dict[str, RunRecord] = {}
+    faults = []
+    for run in runs:
+        try:
+            record = read_record(client, run, has_components=False).or_lower_bound()
+        except BadRecordError as error:
+            faults.append(error.reason)
+            continue
+        if record.total is not None and record.total.energy_kwh is not None:
+            records[run.info.run_id] = record
     return records, faults
 
 
