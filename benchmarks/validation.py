@@ -26,10 +26,10 @@ from mlflow_carbon.metering.counter_steps import (
 )
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.metering.readings import STILL_S
+from mlflow_carbon.testing.node import FakeNode, cpu_node, gpu_node
+from mlflow_carbon.testing.power import Constant, Power, Ramp, SquareWave
+from mlflow_carbon.testing.powercap import WRAP_MICROJOULES, two_sockets
 from mlflow_carbon.units import joules_from_kwh
-from tests.fakes.node import FakeNode, cpu_node, gpu_node
-from tests.fakes.power import Constant, Power, Ramp, SquareWave
-from tests.fakes.powercap import WRAP_MICROJOULES, two_sockets
 
 PAGE = Path(__file__).parent.parent / "docs" / "validation.md"
 INTERVAL_S = 1.0

@@ -14,9 +14,8 @@ from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
 
 import mlflow_carbon
 from mlflow_carbon.registry.run_models import record_run_models
+from mlflow_carbon.testing.meter import FakeMeter, meter_process_by, reading
 from mlflow_carbon.tracking.patches import INTEGRATION
-from mlflow_carbon.tracking.process_metering import this_process
-from tests.fakes.meter import FakeMeter, reading
 from tests.fakes.metered_runs import write_run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -97,12 +96,10 @@ def store(empty_store, tmp_path, monkeypatch):
 def fake_meter(store):
     """The process's one meter, of which each interval costs 36 J; autologging is off at the end."""
     meter = FakeMeter([reading(cpu_joules=36)] * 100)
-    meter.stop = lambda: None
-    this_process._meter = meter
-    yield meter
-    mlflow_carbon.autolog(disable=True)
-    AUTOLOGGING_INTEGRATIONS[INTEGRATION] = {}
-    this_process._meter = None
+    with meter_process_by(meter):
+        yield meter
+        mlflow_carbon.autolog(disable=True)
+        AUTOLOGGING_INTEGRATIONS[INTEGRATION] = {}
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from mlflow_carbon.metering.accelerators import find_accelerators
 from mlflow_carbon.metering.examination import examine
 from mlflow_carbon.metering.meter import Meter, MeterSettings
-from tests.fakes.node import FakeNode, cpu_node, gpu_node
-from tests.fakes.power import Constant
+from mlflow_carbon.testing.node import FakeNode, cpu_node, gpu_node
+from mlflow_carbon.testing.power import Constant
 
 AMD, INTEL, NVIDIA = "0x1002", "0x8086", "0x10de"
 VGA, DISPLAY_3D, DISPLAY, ACCELERATOR = "0x030000", "0x030200", "0x038000", "0x120000"

@@ -12,16 +12,17 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking.fluent import ActiveRun
 
 import mlflow_carbon
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.testing.meter import reading
 from mlflow_carbon.tracking.autolog_settings import chosen_options, variable_of
 from mlflow_carbon.tracking.mlflow_autolog import is_switched_on
 from mlflow_carbon.tracking.patches import INTEGRATION, is_on
-from mlflow_carbon.tracking.process_metering import this_process
+from mlflow_carbon.tracking.process_metering import process_metering
 from mlflow_carbon.tracking.run_lifecycle import MAX_HELD
-from tests.fakes.meter import reading
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,21 +43,16 @@ def test_run_is_metered_by_the_arguments(fake_meter):
     assert data_of(run).metrics["carbon/co2e_g"] == pytest.approx(1.4e-4)
 
 
-def test_totals_are_there_before_the_run_is_finished(fake_meter):
+def test_totals_are_there_before_the_run_is_finished(fake_meter, monkeypatch):
     mlflow_carbon.autolog(region="SE")
+    end, keys_then = SqlAlchemyStore.update_run_info, []
+
+    def watch(store, run_id, *args, **kwargs):
+        keys_then.extend(store.get_run(run_id).data.metrics)
+        return end(store, run_id, *args, **kwargs)
+
     with mlflow.start_run() as run:
-        store = MlflowClient()._tracking_client.store
-        end, keys_then = store.update_run_info, []
-
-        def watch(run_id, *args, **kwargs):
-            keys_then.extend(store.get_run(run_id).data.metrics)
-            return end(run_id, *args, **kwargs)
-
-        store.update_run_info = watch
-        try:
-            mlflow.end_run()
-        finally:
-            del store.update_run_info
+        monkeypatch.setattr(SqlAlchemyStore, "update_run_info", watch)
     assert "carbon/energy_kwh" in keys_then
     assert MlflowClient().get_run(run.info.run_id).info.status == "FINISHED"
 
@@ -135,7 +131,7 @@ def test_runs_created_for_others_are_forgotten_one_by_one(fake_meter):
     for _ in range(MAX_HELD + 3):
         run_id = MlflowClient().create_run("0").info.run_id
         MlflowClient().log_param(run_id, "for", "others")
-    assert len(this_process.trackings) == MAX_HELD
+    assert len(process_metering().trackings) == MAX_HELD
 
 
 def test_interrupt_while_ours_waits_ends_the_run_and_reaches_the_user(fake_meter):
@@ -209,23 +205,19 @@ def test_bad_argument_is_told_at_the_call_and_nothing_is_metered(fake_meter):
     assert not is_metered(run)
 
 
-def test_short_children_of_a_sweep_are_written_in_one_call_each(fake_meter):
+def test_short_children_of_a_sweep_are_written_in_one_call_each(fake_meter, monkeypatch):
     mlflow_carbon.autolog(region="SE")
-    store = MlflowClient()._tracking_client.store
-    log_batch, writes = store.log_batch, []
+    log_batch, writes = SqlAlchemyStore.log_batch, []
 
-    def count(run_id, *args, **kwargs):
+    def count(store, run_id, *args, **kwargs):
         writes.append(run_id)
-        return log_batch(run_id, *args, **kwargs)
+        return log_batch(store, run_id, *args, **kwargs)
 
-    store.log_batch = count
-    try:
-        with mlflow.start_run() as parent:
-            for _ in range(5):
-                with mlflow.start_run(nested=True) as child:
-                    pass
-    finally:
-        del store.log_batch
+    monkeypatch.setattr(SqlAlchemyStore, "log_batch", count)
+    with mlflow.start_run() as parent:
+        for _ in range(5):
+            with mlflow.start_run(nested=True) as child:
+                pass
     assert writes.count(child.info.run_id) == 1
     assert len(writes) <= 5 + 3  # the parent: its start, its tag as one, its totals
     assert data_of(parent).tags["carbon.scope"] == "parent"
@@ -305,6 +297,7 @@ REPLACED = """
 import json, sys
 import mlflow, mlflow.projects
 from mlflow.projects.backend import loader
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking.fluent import ActiveRun
 from mlflow.utils.autologging_utils.events import AutologgingEventLogger
 

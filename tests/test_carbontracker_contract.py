@@ -25,9 +25,9 @@ from carbontracker.components.gpu import nvidia
 from carbontracker.components.gpu.sim_gpu import SimulatedGPUHandler
 from carbontracker.tracker import CarbonTrackerThread
 
-from tests.fakes.node import cpu_node, gpu_node
-from tests.fakes.power import Constant
-from tests.fakes.powercap import WRAP_MICROJOULES
+from mlflow_carbon.testing.node import cpu_node, gpu_node
+from mlflow_carbon.testing.power import Constant
+from mlflow_carbon.testing.powercap import WRAP_MICROJOULES
 
 JOULES_PER_KWH = 3.6e6
 

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 FOUR_GPUS = """
 import runpy, sys, time
 from carbontracker.components.gpu import nvidia
-from tests.fakes.nvml import FakeGpu, FakeNvml
-from tests.fakes.power import Constant
+from mlflow_carbon.testing.nvml import FakeGpu, FakeNvml
+from mlflow_carbon.testing.power import Constant
 
 class RealClock:
     now_s = property(lambda self: time.monotonic())

@@ -11,10 +11,10 @@ from mlflow.utils.autologging_utils.safety import revert_patches
 
 import mlflow_carbon
 from mlflow_carbon.contract import keys
+from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.copied_figures import leave_out_old_figures
 from mlflow_carbon.tracking.patches import INTEGRATION
 from mlflow_carbon.tracking.track import track
-from tests.fakes.meter import FakeMeter, reading
 
 PRICE = {"region": "Sweden", "intensity_set": "paper_table1", "pue": 1.0}
 JOULE = 1 / 3.6e6  # kWh

@@ -12,11 +12,11 @@ from mlflow_carbon.contract.measurement import Reading
 from mlflow_carbon.metering.cpu_power import read_cpu
 from mlflow_carbon.metering.examination import examine, missed_parts
 from mlflow_carbon.metering.meter import Meter, MeterDescription, MeterSettings
+from mlflow_carbon.testing.node import FakeNode, cpu_node, gpu_node
+from mlflow_carbon.testing.power import Constant
+from mlflow_carbon.testing.powercap import two_sockets
 from mlflow_carbon.units import watts_from_kwh
-from tests.fakes.node import FakeNode, cpu_node, gpu_node
 from tests.fakes.ordinary_user import as_nobody
-from tests.fakes.power import Constant
-from tests.fakes.powercap import two_sockets
 
 
 def look(node: FakeNode, settings: MeterSettings, duration_s: float = 10.0):

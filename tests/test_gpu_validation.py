@@ -7,11 +7,11 @@ import pytest
 from carbontracker.components.gpu import nvidia
 
 from benchmarks.gpu_validation import WithoutCounter, measure, table, train
-from tests.fakes.clock import FakeClock
-from tests.fakes.node import FakeNode
-from tests.fakes.nvml import FakeGpu, FakeNvml
-from tests.fakes.power import Constant
-from tests.fakes.powercap import FakePowercap
+from mlflow_carbon.testing.clock import FakeClock
+from mlflow_carbon.testing.node import FakeNode
+from mlflow_carbon.testing.nvml import FakeGpu, FakeNvml
+from mlflow_carbon.testing.power import Constant
+from mlflow_carbon.testing.powercap import FakePowercap
 
 
 class RealTime(FakeClock):

@@ -93,8 +93,9 @@ def test_way_of_a_window_names_files_that_exist():
 
 
 def test_folders_export_nothing_of_their_own():
+    doors = {"", "testing"}  # users import from these two
     for package in HOUSE:
-        for folder in {folder for folder, _ in HOUSE[package]} - {""}:
+        for folder in {folder for folder, _ in HOUSE[package]} - doors:
             body = ast.parse((ROOT / package / folder / "__init__.py").read_text()).body
             assert len(body) == 1, f"{folder}/__init__.py holds more than its docstring"
 

@@ -355,8 +355,8 @@ def test_full_disk_ends_no_delivery_and_is_told_once(folder, caplog, num_lines):
 def test_folder_that_cannot_be_written_is_one_warning(store, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLFLOW_CARBON_JOURNAL_DIR", str(tmp_path / "file" / "below"))
+    from mlflow_carbon.testing.meter import FakeMeter, reading
     from mlflow_carbon.tracking.track import track
-    from tests.fakes.meter import FakeMeter, reading
 
     for _ in range(2):
         with mlflow.start_run() as run, track(meter=FakeMeter([reading(cpu_joules=36)])):

@@ -13,8 +13,8 @@ from mlflow_carbon.contract.windows import Window
 from mlflow_carbon.errors import CarbonBudgetError, InvalidInputError
 from mlflow_carbon.grid.intensity import given_intensity
 from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
+from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.track import track
-from tests.fakes.meter import FakeMeter, reading
 
 # Sweden in the paper's table: 7 g/kWh; 3.6 MJ are one kWh, so 7 g.
 SWEDEN = {"region": "Sweden", "intensity_set": "paper_table1", "pue": 1.0}

@@ -18,9 +18,9 @@ from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.recording.earlier import read_earlier_part
 from mlflow_carbon.recording.recovery import write_lower_bound
 from mlflow_carbon.store.run_windows import read_metered_run
+from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
-from tests.fakes.meter import FakeMeter, reading
 
 SWEDEN = TrackingOptions(unit="epoch", region="Sweden", intensity_set="paper_table1", pue=2.0)
 START_S = 1_700_000_000.0
@@ -35,7 +35,7 @@ def killed_part(run_id, *windows):
     tracking = ProcessMetering().track(run_id, SWEDEN, meter=FakeMeter(windows))
     for _ in windows:
         tracking.close(tracking.open(), 1)
-    assert tracking._recorder._outbox.close()
+    assert tracking.flush()
 
 
 def whole_part(run_id, total, *windows):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Reading
-from tests.fakes.node import gpu_node
-from tests.fakes.power import Constant
+from mlflow_carbon.testing.node import gpu_node
+from mlflow_carbon.testing.power import Constant
 
 
 def test_meter_measures_this_machine_in_real_time() -> None:

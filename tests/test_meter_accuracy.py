@@ -14,10 +14,10 @@ from codecarbon.core.units import Time
 
 from mlflow_carbon.metering.cpu_power import read_cpu
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Reading
+from mlflow_carbon.testing.node import FakeNode, cpu_node, gpu_node
+from mlflow_carbon.testing.power import Constant, Power, Ramp, SquareWave
+from mlflow_carbon.testing.powercap import WRAP_MICROJOULES, two_sockets
 from mlflow_carbon.units import joules_from_kwh
-from tests.fakes.node import FakeNode, cpu_node, gpu_node
-from tests.fakes.power import Constant, Power, Ramp, SquareWave
-from tests.fakes.powercap import WRAP_MICROJOULES, two_sockets
 
 GPU = MeterSettings(components="gpu")
 CPU = MeterSettings(components="cpu")

@@ -8,10 +8,10 @@ import pytest
 
 from mlflow_carbon.metering.counter_steps import Count, CounterState, StepKind, counter_step
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Reading
+from mlflow_carbon.testing.node import FakeNode, cpu_node, gpu_node
+from mlflow_carbon.testing.nvml import FakeGpu
+from mlflow_carbon.testing.power import Constant
 from mlflow_carbon.units import joules_from_kwh
-from tests.fakes.node import FakeNode, cpu_node, gpu_node
-from tests.fakes.nvml import FakeGpu
-from tests.fakes.power import Constant
 
 GPU = MeterSettings(components="gpu")
 CPU = MeterSettings(components="cpu")

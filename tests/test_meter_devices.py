@@ -10,10 +10,10 @@ import pytest
 from mlflow_carbon.metering.devices import GpuSelection, foreign_process_ids, select_gpus
 from mlflow_carbon.metering.local_ranks import LocalRanks
 from mlflow_carbon.metering.meter import MeterSettings
-from tests.fakes.clock import FakeClock
-from tests.fakes.node import gpu_node
-from tests.fakes.nvml import FakeGpu, FakeNvml
-from tests.fakes.power import Constant
+from mlflow_carbon.testing.clock import FakeClock
+from mlflow_carbon.testing.node import gpu_node
+from mlflow_carbon.testing.nvml import FakeGpu, FakeNvml
+from mlflow_carbon.testing.power import Constant
 
 UUIDS = ("GPU-11aa0000-x", "GPU-11bb0000-x", "GPU-22cc0000-x", "GPU-33dd0000-x")
 MIG_PARTS = ("MIG-5a5a-1", "MIG-5a5a-2")

@@ -14,12 +14,12 @@ import pytest
 
 from mlflow_carbon.errors import InvalidInputError, MeterError
 from mlflow_carbon.metering.meter import Meter, MeterSettings, SystemClock, synchronize_gpu
-from tests.fakes.clock import FakeClock
-from tests.fakes.node import FakeNode, cpu_node, gpu_node
-from tests.fakes.nvml import no_gpu
+from mlflow_carbon.testing.clock import FakeClock
+from mlflow_carbon.testing.node import FakeNode, cpu_node, gpu_node
+from mlflow_carbon.testing.nvml import no_gpu
+from mlflow_carbon.testing.power import Constant
+from mlflow_carbon.testing.powercap import FakePowercap
 from tests.fakes.ordinary_user import as_nobody
-from tests.fakes.power import Constant
-from tests.fakes.powercap import FakePowercap
 
 ROOT = Path(__file__).parent.parent
 GPU = MeterSettings(components="gpu")
@@ -276,7 +276,7 @@ def test_handler_that_answers_again_is_read_again(tmp_path: Path) -> None:
         window = meter.open_window()  # waits in vain
         node.nvml.fails = lambda: None
         release.set()
-        wait_until(lambda: not meter._collector._is_stalled)
+        wait_until(lambda: meter.is_answered)
         node.run(meter, 10.0)
         reading = meter.close_window(window)
         meter.stop()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mlflow_carbon.metering.meter import Meter, MeterSettings
-from tests.fakes.node import cpu_node, gpu_node
-from tests.fakes.power import Constant
+from mlflow_carbon.testing.node import cpu_node, gpu_node
+from mlflow_carbon.testing.power import Constant
 
 ROOT = Path(__file__).parent.parent
 GPU = MeterSettings(components="gpu")

@@ -4,6 +4,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelInput
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 import mlflow_carbon
 from mlflow_carbon.tracking.model_lookups import MAX_PUT_OFF, ModelLookups, NewRun
@@ -27,7 +28,7 @@ class CountingClient(MlflowClient):
 
 def log_model_elsewhere(run_id):
     """Logs a model in a run as another process does: by calls that nobody here sees."""
-    store = MlflowClient()._tracking_client.store
+    store = SqlAlchemyStore(mlflow.get_tracking_uri(), "./mlruns")
     return store.create_logged_model("0", source_run_id=run_id).model_id
 
 

@@ -16,7 +16,7 @@ from mlflow_carbon.recording.journal import Journal
 from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.recording.recovery import recover
-from tests.fakes.meter import DESCRIPTION, FakeMeter, reading
+from mlflow_carbon.testing.meter import DESCRIPTION, FakeMeter, reading
 
 # 7 g/kWh; with PUE 2, one kWh of IT energy is 14 g.
 SWEDEN = resolve_assumptions(region="Sweden", intensity_set="paper_table1", pue=2.0)

@@ -9,11 +9,11 @@ from mlflow import MlflowClient
 
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.launch import find_place
+from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.launch_run import RunSearch, find_launch_run
 from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.track import track
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
-from tests.fakes.meter import FakeMeter, reading
 
 SWEDEN = {"unit": "epoch", "region": "Sweden", "intensity_set": "paper_table1", "pue": 2.0}
 TEN_S = reading(cpu_joules=500, duration_s=10)

@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.testing.meter import DESCRIPTION, FakeMeter, reading
 from mlflow_carbon.tracking.track import track
-from tests.fakes.meter import DESCRIPTION, FakeMeter, reading
 
 # Sweden in the paper's table: 7 g/kWh; with PUE 2, one kWh of IT energy is 14 g.
 SWEDEN = {"region": "Sweden", "intensity_set": "paper_table1", "pue": 2.0}

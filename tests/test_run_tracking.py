@@ -8,11 +8,11 @@ from mlflow import MlflowClient
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.totals import Total
+from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.track import track
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
-from tests.fakes.meter import FakeMeter, reading
 
 SWEDEN = TrackingOptions(unit="sample", region="Sweden", intensity_set="paper_table1", pue=2.0)
 MINUTE = reading(cpu_joules=600, duration_s=60)
@@ -80,11 +80,12 @@ class Windows:
     def __init__(self) -> None:
         self.closed: list[tuple[float, str]] = []
 
-    def open(self) -> object:
-        return object()
+    def open(self, unit: str, *, is_automatic: bool) -> str:
+        assert is_automatic
+        return unit
 
-    def close(self, window: object, num_units: float, *, unit: str) -> None:  # noqa: ARG002
-        self.closed.append((num_units, unit))
+    def close(self, window: str, num_units: float) -> None:
+        self.closed.append((num_units, window))
 
 
 def test_short_epochs_share_a_window_of_a_second():
@@ -176,7 +177,7 @@ def test_part_that_was_killed_counts_with_its_windows(store):
     with mlflow.start_run() as run:
         tracking = process.track(run.info.run_id, SWEDEN, meter=killed)
         tracking.close(tracking.open(), 4)
-        assert tracking._recorder._outbox.close()  # all but the totals has arrived
+        assert tracking.flush()  # all but the totals has arrived
     resumed = FakeMeter([reading(cpu_joules=500, duration_s=30)])
     tracking = ProcessMetering().track(run.info.run_id, SWEDEN, meter=resumed)
     tracking.finish()
@@ -214,7 +215,7 @@ def test_part_that_was_killed_after_a_finished_one_adds_its_windows(store):
     later = replace(reading(cpu_joules=200, duration_s=10), start_unix_s=1_700_000_100.0)
     killed = ProcessMetering().track(run.info.run_id, SWEDEN, meter=FakeMeter([later]))
     killed.close(killed.open(), 4)
-    assert killed._recorder._outbox.close()  # its totals are never written
+    assert killed.flush()  # its totals are never written
     third = replace(reading(cpu_joules=500, duration_s=30), start_unix_s=1_700_000_200.0)
     ProcessMetering().track(run.info.run_id, SWEDEN, meter=FakeMeter([third])).finish()
     data = data_of(run.info.run_id)
@@ -265,9 +266,9 @@ def test_one_meter_serves_all_runs_and_stops_with_the_last(store):
         trackings = [
             process.track(run.info.run_id, TrackingOptions(), run=run) for run in (parent, child)
         ]
-        meter = process._meter
-        assert trackings[1]._recorder._meter is meter
+        meter = process.meter
+        assert trackings[1].meter is meter is not None
         trackings[1].finish()
-        assert process._meter is meter
+        assert process.meter is meter
         trackings[0].finish()
-    assert process._meter is None
+    assert process.meter is None

@@ -8,10 +8,10 @@ from mlflow import MlflowClient
 from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
 from mlflow_carbon.metering.meter import MeterSettings
 from mlflow_carbon.recording.silent_windows import SilentWindows, Work
+from mlflow_carbon.testing.node import gpu_node
+from mlflow_carbon.testing.nvml import FakeGpu
+from mlflow_carbon.testing.power import Constant
 from mlflow_carbon.tracking.track import track
-from tests.fakes.node import gpu_node
-from tests.fakes.nvml import FakeGpu
-from tests.fakes.power import Constant
 
 GPU_0 = ("gpu", 0)
 

@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 
 import mlflow_carbon
 from mlflow_carbon import MeterSettings
-from tests.fakes.node import cpu_node, gpu_node
-from tests.fakes.power import Constant
+from mlflow_carbon.testing.node import cpu_node, gpu_node
+from mlflow_carbon.testing.power import Constant
 from tests.fakes.user_scripts import UserFolder, energy_joules
 
 SIMULATED = MeterSettings(components="cpu", sim_cpu_tdp_w=100.0, sim_cpu_util_fraction=1.0)

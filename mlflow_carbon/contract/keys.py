@@ -54,6 +54,8 @@ TAG_UNIT = "carbon.unit"
 TAG_NUM_UNITS = "carbon.num_units"
 TAG_NUM_WINDOWS = "carbon.num_windows"
 TAG_NUM_DISTINCT_READINGS = "carbon.num_distinct_readings"  # different powers of the windows
+TAG_OVERLAPPING_WINDOWS = "carbon.num_overlapping_windows"  # marked ones that share a point
+TAG_SHARED = "carbon.shared"  # 'true': other runs' energy of the same time is in it too
 TAG_FIRST_WINDOW_STEP = "carbon.first_window_step"  # windows before it count another unit
 TAG_TRIGGERED_BY_RUN_ID = "carbon.triggered_by_run_id"
 TAG_ERROR = "carbon.error"
@@ -134,6 +136,14 @@ def component_power_w(component: str, index: int | None = None) -> str:
 def window_component_energy_kwh(component: str) -> str:
     """Returns the metric key of a component's energy in one window, in kWh."""
     return f"{WINDOW_PREFIX}/{component}/energy_kwh"
+
+
+def window_key_of_unit(window_key: str, unit: str) -> str:
+    """Returns the key of a window series of another unit than the run's own.
+
+    So ``carbon/window/energy_kwh`` becomes ``carbon/window/unit/epoch/energy_kwh``.
+    """
+    return f"{WINDOW_PREFIX}/unit/{unit}{window_key.removeprefix(WINDOW_PREFIX)}"
 
 
 def is_window_component(key: str) -> bool:

@@ -79,6 +79,11 @@ class Collector:
             self._listeners = [other for other in self._listeners if other is not listener]
 
     @property
+    def is_stalled(self) -> bool:
+        """Whether the thread has left a question unanswered so far."""
+        return self._is_stalled
+
+    @property
     def last_snapshot(self) -> Snapshot:
         """The tallies after the latest reading; returned without waiting."""
         return self._snapshot

@@ -3,8 +3,9 @@
 import os
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ from mlflow_carbon.metering.collector import Collector
 from mlflow_carbon.metering.discovery import find_machine
 from mlflow_carbon.metering.machine import CarbontrackerParts, Machine
 from mlflow_carbon.metering.meter_settings import MeterSettings
+from mlflow_carbon.metering.protocol import OpenWindow
 from mlflow_carbon.metering.readings import Snapshot, reading_between
 
 __all__ = [
@@ -35,14 +37,6 @@ __all__ = [
 START_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 1.0
 JOIN_TIMEOUT_S = 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class OpenWindow:
-    """An open window; hand it to ``close_window`` once."""
-
-    opened: Snapshot
-    start_unix_s: float
 
 
 class Meter:
@@ -134,6 +128,11 @@ class Meter:
     def sample(self) -> None:
         """Reads every device now, besides the readings at the interval and at ends of windows."""
         self._snapshot()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the devices have answered, as far as is known; one that hangs has not."""
+        return not self._collector.is_stalled
 
     def stop(self) -> Reading:
         """Returns the energy since ``start``, gaps between windows included, and ends the thread.
@@ -275,3 +274,17 @@ def _carbontracker_parts() -> CarbontrackerParts:
         simulated_gpu=SimulatedGPUHandler,
         cpu_table=Path(str(files("carbontracker") / "data" / "cpu_power.csv")),
     )
+
+
+@contextmanager
+def another_machine(powercap_dir: str, pynvml: Any) -> Iterator[None]:
+    """Lets Carbontracker see another powercap tree and another NVML in the block, for tests."""
+    from carbontracker.components.cpu import intel
+    from carbontracker.components.gpu import nvidia
+
+    real = intel.RAPL_DIR, nvidia.pynvml
+    intel.RAPL_DIR, nvidia.pynvml = f"{powercap_dir}/", pynvml
+    try:
+        yield
+    finally:
+        intel.RAPL_DIR, nvidia.pynvml = real

@@ -64,6 +64,7 @@ class Delivery:
         self._num_points = 0  # of all that is pending
         self._changed = threading.Condition()
         self._is_closing = False
+        self._is_awaited = False  # somebody waits for what is pending
         self._has_warned = False
         self._has_warned_of_journal = False
         self.has_lost = False  # the store refused a batch for good
@@ -80,6 +81,15 @@ class Delivery:
                 self._changed.notify_all()
             if self._thread is None:
                 self._thread = self._start_thread()
+
+    def flush(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
+        """Sends what is pending now; returns whether the store has taken it in time."""
+        with self._changed:
+            self._is_awaited = True
+            self._changed.notify_all()
+            is_delivered = self._changed.wait_for(self._is_empty, timeout_s)
+            self._is_awaited = False
+        return is_delivered
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Waits until all is delivered, at most for ``timeout_s``; a second call returns at once.
@@ -109,6 +119,9 @@ class Delivery:
         thread.start()
         return thread
 
+    def _is_urgent(self) -> bool:
+        return self._is_closing or (self._is_awaited and bool(self._pending))
+
     def _is_empty(self) -> bool:
         return not self._pending
 
@@ -120,7 +133,7 @@ class Delivery:
         retry_s = self._first_retry_s
         with self._changed:
             self._changed.wait_for(
-                lambda: self._is_closing or len(self._pending) >= NUM_LINGERING, self._linger_s
+                lambda: self._is_urgent() or len(self._pending) >= NUM_LINGERING, self._linger_s
             )
         while True:
             with self._changed:
@@ -137,7 +150,7 @@ class Delivery:
                     self._forget(first + len(batches))
                     retry_s = self._first_retry_s
                     self._changed.wait_for(
-                        lambda: self._is_closing or self._is_full(), self._interval_s
+                        lambda: self._is_urgent() or self._is_full(), self._interval_s
                     )
                 elif self._is_closing:
                     self._changed.wait(self._first_retry_s)

@@ -1,5 +1,6 @@
 """What an earlier part of a resumed run has written, so that its energy is not lost."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mlflow import MlflowClient
@@ -8,8 +9,9 @@ from mlflow.entities import Run
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import Total
+from mlflow_carbon.contract.unit_series import UnitSeries
 from mlflow_carbon.contract.windows import WindowColumns, WindowSeries, without_overlap
-from mlflow_carbon.store.run_records import read_record
+from mlflow_carbon.store.run_records import read_record, read_windows_of_unit
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 
@@ -19,7 +21,8 @@ class EarlierPart:
 
     Attributes:
         total: of all of them.
-        series: the windows that they have written.
+        series: the windows of the run's own unit that they have written.
+        other_series: those of other units.
         scope: as the run is tagged.
         newest_ms: the newest time stamp that they have written.
         is_partial: whether the run is tagged as one whose total is a lower bound.
@@ -27,9 +30,15 @@ class EarlierPart:
 
     total: Total
     series: WindowSeries = field(default_factory=WindowSeries)
+    other_series: Mapping[str, WindowSeries] = field(default_factory=dict)
     scope: str = keys.SCOPE_RUN
     newest_ms: int = 0
     is_partial: bool = False
+
+    def unit_series(self) -> UnitSeries:
+        """Returns the series for this part to go on with."""
+        is_replaceable = self.series.unit in (None, keys.UNIT_MINUTE)
+        return UnitSeries(self.series, dict(self.other_series), is_replaceable)
 
 
 def read_earlier_part(
@@ -65,10 +74,21 @@ def read_earlier_part(
     return EarlierPart(
         total=of_later if total is None else total.plus(of_later),
         series=WindowSeries(record.unit, WindowColumns(newest), max(record.windows, default=0)),
+        other_series={} if node_index else _other_series(client, run),
         scope=record.scope or keys.SCOPE_RUN,
         newest_ms=max([total_end_ms, *ends_ms]),
         is_partial=record.is_partial,
     )
+
+
+def _other_series(client: MlflowClient, run: Run) -> dict[str, WindowSeries]:
+    """Returns the series of units that are not the run's own."""
+    found = {}
+    for unit in keys.UNITS:
+        windows = read_windows_of_unit(client, run, unit)
+        if windows:
+            found[unit] = WindowSeries(unit, WindowColumns(windows.values()), max(windows))
+    return found
 
 
 def read_earlier_total(client: MlflowClient, run: Run) -> EarlierPart | None:

@@ -11,7 +11,7 @@ from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import NodePart, Total
 from mlflow_carbon.contract.windows import UnitEnergy
 from mlflow_carbon.metering.launch import Place
-from mlflow_carbon.metering.meter import Meter
+from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.earlier import EarlierPart
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
@@ -42,7 +42,7 @@ class NodeRecord:
     def start(
         self,
         earlier: EarlierPart | None,
-        meter: Meter,
+        meter: EnergyMeter,
         assumptions: Assumptions,
         end_of: Callable[[Reading], float],
     ) -> None:

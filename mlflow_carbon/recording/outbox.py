@@ -106,6 +106,11 @@ class Outbox:
         with self._lock:
             self.run_id, self._held = run_id, None
 
+    def flush(self) -> bool:
+        """Sends what it has taken; returns whether the store has it. What is held stays so."""
+        delivery = self._delivery
+        return delivery is not None and delivery.flush() and not delivery.has_lost
+
     def close(self) -> bool:
         """Waits for the store, for so long; returns whether it has taken everything."""
         delivery = self._delivery

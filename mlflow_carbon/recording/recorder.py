@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -15,11 +16,13 @@ from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.contract.measurement import Reading
 from mlflow_carbon.contract.run_record import NOT_PARTIAL, RunRecord
 from mlflow_carbon.contract.totals import Total
-from mlflow_carbon.contract.windows import Window, WindowColumns, WindowSeries
+from mlflow_carbon.contract.unit_series import UnitSeries
+from mlflow_carbon.contract.windows import Window, WindowColumns
 from mlflow_carbon.metering.launch import ALONE, Place
-from mlflow_carbon.metering.meter import Meter, OpenWindow
+from mlflow_carbon.metering.protocol import EnergyMeter, OpenWindow
 from mlflow_carbon.recording.earlier import EarlierPart
 from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
+from mlflow_carbon.recording.marked_windows import MarkedWindow, MarkedWindows, Stretch
 from mlflow_carbon.recording.node_record import NodeRecord
 from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.silent_windows import SilentWindows
@@ -41,7 +44,7 @@ class Recorder:
     def __init__(
         self,
         outbox: Outbox,
-        meter: Meter,
+        meter: EnergyMeter,
         *,
         unit: str,
         assumptions: Assumptions,
@@ -61,16 +64,18 @@ class Recorder:
             place: the node that is measured, among those whose energy the run is to have.
         """
         self._outbox = outbox
-        self._meter = meter
+        self.meter = meter
         self._unit = unit
         self.assumptions = assumptions
         self._earlier = earlier
         self._earlier_kwh = 0.0 if earlier is None else earlier.total.energy_kwh or 0.0
-        self._series = WindowSeries() if earlier is None else earlier.series
+        self._series = UnitSeries() if earlier is None else earlier.unit_series()
+        self._marked = MarkedWindows(meter, self._add_stretch)
+        self._num_overlapping = 0
         self.live = LiveForecast(plan, spent_kwh=self._earlier_kwh, num_nodes=place.num_nodes)
         self._place = place
         self._node = NodeRecord(place, outbox.put) if place.num_nodes > 1 else None
-        self._silent = SilentWindows()
+        self._silent: defaultdict[str, SilentWindows] = defaultdict(SilentWindows)  # by unit
         self._total: OpenWindow | None = None
         self._shift_s: float | None = None  # known with the first reading
         self._newest_unix_s = 0.0  # time stamp of the windows
@@ -92,7 +97,7 @@ class Recorder:
     @property
     def series_unit(self) -> str | None:
         """What the windows so far count; ``None`` before the first."""
-        return self._series.unit
+        return self._series.main.unit
 
     @property
     def is_held(self) -> bool:
@@ -113,17 +118,17 @@ class Recorder:
         }
         if self._place.node_index == 0:
             self._outbox.put({}, None, {**own_tags, **tags, **self.assumptions.tags()})
-        self._total = self._meter.open_window()
+        self._total = self.meter.open_window()
         if self._node is not None:
-            self._node.start(self._earlier, self._meter, self.assumptions, self._end_of)
-        if self._series.unit in (None, keys.UNIT_MINUTE):
-            self._end_minutes = self._meter.every(SECONDS_PER_MINUTE, self._add_minute)
+            self._node.start(self._earlier, self.meter, self.assumptions, self._end_of)
+        if self._series.main.unit in (None, keys.UNIT_MINUTE):
+            self._end_minutes = self.meter.every(SECONDS_PER_MINUTE, self._add_minute)
 
     def restart(self) -> None:
         """Opens the run's own interval again, later."""
         if self._total is not None:
-            self._meter.close_window(self._total)
-        self._total = self._meter.open_window()
+            self.meter.close_window(self._total)
+        self._total = self.meter.open_window()
 
     def release(self) -> None:
         """Writes what was held, and from now on all at once, if it is known to which run."""
@@ -140,22 +145,46 @@ class Recorder:
             self.assumptions = assumptions
             self._outbox.put({}, None, assumptions.tags())
 
-    def open(self) -> OpenWindow:
-        """Opens a window; any number may be open at once, in any thread."""
-        self._stop_minutes()
-        return self._meter.open_window()
+    @property
+    def unit(self) -> str:
+        """What windows count of which nobody says it."""
+        return self._unit
 
-    def close(self, window: OpenWindow, num_units: float, *, unit: str | None = None) -> None:
-        """Closes a window and writes it as the next point of the run's window series.
-
-        A window that did nothing (``num_units`` 0) or that nothing could measure is left out.
+    def open(self, unit: str | None = None, *, is_automatic: bool = False) -> MarkedWindow:
+        """Opens a window; any number may be open at once, in any thread.
 
         Args:
-            window: an open one.
-            num_units: units that were done in it.
             unit: what it counts; ``None`` for the run's own unit.
+            is_automatic: whether a framework marks it, not the user.
         """
-        self._add_window(self._meter.close_window(window), num_units, unit or self._unit)
+        self._stop_minutes()
+        if self._is_forked():  # a lock of the parent's may be held here for ever
+            stretch = Stretch(unit or self._unit, self.meter.open_window(), is_automatic)
+            return MarkedWindow(stretch, is_stopped=True)
+        return self._marked.open(unit or self._unit, is_automatic=is_automatic)
+
+    def stop(self, window: MarkedWindow) -> None:
+        """Ends a window whose units are not known yet; ``close`` tells them."""
+        if not self._is_forked():
+            self._marked.stop(window)
+
+    def close(self, window: MarkedWindow, num_units: float) -> None:
+        """Closes a window and writes it as the next point of its unit's series.
+
+        A window that did nothing (``num_units`` 0) or that nothing could measure is left out.
+        Windows of one unit that overlap become one point, with the units of all.
+        """
+        self.stop(window)
+        if not self._is_forked():
+            self._marked.count(window, num_units)
+
+    def flush(self) -> bool:
+        """Sends what is written so far; returns whether the store has all of it."""
+        return self._outbox.flush()
+
+    def mark_as_shared(self) -> None:
+        """Tags the run as one whose energy is that of other runs of the same time too."""
+        self._outbox.put({}, None, {keys.TAG_SHARED: "true"})
 
     def write_to(self, run_id: str, earlier: EarlierPart | None) -> None:
         """Writes to a run that is found only now; a further node has held nothing but totals."""
@@ -167,7 +196,7 @@ class Recorder:
 
     def add_earlier(self, earlier: EarlierPart) -> None:
         """Adds the totals of an earlier part that could not be read before."""
-        self._earlier = replace(earlier, series=self._series)
+        self._earlier = replace(earlier, series=self._series.main)
         self._shift_s = None
 
     def finish(self) -> bool:
@@ -181,7 +210,7 @@ class Recorder:
         self._stop_minutes()
         with self._lock:
             self._has_finished = True
-        measured = self._meter.close_window(self._total)
+        measured = self.meter.close_window(self._total)
         this_part = measured.without_silent()
         total = Total.of(this_part)
         if self._earlier is not None:
@@ -192,10 +221,13 @@ class Recorder:
         return self._outbox.close()
 
     def _write_total(self, total: Total, end_unix_s: float, *, is_silent: bool) -> None:
-        windows, unit = self._series.windows, self._series.unit or keys.UNIT_MINUTE
+        windows, unit = self._series.main.windows, self._series.main.unit or keys.UNIT_MINUTE
         if not len(windows) and total.energy_kwh is not None:
             windows = WindowColumns([_whole_run(total, end_unix_s)])
         record = RunRecord(self.run_id, total=total).summing(windows, unit)
+        if total.energy_kwh is not None:
+            energies = {**self._series.energy_per_other_unit(), **record.energy_per_unit}
+            record = replace(record, energy_per_unit=energies)
         tags = self._described(is_silent=is_silent) | record.window_tags()
         if self._earlier is not None and self._earlier.is_partial:
             tags[keys.TAG_PARTIAL] = NOT_PARTIAL
@@ -220,7 +252,7 @@ class Recorder:
 
     def _described(self, *, is_silent: bool) -> dict[str, str]:
         """Returns the tags of what was measured and assumed; warns of what was not measured."""
-        description = self._meter.description
+        description = self.meter.description
         if description.problems and not self.is_held:
             _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
         if is_silent:  # no warning: the trials of a sweep may all be that short
@@ -231,24 +263,59 @@ class Recorder:
     def _add_minute(self, reading: Reading) -> None:
         self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, keys.UNIT_MINUTE)
 
-    def _add_window(self, reading: Reading, num_units: float, unit: str) -> None:
+    def _add_stretch(self, stretch: Stretch) -> None:
+        assert stretch.reading is not None
+        self._add_window(
+            stretch.reading,
+            stretch.num_units,
+            stretch.unit,
+            is_automatic=stretch.is_automatic,
+            is_forecast=stretch.unit == self._unit or self._unit not in stretch.other_units,
+            tags=self._overlap_tags(stretch),
+        )
+
+    def _overlap_tags(self, stretch: Stretch) -> dict[str, str]:
+        """Returns the tag of windows that overlap others of their unit; warns of the first."""
+        if stretch.num_marks == 1:
+            return {}
+        if self._num_overlapping == 0:
+            _logger.warning(
+                "Windows of run %s that count the unit %s overlap. Those that do are measured as "
+                "one, with the units of all but those that hold others. To measure each by "
+                "itself, mark one after the other, or let the outer ones count another unit.",
+                self.run_id,
+                stretch.unit,
+            )
+        self._num_overlapping += stretch.num_marks
+        return {keys.TAG_OVERLAPPING_WINDOWS: str(self._num_overlapping)}
+
+    def _add_window(
+        self,
+        reading: Reading,
+        num_units: float,
+        unit: str,
+        *,
+        is_automatic: bool = True,
+        is_forecast: bool = True,
+        tags: Mapping[str, str] = {},  # read only
+    ) -> None:
         if num_units == 0 or self._is_forked():
             return
         with self._lock:
             is_late_minute = unit == keys.UNIT_MINUTE != self._unit and self._end_minutes is None
             if self._has_finished or is_late_minute:
                 return
-            work = self._silent.add(reading, num_units, unit)
+            work = self._silent[unit].add(reading, num_units, unit)
             window = None if work is None else Window.of(work.reading, work.num_units, unit)
             if window is None:
                 return
             end_unix_s = self._end_of(reading)
             self._newest_unix_s = max(self._newest_unix_s, end_unix_s)
-            tags = self._series.add(window)
+            placed = self._series.add(window, is_automatic=is_automatic)
             if self._place.node_index > 0:  # the series are the first node's
                 return
-            values = window.metrics()
-            if self.live.is_wanted:
+            values, tags = placed.metrics, {**placed.tags, **tags}
+            if self.live.is_wanted and is_forecast:
                 live = self.live.add(
                     window,
                     is_planned=unit == self._unit,
@@ -257,14 +324,13 @@ class Recorder:
                 )
                 values |= live.values
                 tags |= self._budget_tags() if live.is_news else {}
-            step = self._series.num_points
-            self._outbox.put(values, end_unix_s, tags, step=step)
+            self._outbox.put(values, end_unix_s, tags, step=placed.step)
 
     def _spent_kwh(self) -> float | None:
         """Returns the run's energy up to the latest reading; ``None`` if nothing is measured."""
         if self._total is None:
             return None
-        energy_kwh = self._meter.reading_so_far(self._total).energy_kwh
+        energy_kwh = self.meter.reading_so_far(self._total).energy_kwh
         return None if energy_kwh is None else self._earlier_kwh + energy_kwh
 
     def _budget_tags(self) -> dict[str, str]:

@@ -250,6 +250,15 @@ def _doubts(priced: pd.DataFrame, group_columns: list[str]) -> Iterator[str]:
             f"{num_backfilled} of {len(by_method)} runs were backfilled from MLflow's system "
             "metrics, not metered as they ran; --group-by carbon.tracker tells them apart."
         )
+    shared = f"{TAG_COLUMN_PREFIX}{keys.TAG_SHARED}"
+    num_shared = (
+        priced.loc[priced[shared].eq("true"), "run_id"].nunique() if shared in priced else 0
+    )
+    if num_shared:
+        yield (
+            f"{num_shared} of {priced['run_id'].nunique()} runs shared their machine with other "
+            "runs at the same time: each has the energy of all, so they do not add up."
+        )
     num_few = int(
         (priced.groupby("run_id")["num_distinct_readings"].min() < MIN_DISTINCT_READINGS).sum()
     )

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from mlflow_carbon.metering.meter import OpenWindow
+from mlflow_carbon.recording.marked_windows import MarkedWindow
 from mlflow_carbon.recording.recorder import Recorder
 
 # One reading a second: a shorter window would say little, and a point for each would cost more.
@@ -18,7 +18,7 @@ class EpochWindows:
     ) -> None:
         self._recorder = recorder
         self._monotonic_s = monotonic_s
-        self._window: OpenWindow | None = None
+        self._window: MarkedWindow | None = None
         self._opened_s = 0.0
         self._unit = ""
         self._num_epochs = 0
@@ -29,7 +29,7 @@ class EpochWindows:
         if unit != self._unit and not self._is_within:
             self.flush()
         if self._window is None:
-            self._window, self._unit = self._recorder.open(), unit
+            self._window, self._unit = self._recorder.open(unit, is_automatic=True), unit
             self._opened_s = self._monotonic_s()
         self._is_within = True
 
@@ -43,12 +43,12 @@ class EpochWindows:
             self.flush()
 
     def training_ends(self, unit: str) -> None:
-        """Writes the epochs that have ended; what comes next, such as saving, is in none."""
+        """Writes the epochs that have ended; what follows, such as saving, is in no window."""
         if unit == self._unit:
             self.flush()
 
     def flush(self) -> None:
         """Writes the epochs that have ended; one that goes on is left out if it is alone."""
         if self._window is not None:
-            self._recorder.close(self._window, self._num_epochs, unit=self._unit)
+            self._recorder.close(self._window, self._num_epochs)
         self._window, self._num_epochs, self._is_within = None, 0, False

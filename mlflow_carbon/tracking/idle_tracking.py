@@ -1,10 +1,5 @@
 """Tracking in a rank that does not measure: another one of its node does, for all of them."""
 
-from mlflow_carbon.metering.meter import OpenWindow
-from mlflow_carbon.metering.readings import Snapshot
-
-_NO_WINDOW = OpenWindow(Snapshot(0.0, {}), 0.0)
-
 
 class IdleTracking:
     """Takes what a block marks and does nothing with it."""
@@ -14,14 +9,16 @@ class IdleTracking:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
 
-    def open(self) -> OpenWindow:
-        """Returns a window that nobody measures."""
-        return _NO_WINDOW
+    def open(self, unit: str | None = None) -> None:
+        """Measures nothing."""
 
-    def close(self, window: OpenWindow, num_units: float) -> None:
+    def stop(self, window: None) -> None:
         """Does nothing."""
 
-    def expect(self, num_units: float) -> None:
+    def close(self, window: None, num_units: float) -> None:
+        """Does nothing."""
+
+    def expect(self, num_units: float, unit: str) -> None:
         """Does nothing."""
 
     def heed_budget(self) -> None:

@@ -1,28 +1,24 @@
 """The one meter of this process, and the runs that it meters."""
 
 import atexit
-import functools
 import os
 import threading
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon.contract import keys
-from mlflow_carbon.metering.launch import ALONE, Place, find_place
 from mlflow_carbon.metering.meter import Meter, MeterSettings
-from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_part
-from mlflow_carbon.recording.journal import journal_dir
+from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.live_forecast import CarbonPlan
 from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.recorder import Recorder
-from mlflow_carbon.recording.recovery import recover_run
 from mlflow_carbon.tracking.copied_figures import watch_copies
-from mlflow_carbon.tracking.launch_run import RunSearch, find_launch_run, launch_tag
+from mlflow_carbon.tracking.launch_run import launch_tag
 from mlflow_carbon.tracking.model_lookups import ModelLookups
-from mlflow_carbon.tracking.patience import READ_TIMEOUT_S, within
+from mlflow_carbon.tracking.run_start import RunStart, find_start
 from mlflow_carbon.tracking.run_tracking import RunTracking
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
@@ -42,6 +38,7 @@ class ProcessMetering:
         self._lock = threading.RLock()
         self._runs: dict[str, RunTracking] = {}  # the newest last
         self._meter: Meter | None = None
+        self._lent: EnergyMeter | None = None
         self.lookups = ModelLookups()
         self._num_users = 0
         self.num_in_launch = 0  # runs so far that other ranks may be metering too
@@ -51,6 +48,11 @@ class ProcessMetering:
         """The runs that are being metered, the newest last."""
         with self._lock:
             return tuple(self._runs.values())
+
+    @property
+    def meter(self) -> EnergyMeter | None:
+        """The meter of the runs that name no other; ``None`` while there is none."""
+        return self._lent or self._meter
 
     def tracking_of(self, run_id: str) -> RunTracking | None:
         """Returns the tracking of a run that is being metered in this process."""
@@ -63,7 +65,7 @@ class ProcessMetering:
         *,
         run: Run | None = None,
         client: MlflowClient | None = None,
-        meter: Meter | None = None,
+        meter: EnergyMeter | None = None,
         is_held: bool = False,
         is_named: bool = False,
         is_alone: bool = False,
@@ -82,62 +84,89 @@ class ProcessMetering:
             is_alone: whether no other process of a launch meters the run.
 
         Raises:
-            MlflowCarbonError: a setting is none.
+            MlflowCarbonError: a setting is outside what it may be.
         """
         with self._lock:
             tracking = self._runs.get(run_id)
             if tracking is not None:
                 tracking.join(options)
                 return tracking
-            assumptions, client = options.assumptions(), client or MlflowClient()
-            place = ALONE if is_held or is_alone else find_place(os.environ)
-            is_sought = place.node_index > 0 and not is_named
-            experiment_id = run.info.experiment_id if run is not None else None
-            ask = functools.partial(_known_run, client, run_id, run)
-            known = None if is_sought else within(READ_TIMEOUT_S, ask)
-            place = _place_in_run(place, known)
-            tag = launch_tag(place, self.num_in_launch) if place.num_ranks > 1 else None
-            parent_run_id = known and known.data.tags.get(MLFLOW_PARENT_RUN_ID)
-            earlier = None if known is None else _earlier_part(client, known, place)
-            may_have_more = known is None or keys.TAG_SCHEMA in known.data.tags
-            if may_have_more:
+            options.assumptions()  # a bad setting is told before the store is asked
+            start = find_start(
+                client or MlflowClient(),
+                run_id,
+                run,
+                is_alone=is_held or is_alone,
+                is_named=is_named,
+            )
+            if start.may_have_more:
                 watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
-            is_unread = earlier is None and may_have_more and place.num_nodes == 1
-            outbox = Outbox(
-                client,
-                "" if is_sought else run_id,
-                marks_parent=known is None or parent_run_id not in (None, *self._runs),
-                is_held=is_held or is_sought,
-            )
-            recorder = Recorder(
-                outbox,
-                meter or self._running_meter(options.settings),
-                unit=options.unit,
-                assumptions=assumptions,
-                earlier=earlier,
-                plan=options.plan if place.is_first else CarbonPlan(),
-                place=place,
-            )
-            search = None
-            if is_sought:
-                search = _search(recorder, experiment_id, place, self.num_in_launch)
-            self.num_in_launch += place.num_ranks > 1
-            parent = self._runs.get(parent_run_id or "")
+            recorder = self._recorder(run_id, options, start, meter, is_held=is_held)
             tracking = self._runs[run_id] = RunTracking(
                 recorder,
                 options,
                 process=self,
-                parent=parent,
+                parent=self._runs.get(start.parent_run_id or ""),
                 key=run_id,
-                experiment_id=None if known is None else known.info.experiment_id,
-                search=search,
-                is_unread=is_unread,
+                start=start,
+                search=start.search(recorder, self.num_in_launch),
             )
             self._num_users += 1
-            recorder.start({} if tag is None else {keys.TAG_LAUNCH: tag})
+            self._begin(recorder, start)
             if not is_held:
                 tracking.release()
             return tracking
+
+    def _recorder(
+        self,
+        run_id: str,
+        options: TrackingOptions,
+        start: RunStart,
+        meter: EnergyMeter | None,
+        *,
+        is_held: bool,
+    ) -> Recorder:
+        """Makes the recorder of the run's figures; it is not started yet."""
+        is_parent_tagged = start.run is not None and (
+            start.parent_run_id is None or start.parent_run_id in self._runs
+        )
+        outbox = Outbox(
+            start.client,
+            "" if start.is_sought else run_id,
+            marks_parent=not is_parent_tagged,
+            is_held=is_held or start.is_sought,
+        )
+        return Recorder(
+            outbox,
+            meter or self._running_meter(options.settings),
+            unit=options.unit,
+            assumptions=options.assumptions(),
+            earlier=start.earlier,
+            plan=options.plan if start.place.is_first else CarbonPlan(),
+            place=start.place,
+        )
+
+    def _begin(self, recorder: Recorder, start: RunStart) -> None:
+        """Opens the run's interval; other nodes of a launch find the run by its tag."""
+        if start.place.num_ranks == 1:
+            recorder.start()
+            return
+        recorder.start({keys.TAG_LAUNCH: launch_tag(start.place, self.num_in_launch)})
+        self.num_in_launch += 1
+
+    @contextmanager
+    def lent(self, meter: EnergyMeter) -> Iterator[None]:
+        """Meters the runs that start in the block by a meter that somebody else starts and stops.
+
+        Runs that name a meter of their own are metered by that.
+        """
+        with self._lock:
+            before, self._lent = self._lent, meter
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._lent = before
 
     def finish_all(self) -> None:
         """Writes the totals of all runs that are metered, children before their parents."""
@@ -152,6 +181,17 @@ class ProcessMetering:
             del self._runs[tracking.key]
             return True
 
+    def note_overlap(self, tracking: RunTracking) -> None:
+        """Marks runs that are metered at one time as sharing it, but for those within each other.
+
+        Each has the energy of the whole time, so they must not be added up.
+        """
+        for other in self.trackings:
+            is_nested = tracking.is_within(other) or other.is_within(tracking)
+            if other is not tracking and not other.is_held and not is_nested:
+                tracking.mark_as_shared()
+                other.mark_as_shared()
+
     def release_meter(self) -> None:
         """Stops the process's meter if no run needs it any more."""
         with self._lock:
@@ -160,50 +200,26 @@ class ProcessMetering:
                 self._meter.stop()
                 self._meter = None
 
-    def _running_meter(self, settings: MeterSettings) -> Meter:
+    def _running_meter(self, settings: MeterSettings) -> EnergyMeter:
+        if self._lent is not None:
+            return self._lent
         if self._meter is None:
             self._meter = Meter(settings)
             self._meter.start()
         return self._meter
 
 
-def _place_in_run(place: Place, run: Run | None) -> Place:
-    """Returns the place with as many nodes as the run has had before."""
-    num_nodes = 0 if run is None else int(run.data.tags.get(keys.TAG_NUM_NODES, "0"))
-    return replace(place, num_nodes=max(num_nodes, place.num_nodes))
+_making = threading.Lock()
+_made: list[ProcessMetering] = []  # at most one
 
 
-def _known_run(client: MlflowClient, run_id: str, run: Run | None) -> Run:
-    """Returns what the store says of a run, once it has what a killed process did not send."""
-    has_news = recover_run(client, journal_dir(), run_id)
-    return client.get_run(run_id) if has_news or run is None else run
-
-
-def _earlier_part(client: MlflowClient, run: Run, place: Place) -> EarlierPart | None:
-    if keys.TAG_SCHEMA not in run.data.tags:
-        return None
-    return within(READ_TIMEOUT_S, lambda: read_earlier_part(client, run, node_index=_node(place)))
-
-
-def _node(place: Place) -> int | None:
-    return place.node_index if place.num_nodes > 1 else None
-
-
-def _search(recorder: Recorder, experiment_id: str | None, place: Place, ordinal: int) -> RunSearch:
-    """Looks for the first node's run, and lets the recorder write there."""
-    client = recorder.client
-
-    def find() -> Run | None:
-        return find_launch_run(client, experiment_id, place, ordinal)
-
-    def use(run: Run) -> None:
-        earlier = read_earlier_part(client, run, node_index=_node(place))
-        recorder.write_to(run.info.run_id, earlier)
-
-    return RunSearch(find, use)
-
-
-this_process = ProcessMetering()
-# Later no thread runs any more, and MLflow's own exit handler, which came first and so is called
-# after this one, ends the active run.
-atexit.register(this_process.finish_all)
+def process_metering() -> ProcessMetering:
+    """Returns the metering of this process, made at the first call."""
+    if not _made:
+        with _making:
+            if not _made:
+                _made.append(ProcessMetering())
+                # At exit no thread runs any more. MLflow's own exit handler, which came first and
+                # so is called after this one, ends the active run.
+                atexit.register(_made[0].finish_all)
+    return _made[0]

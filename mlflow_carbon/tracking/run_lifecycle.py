@@ -27,7 +27,7 @@ from mlflow_carbon.tracking.model_lookups import NewRun
 from mlflow_carbon.tracking.model_registration import register_logged_models
 from mlflow_carbon.tracking.patches import switch_off
 from mlflow_carbon.tracking.patience import within
-from mlflow_carbon.tracking.process_metering import this_process
+from mlflow_carbon.tracking.process_metering import process_metering
 from mlflow_carbon.tracking.run_tracking import RunTracking
 
 _logger = logging.getLogger("mlflow.carbon")
@@ -39,7 +39,7 @@ REGISTER_TIMEOUT_S = 15.0
 
 def run_is_active(run: Run) -> None:
     """Meters a run that ``start_run`` has made active, new or resumed."""
-    tracking = this_process.tracking_of(run.info.run_id)
+    tracking = process_metering().tracking_of(run.info.run_id)
     if tracking is None:
         _track(run, MlflowClient(), is_held=False)
     elif tracking.is_held:
@@ -48,7 +48,7 @@ def run_is_active(run: Run) -> None:
 
 def run_goes_on(run: Run) -> None:
     """Meters a run that was active before; one that is metered is reported by the new settings."""
-    tracking = this_process.tracking_of(run.info.run_id)
+    tracking = process_metering().tracking_of(run.info.run_id)
     if tracking is None:
         run_is_active(run)
     elif tracking.is_autologged:
@@ -62,14 +62,14 @@ def run_was_created(client: MlflowClient, run: Run) -> None:
     if is_for_a_project or keys.TAG_SCHEMA in tags:  # its process meters it; a copy
         return
     _track(run, client, is_held=True)
-    held = [tracking for tracking in this_process.trackings if tracking.is_held]
+    held = [tracking for tracking in process_metering().trackings if tracking.is_held]
     for tracking in held[:-MAX_HELD]:
         tracking.finish()
 
 
 def run_was_written_to(run_id: str, *, is_metric: bool) -> None:
     """Notes that this process works in the run, where it is held back."""
-    tracking = this_process.tracking_of(run_id)
+    tracking = process_metering().tracking_of(run_id)
     if tracking is not None and tracking.is_held:
         tracking.has_written = True
         if is_metric:
@@ -78,7 +78,7 @@ def run_was_written_to(run_id: str, *, is_metric: bool) -> None:
 
 def run_ends(run_id: str) -> None:
     """Writes the totals of a run that is about to get its final status."""
-    tracking = this_process.tracking_of(run_id)
+    tracking = process_metering().tracking_of(run_id)
     if tracking is None:
         return
     if tracking.has_written:
@@ -91,20 +91,20 @@ def run_ends(run_id: str) -> None:
 
 def run_has_models(run_id: str | None) -> None:
     """Notes that this process has made or used a model in the run."""
-    tracking = this_process.tracking_of(run_id or "")
+    tracking = process_metering().tracking_of(run_id or "")
     if tracking is not None:
         tracking.new_run = None
 
 
 def figures_may_be_copied(run_id: str, metrics: object) -> None:
     """Keeps the totals of a run's earlier parts off the models of this one."""
-    leave_out_old_figures(metrics, is_metered=this_process.tracking_of(run_id) is not None)
+    leave_out_old_figures(metrics, is_metered=process_metering().tracking_of(run_id) is not None)
 
 
 def model_was_registered(client: MlflowClient, version: ModelVersion) -> None:
     """Puts emissions on a version of a run that is over; others get theirs when the run ends."""
     run_has_models(version.run_id)
-    if version.run_id and this_process.tracking_of(version.run_id) is None:
+    if version.run_id and process_metering().tracking_of(version.run_id) is None:
         within(REGISTER_TIMEOUT_S, lambda: record_version(client, version))
 
 
@@ -114,14 +114,14 @@ def current_tracking() -> RunTracking | None:
     That is the thread's active run, if it is metered; else the run that was started last.
     """
     active = active_run()
-    tracking = None if active is None else this_process.tracking_of(active.info.run_id)
-    trackings = this_process.trackings
+    tracking = None if active is None else process_metering().tracking_of(active.info.run_id)
+    trackings = process_metering().trackings
     return tracking or (trackings[-1] if trackings else None)
 
 
 def stop_following() -> None:
     """Lets go of the runs that are metered unasked; those with a ``track()`` block go on in it."""
-    for tracking in reversed(this_process.trackings):
+    for tracking in reversed(process_metering().trackings):
         if tracking.is_autologged:
             tracking.is_autologged = False
             tracking.new_run = None  # nobody sees its models any more
@@ -139,7 +139,9 @@ def _track(run: Run, client: MlflowClient, *, is_held: bool) -> None:
         switch_off()
         stop_following()
         return
-    tracking = this_process.track(run.info.run_id, options, run=run, client=client, is_held=is_held)
+    tracking = process_metering().track(
+        run.info.run_id, options, run=run, client=client, is_held=is_held
+    )
     tracking.is_autologged = True
     if is_held:
         tracking.new_run = NewRun(client, run.info.run_id, run.info.experiment_id)

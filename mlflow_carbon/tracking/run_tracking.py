@@ -9,15 +9,17 @@ from mlflow import MlflowClient
 from mlflow_carbon.accounting.forecast import WITHIN
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import CarbonBudgetError
-from mlflow_carbon.metering.meter import OpenWindow
+from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_total
 from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
+from mlflow_carbon.recording.marked_windows import MarkedWindow
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.registry.inference import SAMPLE
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.launch_run import RunSearch
 from mlflow_carbon.tracking.model_lookups import ModelLookups, NewRun, record_models
 from mlflow_carbon.tracking.patience import FIND_TIMEOUT_S, READ_TIMEOUT_S, within
+from mlflow_carbon.tracking.run_start import RunStart
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -47,6 +49,10 @@ class MeteringProcess(Protocol):
         """Stops the meter if no run needs it any more."""
         ...
 
+    def note_overlap(self, tracking: "RunTracking") -> None:
+        """Notes that a run's energy is written, beside that of runs that are metered already."""
+        ...
+
 
 class RunTracking:
     """Meters one run until it is finished; whoever works in the run may mark windows."""
@@ -59,15 +65,24 @@ class RunTracking:
         process: MeteringProcess,
         parent: "RunTracking | None",
         key: str,
-        experiment_id: str | None = None,
+        start: RunStart,
         search: RunSearch | None = None,
-        is_unread: bool = False,
     ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            recorder: writes the run's figures.
+            options: how the run is metered and reported.
+            process: has the meter.
+            parent: the run around it, if that is metered here too.
+            key: the run that this process works in, which may be another than it writes to.
+            start: what was known of the run before.
+            search: looks for the run to write to, where that is not known.
+        """
         self.options = options
-        self._experiment_id = experiment_id  # None where the store has not said
-        self.key = key  # of the run that this process works in, which may be another
+        self.key = key
+        self._start = start
         self._search = search
-        self._is_unread = is_unread  # whether the run may have earlier totals that nobody has read
         self.has_written = False  # whether this process has logged anything to the run
         self.is_autologged = False
         self.new_run: NewRun | None = None  # given up with the first sign of a model
@@ -75,6 +90,8 @@ class RunTracking:
         self._process = process
         self._parent = parent
         self._is_parent = False
+        self._is_shared = False
+        self._is_noted = False  # beside the runs that were metered before it
         self._epochs = EpochWindows(recorder)
         self._is_marked_by_user = False
         self._num_users = 1
@@ -89,6 +106,11 @@ class RunTracking:
     def client(self) -> MlflowClient:
         """Of the run's store."""
         return self._recorder.client
+
+    @property
+    def meter(self) -> EnergyMeter:
+        """What measures it."""
+        return self._recorder.meter
 
     @property
     def is_held(self) -> bool:
@@ -109,9 +131,14 @@ class RunTracking:
         self.release()
 
     def report_by(self, options: TrackingOptions) -> None:
-        """Changes what the run is reported by; what the options leave open stays as it was."""
+        """Changes what the run is reported by; what the options leave open stays as it was.
+
+        The unit stays that of the first block that marks windows, unless a plan counts another.
+        """
         self.options = options.within(self.options)
-        self._recorder.report_as(self.options.unit, self.options.assumptions())
+        is_unit_open = not self._is_marked_by_user or options.plan != CarbonPlan()
+        unit = self.options.unit if is_unit_open else self._recorder.unit
+        self._recorder.report_as(unit, self.options.assumptions())
 
     def release(self) -> None:
         """Writes what was held back until it was clear that this process does the run's work."""
@@ -120,6 +147,19 @@ class RunTracking:
             _say_once(self.assumptions.sentence())
         if self._parent is not None:
             self._parent.mark_as_parent()
+        if not self.is_held and not self._is_noted:
+            self._is_noted = True
+            self._process.note_overlap(self)
+
+    def is_within(self, other: "RunTracking") -> bool:
+        """Returns whether the run is a child of another, or a child's child."""
+        return self._parent is not None and (self._parent is other or self._parent.is_within(other))
+
+    def mark_as_shared(self) -> None:
+        """Tags the run, once, as one whose energy is that of other runs of the same time too."""
+        if not self._is_shared:
+            self._is_shared = True
+            self._recorder.mark_as_shared()
 
     def begin_anew(self) -> None:
         """Meters the run from now on: until now it was created, but nobody worked in it."""
@@ -132,18 +172,25 @@ class RunTracking:
             self._is_parent = True
             self._recorder.mark_as_parent()
 
-    def open(self) -> OpenWindow:
+    def open(self, unit: str | None = None) -> MarkedWindow:
         """Opens a window; any number may be open at once, in any thread.
 
         Windows that the user marks take the place of those of a framework's epochs.
+
+        Args:
+            unit: what the window counts, to its end; ``None`` for the run's own unit.
         """
         self._is_marked_by_user = True
         self.release()
-        return self._recorder.open()
+        return self._recorder.open(unit)
 
-    def close(self, window: OpenWindow, num_units: float, *, unit: str | None = None) -> None:
+    def stop(self, window: MarkedWindow) -> None:
+        """Ends a window whose units are not known yet; ``close`` tells them."""
+        self._recorder.stop(window)
+
+    def close(self, window: MarkedWindow, num_units: float) -> None:
         """Closes a window that did ``num_units`` units, and writes it unless the run is over."""
-        self._recorder.close(window, num_units, unit=unit)
+        self._recorder.close(window, num_units)
 
     def epoch_begins(self, unit: str) -> None:
         """Notes that a framework begins an epoch, or what else it counts."""
@@ -160,9 +207,10 @@ class RunTracking:
         """Notes that a framework's training has ended, so that nothing after it is an epoch's."""
         self._epochs.training_ends(unit)
 
-    def expect(self, num_units: float) -> None:
-        """Takes note that so many units are still to be done."""
-        self._recorder.live.expect(num_units)
+    def expect(self, num_units: float, unit: str) -> None:
+        """Takes note that so many units are still to be done; a plan counts the run's unit only."""
+        if unit == self._recorder.unit:
+            self._recorder.live.expect(num_units)
 
     @property
     def must_stop(self) -> bool:
@@ -190,6 +238,10 @@ class RunTracking:
             self._told_state = verdict.state
             tell(verdict)
 
+    def flush(self) -> bool:
+        """Sends what is written so far; returns whether the store has all of it."""
+        return self._recorder.flush()
+
     def leave(self) -> None:
         """Finishes the run if nobody else marks windows of it."""
         self._num_users -= 1
@@ -210,7 +262,7 @@ class RunTracking:
                 self._search.close(FIND_TIMEOUT_S)
                 if not self.run_id:
                     _logger.warning("%s", NO_RUN)
-            if self._is_unread:
+            if self._start.is_unread:
                 self._add_earlier_total()
             has_figures = self._recorder.finish()
         finally:
@@ -226,7 +278,8 @@ class RunTracking:
         if self.new_run is not None and not is_of_samples:
             self._process.lookups.put_off(self.new_run)
         else:
-            experiment_id = None if is_of_samples else self._experiment_id
+            known = self._start.run
+            experiment_id = None if is_of_samples or known is None else known.info.experiment_id
             record_models(self.client, self.run_id, experiment_id)
 
     def _add_earlier_total(self) -> None:

@@ -1,11 +1,15 @@
 """``track()``: one line around a block of work puts its energy and CO2e on an MLflow run."""
 
+import functools
 import math
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
 
 import mlflow
 from mlflow import MlflowClient
@@ -15,32 +19,48 @@ from mlflow_carbon.contract.assumptions import Defaults
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.grid.providers import LiveIntensity, ask_provider
 from mlflow_carbon.metering.launch import ALONE, Place, find_place
-from mlflow_carbon.metering.meter import Meter, MeterSettings
+from mlflow_carbon.metering.meter import MeterSettings
+from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget
 from mlflow_carbon.tracking.idle_tracking import IdleTracking
 from mlflow_carbon.tracking.launch_run import find_launch_run
 from mlflow_carbon.tracking.patience import FIND_TIMEOUT_S, within
-from mlflow_carbon.tracking.process_metering import this_process
+from mlflow_carbon.tracking.process_metering import process_metering
 from mlflow_carbon.tracking.run_tracking import RunTracking
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MIN_BODY_S = 1e-3  # a loop that was left sooner has done nothing with its item
 
 
 class Tracker:
     """What ``track()`` hands to its block: marks windows of the run that is being measured."""
 
-    def __init__(self, tracking: RunTracking | IdleTracking) -> None:
-        self._tracking = tracking
+    def __init__(self, tracking: RunTracking | IdleTracking, unit: str) -> None:
+        """Marks nothing yet.
+
+        Args:
+            tracking: of the run.
+            unit: what the windows of this block count, whatever blocks within it count.
+        """
+        # The two take their own windows back, so no type tells one from the other here.
+        self._tracking: Any = tracking
+        self._unit = unit
+        self._left: list[_LeftWindow] = []  # of loops, one in each thread at most
 
     @property
     def run_id(self) -> str:
-        """The MLflow run that is being measured; empty in a rank that knows of none."""
-        return self._tracking.run_id
+        """The MLflow run that is being measured; empty in a rank that knows no run."""
+        return str(self._tracking.run_id)
 
     @contextmanager
     def window(self, num_units: float = 1) -> Iterator[None]:
         """Measures the block as one window that did ``num_units`` units of work.
+
+        A block that ends in an exception has done no unit and is not written.
 
         Raises:
             InvalidInputError: ``num_units`` is not a number above zero.
@@ -49,11 +69,13 @@ class Tracker:
         if not (math.isfinite(num_units) and num_units > 0):
             raise InvalidInputError(f"num_units is {num_units}; give a number above zero.")
         self._tracking.heed_budget()
-        window = self._tracking.open()
+        window = self._open()
+        num_done = 0.0
         try:
             yield
+            num_done = num_units
         finally:
-            self._tracking.close(window, num_units)
+            self._tracking.close(window, num_done)
         self._tracking.tell_budget()
 
     def windows(self, items: Iterable[T], *, units_per_window: int = 1) -> Iterator[T]:
@@ -61,6 +83,10 @@ class Tracker:
 
         A window holds the making of its items and what the caller's loop does with them. Items
         that have a length tell how many units the run will do.
+
+        An item counts when the loop has done with it. That at which the loop is left by ``break``
+        counts if it took at least half as long as those before; one at which an exception ends
+        the block, or of which ``zip`` makes nothing, does not.
 
         Raises:
             InvalidInputError: ``units_per_window`` is below 1.
@@ -71,28 +97,122 @@ class Tracker:
             raise InvalidInputError(f"units_per_window is {units_per_window}; give 1 or more.")
         num_items = _length(items)
         if num_items:
-            self._tracking.expect(num_items)
+            self._tracking.expect(num_items, self._unit)
         return self._windowed(iter(items), units_per_window)
+
+    def settle(self, *, is_error: bool) -> None:
+        """Writes the windows in which loops were left, now that it is known why.
+
+        Args:
+            is_error: whether an exception ended the block, and so the loop's last item.
+        """
+        while self._left:
+            left = self._left.pop()
+            is_done = left.is_likely_done and not is_error
+            self._tracking.close(left.window, left.num_done + is_done)
 
     def _windowed(self, items: Iterator[T], units_per_window: int) -> Iterator[T]:
         is_exhausted = False
+        bodies = _Bodies()
         while not is_exhausted:
             if self._tracking.must_stop and not any(True for _ in items):
                 return  # there is no other item
             self._tracking.heed_budget()
-            window = self._tracking.open()
-            num_units = 0
+            window = self._open()
+            num_done = 0
             try:
                 for item in islice(items, units_per_window):
-                    num_units += 1
+                    bodies.begin()
                     yield item
-            finally:
-                self._tracking.close(window, num_units)
+                    bodies.end()
+                    num_done += 1
+            except GeneratorExit:  # the loop was left
+                self._tracking.stop(window)
+                self._left.append(_LeftWindow(window, num_done, bodies.is_likely_done()))
+                raise
+            except BaseException:  # the items' own
+                self._tracking.close(window, num_done)
+                raise
+            self._tracking.close(window, num_done)
             self._tracking.tell_budget()
-            is_exhausted = num_units < units_per_window
+            is_exhausted = num_done < units_per_window
+
+    def _open(self) -> Any:
+        self.settle(is_error=False)
+        return self._tracking.open(self._unit)
 
 
-@contextmanager
+@dataclass(frozen=True)
+class _LeftWindow:
+    """A window in which a loop was left: it is not known yet whether its last item counts."""
+
+    window: Any
+    num_done: int
+    is_likely_done: bool
+
+
+class _Bodies:
+    """How long the loop takes with an item."""
+
+    def __init__(self) -> None:
+        self._began_s = 0.0
+        self._total_s = 0.0
+        self._num = 0
+
+    def begin(self) -> None:
+        """The loop gets an item."""
+        self._began_s = time.monotonic()
+
+    def end(self) -> None:
+        """The loop asks for the next."""
+        self._total_s += time.monotonic() - self._began_s
+        self._num += 1
+
+    def is_likely_done(self) -> bool:
+        """Returns whether the loop has worked on the item that it was left at.
+
+        Nothing tells ``break`` at the end of a body from ``zip`` with something shorter but time.
+        """
+        usual_s = self._total_s / self._num if self._num else 0.0
+        return time.monotonic() - self._began_s >= max(usual_s / 2, MIN_BODY_S)
+
+
+class TrackedBlock(AbstractContextManager[Tracker]):
+    """A block of work to be measured; as a decorator, each call of the function is one."""
+
+    def __init__(self, begin: Callable[[], AbstractContextManager[Tracker]]) -> None:
+        self._begin = begin
+        self._block: AbstractContextManager[Tracker] | None = None
+
+    def __enter__(self) -> Tracker:
+        if self._block is not None:
+            raise InvalidInputError(
+                "This track() has measured its block already. Call track() once for each block, "
+                "or mark windows in one."
+            )
+        self._block = self._begin()
+        return self._block.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        assert self._block is not None
+        return self._block.__exit__(kind, error, traceback)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Returns the function, each call of which is measured."""
+
+        @functools.wraps(function)
+        def measured(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self._begin():
+                return function(*args, **kwargs)
+
+        return measured
+
+
 def track(
     *,
     unit: str = "iteration",
@@ -109,8 +229,8 @@ def track(
     on_budget: OnBudget = WARN,
     run_id: str | None = None,
     is_alone: bool = False,
-    meter: Meter | None = None,
-) -> Iterator[Tracker]:
+    meter: EnergyMeter | None = None,
+) -> TrackedBlock:
     """Measures the block's energy and writes it, with its CO2e, to an MLflow run.
 
     Args:
@@ -143,35 +263,56 @@ def track(
         MlflowCarbonError: a setting is outside what it may be, or two contradict each other;
             raised before the block starts, never later.
     """
-    options = TrackingOptions(
-        unit=unit,
-        region=region,
-        month=month,
-        pue=pue,
-        intensity_set=intensity_set,
-        carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
-        live=_live_intensity(intensity_provider, region, month or intensity_set, defaults),
-        defaults=defaults,
-        settings=settings,
-        plan=CarbonPlan(total_units, carbon_budget_kg, on_budget),
-    )
+
+    @contextmanager
+    def block() -> Iterator[Tracker]:
+        options = TrackingOptions(
+            unit=unit,
+            region=region,
+            month=month,
+            pue=pue,
+            intensity_set=intensity_set,
+            carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
+            live=_live_intensity(intensity_provider, region, month or intensity_set, defaults),
+            defaults=defaults,
+            settings=settings,
+            plan=CarbonPlan(total_units, carbon_budget_kg, on_budget),
+        )
+        with _tracked(options, run_id=run_id, is_alone=is_alone, meter=meter) as tracker:
+            yield tracker
+
+    return TrackedBlock(block)
+
+
+@contextmanager
+def _tracked(
+    options: TrackingOptions, *, run_id: str | None, is_alone: bool, meter: EnergyMeter | None
+) -> Iterator[Tracker]:
+    """Meters the run that is named, or the active one, or one for the block; see ``track``."""
     options.assumptions()  # a bad setting is told before a run is started
     place = ALONE if is_alone else find_place(os.environ)
     named_run_id = run_id or (MLFLOW_RUN_ID.get() if place.node_index else None)
     if not place.is_leader:  # another rank measures this node
-        yield Tracker(IdleTracking(named_run_id or _active_run_id()))
+        yield Tracker(IdleTracking(named_run_id or _active_run_id()), options.unit)
         return
     with _run(named_run_id, place) as tracked_run_id:
-        tracking = this_process.track(
+        tracking = process_metering().track(
             tracked_run_id,
             options,
             meter=meter,
             is_named=named_run_id is not None,
             is_alone=is_alone,
         )
+        tracker = Tracker(tracking, options.unit)
+        is_error = True
         try:
-            yield Tracker(tracking)
+            yield tracker
+            is_error = False
+        except GeneratorExit:  # of windows(), whose loop was left
+            is_error = False
+            raise
         finally:
+            tracker.settle(is_error=is_error)
             tracking.leave()
 
 
@@ -232,7 +373,7 @@ def _active_run_id() -> str:
 def _run(run_id: str | None, place: Place) -> AbstractContextManager[str]:
     """Returns a context that gives the run to work in, started for the block if need be.
 
-    A further node of a launch starts none: it writes to that of the first.
+    A further node of a launch starts no run: it writes to that of the first.
     """
     known_run_id = run_id or _active_run_id()
     if known_run_id or not place.is_first:
@@ -250,7 +391,7 @@ def _run_before_restart(place: Place) -> str | None:
     """Returns the run of a launch whose processes were started anew; ``None`` if there is none."""
     if place.num_restarts == 0:
         return None
-    ordinal = this_process.num_in_launch
+    ordinal = process_metering().num_in_launch
     run = within(
         FIND_TIMEOUT_S,
         lambda: find_launch_run(MlflowClient(), None, place, ordinal),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fakes.clock import FakeClock
-from tests.fakes.power import Power
+from mlflow_carbon.testing.clock import FakeClock
+from mlflow_carbon.testing.power import Power
 
 # What Skylake servers have: 2^32 units of 2^-14 J.
 WRAP_MICROJOULES = 262_143_328_850

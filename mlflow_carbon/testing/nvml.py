@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-import pynvml
+import pynvml  # type: ignore[import-untyped]
 
-from tests.fakes.clock import FakeClock
-from tests.fakes.power import Power
+from mlflow_carbon.testing.clock import FakeClock
+from mlflow_carbon.testing.power import Power
 
 
 @dataclass

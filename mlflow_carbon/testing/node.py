@@ -1,17 +1,15 @@
 """A machine made of fakes, put under Carbontracker's two module globals."""
 
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from carbontracker.components.cpu import intel
-from carbontracker.components.gpu import nvidia
-
-from mlflow_carbon.metering.meter import Meter, MeterSettings
-from tests.fakes.clock import FakeClock
-from tests.fakes.nvml import FakeGpu, FakeNvml, no_gpu
-from tests.fakes.power import Power
-from tests.fakes.powercap import FakePowercap
+from mlflow_carbon.metering.meter import Meter, MeterSettings, another_machine
+from mlflow_carbon.testing.clock import FakeClock
+from mlflow_carbon.testing.nvml import FakeGpu, FakeNvml, no_gpu
+from mlflow_carbon.testing.power import Power
+from mlflow_carbon.testing.powercap import FakePowercap
 
 
 @dataclass
@@ -21,6 +19,7 @@ class FakeNode:
     clock: FakeClock
     powercap: FakePowercap
     nvml: FakeNvml
+    _entered: ExitStack = field(default_factory=ExitStack, init=False)
 
     @property
     def pci_dir(self) -> Path:
@@ -28,8 +27,7 @@ class FakeNode:
         return self.powercap.root.parent / "pci"
 
     def __enter__(self) -> "FakeNode":
-        self._real = intel.RAPL_DIR, nvidia.pynvml
-        intel.RAPL_DIR, nvidia.pynvml = f"{self.powercap.root}/", self.nvml
+        self._entered.enter_context(another_machine(str(self.powercap.root), self.nvml))
         return self
 
     def __exit__(
@@ -38,10 +36,10 @@ class FakeNode:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        intel.RAPL_DIR, nvidia.pynvml = self._real
+        self._entered.close()
 
     def started_meter(self, settings: MeterSettings = MeterSettings()) -> Meter:  # noqa: B008
-        """Returns a meter that runs on this machine's clock."""
+        """Returns a meter of this machine, on its clock; ``stop`` it before the block ends."""
         meter = Meter(settings, clock=self.clock, pci_dir=self.pci_dir)
         meter.start()
         return meter
@@ -54,18 +52,27 @@ class FakeNode:
             meter.sample()
 
 
-def gpu_node(folder: Path, *powers: Power, has_counter: bool = True) -> FakeNode:
-    """Returns a machine with one GPU for each power, and no RAPL."""
+def gpu_node(folder: str | Path, *powers: Power, has_counter: bool = True) -> FakeNode:
+    """Returns a machine with one GPU for each power, and no RAPL.
+
+    Args:
+        folder: an empty one, for the powercap tree.
+        powers: of each GPU over time.
+        has_counter: whether the GPUs count their energy; else their power is sampled.
+    """
     clock = FakeClock()
     gpus = [
         FakeGpu(power, has_counter, uuid=f"GPU-{index:08x}-aaaa-bbbb-cccc-{index:012x}")
         for index, power in enumerate(powers)
     ]
-    tree = FakePowercap(folder / "powercap", clock)
+    tree = FakePowercap(Path(folder) / "powercap", clock)
     return FakeNode(clock, tree, FakeNvml(clock, gpus))
 
 
-def cpu_node(folder: Path) -> FakeNode:
-    """Returns a machine without a GPU, whose powercap tree is still to be filled."""
+def cpu_node(folder: str | Path) -> FakeNode:
+    """Returns a machine without a GPU, whose powercap tree is still to be filled.
+
+    ``node.powercap.add_zone("0", "package-0", Constant(100.0))`` adds a CPU package.
+    """
     clock = FakeClock()
-    return FakeNode(clock, FakePowercap(folder / "powercap", clock), no_gpu(clock))
+    return FakeNode(clock, FakePowercap(Path(folder) / "powercap", clock), no_gpu(clock))
