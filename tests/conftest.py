@@ -32,7 +32,8 @@ KEPT_BY_TOOLS = (".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", "
 
 def files_beside_the_code() -> set[str]:
     """Returns what git does not track in this checkout; empty where there is no git."""
-    listed = ["git", "status", "--porcelain", "--ignored", "--untracked-files=all", "-z"]
+    what = ["--ignored", "--untracked-files=all", "--", ".", ":(exclude).venv"]
+    listed = ["git", "status", "--porcelain", "-z", *what]
     done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=False)
     paths = {entry[3:] for entry in done.stdout.split("\0") if entry[:2] in ("!!", "??")}
     return {path for path in paths if not any(name in path for name in KEPT_BY_TOOLS)}
