@@ -23,6 +23,7 @@ from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.units import joules_from_kwh
 
 TRACE_INTERVAL_S = 0.1
+KEPT = Path(__file__).parent.parent / "tests" / "fixtures" / "gpu_power_trace.json"
 GPU_ONLY = MeterSettings(components="gpu")
 
 
@@ -159,6 +160,12 @@ def train(duration_s: float) -> None:
             optimizer.step()
         torch.cuda.synchronize()
         time.sleep(0.3)
+
+
+def kept() -> Measured:
+    """Returns the measurement that the repository keeps, of one NVIDIA H100."""
+    values = json.loads(KEPT.read_text(encoding="utf-8"))
+    return Measured(**{**values, "trace": tuple(map(tuple, values["trace"]))})
 
 
 def table(measured: Measured) -> str:
