@@ -43,7 +43,7 @@ def judge(
         pue: re-prices with this PUE; ``None`` keeps what was recorded.
 
     Raises:
-        InvalidInputError: the limit or the PUE is none.
+        InvalidInputError: the limit is negative, or the PUE is not from 1 to 3.
         MlflowCarbonError: whatever ``intensity_of`` raises.
     """
     checked("max_co2e_kg", max_co2e_kg)
