@@ -10,7 +10,7 @@ import contextlib
 import os
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,14 +20,14 @@ from benchmarks.ldm_energy_page import Report, Way, page
 from benchmarks.ldm_gpu import reached_in_multiplication, sampling_rows, training_rows
 from benchmarks.ldm_gpu_page import GpuReport, gpu_section
 from benchmarks.ldm_ways import STEPS, Sample, Taken, baseline, measured, ours
-from ldm_project.config import DEFAULT_PUE, QualityConfig, TrainConfig
+from ldm_project.config import TrainRunConfig
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
 from ldm_project.diffusion.iso_quality import Setting, iso_quality
 from ldm_project.diffusion.quality import Features, features_of_encoder, image_set, judge
 from ldm_project.runs.commands import run_command
-from ldm_project.runs.quality_run import RealImages, real_images
-from ldm_project.runs.references import find_model
-from mlflow_carbon.accounting.emissions import co2e_g
+from ldm_project.runs.quality import RealImages, real_images
+from ldm_project.runs.references import find_model, ldm_name
+from ldm_project.settings import TrainSettings, train_settings
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "ldm_energy.md"
@@ -38,19 +38,24 @@ BATCH_SIZE = 16
 # what samplers and steps differ by.
 ITERATIONS = {2: (1400, 2000), 3: (1400, 1500)}
 GRID = (("unipc", 50), ("unipc", 20), ("unipc", 10), ("dpmpp", 20), ("dpmpp", 10), ("ddim", 50))
-EU27_G_PER_KWH = 251.0  # 2022; paper, table 1
 
 
-def trained(dims: int) -> tuple[LdmCheckpoint, LdmCheckpoint]:
-    """Returns a tiny LDM, by MONAI core and by monai-generative from the same weights."""
+def training_of(dims: int) -> TrainSettings:
+    """Returns how the tiny LDM of a dimension is trained."""
     vqgan_iterations, iterations = ITERATIONS[dims]
-    config = TrainConfig(
-        dims=dims, vqgan_iterations=vqgan_iterations, iterations=iterations, device="cpu"
+    return train_settings(
+        TrainRunConfig(
+            dims=dims, vqgan_iterations=vqgan_iterations, iterations=iterations, device="cpu"
+        )
     )
-    found = find_model("auto", "ldm", config, data_digest=None)
+
+
+def trained(settings: TrainSettings) -> tuple[LdmCheckpoint, LdmCheckpoint]:
+    """Returns a tiny LDM, by MONAI core and by monai-generative from the same weights."""
+    found = find_model(None, "ldm", ldm_name(settings), data_digest=None)
     if found is None:
-        run_command(config)
-        found = find_model("auto", "ldm", config, data_digest=None)
+        run_command(settings)
+        found = find_model(None, "ldm", ldm_name(settings), data_digest=None)
     assert found is not None  # trained above
     core, generative = (
         load_ldm(found.checkpoint, backend=backend, device="cpu")
@@ -71,7 +76,8 @@ def medians(rounds: Sequence[Taken]) -> Taken:
 
 def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
     """Returns the baseline, the same steps by ours, and every setting of the grid, judged."""
-    core, generative = trained(dims)
+    training = training_of(dims)
+    core, generative = trained(training)
     precision = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
     named: dict[str, tuple[Sample, int]] = {"a": (baseline(generative), 1)}
     settings = (("ddpm", STEPS), *GRID)
@@ -90,14 +96,10 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
             print(f"{dims}D {name}: {taken.cpu_s:.4g} s of CPU time per image", flush=True)
     meter.stop()
     features = features_of_encoder(core.vqgan)
-    real = real_images(core, QualityConfig(dims=dims), features)
-    judged = [
-        _setting(features, real, name, torch.cat(images[name]), medians(rounds[name]))
-        for name in list(named)[1:]
-    ]
-    best = iso_quality(judged, judged[0])
-    assert best is not None  # at least 1000 steps, unless every image was rejected
+    real = real_images(core, training, features)
+    judged = [_setting(features, real, name, torch.cat(images[name])) for name in list(named)[1:]]
     ways = {name: _way(name, medians(rounds[name])) for name in named}
+    best = cheapest_by_cpu_time(judged, ways)
     return Report(
         dims=dims,
         size=core.spec.size,
@@ -115,15 +117,20 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
     )
 
 
-def _setting(
-    features: Features, real: RealImages, name: str, images: Tensor, taken: Taken
-) -> Setting:
-    """Returns a setting with its carbon; by CPU time where no energy can be measured."""
+def cheapest_by_cpu_time(judged: Sequence[Setting], ways: Mapping[str, Way]) -> Setting:
+    """Returns the setting as good as 1000 steps that takes the least CPU time."""
+    best = iso_quality(
+        judged, judged[0], cost_of=lambda found: ways[f"{found.sampler} {found.steps}"].cpu_s
+    )
+    assert best is not None  # at least 1000 steps, unless every image was rejected
+    return best
+
+
+def _setting(features: Features, real: RealImages, name: str, images: Tensor) -> Setting:
+    """Returns a setting and its quality; its cost is what its way took."""
     sampler, steps = name.split()
-    joules = taken.cpu_s if taken.energy_joules is None else taken.energy_joules
-    cost_g = co2e_g(joules / 3.6e6, pue=DEFAULT_PUE, intensity_g_per_kwh=EU27_G_PER_KWH)
     quality = judge(image_set(features, images), real.training, real.held_out)
-    return Setting(sampler, int(steps), cost_g, quality)
+    return Setting(sampler, int(steps), None, quality)
 
 
 def _way(name: str, taken: Taken) -> Way:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.quality import Quality
-from ldm_project.resolution import size_text
+from ldm_project.parsing import size_text
 
 # The bars: times less per image than the baseline, by dimension.
 SAME_STEPS_BAR = {2: 3.0, 3: 5.0}
@@ -131,7 +131,7 @@ formula, so (b)'s images stand for the quality of both.
 encoder in units of their spread: KID with its 95 % bootstrap interval, Fréchet distance, \
 Wasserstein-1 distance of the histograms in HU, mean MS-SSIM of two images (1: all the same), \
 images that are copies of training images, and images accepted. *Equal quality* is the least \
-energy per accepted image whose KID is no higher than the upper end of the interval of 1000 steps.
+CPU time per accepted image whose KID is no higher than the upper end of the interval of 1000 steps.
 
 | | setting | CPU s | KID | Fréchet | HU | alike | copies | accepted |
 |---|---|---:|---:|---:|---:|---:|---:|---:|

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.ldm_energy_page import NOT_MEASURED
 from benchmarks.ldm_ways import Taken
-from ldm_project.resolution import size_text
+from ldm_project.parsing import size_text
 
 OUT_OF_MEMORY = "out of memory"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ldm_project.diffusion.flops import Cost, cost_of, weights_of
 from ldm_project.diffusion.models import ModelSpec
+from ldm_project.parsing import size_text
 from ldm_project.presets import PRESETS
-from ldm_project.resolution import size_text
 
 PAGE = Path(__file__).parent.parent / "docs" / "model_sizes.md"
 SIZES = {

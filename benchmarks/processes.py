@@ -21,8 +21,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from benchmarks.processes_page import Cost, Machine, Round, page
-from ldm_project.config import TrainConfig
-from ldm_project.runs.references import registered_name
+from ldm_project.config import TrainRunConfig
+from ldm_project.runs.references import ldm_name, vqgan_name
+from ldm_project.settings import train_settings
 from mlflow_carbon.contract import keys
 from mlflow_carbon.units import joules_from_kwh
 
@@ -81,10 +82,10 @@ class Store:
         self._client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
         self._folder = folder
         self._shape = (f"--size={settings.size}", f"--model-size={settings.model_size}")
-        shape = TrainConfig(size=settings.size, model_size=settings.model_size)
+        shape = train_settings(TrainRunConfig(size=settings.size, model_size=settings.model_size))
         self._used = {
-            "synth": f"--model=models:/{registered_name('ldm', shape)}/1",
-            "train": f"--vqgan=models:/{registered_name('vqgan', shape)}/1",
+            "synth": f"--model=models:/{ldm_name(shape)}/1",
+            "train": f"--vqgan=models:/{vqgan_name(shape)}/1",
         }
 
     def prepare(self) -> None:

@@ -19,7 +19,13 @@ from codecarbon.core.rapl import RAPLFile
 from codecarbon.core.units import Time
 
 from benchmarks.silent_log import SilentLog
+from mlflow_carbon.metering.counter_steps import (
+    MAX_GPU_POWER_W,
+    MAX_PACKAGE_POWER_W,
+    MAX_STEP_S,
+)
 from mlflow_carbon.metering.meter import Meter, MeterSettings
+from mlflow_carbon.metering.readings import STILL_S
 from mlflow_carbon.units import joules_from_kwh
 from tests.fakes.node import FakeNode, cpu_node, gpu_node
 from tests.fakes.power import Constant, Power, Ramp, SquareWave
@@ -122,7 +128,7 @@ def cases() -> Iterator[Case]:
 
 
 def row_of(case: Case) -> Row:
-    """Returns what each tool says of a case, each on a machine of its own."""
+    """Measures a case with each tool, each on a machine of its own."""
     methods, coverage_fraction, our_joules = measured_by_us(case)
     return Row(
         name=case.name,
@@ -248,6 +254,10 @@ def page(rows: list[Row]) -> str:
         carbontracker=version("carbontracker"),
         codecarbon=version("codecarbon"),
         table="\n".join(table(rows)),
+        max_package_w=MAX_PACKAGE_POWER_W,
+        max_gpu_w=MAX_GPU_POWER_W,
+        max_step_s=MAX_STEP_S,
+        still_s=STILL_S,
     )
 
 
@@ -301,6 +311,38 @@ exact where power is constant or changes steadily. Where it jumps between two sa
 is at most half an interval times the jump, for each jump. In the row *4 GPU, sampled, square* \
 every wave jumps 8 times by 240 W in 60 s: at most 8 × 0.5 s × 240 W = 960 J a GPU, 3,840 J in \
 all; jumps up and down make errors of both signs, which partly cancel.
+
+## What is not believed
+
+- **A step of a counter is plausible or a gap.** A gain above what the device can draw, a \
+fall, or a wrap that does not end near 0 has no energy, lowers the coverage and is said once \
+in `carbon.error`. The bound is twice the largest limit that the device tells (RAPL's \
+constraints, NVML's power limit), else {max_package_w:,.0f} W for a package and \
+{max_gpu_w:,.0f} W for a GPU, times the time since the counter last moved and {max_step_s:g} \
+s. If one reading was wrong and the next follows from the one before it, only the time of the \
+wrong one is lost. What is smaller than the bound goes unseen.
+- **A power above that bound**, negative or no number is left out; a straight line joins its \
+neighbours, and their time does not count as observed.
+- **A counter that stands still** for {still_s:g} s while the GPU's sensor shows power is \
+replaced by that sensor, from when it stopped. A RAPL counter has no second opinion: that time \
+has no energy.
+- **Missing devices**: a package or a GPU that cannot be read, and a GPU of another vendor on \
+the PCI bus or seen by torch, count in the coverage with nothing observed.
+
+## What short windows cost
+
+- A counter moves in steps (NVML about every 100 ms, RAPL every 1 ms). A window that ends \
+before every counter has moved has no energy of its own; it is reported with those that follow \
+it, energy, time and units together. The mean is right, the spread is that of the merged \
+windows. Over a counter of 100 ms, five windows of 20 ms share each step.
+- Reading takes time: an NVML call of 5 ms on 4 GPUs takes 20 ms. A window begins when its \
+first reading is over and ends when its last is asked for; each device's energy is cut from \
+its own two readings to that stretch, as if its power were even between them. The time of \
+reading is part of the run, of no window. Windows much shorter than the reading are mostly \
+such a guess.
+- With `process_share` the kernel counts CPU time in ticks of 10 ms. Energy waits until enough \
+ticks have passed to say whose it is.
+- An estimated CPU's load is that of the last 100 ms or more.
 
 ## On real hardware
 

@@ -16,8 +16,7 @@ from ldm_project.config import (
     TrainRunConfig,
     VqganRunConfig,
 )
-from ldm_project.errors import LdmProjectError
-from ldm_project.resolution import resolved, validate
+from ldm_project.settings import settings_of
 from mlflow_carbon.errors import MlflowCarbonError
 
 
@@ -28,8 +27,8 @@ class _Group(click.Group):
         """Runs the command."""
         try:
             return super().invoke(ctx)
-        except (LdmProjectError, MlflowCarbonError) as error:
-            raise click.ClickException(str(error)) from error
+        except MlflowCarbonError as error:  # without the advice to give an argument of track()
+            raise click.ClickException(error.message) from error
         except ModuleNotFoundError as error:
             raise click.ClickException(
                 f"{error}. The networks need more packages: pip install 'mlflow-carbon[ldm]'"
@@ -100,22 +99,22 @@ def quality(dry_run: bool, **parameters: Any) -> None:
 
 
 def _run(config: RunConfig, dry_run: bool) -> None:
-    """Checks the parameters, then runs the command they belong to and prints what it cost."""
-    validate(config)
+    """Turns the parameters into settings, runs their command and prints what it cost."""
+    settings = settings_of(config)
     if dry_run:
         from ldm_project.runs.command_runs import assumptions_of
 
-        assumptions_of(config)  # a region, month or PUE that is none is told here, too
-        click.echo(json.dumps(resolved(config), indent=2))
+        assumptions_of(settings)  # an unknown region, month or PUE is refused here, too
+        click.echo(json.dumps(settings.resolved(), indent=2))
         return
     # MLflow draws a bar for every file it copies, across ours.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Threads that wait sleep: where cores are shared, spinning ones take them from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Imported late: torch takes seconds, and bad parameters are told at once.
+    # Imported late: torch takes seconds to load, and bad parameters are refused at once.
     from ldm_project.runs.commands import run_command
 
-    for line in run_command(config):
+    for line in run_command(settings):
         click.echo(line)
 
 

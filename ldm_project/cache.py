@@ -1,4 +1,4 @@
-"""Where the project keeps what it can make or fetch again: downloads, crops, latents, states."""
+"""The cache folder: downloads, crops, latents, and the states of unfinished trainings."""
 
 import os
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Every default of the project, once: what each command does when told nothing.
+"""The parameters of every command, and their defaults, each written once.
 
 The text ``auto`` stands for a value that depends on others (``size`` on ``dims``) or that the
-project chooses and says so (``region``); ``resolution`` turns it into a value.
+project chooses and says so (``region``); ``settings`` turns it into a value.
 """
 
 from dataclasses import dataclass, field
@@ -74,7 +74,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VqganConfig(RunConfig):
-    """How to train a VQ-GAN, the autoencoder that the LDM lives in."""
+    """Parameters of the training of a VQ-GAN, the autoencoder that the LDM lives in."""
 
     vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
     batch_size: str = parameter(AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D).")
@@ -92,7 +92,7 @@ class VqganConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(VqganConfig):
-    """How to train a diffusion UNet on the latents of a VQ-GAN."""
+    """Parameters of the training of a diffusion UNet on the latents of a VQ-GAN."""
 
     iterations: int = parameter(500, "Training iterations of the diffusion UNet.")
     objective: str = parameter(

@@ -1,11 +1,24 @@
-"""Every exception this project raises on purpose."""
+"""Every exception this project raises on purpose.
+
+MlflowCarbonError              of the plugin
+└── LdmProjectError            something the user can fix
+    ├── InvalidInputError      a parameter; also a ValueError
+    ├── DataError              the CT data
+    ├── CheckpointError        a trained model, or the state of a training
+    └── CacheError             the folder of what can be made again
+"""
+
+try:
+    from mlflow_carbon.errors import MlflowCarbonError
+except ModuleNotFoundError:  # a registered model brings this package's code, and not the plugin
+    MlflowCarbonError = Exception  # type: ignore[misc,assignment]
 
 
-class LdmProjectError(Exception):
+class LdmProjectError(MlflowCarbonError):
     """Something the user can fix: the message says what happened, which value, and the fix."""
 
 
-class InvalidInputError(LdmProjectError):
+class InvalidInputError(LdmProjectError, ValueError):
     """A parameter is outside what it may be, or two parameters contradict each other."""
 
 

@@ -1,5 +1,6 @@
 """The command line: every command has a file of its own, where it parses, calls and prints."""
 
+import re
 from typing import Any
 
 import click
@@ -18,16 +19,48 @@ from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
 from mlflow_carbon.commands.tag_models import tag_models
 from mlflow_carbon.errors import MlflowCarbonError
+from mlflow_carbon.inert import shown
 
 
 class _Group(click.Group):
-    """Turns our errors into a message and exit code 1."""
+    """Turns our errors into a message on one line and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except MlflowCarbonError as error:
-            raise click.ClickException(str(error)) from error
+            command = self.commands.get(ctx.invoked_subcommand or "")
+            raise click.ClickException(told_as_options(error, command)) from error
+        except click.UsageError:
+            raise
+        except click.ClickException as error:
+            raise click.ClickException(shown(error.message)) from error
+
+
+def told_as_options(error: MlflowCarbonError, command: click.Command | None) -> str:
+    """Returns an error's message on one line, with the options of a command for its arguments.
+
+    Args:
+        error: what the library raised; it speaks of Python's arguments.
+        command: whose options are named; arguments without an option are left out.
+    """
+    options = {} if command is None else {it.name: it.opts[0] for it in command.params}
+    message = error.message
+    untold = []
+    for argument in error.arguments:
+        option = options.get(argument, "")
+        if not option.startswith("-"):
+            continue
+        told = re.sub(rf"\b{argument}\b", option, message, count=1)
+        if told == message or "_" in argument:  # the message has the words of another language
+            untold.append(option)
+        else:
+            message = told
+    if untold:
+        message = f"{message.removesuffix('.')} ({', '.join(untold)})."
+    if error.instead in options:
+        message += f" Or pass {options[error.instead]}."
+    return shown(message)
 
 
 @click.group(cls=_Group, epilog=example("mlflow-carbon compare --help"))

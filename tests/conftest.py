@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import hypothesis
 import mlflow
 import pytest
 from mlflow import MlflowClient
@@ -17,6 +18,10 @@ from tests.fakes.meter import FakeMeter, reading
 from tests.fakes.metered_runs import write_run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is slow; that is no fault of what is tested.
+hypothesis.settings.register_profile("no_deadline", deadline=None)
+hypothesis.settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def test_precision_that_is_asked_for_is_taken():
 
 
 def test_tiny_stays_in_fp32_on_a_cpu():
-    assert resolve_precision("auto", CPU, SPECS[2]) == "fp32"
+    assert resolve_precision(None, CPU, SPECS[2]) == "fp32"
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 32), (64, 64, 64)])
@@ -43,7 +43,7 @@ def test_larger_networks_take_bf16_where_the_cpu_has_instructions_for_it(size):
     capabilities = torch.cpu.get_capabilities()
     has_bf16 = any("bf16" in name and has for name, has in capabilities.items())
     expected = "bf16" if has_bf16 else "fp32"
-    assert resolve_precision("auto", CPU, ModelSpec(len(size), size, "medium")) == expected
+    assert resolve_precision(None, CPU, ModelSpec(len(size), size, "medium")) == expected
 
 
 # A quarter of 32, halved twice by medium, is 2 at the coarsest level; of tiny's 16, halved once.
@@ -51,7 +51,7 @@ def test_larger_networks_take_bf16_where_the_cpu_has_instructions_for_it(size):
     "spec", [ModelSpec(3, (64, 64, 32), "medium"), ModelSpec(3, (16, 32, 32), "tiny")]
 )
 def test_volumes_that_a_cpu_computes_wrongly_in_bf16_are_kept_from_it(spec):
-    assert resolve_precision("auto", CPU, spec) == "fp32"
+    assert resolve_precision(None, CPU, spec) == "fp32"
     with pytest.raises(InvalidInputError, match=r"volumes as small as .* use precision=fp32"):
         resolve_precision("bf16", CPU, spec)
     assert resolve_precision("bf16", torch.device("cuda"), spec) == "bf16"

@@ -16,7 +16,7 @@ from mlflow.tracking.fluent import ActiveRun
 
 import mlflow_carbon
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
-from mlflow_carbon.tracking.autolog_settings import chosen_options
+from mlflow_carbon.tracking.autolog_settings import chosen_options, variable_of
 from mlflow_carbon.tracking.mlflow_autolog import is_switched_on
 from mlflow_carbon.tracking.patches import INTEGRATION, is_on
 from mlflow_carbon.tracking.process_metering import this_process
@@ -253,9 +253,23 @@ def test_environment_sets_what_is_measured(fake_meter):
     assert options.assumptions().intensity.period == "2022-02"
 
 
+def test_environment_sets_the_users_own_intensity(fake_meter):
+    environment = {"MLFLOW_CARBON_INTENSITY_G_PER_KWH": "0", "MLFLOW_CARBON_REGION": "My roof"}
+    assumptions = chosen_options(environment).assumptions()
+    assert assumptions.intensity.g_per_kwh == 0
+    assert (assumptions.intensity.region, assumptions.defaulted) == ("My roof", ("pue",))
+
+
+def test_own_intensity_as_an_argument_is_checked_at_once(fake_meter):
+    with pytest.raises(InvalidInputError, match="carbon_intensity_g_per_kwh is -1; give a finite"):
+        mlflow_carbon.autolog(carbon_intensity_g_per_kwh=-1)
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
+        ("PUE", "0.9", "PUE is 0.9; .* [(]MLFLOW_CARBON_PUE[)]"),
+        ("INTENSITY_G_PER_KWH", "x", "MLFLOW_CARBON_INTENSITY_G_PER_KWH is 'x'; give a number."),
         ("PUE", "low", "MLFLOW_CARBON_PUE is 'low'; give a number."),
         ("COMPONENTS", "tpu", "components is 'tpu'"),
         ("ATTRIBUTION", "mine", "attribution is 'mine'"),
@@ -282,7 +296,7 @@ def test_documented_variables_are_the_arguments(store):
     others = {"register_models", "registered_model_name", "disable", "silent"}
     arguments = inspect.signature(mlflow_carbon.autolog).parameters.keys() - others
     assert {argument for _, argument in documented} == arguments
-    assert all(variable == argument.upper() for variable, argument in documented)
+    assert all(variable_of(argument) == f"MLFLOW_CARBON_{name}" for name, argument in documented)
 
 
 # Off

@@ -1,5 +1,6 @@
 """Runs that were never metered get the energy of MLflow's system metrics, said to be such."""
 
+import math
 import os
 import subprocess
 import sys
@@ -72,6 +73,29 @@ def test_integral_leaves_a_gap_out():
     assert (integral.covered_s, integral.num_gaps) == (30.0, 1)
 
 
+def test_integral_leaves_out_what_lies_beside_an_unknown_value():
+    # steps of 10 s at 100 W; the two beside the unknown value have no energy
+    integral = integrate([0.0, 10.0, 20.0, 30.0, 40.0], [100.0, 100.0, math.nan, 100.0, 100.0])
+    assert integral.energy_kwh == pytest.approx(2000 / 3.6e6)
+    assert (integral.covered_s, integral.num_gaps) == (20.0, 1)
+
+
+@pytest.mark.parametrize("odd_w", [1e9, 4_294_967.295, -5.0])
+def test_power_that_no_gpu_draws_is_left_out_and_said(client, odd_w):
+    points = [(s, odd_w if s == 50 else 100.0) for s, _ in every_10_s(0)]
+    run_id = logged_run(client, {GPU: points})
+    backfill()
+    data = client.get_run(run_id).data
+    # 100 W for 80 s of 100 s: the 10 s before and after the odd value are not known
+    assert energy_joules(client, run_id) == pytest.approx(8_000)
+    assert data.metrics["carbon/coverage_fraction"] == pytest.approx(0.8)
+    assert "gpu 0 shows 1 impossible values" in data.tags["carbon.error"]
+
+
+def test_integral_of_unknown_values_alone_is_absent():
+    assert integrate([0.0, 10.0, 20.0], [math.nan] * 3).energy_kwh is None
+
+
 @pytest.mark.parametrize("times", [[], [5.0], [5.0, 5.0]])
 def test_integral_of_no_interval_is_absent(times):
     assert integrate(times, [100.0] * len(times)).energy_kwh is None
@@ -123,8 +147,8 @@ def test_gaps_and_ends_without_metrics_are_not_covered(client):
 def test_cpu_counts_by_its_use_where_its_power_is_given(client):
     run_id = logged_run(client, {CPU: every_10_s(50.0)})
     backfill("--cpu-tdp-w", "200")
-    # 100 s x 50 % x 200 W
-    assert energy_joules(client, run_id) == pytest.approx(10_000)
+    # at 50 % use a CPU draws 0.75 of its TDP: 100 s x 0.75 x 200 W
+    assert energy_joules(client, run_id) == pytest.approx(15_000)
     data = client.get_run(run_id).data
     assert data.metrics["carbon/coverage_fraction"] == 0.0  # its power is assumed
     assert data.tags["carbon.cpu_tdp_source"] == "user"
@@ -134,7 +158,7 @@ def test_cpu_counts_by_its_use_where_its_power_is_given(client):
 def test_cpu_counts_by_the_table_where_it_is_named(client):
     run_id = logged_run(client, {CPU: every_10_s(50.0)})
     backfill("--cpu", "AMD EPYC 7232P 8-Core Processor")
-    assert energy_joules(client, run_id) == pytest.approx(100 * 0.5 * 120)
+    assert energy_joules(client, run_id) == pytest.approx(100 * 0.75 * 120)
     source = client.get_run(run_id).data.tags["carbon.cpu_tdp_source"]
     assert source == "table: AMD EPYC 7232P (120 W)"
 

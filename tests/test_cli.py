@@ -211,6 +211,74 @@ def test_compare_exits_with_1_and_one_message_on_what_the_user_can_fix(args, mes
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--region", "Atlantis"), "region 'Atlantis'"),
+        (("--region", "DE", "--month", "2022-13"), "--month is '2022-13'"),
+        (("--region", "DE", "--month", "1990"), "No carbon intensity for DE in 1990"),
+        (("--region", "DE", "--intensity-set", "eia"), "intensity_set is 'eia'"),
+        (("--pue", "0.5"), "PUE is 0.5; "),
+        (("--carbon-intensity-g-per-kwh", "-1"), "carbon_intensity_g_per_kwh is -1.0"),
+        (("--intensity-file", "none.csv"), "'none.csv' cannot be read"),
+        (("--provider", "me", "--region", "DE"), "--provider is 'me'"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [("compare",), ("models",), ("gate", "models:/m/1", "--max-co2e-kg", "1")]
+)
+def test_bad_price_is_refused_before_the_store_is_opened(command, args, message):
+    result = invoke(*command, "--tracking-uri", "sqlite:////nowhere/mlflow.db", *args)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "nowhere" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("predict latest --samples 0", "--samples is 0;"),
+        ("predict latest", "Give --iterations, --samples or --units,"),
+        ("predict latest --samples 1 --region Atlantis", "region 'Atlantis'"),
+        (
+            "predict latest --samples 1 --embodied-kg -1 --device-lifetime-years 1",
+            "embodied_kg is -1.0; give a finite number, 0 or more (--embodied-kg).",
+        ),
+        ("advise latest --region Atlantis", "region 'Atlantis'"),
+        ("advise latest --intensity-set eia", "(--intensity-set)"),
+        ("advise latest --pue 9", "so give 1 to 3 (--pue)."),
+        ("gate models:/m/1 --max-co2e-kg nan", "max_co2e_kg is nan; give a finite number"),
+        ("models --max-co2e-kg nan", "max_co2e_kg is nan; give a finite number"),
+        ("backfill --experiment a --region Atlantis", "region 'Atlantis'"),
+        ("backfill --experiment a --pue 9", "(--pue)"),
+    ],
+)
+def test_bad_option_is_refused_before_the_store_is_opened(line, message):
+    result = invoke(*line.split(), "--tracking-uri", "sqlite:////nowhere/mlflow.db")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "nowhere" not in result.stderr
+
+
+def test_error_names_the_option_that_the_command_has():
+    # compare takes the user's own figure, advise does not
+    priced = invoke("compare", "--region", "Atlantis").stderr
+    assert priced.endswith("Or pass --carbon-intensity-g-per-kwh.\n")
+    assert "carbon" not in invoke("advise", "latest", "--region", "Atlantis").stderr[6:].replace(
+        "No carbon intensity", ""
+    )
+
+
+@pytest.mark.usefixtures("synthesis")
+@pytest.mark.parametrize("month", ["2022", "2022-02"])
+def test_compare_says_that_a_month_is_of_another_basis_than_the_default_set(client, month):
+    write_run(client, "ember", windows=[(1e-6, 4.0)], tags={"carbon.intensity_set": "ember"})
+    result = invoke("compare", "--experiment", "ember", "--region", "DE", "--month", month)
+    assert result.exit_code == 0
+    assert f"The intensity of DE in {month} is direct (" in result.stderr
+    assert "where ember is life-cycle: the two do not compare." in result.stderr
+
+
 def test_compare_creates_no_store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = invoke("compare", "--tracking-uri", "sqlite:///mlflow.db")

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
@@ -176,6 +176,7 @@ def test_compare_runs_prices_with_another_pue():
     assert row["pue"] == 1.0
 
 
+@settings(deadline=None)  # a busy machine is not a wrong result
 @given(factor=st.floats(0.01, 100), energies=st.lists(st.floats(1e-9, 1e3), min_size=2, max_size=5))
 def test_compare_runs_scales_co2e_with_intensity(factor, energies):
     rows = [run_row(energy_kwh_per_unit=kwh, energy_kwh=4 * kwh) for kwh in energies]
@@ -221,6 +222,27 @@ def test_compare_runs_takes_the_parameter_before_the_tag_of_the_same_name():
 def test_compare_runs_groups_by_experiment():
     runs = frame(run_row(experiment="one"), run_row(experiment="two"))
     assert list(compare_runs(runs, group_by=["experiment"]).table["experiment"]) == ["one", "two"]
+
+
+def test_experiment_and_a_parameter_of_that_name_are_told_apart():
+    rows = [run_row(experiment=name) | {"params.experiment": "mine"} for name in ("one", "two")]
+    by_experiment = compare_runs(frame(*rows), group_by=["experiment"])
+    assert list(by_experiment.table["experiment"]) == ["one", "two"]
+    assert (
+        "Grouped by MLflow's experiment; runs have params.experiment, too: "
+        "give that name to group by it."
+    ) in by_experiment.notices
+    by_parameter = compare_runs(frame(*rows), group_by=["params.experiment", "experiment"])
+    assert list(by_parameter.table["params.experiment"]) == ["mine", "mine"]
+    assert list(by_parameter.table["experiment"]) == ["one", "two"]
+
+
+def test_parameter_and_tag_of_one_name_are_told_apart():
+    rows = [run_row() | {"params.kind": "a", "tags.kind": tag} for tag in ("x", "y")]
+    comparison = compare_runs(frame(*rows), group_by=["kind"])
+    assert list(comparison.table["kind"]) == ["a"]
+    assert any("runs have tags.kind, too" in notice for notice in comparison.notices)
+    assert list(compare_runs(frame(*rows), group_by=["tags.kind"]).table["tags.kind"]) == ["x", "y"]
 
 
 def test_compare_runs_always_groups_by_unit_and_region():

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ldm_project import config, resolution
+from ldm_project import config, parsing, settings
 from ldm_project.__main__ import main
 from ldm_project.errors import InvalidInputError
 from mlflow_carbon.cli import cli as carbon_main
@@ -86,7 +86,7 @@ def test_dry_run_prints_what_auto_becomes():
     ],
 )
 def test_batch_fills_a_device_and_leaves_windows_for_a_spread(parameters, batch_size):
-    assert resolution.resolve_synth_batch_size(config.SynthConfig(**parameters)) == batch_size
+    assert settings.synth_settings(config.SynthConfig(**parameters)).batch_size == batch_size
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_batch_fills_a_device_and_leaves_windows_for_a_spread(parameters, batch_
     ],
 )
 def test_size_resolves_to_one_number_per_axis(size, dims, model_size, axes):
-    assert resolution.resolve_size(size, dims, model_size) == axes
+    assert parsing.resolve_size(size, dims, model_size) == axes
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_size_resolves_to_one_number_per_axis(size, dims, model_size, axes):
 )
 def test_bad_parameter_is_named_with_its_value_and_its_fix(parameters, message):
     with pytest.raises(InvalidInputError) as caught:
-        resolution.validate(config.SynthConfig(**parameters))
+        settings.settings_of(config.SynthConfig(**parameters))
     assert message in str(caught.value)
 
 

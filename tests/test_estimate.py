@@ -6,8 +6,7 @@ from mlflow import MlflowClient
 from ldm_project.config import EstimateConfig, SynthConfig
 from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.models import ModelSpec
-from ldm_project.runs.commands import run_command
-from ldm_project.runs.estimate_run import (
+from ldm_project.runs.estimate import (
     DURATION_S_PER_SAMPLE,
     ENERGY_KWH_PER_SAMPLE,
     MIN_PROBED,
@@ -17,7 +16,9 @@ from ldm_project.runs.estimate_run import (
     prediction_lines,
     probe,
 )
+from ldm_project.settings import estimate_settings
 from mlflow_carbon.metering.meter import Meter
+from tests.fakes.commands import run_command
 
 # A busy machine may take this many times longer in one of two measurements.
 BAND = 3.0
@@ -40,10 +41,10 @@ def test_probe_repeats_work_and_counts_it(meter):
 
 def test_prediction_is_a_decoding_and_each_step_shared_by_the_batch():
     # a batch of 4: decoding 2 s and 3 J, a step 0.5 s and 1 J; 10 steps: 7 s and 13 J
-    config = EstimateConfig(steps=10, batch_size="4")
+    settings = estimate_settings(EstimateConfig(steps=10, batch_size="4"))
     prediction = predicted(
         ModelSpec(2, (64, 64), "tiny"),
-        config,
+        settings,
         step=Probe(0.5, 1 / 3.6e6),
         decoding=Probe(2.0, 3 / 3.6e6),
     )
@@ -52,7 +53,7 @@ def test_prediction_is_a_decoding_and_each_step_shared_by_the_batch():
 
 
 def test_prediction_without_energy_says_so():
-    lines = prediction_lines(Prediction(0.5, 2.0, None), EstimateConfig())
+    lines = prediction_lines(Prediction(0.5, 2.0, None), estimate_settings(EstimateConfig()))
     assert any("energy  not measured" in line for line in lines)
     assert "0.25 TFLOP/s" in lines[1]
 

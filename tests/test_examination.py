@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from mlflow_carbon.cli import cli
 from mlflow_carbon.contract.measurement import Reading
+from mlflow_carbon.metering.cpu_power import read_cpu
 from mlflow_carbon.metering.examination import examine, missed_parts
 from mlflow_carbon.metering.meter import Meter, MeterDescription, MeterSettings
 from mlflow_carbon.units import watts_from_kwh
@@ -124,3 +125,14 @@ def test_doctor_refuses_a_component_that_is_none():
     assert result.stderr == (
         "Error: components is 'tpu': 'tpu' is unknown; use all, gpu, cpu or gpu,cpu.\n"
     )
+
+
+def test_doctor_asks_for_the_threads_of_a_package_whose_tdp_is_given(tmp_path):
+    cpu = read_cpu()
+    if not cpu.is_virtual:
+        pytest.skip("a bare machine sees the whole package")
+    text = " ".join(doctor(cpu_node(tmp_path / "a"), "--cpu-tdp-w", "360").stdout.split())
+    assert "give the package's too, cpu_threads=" in text
+    given = doctor(cpu_node(tmp_path / "b"), "--cpu-tdp-w", "360", "--cpu-threads", "192").stdout
+    assert "CPU's TDP    user" in given
+    assert f"idle CPU     {0.12 * 360 * cpu.num_threads / 192:.2f} W" in given

@@ -31,8 +31,8 @@ def rooms(package: str) -> list[tuple[str, str]]:
 
 
 HOUSE = {package: rooms(package) for package in ("mlflow_carbon", "ldm_project")}
-# Only these may know MLflow and the plugin in ldm_project.
-KNOW_MLFLOW = ("ldm_project.runs", "ldm_project.__main__")
+# Only these may know MLflow and the plugin in ldm_project; its errors hang below the plugin's.
+KNOW_MLFLOW = ("ldm_project.runs", "ldm_project.__main__", "ldm_project.errors")
 
 
 def modules(package: str) -> list[str]:

@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import pytest
 
+from mlflow_carbon.contract.assumptions import resolve_assumptions
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 from mlflow_carbon.grid.intensity import (
     basis_notice,
@@ -14,6 +15,7 @@ from mlflow_carbon.grid.intensity import (
     lookup_intensity,
     monthly_intensities,
     resolve_region,
+    stage_notice,
 )
 
 
@@ -82,7 +84,7 @@ def test_latest_year_is_taken_unless_one_is_asked_for():
             NoIntensityError,
             "region 'Germny'. Nearest: DE",
         ),
-        ({"region": "Atlantis"}, NoIntensityError, "--carbon-intensity-g-per-kwh"),
+        ({"region": "Atlantis"}, NoIntensityError, "Or give carbon_intensity_g_per_kwh."),
         (
             {"region": "Poland", "month": "2022-02"},
             NoIntensityError,
@@ -176,3 +178,36 @@ def test_year_may_stand_in_the_place_of_the_month():
     assert found == lookup_intensity("DE", year=2022, intensity_set="eea")
     with pytest.raises(NoIntensityError, match="No carbon intensity for DE in 1999"):
         lookup_intensity("DE", month="1999")
+
+
+@pytest.mark.parametrize("month", ["2022", "2022-02"])
+def test_a_year_that_only_a_direct_set_has_is_said_not_to_compare(month):
+    # ember, the default, is life-cycle and has Germany in 2024; eea and electricity_maps are direct
+    notice = stage_notice(lookup_intensity("DE", month=month))
+    assert notice.startswith(f"The intensity of DE in {month} is direct (")
+    assert notice.endswith("where ember is life-cycle: the two do not compare.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected_set"),
+    [
+        ({}, "ember"),
+        ({"month": "2022-02", "intensity_set": "electricity_maps_lifecycle"}, "ember"),
+        ({"month": "2022"}, "paper_table1"),  # direct, as eea is
+        ({"month": "2022"}, "no such set"),
+    ],
+)
+def test_figures_of_one_stage_compare(arguments, expected_set):
+    assert stage_notice(lookup_intensity("DE", **arguments), expected_set=expected_set) is None
+
+
+def test_assumptions_say_that_the_month_changed_the_stage():
+    sentence = resolve_assumptions(region="DE", month="2022", pue=1.2).sentence()
+    assert "DE in 2022 is direct (eea), where ember is life-cycle" in sentence
+    chosen = resolve_assumptions(region="DE", month="2022", intensity_set="eea", pue=1.2)
+    assert chosen.notice is None  # the user named the set
+
+
+def test_own_figure_excludes_a_month_and_a_set():
+    with pytest.raises(InvalidInputError, match="carbon_intensity_g_per_kwh is one intensity;"):
+        resolve_assumptions(carbon_intensity_g_per_kwh=5, month="2022")

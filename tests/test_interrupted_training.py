@@ -21,8 +21,8 @@ from ldm_project.diffusion.models import ModelSpec, build_discriminator, build_u
 from ldm_project.diffusion.training_states import load_training, save_training, take_up
 from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
 from ldm_project.errors import CheckpointError, InvalidInputError
-from ldm_project.runs.commands import run_command
 from ldm_project.runs.interrupted_trainings import state_file
+from tests.fakes.commands import run_command
 
 SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
 SMALL = {"size": "32", "vqgan_iterations": 12, "iterations": 20, "batch_size": "2"}
@@ -124,9 +124,10 @@ def test_full_disk_leaves_the_state_before_and_the_training_goes_on(tmp_path):
 import resource, sys
 from pathlib import Path
 from tests.test_interrupted_training import SPECS, new_diffusion
-from ldm_project.config import TrainConfig
+from ldm_project.config import TrainRunConfig
 from ldm_project.runs.interrupted_trainings import StateKeeper
-keeper = StateKeeper("run", new_diffusion(SPECS[2]), TrainConfig())
+from ldm_project.settings import train_settings
+keeper = StateKeeper("run", new_diffusion(SPECS[2]), train_settings(TrainRunConfig()))
 keeper.save(1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 keeper.save(2)

@@ -37,6 +37,8 @@ TAGS = {
     "carbon.budget_state",
     "carbon.components",
     "carbon.cpu_tdp_source",
+    "carbon.cpu_idle_power_w",
+    "carbon.unread_devices",
     "carbon.attribution",
     "carbon.hardware",
     "carbon.tracker",

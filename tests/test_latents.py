@@ -7,7 +7,7 @@ import torch
 from mlflow import MlflowClient
 
 from ldm_project.array_files import is_whole
-from ldm_project.config import TrainConfig, TrainRunConfig
+from ldm_project.config import TrainRunConfig
 from ldm_project.ct.data import DataSpec, batches, open_scans
 from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
 from ldm_project.diffusion.latents import (
@@ -17,8 +17,9 @@ from ldm_project.diffusion.latents import (
     weights_digest,
 )
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
-from ldm_project.runs.commands import run_command
 from ldm_project.runs.training_latents import latents_file
+from ldm_project.settings import train_settings
+from tests.fakes.commands import run_command
 
 SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
 
@@ -80,7 +81,7 @@ def test_file_of_latents_is_another_one_for_all_that_changes_them():
 
     def file(vqgan=one, *, seed=0, size=(32, 32), num_phantoms=4, **settings):
         spec = DataSpec("phantom", size, seed=seed, num_phantoms=num_phantoms)
-        return latents_file(TrainConfig(**settings), vqgan, open_scans(spec))
+        return latents_file(train_settings(TrainRunConfig(**settings)), vqgan, open_scans(spec))
 
     files = [
         file(),

@@ -181,3 +181,11 @@ def test_kept_report_of_a_gpu_reads_back_as_it_was(tmp_path):
     report.write(tmp_path / "report.json")
     assert GpuReport.read(tmp_path / "report.json") == report
     assert GpuReport.read(tmp_path / "none.json") == GpuReport()
+
+
+def test_equal_quality_is_chosen_by_cpu_time_where_no_energy_was_measured():
+    settings = [Setting("ddpm", 1000, None, QUALITY), Setting("unipc", 20, None, QUALITY)]
+    ways = {"ddpm 1000": way("ddpm 1000", 1.0), "unipc 20": way("unipc 20", 0.05)}
+    best = ldm_energy.cheapest_by_cpu_time(settings, ways)
+    assert (best.sampler, best.steps) == ("unipc", 20)
+    assert best.co2e_g_per_sample is None  # CPU seconds are no carbon

@@ -13,12 +13,12 @@ import pydicom.data
 import pytest
 from mlflow import MlflowClient
 
-from ldm_project.config import SynthConfig, TrainConfig, VqganConfig
+from ldm_project.config import SynthConfig, TrainRunConfig, VqganRunConfig
 from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.errors import CheckpointError, DataError
-from ldm_project.runs.commands import run_command
 from mlflow_carbon.errors import NoIntensityError
+from tests.fakes.commands import run_command
 
 # Enough to pass every step of the training, not to make a good model.
 SHORT = {"iterations": 12, "vqgan_iterations": 12}
@@ -173,7 +173,7 @@ def test_model_can_be_a_folder_or_an_alias(store):
 
 
 def test_registered_vqgan_reconstructs_images(store):
-    run_command(VqganConfig(size="32", vqgan_iterations=12))
+    run_command(VqganRunConfig(size="32", vqgan_iterations=12))
     model = mlflow.pyfunc.load_model("models:/vqgan-ct-2d-32-tiny/1")
     images = np.full((2, 1, 32, 32), -1000, dtype=np.float32)
     assert model.predict(images).shape == images.shape
@@ -209,8 +209,8 @@ def test_whole_way_on_a_folder_of_dicom_and_nifti(store, ct_folder, dims):
     shared = {"dims": dims, "size": SMALL_SIZE[dims], "data": str(ct_folder)}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run_command(VqganConfig(vqgan_iterations=12, **shared))
-        run_command(TrainConfig(**SHORT, **shared))
+        run_command(VqganRunConfig(vqgan_iterations=12, **shared))
+        run_command(TrainRunConfig(**SHORT, **shared))
         run_command(small(dims, data=str(ct_folder)))
     runs = runs_by_name()
     assert [run.info.run_name for run in MlflowClient().search_runs(["0"])].count("vqgan") == 1

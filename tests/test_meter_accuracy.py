@@ -12,8 +12,9 @@ from codecarbon.core.cpu import IntelRAPL
 from codecarbon.core.rapl import RAPLFile
 from codecarbon.core.units import Time
 
-from mlflow_carbon.metering.cpu_power import read_cpu, thread_power
+from mlflow_carbon.metering.cpu_power import read_cpu
 from mlflow_carbon.metering.meter import Meter, MeterSettings, Reading
+from mlflow_carbon.recording.figures import description_tags
 from mlflow_carbon.units import joules_from_kwh
 from tests.fakes.node import FakeNode, cpu_node, gpu_node
 from tests.fakes.power import Constant, Power, Ramp, SquareWave
@@ -180,6 +181,70 @@ def test_package_domains_that_mirror_each_other_are_counted_once(tmp_path: Path)
     assert any("counter again" in problem for problem in meter.description.problems)
 
 
+@pytest.mark.parametrize("has_dram", [True, False])
+def test_dies_that_mirror_each_other_with_their_dram_are_counted_once(
+    tmp_path: Path, has_dram: bool
+) -> None:
+    with cpu_node(tmp_path) as node:
+        node.powercap.add_zone("0", "package-0-die-0", Constant(50.0))
+        node.powercap.add_mirror("1", "package-0-die-1", of="0")
+        if has_dram:
+            node.powercap.add_zone("0:0", "dram", Constant(10.0))
+            node.powercap.add_mirror("1:0", "dram", of="0:0")
+        meter = node.started_meter(CPU)
+        reading = window_of(node, meter, 10.0)
+        meter.stop()
+    assert joules(reading) == EXACT(600.0 if has_dram else 500.0)  # (50 + 10) W × 10 s
+    assert reading.coverage_fraction == pytest.approx(1.0)
+
+
+def test_dies_with_counters_of_their_own_are_added(tmp_path: Path) -> None:
+    with cpu_node(tmp_path) as node:
+        for die in range(2):
+            node.powercap.add_zone(f"{die}", f"package-0-die-{die}", Constant(50.0))
+            node.powercap.add_zone(f"{die}:0", "dram", Constant(10.0))
+        meter = node.started_meter(CPU)
+        reading = window_of(node, meter, 10.0)
+        meter.stop()
+    assert joules(reading) == EXACT(1_200.0)  # 2 × (50 + 10) W × 10 s
+
+
+def test_dram_without_a_package_is_counted_beside_an_estimated_cpu(tmp_path: Path) -> None:
+    with cpu_node(tmp_path) as node:
+        package = node.powercap.add_zone("0", "package-0", Constant(100.0))
+        node.powercap.add_zone("0:0", "dram", Constant(10.0))
+        node.clock.on_advance.append(lambda _: (package / "energy_uj").write_text("garbage"))
+        (package / "energy_uj").write_text("garbage")
+        meter = node.started_meter(CPU)
+        reading = window_of(node, meter, 10.0)
+        meter.stop()
+    assert joules_from_kwh(reading.energy_kwh_by_component()["dram"]) == EXACT(100.0)
+    assert meter.description.method_by_component == {"cpu": "tdp", "dram": "counter"}
+    assert reading.coverage_fraction == pytest.approx(0.5)
+
+
+def test_package_that_only_mmio_shows_is_counted(tmp_path: Path) -> None:
+    with cpu_node(tmp_path) as node:
+        node.powercap.add_zone("0", "package-0", Constant(100.0), prefix="intel-rapl-mmio")
+        meter = node.started_meter(CPU)
+        reading = window_of(node, meter, 10.0)
+        meter.stop()
+    assert joules(reading) == EXACT(1_000.0)
+    assert meter.description.method_by_component == {"cpu": "counter"}
+
+
+@pytest.mark.parametrize("name", ["psys", "core"])
+def test_tree_without_a_package_is_named(tmp_path: Path, name: str) -> None:
+    with cpu_node(tmp_path) as node:
+        node.powercap.add_zone("0", name, Constant(100.0))
+        meter = node.started_meter(CPU)
+        meter.stop()
+    assert meter.description.method_by_component == {"cpu": "tdp"}
+    assert meter.description.problems == (
+        f"RAPL shows no package, only intel-rapl:0 ({name}): that is not the CPU's energy.",
+    )
+
+
 def test_counter_that_wraps_once_is_counted_on(tmp_path: Path) -> None:
     with cpu_node(tmp_path) as node:
         start_microjoules = WRAP_MICROJOULES - 5_000_000  # 5 J before its end
@@ -329,6 +394,37 @@ def test_process_share_counts_our_share_of_the_cpu_time(tmp_path: Path) -> None:
     assert meter.description.attribution == "process_share"
 
 
+@pytest.mark.parametrize("window_s", [0.01, 0.002])
+def test_process_share_of_windows_shorter_than_a_tick_loses_nothing(
+    tmp_path: Path, window_s: float
+) -> None:
+    with cpu_node(tmp_path) as node:
+        node.powercap.add_zone("0", "package-0", Constant(100.0))
+        node.clock.on_advance.append(lambda now_s: tick(node, now_s))
+        meter = node.started_meter(MeterSettings(components="cpu", attribution="process_share"))
+        windows = [window_of(node, meter, window_s) for _ in range(round(4 / window_s))]
+        total = meter.stop()
+    known = [window for window in windows if window.energy_kwh is not None]
+    # half of the CPU time of 4 s at 100 W is ours; the last tick is open still
+    assert joules(total) == pytest.approx(200.0, rel=0.02)
+    assert sum(map(joules, known)) == pytest.approx(200.0, rel=0.02)
+
+
+def tick(node: FakeNode, now_s: float) -> None:
+    """Counts CPU time as the kernel does, in ticks of 10 ms: one thread is ours, one another's."""
+    ticks = int(now_s / 0.01 + 1e-9)
+    node.clock.machine_s, node.clock.process_tree_s = 0.02 * ticks, 0.01 * ticks
+
+
+def test_process_share_of_an_idle_machine_is_nothing(tmp_path: Path) -> None:
+    with cpu_node(tmp_path) as node:
+        node.powercap.add_zone("0", "package-0", Constant(100.0))
+        meter = node.started_meter(MeterSettings(components="cpu", attribution="process_share"))
+        node.run(meter, 10.0)
+        total = meter.stop()
+    assert total.energy_kwh == 0.0  # 10 s without any process's CPU time
+
+
 def test_gpu_only_leaves_the_cpus_out(tmp_path: Path) -> None:
     with gpu_node(tmp_path, Constant(300.0)) as node:
         node.powercap.add_zone("0", "package-0", Constant(100.0))
@@ -339,23 +435,56 @@ def test_gpu_only_leaves_the_cpus_out(tmp_path: Path) -> None:
     assert meter.description.method_by_component == {"gpu": "counter"}
 
 
-@pytest.mark.parametrize(("attribution", "busy_s"), [("whole_node", 8.0), ("process_share", 3.0)])
-def test_estimated_cpu_follows_utilisation(tmp_path: Path, attribution: str, busy_s: float) -> None:
+@pytest.mark.parametrize(
+    ("attribution", "expected_joules"),
+    # load 50 %: 0.75 × 100 W × 10 s; of that, 0.2 of 0.5 threads' time is ours
+    [("whole_node", 750.0), ("process_share", 300.0)],
+)
+def test_estimated_cpu_follows_the_load_curve(
+    tmp_path: Path, attribution: str, expected_joules: float
+) -> None:
+    num_threads = read_cpu().num_threads
     with cpu_node(tmp_path) as node:
-        settings = MeterSettings(components="cpu", attribution=attribution, cpu_tdp_w=100.0)
+        settings = MeterSettings(
+            components="cpu", attribution=attribution, cpu_tdp_w=100.0, cpu_threads=num_threads
+        )
         meter = node.started_meter(settings)
         window = meter.open_window()
-        node.clock.machine_s += 8.0
-        node.clock.process_tree_s += 3.0
-        node.run(meter, 10.0)
+        for _ in range(10):
+            node.clock.machine_s += 0.5 * num_threads
+            node.clock.process_tree_s += 0.2 * num_threads
+            node.run(meter, 1.0)
         reading = meter.close_window(window)
-        idle = window_of(node, meter, 10.0)
         meter.stop()
-    watts_per_thread = thread_power(read_cpu(), tdp_w=100.0, tables=()).watts_per_thread
-    assert joules(reading) == EXACT(watts_per_thread * busy_s)
-    assert joules(idle) == 0.0  # an idle CPU draws nothing by this estimate, not half its TDP
+    assert joules(reading) == EXACT(expected_joules)
     assert reading.coverage_fraction == 0.0
     assert reading.devices[0].method == "tdp"
+
+
+def test_estimated_cpu_that_does_nothing_draws_its_idle_part(tmp_path: Path) -> None:
+    num_threads = read_cpu().num_threads
+    with cpu_node(tmp_path) as node:
+        settings = MeterSettings(components="cpu", cpu_tdp_w=100.0, cpu_threads=num_threads)
+        meter = node.started_meter(settings)
+        idle = window_of(node, meter, 10.0)
+        meter.stop()
+    assert joules(idle) == EXACT(120.0)  # 0.12 × 100 W × 10 s
+    assert meter.description.cpu_idle_power_w == EXACT(12.0)
+    assert description_tags(meter.description)["carbon.cpu_idle_power_w"] == "12"
+
+
+def test_estimate_of_windows_shorter_than_a_tick_is_that_of_the_whole(tmp_path: Path) -> None:
+    num_threads = read_cpu().num_threads
+    with cpu_node(tmp_path) as node:
+        settings = MeterSettings(components="cpu", cpu_tdp_w=100.0, cpu_threads=num_threads)
+        meter = node.started_meter(settings)
+        windows = []
+        for number in range(1000):
+            node.clock.machine_s += 0.01 * num_threads if number % 10 == 9 else 0.0
+            windows.append(window_of(node, meter, 0.002))
+        meter.stop()
+    # half of the time all threads are busy: 0.75 × 100 W × 2 s; ticks of 10 ms every 20 ms
+    assert sum(map(joules, windows)) == pytest.approx(150.0, rel=0.05)
 
 
 def test_simulated_devices_are_as_carbontracker_gives_them(tmp_path: Path) -> None:

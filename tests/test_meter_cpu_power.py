@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.metering.cpu_power import (
     GENERIC_WATTS_PER_THREAD,
     Cpu,
     CpuModel,
     ThreadPower,
     load_carbontracker_models,
+    load_generations,
     load_models,
     parse_cpuinfo,
     plain_name,
     thread_power,
 )
+from mlflow_carbon.metering.load_curve import tdp_fraction
 
 CARBONTRACKER_TABLE = Path(str(files("carbontracker") / "data" / "cpu_power.csv"))
 
@@ -83,11 +86,13 @@ def test_model_is_found_by_the_name_that_the_kernel_gives(
     [
         ("Apple M1", "table: Apple M1 (10 W)", 10 / 8),
         ("Apple M2 Pro", "table: Apple M2 Pro (35 W)", 35 / 8),  # not Apple M2
-        ("Apple M1 Max", "generic", GENERIC_WATTS_PER_THREAD),  # not Apple M1
-        ("Apple M9", "generic", GENERIC_WATTS_PER_THREAD),
+        ("Apple M1 Max", "unknown", None),  # not Apple M1
+        ("Apple M9", "unknown", None),
     ],
 )
-def test_apple_model_is_matched_whole(name: str, source: str, watts_per_thread: float) -> None:
+def test_apple_model_is_matched_whole(
+    name: str, source: str, watts_per_thread: float | None
+) -> None:
     assert power_of(Cpu(name, num_threads=8)) == ThreadPower(watts_per_thread, source)
 
 
@@ -103,11 +108,10 @@ def test_apple_model_is_matched_whole(name: str, source: str, watts_per_thread: 
         "Intel(R) Xeon(R) CPU @ 2.20GHz",
         "Intel(R) Xeon(R) Processor @ 2.90GHz",
         "Intel Xeon Processor (Skylake, IBRS)",
-        "Intel(R) Core(TM) i7",
         "QEMU Virtual CPU version 2.5+",
         "Common KVM processor",
         "DO-Regular",
-        "Neoverse-N1",
+        "Intel Core Processor (Haswell, IBRS)",  # QEMU's name of any CPU
         "AMD EPYC 77",
         "8358",
     ],
@@ -115,6 +119,68 @@ def test_apple_model_is_matched_whole(name: str, source: str, watts_per_thread: 
 def test_name_without_a_known_model_matches_none(name: str) -> None:
     power = power_of(Cpu(name, num_threads=2, is_virtual=True))
     assert power == ThreadPower(GENERIC_WATTS_PER_THREAD, "generic")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "what"),
+    [
+        (Cpu("Neoverse-N1", 2, is_virtual=True), "ARM in a cloud"),
+        (Cpu("Intel(R) Core(TM) i7", 8), "a desktop or a laptop"),
+        (Cpu("Intel(R) Core(TM) Ultra 7 999H", 22), "hybrid"),
+        (Cpu("AMD Ryzen AI 9 HX 999 w/ Radeon 890M", 24), "mobile"),
+        (Cpu("", 4), "no name and no hypervisor"),
+        (parse_cpuinfo("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n"), "a board"),
+        (parse_cpuinfo("processor\t: 0\ncpu\t\t: POWER9, altivec supported\n"), "POWER"),
+    ],
+)
+def test_what_is_no_server_has_no_servers_power(cpu: Cpu, what: str) -> None:
+    assert power_of(cpu) == ThreadPower(None, "unknown"), what
+
+
+def cpuinfo(family: int, model: int, *, vendor: str = "AuthenticAMD", stepping: int = 1) -> str:
+    """Returns what a virtual machine shows whose CPU's name says no model."""
+    return (
+        f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: {model}\n"
+        f"model name\t: {vendor}\nstepping\t: {stepping}\nflags\t\t: fpu hypervisor\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "watts_per_thread"),
+    [
+        (cpuinfo(25, 17), "EPYC Genoa): as AMD EPYC 9654 (360 W, 192 threads)", 360 / 192),
+        (cpuinfo(25, 1), "EPYC Milan): as AMD EPYC 7763 (280 W, 128 threads)", 280 / 128),
+        (cpuinfo(23, 49), "EPYC Rome): as AMD EPYC 7742 (225 W, 128 threads)", 225 / 128),
+        (cpuinfo(26, 17), "EPYC Turin Dense): as AMD EPYC 9965 (500 W, 384 threads)", 500 / 384),
+        (
+            cpuinfo(6, 143, vendor="GenuineIntel"),
+            "Sapphire Rapids-X): as Intel Xeon Platinum 8480+ (350 W, 112 threads)",
+            350 / 112,
+        ),
+        (
+            cpuinfo(6, 85, vendor="GenuineIntel", stepping=7),
+            "Cascade Lake-X): as Intel Xeon Platinum 8259CL (210 W, 48 threads)",
+            210 / 48,
+        ),
+    ],
+)
+def test_family_and_model_number_decide_where_the_name_says_nothing(
+    text: str, source: str, watts_per_thread: float
+) -> None:
+    power = power_of(parse_cpuinfo(text))
+    assert power.watts_per_thread == pytest.approx(watts_per_thread)
+    assert power.source.endswith(source)
+
+
+def test_numbers_of_another_vendor_or_of_no_server_decide_nothing() -> None:
+    assert power_of(parse_cpuinfo(cpuinfo(25, 17, vendor="GenuineIntel"))).source == "generic"
+    assert power_of(parse_cpuinfo(cpuinfo(25, 33))).source == "generic"  # a Ryzen desktop
+
+
+def test_every_generation_is_represented_by_a_server_of_known_threads() -> None:
+    for generation in load_generations():
+        model = load_models()[plain_name(generation.represented_by)]
+        assert model.num_threads, generation.name
 
 
 def test_generic_power_is_the_median_of_the_server_cpus() -> None:
@@ -158,9 +224,41 @@ def test_users_tdp_overrides_the_table() -> None:
     assert unknown == ThreadPower(20.0, "user")  # 160 W over the 8 threads of one socket
 
 
+def test_tdp_of_a_package_says_nothing_of_a_guest_without_the_packages_threads() -> None:
+    guest = parse_cpuinfo(
+        cpuinfo(25, 17) + cpuinfo(25, 17).replace("processor\t: 0", "processor\t: 1")
+    )
+    with pytest.raises(InvalidInputError, match="cpu_threads=192"):
+        thread_power(guest, tdp_w=360.0, tables=tables())
+    power = thread_power(guest, tdp_w=360.0, threads=192, tables=tables())
+    # 2 of 192 threads at 360 W are 3.75 W, not 360 W
+    assert power == ThreadPower(360 / 192, "user")
+    assert 2 * 360 / 192 == 3.75
+
+
+def test_threads_of_a_guests_package_are_taken_from_the_table_where_its_name_is_there() -> None:
+    guest = Cpu("AMD EPYC 9654 96-Core Processor", num_threads=2, is_virtual=True)
+    assert thread_power(guest, tdp_w=400.0, tables=tables()) == ThreadPower(400 / 192, "user")
+
+
+def test_threads_that_are_given_make_a_table_without_them_useful() -> None:
+    guest = Cpu("Intel(R) Xeon(R) Gold 6240Y CPU @ 2.60GHz", 4, is_virtual=True)
+    power = thread_power(guest, threads=36, tables=tables())
+    assert power == ThreadPower(150 / 36, "table: Intel Xeon Gold 6240Y (150 W)")
+
+
+@pytest.mark.parametrize(
+    ("load", "fraction"),
+    # Teads: 0.12, 0.32, 0.75 and 1.02 of the TDP at 0, 10, 50 and 100 % load; between them lines
+    [(0.0, 0.12), (0.05, 0.22), (0.1, 0.32), (0.5, 0.75), (0.75, 0.885), (1.0, 1.02), (1.3, 1.02)],
+)
+def test_load_curve_is_that_of_its_source(load: float, fraction: float) -> None:
+    assert tdp_fraction(load) == pytest.approx(fraction)
+
+
 def test_cpuinfo_of_two_sockets_is_read() -> None:
     assert parse_cpuinfo(EPYC_7513) == Cpu(
-        "AMD EPYC 7513 32-Core Processor", num_threads=2, num_sockets=2
+        "AMD EPYC 7513 32-Core Processor", num_threads=2, num_sockets=2, vendor="AuthenticAMD"
     )
 
 
@@ -172,7 +270,8 @@ def test_cpuinfo_of_a_guest_is_read() -> None:
 
 
 def test_cpuinfo_of_arm_has_no_name() -> None:
-    assert parse_cpuinfo("processor\t: 0\nBogoMIPS\t: 50.00\n") == Cpu("", num_threads=1)
+    text = "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\n"
+    assert parse_cpuinfo(text) == Cpu("", num_threads=1, is_x86=False)
 
 
 def test_own_table_agrees_with_carbontracker_on_every_common_model() -> None:

@@ -204,3 +204,44 @@ def test_simulated_devices_print_nothing(tmp_path: Path, capfd: pytest.CaptureFi
     with cpu_node(tmp_path) as node:  # Carbontracker's own handlers print when they start
         node.started_meter(MeterSettings(sim_cpu_tdp_w=100.0, sim_gpu_w=100.0)).stop()
     assert capfd.readouterr() == ("", "")
+
+
+def test_cpu_time_of_children_that_nobody_waits_for_counts() -> None:
+    script = """
+import signal, subprocess, sys, time, os
+from mlflow_carbon.metering.local_ranks import LocalRanks
+
+BURN = "import time\\nwhile time.process_time() < 0.5: pass"
+ranks = LocalRanks({})
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+start_s = ranks.cpu_s() - time.process_time()
+child = subprocess.Popen([sys.executable, "-c", BURN])
+while os.path.exists(f"/proc/{child.pid}"):
+    time.sleep(0.02)
+    ranks.cpu_s()
+print(ranks.cpu_s() - start_s - time.process_time())
+end_s = time.process_time() + 0.5
+before_s = ranks.cpu_s()
+while time.process_time() < end_s: pass
+print(ranks.cpu_s() - before_s)
+"""
+    child_s, own_s = map(float, run_script(script).stdout.split())
+    assert 0.4 < child_s < 0.75  # half a second and its start, but for what no look saw
+    assert 0.45 < own_s < 0.6
+
+
+def test_cpu_time_of_a_child_that_is_waited_for_counts_once() -> None:
+    script = """
+import subprocess, sys, time
+from mlflow_carbon.metering.local_ranks import LocalRanks
+
+BURN = "import time\\nwhile time.process_time() < 0.5: pass"
+ranks = LocalRanks({})
+start_s = ranks.cpu_s() - time.process_time()
+child = subprocess.Popen([sys.executable, "-c", BURN])
+while child.poll() is None:
+    time.sleep(0.02)
+    ranks.cpu_s()
+print(ranks.cpu_s() - start_s - time.process_time())
+"""
+    assert 0.45 < float(run_script(script).stdout) < 0.75

@@ -224,4 +224,4 @@ def test_gpu_that_is_not_there_is_refused():
 
 
 def test_auto_device_is_a_gpu_where_there_is_one():
-    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")

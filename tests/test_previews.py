@@ -18,7 +18,7 @@ NUM_POSITIONS = 4**3  # of one latent
 
 def previewed(*, num_fitting, monkeypatch):
     """Returns the held-out losses of both networks, and the largest batch that either was given."""
-    monkeypatch.setattr("ldm_project.resolution.MAX_LATENT_POSITIONS", num_fitting * NUM_POSITIONS)
+    monkeypatch.setattr("ldm_project.parsing.MAX_LATENT_POSITIONS", num_fitting * NUM_POSITIONS)
     torch.manual_seed(0)
     vqgan, unet = build_vqgan(SPEC), build_unet(SPEC)
     held_out = open_scans(DataSpec("phantom", SPEC.size, num_phantoms=5))

@@ -17,7 +17,7 @@ from ldm_project.config import SynthConfig, TrainRunConfig
 from ldm_project.diffusion.models import ModelSpec, build_unet
 from ldm_project.diffusion.processes import ALONE, Processes, check_devices, ended_in_order
 from ldm_project.errors import InvalidInputError
-from ldm_project.resolution import as_interrupted, resolve_synth_batch_size, validate
+from ldm_project.settings import as_interrupted, settings_of, synth_settings
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
@@ -75,13 +75,13 @@ def test_file_is_read_where_it_is_seen_and_sent_where_it_is_not(tmp_path):
 )
 def test_processes_that_nothing_is_left_for_are_refused(config, message):
     with pytest.raises(InvalidInputError) as caught:
-        validate(config)
+        settings_of(config)
     assert message in str(caught.value)
 
 
 def test_samples_are_made_in_the_same_batches_by_any_number_of_processes():
     sizes = {
-        resolve_synth_batch_size(SynthConfig(num_samples="100", num_processes=count))
+        synth_settings(SynthConfig(num_samples="100", num_processes=count)).batch_size
         for count in ("auto", "1", "4")
     }
     assert sizes == {20}  # 100 images in 5 windows
@@ -103,7 +103,7 @@ def test_processes_on_a_cpu_need_no_devices():
 def test_each_process_needs_a_gpu_of_its_own():
     num_gpus = torch.cuda.device_count()
     with pytest.raises(InvalidInputError, match=f"torch sees {num_gpus}; use num_processes"):
-        check_devices("auto", num_gpus + 1)
+        check_devices(None, num_gpus + 1)
     with pytest.raises(InvalidInputError, match="takes a GPU of its own; use device=cuda"):
         check_devices("cuda:0", 2)
 

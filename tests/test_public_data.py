@@ -13,8 +13,8 @@ from ldm_project.ct.decathlon import task_images
 from ldm_project.ct.sources import DEFAULT_NUM_SERIES, source_files
 from ldm_project.ct.tcia import collection_files
 from ldm_project.errors import CacheError, DataError
-from ldm_project.runs.commands import run_command
 from tests.fakes.archives import decathlon_at, packed_task, served_archive, write_task
+from tests.fakes.commands import run_command
 from tests.fakes.ct_scans import volume_hu, write_nifti, write_series
 
 SPLEEN = "Task09_Spleen"

@@ -11,10 +11,10 @@ from ldm_project.config import QualityConfig
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.quality import Estimate, Quality
 from ldm_project.errors import CheckpointError, InvalidInputError
-from ldm_project.resolution import resolve_settings, validate
-from ldm_project.runs.commands import run_command
-from ldm_project.runs.quality_run import QualityReport, quality_metrics, report_lines
+from ldm_project.runs.quality import QualityReport, quality_metrics, report_lines
+from ldm_project.settings import quality_settings, settings_of
 from mlflow_carbon.cli import cli
+from tests.fakes.commands import run_command
 
 
 def quality(kid):
@@ -29,7 +29,7 @@ def quality(kid):
 
 
 def test_every_sampler_meets_every_step_count_after_1000_steps():
-    settings = resolve_settings(QualityConfig(samplers="unipc, ddim", step_counts="20,10"))
+    settings = quality_settings(QualityConfig(samplers="unipc, ddim", step_counts="20,10")).grid
     assert [(setting.sampler, setting.steps) for setting in settings] == [
         ("ddpm", 1000),
         ("unipc", 20),
@@ -37,7 +37,7 @@ def test_every_sampler_meets_every_step_count_after_1000_steps():
         ("ddim", 20),
         ("ddim", 10),
     ]
-    assert {setting.num_samples for setting in settings} == {"64"}
+    assert {setting.num_samples for setting in settings} == {64}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_every_sampler_meets_every_step_count_after_1000_steps():
 )
 def test_bad_grid_is_told_before_any_work(parameters, message):
     with pytest.raises(InvalidInputError, match=message):
-        validate(QualityConfig(**parameters))
+        settings_of(QualityConfig(**parameters))
 
 
 def test_features_of_no_network_are_told_before_any_work(store, tmp_path):

@@ -115,6 +115,17 @@ def test_fallback_of_a_silent_provider_is_tagged(store, monkeypatch):
     assert (tags["carbon.region"], tags["carbon.intensity_set"]) == ("GB", "ember")
 
 
+def test_own_intensity_prices_the_run_and_is_tagged_as_given(store):
+    meter = FakeMeter([reading(cpu_joules=3.6e6)])
+    with track(carbon_intensity_g_per_kwh=20.5, region="My roof", meter=meter) as tracker:
+        pass
+    data = MlflowClient().get_run(tracker.run_id).data
+    assert data.metrics["carbon/co2e_g"] == pytest.approx(20.5)  # 1 kWh × PUE 1 × 20.5 g/kWh
+    assert (data.tags["carbon.region"], data.tags["carbon.intensity_set"]) == ("My roof", "given")
+    assert data.tags["carbon.intensity_source"] == "the user's own figure"
+    assert "carbon.default.region" not in data.tags
+
+
 def test_what_the_user_left_open_is_tagged_as_default(store):
     tags = tracked_run(region=None, intensity_set=None, pue=None).data.tags
     assert tags["carbon.default.region"] == "WORLD"

@@ -125,12 +125,6 @@ def comparable(record):
 @settings(max_examples=150, deadline=None)
 def test_what_is_written_is_read_as_it_was(record):
     read = RunRecord.parse(RUN_ID, record.metrics(), record.tags())
-    has_energy = record.total.energy_kwh is not None or any(
-        part.total is not None and part.total.energy_kwh is not None
-        for part in record.parts.values()
-    )
-    if not has_energy:  # where nothing was measured, nothing was priced
-        record = replace(record, pue=None, intensity=None)
     assert comparable(read) == comparable(record)
 
 
@@ -219,6 +213,16 @@ def test_count_that_is_none_is_refused_with_run_and_field(tag, text):
 def test_number_of_units_that_is_none_is_refused(text):
     with pytest.raises(BadRecordError, match=keys.TAG_NUM_UNITS):
         RunRecord.parse(RUN_ID, {}, {keys.TAG_NUM_UNITS: text})
+
+
+@pytest.mark.parametrize(
+    ("tag", "text"),
+    [(keys.TAG_PUE, "0.5"), (keys.TAG_PUE, "one"), (keys.TAG_INTENSITY_G_PER_KWH, "nan")],
+)
+def test_assumption_that_cannot_be_is_refused(tag, text):
+    with pytest.raises(BadRecordError) as caught:
+        RunRecord.parse(RUN_ID, {}, {tag: text})
+    assert caught.value.field == tag
 
 
 def test_node_that_has_no_number_is_refused():

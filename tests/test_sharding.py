@@ -18,7 +18,7 @@ from ldm_project.diffusion.processes import Processes
 from ldm_project.diffusion.sharding import fits
 from ldm_project.diffusion.training_states import load_training, save_training, take_up
 from ldm_project.errors import InvalidInputError
-from ldm_project.resolution import validate
+from ldm_project.settings import settings_of
 
 SPEC = ModelSpec(2, (32, 32), "tiny")
 ITERATIONS, HALF = 8, 4
@@ -125,17 +125,17 @@ def test_training_begun_whole_goes_on_in_parts_as_if_it_were_whole(tmp_path, bac
 
 def test_one_process_has_nobody_to_share_with():
     with pytest.raises(InvalidInputError, match="use num_processes=2 or more, or fsdp=off"):
-        validate(TrainRunConfig(fsdp="on"))
+        settings_of(TrainRunConfig(fsdp="on"))
     with pytest.raises(InvalidInputError, match="use num_processes=2 or more, or fsdp=off"):
-        validate(TrainRunConfig(fsdp="on", num_processes="1", resume="run"))
-    validate(TrainRunConfig(fsdp="on", num_processes="2"))
+        settings_of(TrainRunConfig(fsdp="on", num_processes="1", resume="run"))
+    settings_of(TrainRunConfig(fsdp="on", num_processes="2"))
 
 
 def test_number_of_processes_may_come_from_the_launcher_or_the_training_to_resume(monkeypatch):
-    validate(TrainRunConfig(fsdp="on", resume="run"))
+    settings_of(TrainRunConfig(fsdp="on", resume="run"))
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    validate(TrainRunConfig(fsdp="on"))
+    settings_of(TrainRunConfig(fsdp="on"))
 
 
 def test_training_is_whole_where_it_leaves_half_of_the_memory(monkeypatch):

@@ -66,6 +66,18 @@ def test_intervals_come_from_the_scatter_of_the_runs(client):
     assert row["residual_std_kwh"] == pytest.approx((2 / 3) ** 0.5 * JOULE)
 
 
+def test_two_equal_runs_and_one_other_have_no_interval_and_it_is_said(client):
+    # the line goes through both points, so nothing tells its error; an interval of no width would
+    # claim to know it exactly
+    write(client, (50, 10), (50, 10), (200, 40))
+    result = fit("--format", "json")
+    row = json.loads(result.stdout)[0]
+    assert row["step_kwh"] == pytest.approx(0.2 * JOULE)
+    assert (row["step_kwh_low"], row["step_kwh_high"]) == (None, None)
+    assert (row["saving_fraction_low"], row["residual_std_kwh"]) == (None, 0)
+    assert "unit sample: all 3 runs lie exactly on the line" in result.stderr
+
+
 def test_two_runs_have_no_interval(client):
     write(client, (200, 103), (1000, 503))
     row = fit_json()[0]

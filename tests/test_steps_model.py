@@ -81,3 +81,22 @@ def test_an_exact_line_is_found_again(fixed_kwh, step_kwh, counts):
     assert model.fixed_kwh.value == pytest.approx(fixed_kwh, abs=1e-6)
     assert model.step_kwh.value == pytest.approx(step_kwh)
     assert model.step_counts == tuple(sorted(counts))
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [(50, 2.0), (50, 2.0), (200, 8.0)],  # two equal runs and one other
+        [(10, 0.1), (20, 0.2), (30, 0.1 + 0.2)],  # on a line up to rounding
+    ],
+)
+def test_runs_that_all_lie_on_the_line_give_no_interval(pairs):
+    model = fit_steps(points_of(*pairs))
+    assert model.is_exact
+    assert (model.residual_std_kwh, model.covariance_kwh2) == (0.0, None)
+    assert (model.step_kwh.low, model.fixed_kwh.high) == (None, None)
+    assert model.saving_fraction(200, 50).low is None
+
+
+def test_two_runs_are_not_told_to_lie_exactly_on_their_line():
+    assert not fit_steps(points_of((100, 30), (1000, 120))).is_exact

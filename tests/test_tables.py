@@ -7,7 +7,8 @@ import math
 import pandas as pd
 import pytest
 
-from mlflow_carbon.reporting.tables import Column, Scale, choose_scale, text_table, to_csv, to_json
+from mlflow_carbon.reporting.report import Column, text_table
+from mlflow_carbon.reporting.tables import Scale, choose_scale, to_csv, to_json
 
 JOULES = Scale("J", 3.6e6)
 SCALES = (Scale("mg", 1e3), Scale("g", 1.0), Scale("kg", 1e-3))

@@ -237,12 +237,14 @@ def test_driver_that_dies_in_the_run_leaves_what_was_measured(store, tmp_path):
         raise node.nvml.NVMLError(15)  # NVML_ERROR_GPU_IS_LOST
 
     with gpu_node(tmp_path, Constant(300.0)) as node:
-        with mlflow.start_run() as run, mlflow_carbon.track(settings=GPU) as tracker:
+        meter = node.started_meter(GPU)  # the GPU's energy and the meter's time are of one clock
+        with mlflow.start_run() as run, mlflow_carbon.track(meter=meter) as tracker:
             with tracker.window():
                 node.clock.advance(10.0)
             node.nvml.fails = die
             with tracker.window():
                 node.clock.advance(10.0)
+        meter.stop()
     data = mlflow.get_run(run.info.run_id).data
     points = MlflowClient().get_metric_history(run.info.run_id, "carbon/window/energy_kwh")
     assert [round(point.value * 3.6e6) for point in points] == [3000]  # 300 W for 10 s

@@ -20,7 +20,8 @@ from ldm_project.ct.ct_files import CtFiles, find_scans, read_hu
 from ldm_project.ct.hounsfield import network_from_hu
 from ldm_project.ct.phantoms import AIR_HU, phantom_hu
 from ldm_project.errors import DataError
-from ldm_project.resolution import size_text
+from ldm_project.parsing import size_text
+from ldm_project.settings import TrainingSettings
 
 NUM_PHANTOMS = 80
 CROP_VERSION = 1  # another one where crops are cut otherwise
@@ -41,6 +42,17 @@ class DataSpec:
     spacing_mm: tuple[float, ...] | None = None  # None: as scanned
     seed: int = 0
     num_phantoms: int = NUM_PHANTOMS
+
+
+def data_spec(settings: TrainingSettings) -> DataSpec:
+    """Returns what CT a training reads, and how."""
+    return DataSpec(
+        source=settings.data,
+        size=settings.size,
+        slice_axis=settings.slice_axis,
+        spacing_mm=settings.spacing_mm,
+        seed=settings.seed,
+    )
 
 
 class Scan(Protocol):

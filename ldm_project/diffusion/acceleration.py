@@ -1,4 +1,4 @@
-"""What makes the networks quicker, or fit, on a device without changing what they compute."""
+"""Precision, threads, memory layout: the networks run faster, or fit, and compute the same."""
 
 import torch
 from torch import nn
@@ -6,22 +6,22 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
 )
 
-from ldm_project.config import AUTO, TINY
+from ldm_project.config import TINY
 from ldm_project.diffusion.models import ModelSpec, device_of
 from ldm_project.errors import InvalidInputError
-from ldm_project.resolution import size_text
+from ldm_project.parsing import size_text
 
 BF16, FP32 = "bf16", "fp32"
 CPU_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "sve_bf16")
 
 
-# Under it oneDNN 3.12 on AMX reads memory that nobody wrote for a weight's gradient (seen by NaN in
+# Under it oneDNN 3.12 on AMX reads memory that nobody wrote for a weight's gradient (seen as NaN in
 # torch 2.13), and convolves wrongly to an axis of 1 (pytorch/pytorch#169688); in bf16 and 3D alone.
 MIN_CPU_BF16_AXIS = 3
 
 
-def resolve_precision(precision: str, device: torch.device, spec: ModelSpec) -> str:
-    """Returns ``bf16`` or ``fp32``; ``auto`` is the quicker one.
+def resolve_precision(precision: str | None, device: torch.device, spec: ModelSpec) -> str:
+    """Returns ``bf16`` or ``fp32``; ``None`` takes the quicker one.
 
     A CPU without instructions for bf16 emulates it, and the layers of ``tiny`` are too small to
     make up for the conversions.
@@ -36,7 +36,7 @@ def resolve_precision(precision: str, device: torch.device, spec: ModelSpec) -> 
                 f"{size_text(spec.size)} wrongly in it; use precision=fp32, or a larger size=."
             )
         return FP32
-    if precision != AUTO:
+    if precision is not None:
         return precision
     if device.type == "cuda":
         return BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else FP32

@@ -77,11 +77,11 @@ def save_ldm(folder: Path, ldm: LdmCheckpoint) -> None:
     _save(folder, config, {"unet": ldm.unet, "vqgan": ldm.vqgan})
 
 
-def load_vqgan(folder: Path, *, backend: str, device: str) -> VqganCheckpoint:
+def load_vqgan(folder: Path, *, backend: str, device: str | None) -> VqganCheckpoint:
     """Returns a VQ-GAN, ready to use.
 
     Raises:
-        CheckpointError: there is none, or it is damaged or of another kind.
+        CheckpointError: there is no checkpoint, or it is damaged or of another kind.
         InvalidInputError: no such backend or device.
     """
     spec, config = _read_config(folder, KIND_VQGAN)
@@ -90,11 +90,11 @@ def load_vqgan(folder: Path, *, backend: str, device: str) -> VqganCheckpoint:
     return VqganCheckpoint(spec, vqgan)
 
 
-def load_ldm(folder: Path, *, backend: str, device: str) -> LdmCheckpoint:
+def load_ldm(folder: Path, *, backend: str, device: str | None) -> LdmCheckpoint:
     """Returns an LDM, ready to sample from.
 
     Raises:
-        CheckpointError: there is none, or it is damaged or of another kind.
+        CheckpointError: there is no checkpoint, or it is damaged or of another kind.
         InvalidInputError: no such backend or device.
     """
     spec, config = _read_config(folder, KIND_LDM)

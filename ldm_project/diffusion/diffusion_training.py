@@ -18,7 +18,7 @@ from ldm_project.diffusion.optimisation import Optimiser, averaged, check_loss
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.seeding import seeded_generator
 from ldm_project.diffusion.sharding import is_sharded, parts, shard, whole
-from ldm_project.resolution import num_fitting
+from ldm_project.parsing import num_fitting
 
 DIFFUSION_LEARNING_RATE = 3e-3
 ADD_NOISE = {DIFFUSION: noised, RFLOW: flowed}  # by what a UNet is trained as
@@ -34,7 +34,7 @@ class DiffusionStep:
 
 @dataclass(frozen=True)
 class NoisyBatch:
-    """What one iteration learns from: latents ``(B, C, *S)`` with noise, and their velocity."""
+    """The batch of one iteration: latents ``(B, C, *S)`` with noise, and their velocity."""
 
     noisy: Tensor
     timesteps: Tensor  # (B,)
@@ -204,7 +204,7 @@ def noisy_batch(
     objective: str,
     device: torch.device,
 ) -> NoisyBatch:
-    """Returns what an iteration learns from; it follows from the generator alone."""
+    """Returns the batch of an iteration; it follows from the generator alone."""
     chosen = torch.randint(len(latents.values), (batch_size,), generator=generator)
     clean = latents.scaled(chosen, device)
     noise = torch.randn(clean.shape, generator=generator).to(device)

@@ -1,4 +1,4 @@
-"""Networks that others have trained on medical images, to judge images by: ResNets from a file."""
+"""Feature networks from a file: ResNets that were trained on medical images by others."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -117,7 +117,7 @@ def _named_state(path: Path) -> Mapping[str, Tensor]:
 
 
 def _builder(state: Mapping[str, Tensor]) -> Callable[..., nn.Module]:
-    """Returns what builds the ResNet of these weights; raises KeyError if nothing does."""
+    """Returns the function that builds the ResNet of these weights; KeyError if there is none."""
     blocks = {tuple(name.split(".")[:2]) for name in state if name.startswith("layer")}
     depths = tuple(sum(stage == f"layer{number}" for stage, _ in blocks) for number in (1, 2, 3, 4))
     return BUILDERS[depths, "layer1.0.conv3.weight" in state]

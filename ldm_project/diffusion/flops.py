@@ -1,4 +1,4 @@
-"""How much arithmetic an image takes, counted on the networks' shapes alone."""
+"""The arithmetic that an image takes, counted on the shapes of the networks alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ META = torch.device("meta")  # shapes without numbers: any size costs millisecon
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs: TFLOP (a multiplication and an addition count as two)."""
+    """The arithmetic of one image in TFLOP; a multiplication and an addition count as two."""
 
     step_tflop: float  # one denoising step
     decode_tflop: float  # the latent to an image, whole
@@ -32,14 +32,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Weights:
-    """How many trainable weights the networks have."""
+    """The numbers of trainable weights of the networks."""
 
     unet: int
     vqgan: int
 
 
 def cost_of(spec: ModelSpec) -> Cost:
-    """Returns what an image costs; neither weights nor voxels are needed."""
+    """Returns the arithmetic of an image; neither weights nor voxels are needed."""
     with META:
         unet, vqgan = build_unet(spec).eval(), build_vqgan(spec).eval()
         latents, timesteps = torch.zeros(1, *spec.latent_shape), torch.zeros(1)

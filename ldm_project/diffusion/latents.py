@@ -64,7 +64,7 @@ def open_latents(path: Path) -> Latents:
 
 
 def weights_digest(vqgan: VQVAE) -> str:
-    """Returns what identifies a VQ-GAN by its weights."""
+    """Returns a digest of a VQ-GAN's weights; two VQ-GANs differ where it does."""
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(canonical_state(vqgan).items()):
         digest.update(name.encode())

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ldm_project.config import BACKENDS, DOWNSAMPLING_FACTOR
 from ldm_project.errors import InvalidInputError
+from ldm_project.parsing import check_size, resolve_preset
 from ldm_project.presets import ModelPreset
-from ldm_project.resolution import resolve_preset, resolve_size, size_text
+from ldm_project.settings import RunSettings
 
 IMAGE_CHANNELS = 1
 # Group normalisation over single channels would erase how bright a latent is.
@@ -42,7 +43,7 @@ class ModelSpec:
         Raises:
             InvalidInputError: no such preset, or a size that the networks cannot halve.
         """
-        resolve_size(size_text(self.size), self.dims, self.model_size)
+        check_size(tuple(self.size), self.dims, self.model_size)
         if self.preset is None:
             object.__setattr__(self, "preset", resolve_preset(self.model_size))
 
@@ -85,6 +86,11 @@ class ModelSpec:
             model_size=str(values["model_size"]),
             preset=ModelPreset(**widths),
         )
+
+
+def spec_of(settings: RunSettings) -> ModelSpec:
+    """Returns the shape of the networks that a command works with."""
+    return ModelSpec(settings.dims, settings.size, settings.model_size)
 
 
 def build_vqgan(spec: ModelSpec, *, backend: str = "core") -> VQVAE:
@@ -269,18 +275,18 @@ def num_parameters(module: nn.Module) -> int:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Returns the device that a network's weights are on."""
+    """Returns the device of a network's weights."""
     return next(module.parameters()).device
 
 
-def resolve_device(device: str) -> torch.device:
-    """Returns the device that a ``device`` parameter means; ``auto`` is a GPU if there is one.
+def resolve_device(device: str | None) -> torch.device:
+    """Returns the device of a name; ``None`` takes a GPU where there is one.
 
     Raises:
         InvalidInputError: torch knows no such device, or this machine has none.
     """
     num_gpus = torch.cuda.device_count()
-    if device == "auto":
+    if device is None:
         return torch.device("cuda" if num_gpus else "cpu")
     try:
         resolved = torch.device(device)

@@ -1,7 +1,7 @@
-"""How much noise a latent holds at each timestep, and the schedulers that take it out.
+"""The noise in a latent at each timestep, and the schedulers that remove it.
 
 Two processes: diffusion, where noise follows a cosine, and rectified flow, where latents move to
-noise in a straight line. A UNet is trained for one of them and sampled by that one's schedulers.
+noise in a straight line. A UNet is trained for one process and sampled by its schedulers.
 """
 
 from dataclasses import dataclass
@@ -133,5 +133,5 @@ def time_of(timesteps: Tensor) -> Tensor:
 
 
 def timestep_of(time: Tensor) -> Tensor:
-    """Returns what the UNet is told of a share of noise, between the trained timesteps too."""
+    """Returns the timestep, whole or between two, at which a latent has this share of noise."""
     return time * NUM_TRAIN_TIMESTEPS - 1

@@ -1,4 +1,4 @@
-"""What both trainings move weights by: Adam along a cosine, and a moving average of the weights."""
+"""The optimiser of both trainings, Adam along a cosine, and a moving average of the weights."""
 
 import math
 from typing import Any
@@ -39,7 +39,7 @@ class Optimiser:
         return {"adam": self._adam.state_dict(), "schedule": self._schedule.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what ``state_dict`` returned, made whole."""
+        """Goes on from a state that ``state_dict`` returned and that has been made whole."""
         moments = {
             index: {name: part(value, self._parameters[index]) for name, value in of_one.items()}
             for index, of_one in state["adam"]["state"].items()
@@ -67,7 +67,7 @@ def averaged(network: nn.Module) -> AveragedModel:
 
 
 def average_decay(num_averaged: int) -> float:
-    """Returns what share of the average stays when the next weights come in."""
+    """Returns the fraction of the average that stays when the next weights are added."""
     return min(MAX_AVERAGE_DECAY, (1 + num_averaged) / (10 + num_averaged))
 
 

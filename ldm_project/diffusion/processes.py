@@ -1,4 +1,4 @@
-"""The processes that train or sample together: who they are, and what they tell each other."""
+"""The processes that train or sample together: their ranks, and how they exchange values."""
 
 import os
 import signal
@@ -25,12 +25,13 @@ from ldm_project.errors import InvalidInputError
 
 T = TypeVar("T")
 
-# The others wait while the first one trains a VQ-GAN, or registers a model. Gradients keep torch's
-# own, shorter timeout: there, one that is silent for so long is lost.
+# The others wait while the first one trains a VQ-GAN or registers a model. Gradients keep torch's
+# own, shorter timeout: a process that is silent for so long there is lost.
 PATIENCE = timedelta(days=2)
 
-# A process that dies breaks the connections of the others. Before one tells an error of its own it
-# waits until the launcher would have ended it for another's; the first one tells what all meet.
+# A process that dies breaks the connections of the others. A process that fails waits before it
+# reports: if another one caused the failure, the launcher ends this one in that time. The first
+# process waits less, because it reports an error that all of them meet.
 FIRST_WAIT_S, OTHERS_WAIT_S = 1.0, 10.0
 DATABASE_WAIT_S = 0.02  # until a transaction that a signal came into is looked at again
 
@@ -42,8 +43,8 @@ class Processes:
     Attributes:
         rank: of this process, from 0.
         count: of all processes.
-        talk: by which they exchange objects.
-        notes: of the launcher; it outlives processes that are started anew.
+        talk: group that exchanges objects.
+        notes: store of the launcher, which outlives processes that are started anew.
     """
 
     rank: int = 0
@@ -53,26 +54,26 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process reads the data, and writes what all have made."""
+        """Whether this process reads the data and writes the results of all."""
         return self.rank == 0
 
     @property
     def first_alone(self) -> "Processes":
-        """The first process as one that does something while the others wait."""
+        """The first process on its own, for work that it does while the others wait."""
         return replace(self, rank=0, count=1)
 
     def shared(self, value: Any = None) -> Any:
-        """Returns the first process's value in all of them; what others pass does not matter."""
+        """Returns the first process's value in every process; the others' arguments are ignored."""
         values = [value]
         if self.count > 1:
             dist.broadcast_object_list(values, src=0, group=self.talk)
         return values[0]
 
     def shared_file(self, path: Path, read: Callable[[Path], T]) -> T:
-        """Returns what the first process reads from its file, in all of them.
+        """Returns, in every process, the content of the first one's file.
 
-        Where each sees that file at its own path, each reads it; otherwise they are sent it, for
-        which memory must hold it several times.
+        Where every process sees the same file at its path, each reads it. Otherwise the first one
+        sends the content, which memory must then hold several times.
         """
         stamp = _stamp(path)
         are_same = self.gathered(stamp == self.shared(stamp))
@@ -86,7 +87,7 @@ class Processes:
             dist.barrier(self.talk)
 
     def gathered(self, value: T) -> list[T]:
-        """Returns the values of all processes, by rank, in the first one; in others nothing."""
+        """Returns the values of all processes by rank in the first one, an empty list in others."""
         if self.count == 1:
             return [value]
         values: list[Any] | None = [None] * self.count if self.is_first else None
@@ -127,7 +128,7 @@ ALONE = Processes()
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Returns by what a file is known to be the same; ``None`` where there is none."""
+    """Returns the size and the time of a file; ``None`` where there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -135,7 +136,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def check_devices(device: str, num_here: int) -> None:
+def check_devices(device: str | None, num_here: int) -> None:
     """Checks that each process of this machine gets a GPU of its own, or that all use the CPU.
 
     Raises:
@@ -144,7 +145,7 @@ def check_devices(device: str, num_here: int) -> None:
     resolved, num_gpus = resolve_device(device), torch.cuda.device_count()
     if resolved.type == "cpu":
         return
-    if ":" in device:
+    if device is not None and ":" in device:
         raise InvalidInputError(
             f"device is {device!r}, but each of {num_here} processes takes a GPU of its own; use "
             f"device=cuda, and CUDA_VISIBLE_DEVICES to choose them."
@@ -157,11 +158,12 @@ def check_devices(device: str, num_here: int) -> None:
 
 
 @contextmanager
-def joined_processes(device: str) -> Iterator[Processes]:
+def joined_processes(device: str | None) -> Iterator[Processes]:
     """Joins the other processes of the launch for a block: by NCCL on GPUs, by Gloo on CPUs.
 
     Args:
-        device: that the command computes on: ``auto``, ``cpu`` or ``cuda``.
+        device: that the command computes on: ``cpu`` or ``cuda``; ``None`` takes GPUs where there
+            are any.
 
     Raises:
         InvalidInputError: this machine has fewer GPUs than processes.
@@ -178,14 +180,15 @@ def joined_processes(device: str) -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-def _join(device: str, store: Store, rank: int, count: int) -> Processes:
-    from accelerate import PartialState  # takes a second, and most commands are alone
-
+def _join(device: str | None, store: Store, rank: int, count: int) -> Processes:
     check_devices(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     is_cpu = resolve_device(device).type == "cpu"
+    if not is_cpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # torch leaves the addresses of processes that have died where those started anew look for them.
     attempt = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-    PartialState(cpu=is_cpu, store=attempt, rank=rank, world_size=count)
+    backend = "gloo" if is_cpu else "nccl"
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=count)
     return Processes(rank, count, dist.new_group(backend="gloo", timeout=PATIENCE), store)
 
 

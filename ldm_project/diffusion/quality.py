@@ -1,4 +1,4 @@
-"""How good sampled images are: distances to real ones, diversity, and what was merely memorised."""
+"""The quality of sampled images: distances to real ones, diversity, and copies of those."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
+from monai.metrics.regression import compute_ms_ssim
 from monai.networks.nets.vqvae import VQVAE
-from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
@@ -25,10 +25,10 @@ MAX_PAIRS = 64  # of samples that are compared with each other
 ENCODED_TOGETHER = 16
 
 # Wang et al. 2003 (multi-scale structural similarity), section 3.2: weights of the scales, the
-# finest first, and the constants of Wang et al. 2004, section III.C.
+# finest first; its window of 11 pixels is that of Wang et al. 2004, section III.C.
 SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-SSIM_SIGMA, SSIM_RADIUS = 1.5, 5
-SSIM_CONSTANTS = (0.01, 0.03)
+SSIM_SIGMA, SSIM_KERNEL_SIZE = 1.5, 11
+MAX_COMPARED_VOXELS = 2**20  # of images that are compared at once
 NETWORK_RANGE = 2.0  # of images in [-1, 1]
 
 # A sample is memorised if it lies much nearer to a training image than unseen real images do,
@@ -47,17 +47,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What is kept of images to judge them: features, the histogram of HU, and some of them."""
+    """The data that judge images: features, the histogram of HU, and some of the images."""
 
     features: np.ndarray  # (N, D)
     hu_fractions: np.ndarray  # of the voxels, in each bin of HU_EDGES
-    examples: np.ndarray  # (at most MAX_PAIRS, *S) in [-1, 1]
+    examples: Tensor  # (at most MAX_PAIRS, *S) in [-1, 1]
     keeps_scale: bool = False  # of the features
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How a set of images compares with real ones.
+    """The comparison of a set of images with real ones.
 
     Attributes:
         frechet: Fréchet distance of features.
@@ -78,7 +78,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Features:
-    """What images are compared by.
+    """Features that images are compared by.
 
     Attributes:
         of: features ``(N, D)`` of images ``(N, 1, *S)`` in [-1, 1].
@@ -91,19 +91,19 @@ class Features:
 
 
 def image_set(features: Features, images: Tensor) -> ImageSet:
-    """Returns what is needed to judge images ``(N, 1, *S)`` in [-1, 1]."""
+    """Returns the data that judge images ``(N, 1, *S)`` in [-1, 1]."""
     hu = hu_from_network(images).cpu().numpy()
     counts, _ = np.histogram(hu.clip(HU_MIN, HU_MAX), HU_EDGES)
     return ImageSet(
         features=features.of(images),
         hu_fractions=counts / counts.sum(),
-        examples=images[:MAX_PAIRS, 0].cpu().numpy(),
+        examples=images[:MAX_PAIRS, 0].cpu(),
         keeps_scale=features.keeps_scale,
     )
 
 
 def features_of_encoder(vqgan: VQVAE) -> Features:
-    """Returns the features that need no network of somebody else's, see ``encoder_features``."""
+    """Returns ``encoder_features`` of a VQ-GAN, which need no feature network."""
     return Features(partial(encoder_features, vqgan), keeps_scale=False)
 
 
@@ -125,7 +125,7 @@ def encoder_features(vqgan: VQVAE, images: Tensor) -> np.ndarray:
 
 
 def judge(images: ImageSet, training: ImageSet, held_out: ImageSet) -> Quality:
-    """Returns how images compare with those trained on.
+    """Returns the comparison of images with those that the model was trained on.
 
     Args:
         images: what is judged.
@@ -225,51 +225,42 @@ def nearest_distances(features: np.ndarray, training: np.ndarray) -> np.ndarray:
     return cdist(features, training).min(axis=1)
 
 
-def pair_ms_ssim(images: np.ndarray) -> float:
+def pair_ms_ssim(images: Tensor) -> float:
     """Returns the mean MS-SSIM of neighbours among images ``(N, *S)``; 1 for a single one."""
     if len(images) < 2:
         return 1.0
-    pairs = zip(images, np.roll(images, 1, axis=0), strict=True)
-    return float(np.mean([ms_ssim(first, second) for first, second in pairs]))
+    num_together = max(1, MAX_COMPARED_VOXELS // images[0].numel())
+    neighbours = images.roll(1, dims=0)
+    likenesses = [
+        ms_ssim(first, second)
+        for first, second in zip(
+            torch.split(images, num_together), torch.split(neighbours, num_together), strict=True
+        )
+    ]
+    return torch.cat(likenesses).mean().item()
 
 
-def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Returns the likeness of two images ``(*S)`` in [-1, 1] over all scales that they have.
+def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Returns the likeness ``(N,)`` of pairs of images ``(N, *S)`` in [-1, 1] over their scales.
 
-    A scale needs room for the Gaussian window of 11 pixels; the weights of the used ones sum to 1.
+    Each scale halves the image, and needs room for the window; the weights of the scales that are
+    used sum to 1.
     """
+    size = first.shape[1:]
+    kernel_size = min(SSIM_KERNEL_SIZE, (min(size) - 1) | 1)  # odd
     num_scales = 1
-    while num_scales < len(SSIM_WEIGHTS) and min(first.shape) // 2**num_scales > 2 * SSIM_RADIUS:
+    # MONAI asks for room at 1, 1, 4, 9 and 16 times the window, a little more than the halving.
+    while num_scales < len(SSIM_WEIGHTS) and (
+        min(size) // max(2**num_scales, num_scales**2) >= kernel_size
+    ):
         num_scales += 1
     weights = np.array(SSIM_WEIGHTS[:num_scales]) / sum(SSIM_WEIGHTS[:num_scales])
-    likeness = 1.0
-    for scale, weight in enumerate(weights):
-        luminance, structure = _ssim_terms(first, second)
-        term = luminance * structure if scale == num_scales - 1 else structure
-        likeness *= max(0.0, float(term.mean())) ** weight
-        first, second = _halved(first), _halved(second)
-    return likeness
-
-
-def _ssim_terms(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns luminance and contrast-structure where the window lies inside the image."""
-    inside = (slice(SSIM_RADIUS, -SSIM_RADIUS),) * first.ndim
-
-    def blurred(image: np.ndarray) -> np.ndarray:
-        return gaussian_filter(image.astype(float), SSIM_SIGMA, radius=SSIM_RADIUS)[inside]
-
-    c1, c2 = ((constant * NETWORK_RANGE) ** 2 for constant in SSIM_CONSTANTS)
-    mean_1, mean_2 = blurred(first), blurred(second)
-    variance_1 = blurred(first * first) - mean_1**2
-    variance_2 = blurred(second * second) - mean_2**2
-    covariance = blurred(first * second) - mean_1 * mean_2
-    luminance = (2 * mean_1 * mean_2 + c1) / (mean_1**2 + mean_2**2 + c1)
-    return luminance, (2 * covariance + c2) / (variance_1 + variance_2 + c2)
-
-
-def _halved(image: np.ndarray) -> np.ndarray:
-    """Returns an image at half its size, each pixel the mean of those it stands for."""
-    for axis in range(image.ndim):
-        even = np.moveaxis(image, axis, 0)[: image.shape[axis] // 2 * 2]
-        image = np.moveaxis((even[::2] + even[1::2]) / 2, 0, axis)
-    return image
+    return compute_ms_ssim(
+        first[:, None].float(),
+        second[:, None].float(),
+        spatial_dims=len(size),
+        data_range=NETWORK_RANGE,
+        kernel_size=kernel_size,
+        kernel_sigma=SSIM_SIGMA,
+        weights=weights.tolist(),
+    )[:, 0]

@@ -58,12 +58,12 @@ def whole(state: Any, *, is_first: bool) -> Any:
 
 
 def parts(state: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns of each whole tensor what ``like`` holds of that name: a part, or all."""
+    """Returns this process's part of each whole tensor, as ``like`` holds it under that name."""
     return {name: part(value, like.get(name)) for name, value in state.items()}
 
 
 def part(value: Any, like: Any) -> Any:
-    """Returns of a whole tensor the part that a process holds of a tensor of the same shape."""
+    """Returns this process's part of a whole tensor, divided as ``like`` is."""
     is_divided = isinstance(like, DTensor) and isinstance(value, Tensor)
     if not is_divided or value.shape != like.shape:
         return value

@@ -17,7 +17,7 @@ def decode_in_tiles(vqgan: VQVAE, latents: Tensor, *, max_voxels: int = MAX_TILE
     """Returns images ``(B, 1, *S)`` in [-1, 1], as ``decode`` would of all latents at once.
 
     The decoder is made of convolutions, so a voxel depends on latents nearby only. Tiles overlap
-    by so many: there is no seam, and nothing to blend.
+    by as many latents as that, so there is no seam, and nothing to blend.
 
     Args:
         vqgan: trained.
@@ -48,7 +48,7 @@ def decode_in_tiles(vqgan: VQVAE, latents: Tensor, *, max_voxels: int = MAX_TILE
 
 
 def decoder_reach(vqgan: VQVAE) -> int:
-    """Returns how many latents away, along each axis, a voxel can still depend on.
+    """Returns the number of latents, along each axis, over which a voxel depends on others.
 
     At each level, every residual layer has two 3×3 convolutions and the upsampling reaches one
     position further; levels are finer by the strides before them. One 3×3 comes before all.

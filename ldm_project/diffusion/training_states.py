@@ -53,7 +53,7 @@ def save_training(path: Path, training: Resumable, started_with: Mapping[str, An
             file.flush()
             os.fsync(file.fileno())  # a power cut after the move must not leave it empty
         staging.replace(path)
-    except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
         staging.unlink(missing_ok=True)
         raise CheckpointError(
             f"Cannot write the training's state {path}: {error}. Free disk space; "
@@ -65,7 +65,7 @@ def load_training(path: Path) -> TrainingState:
     """Returns the state of a training, on the CPU.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or another release wrote it.
+        CheckpointError: there is no state, it is damaged, or another release wrote it.
     """
     try:
         with zipfile.ZipFile(path) as archive:

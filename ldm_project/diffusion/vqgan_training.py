@@ -1,7 +1,7 @@
 """The training of a VQ-GAN: a plain autoencoder, then quantised, then adversarial too."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,16 +39,16 @@ NUM_CODEBOOK_BATCHES = 8  # whose encoder outputs the codebook starts from
 class VqganStep:
     """Terms of the VQ-GAN's objective in one iteration (from 1), weighted as they are summed.
 
-    A term that has not joined the objective yet is 0. ``discriminator_loss`` is the
+    A term that has not joined the objective yet is ``None``. ``discriminator_loss`` is the
     discriminator's own objective.
     """
 
     iteration: int
     reconstruction_loss: float
-    spectral_loss: float
-    quantisation_loss: float
-    adversarial_loss: float
-    discriminator_loss: float
+    spectral_loss: float | None
+    quantisation_loss: float | None
+    adversarial_loss: float | None
+    discriminator_loss: float | None
 
 
 class VqganTraining:
@@ -153,8 +153,8 @@ def reconstructed(training: VqganTraining, images: Tensor) -> Tensor:
 def _train_on(training: VqganTraining, images: Tensor, iteration: int) -> VqganStep:
     vqgan = training.vqgan
     latents = _encoded(training, images)
-    spectral_loss = quantisation_loss = adversarial_loss = latents.new_zeros(())
-    discriminator_loss = latents.new_zeros(())
+    joined: dict[str, Tensor] = {}  # the terms of this iteration
+    discriminator_loss: Tensor | None = None
     if iteration <= training.quantiser_start + 1:
         training.recent_latents.append(latents.detach())
     if iteration == training.quantiser_start + 1:
@@ -162,17 +162,19 @@ def _train_on(training: VqganTraining, images: Tensor, iteration: int) -> VqganS
         start_codebook(vqgan, standardise_latents(vqgan, recent))
         latents = _encoded(training, images)
     if iteration > training.quantiser_start:
-        latents, quantisation_loss = vqgan.quantize(latents)
+        latents, joined["quantisation_loss"] = vqgan.quantize(latents)
     with autocast(latents.device, training.precision):
         reconstructed = vqgan.decode(latents)
     reconstructed = reconstructed.float()
-    reconstruction_loss = F.l1_loss(reconstructed, images)
+    joined["reconstruction_loss"] = F.l1_loss(reconstructed, images)
     if iteration > training.quantiser_start:
-        spectral_loss = training.spectral_weight * _spectral_loss(reconstructed, images)
+        spectral_loss = _spectral_loss(reconstructed, images)
+        joined["spectral_loss"] = training.spectral_weight * spectral_loss
     if iteration > training.adversarial_start:
         judged = training.discriminator(reconstructed)[-1]
-        adversarial_loss = ADVERSARIAL_WEIGHT * F.mse_loss(judged, torch.ones_like(judged))
-    loss = reconstruction_loss + spectral_loss + quantisation_loss + adversarial_loss
+        adversarial_loss = F.mse_loss(judged, torch.ones_like(judged))
+        joined["adversarial_loss"] = ADVERSARIAL_WEIGHT * adversarial_loss
+    loss = _sum(joined)
     check_loss(loss, "VQ-GAN", iteration, training.learning_rate)
     training.optimiser.step(loss)
     if iteration > training.adversarial_start:
@@ -182,12 +184,23 @@ def _train_on(training: VqganTraining, images: Tensor, iteration: int) -> VqganS
         training.adversary.step(discriminator_loss)
     return VqganStep(
         iteration,
-        reconstruction_loss.item(),
-        spectral_loss.item(),
-        quantisation_loss.item(),
-        adversarial_loss.item(),
-        discriminator_loss.item(),
+        reconstruction_loss=joined["reconstruction_loss"].item(),
+        spectral_loss=_number(joined.get("spectral_loss")),
+        quantisation_loss=_number(joined.get("quantisation_loss")),
+        adversarial_loss=_number(joined.get("adversarial_loss")),
+        discriminator_loss=_number(discriminator_loss),
     )
+
+
+def _sum(terms: Mapping[str, Tensor]) -> Tensor:
+    """Returns the sum of the terms, always in the same order, on which its last bits depend."""
+    order = ("reconstruction_loss", "spectral_loss", "quantisation_loss", "adversarial_loss")
+    first, *others = (terms[name] for name in order if name in terms)
+    return sum(others, first)
+
+
+def _number(loss: Tensor | None) -> float | None:
+    return None if loss is None else loss.item()
 
 
 def _encoded(training: VqganTraining, images: Tensor) -> Tensor:

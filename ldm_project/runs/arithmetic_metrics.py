@@ -1,4 +1,4 @@
-"""TFLOP beside a run's energy: how much arithmetic a unit of work takes, and a TFLOP's price in J.
+"""TFLOP beside a run's energy: the arithmetic of a unit of work, and the J of a TFLOP.
 
 The keys are the project's own: ``ldm/tflop_per_<unit>`` and ``ldm/joules_per_tflop``.
 """
@@ -18,7 +18,7 @@ def tflop_per_unit(unit: str) -> str:
 
 
 def log_arithmetic(run_id: str, *, unit: str, tflop: float) -> None:
-    """Logs what one unit takes, and J per TFLOP where its energy was measured.
+    """Logs the TFLOP of one unit, and J per TFLOP where its energy was measured.
 
     Call it in the active run, after its metering has ended.
     """

@@ -1,10 +1,11 @@
-"""The MLflow run a command writes to, and what every command measures and tags in it."""
+"""The MLflow run that a command writes to, and how every command is measured."""
 
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Param
 from mlflow.environment_variables import MLFLOW_RUN_ID
@@ -12,9 +13,9 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.tracking.fluent import _get_experiment_id
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
-from ldm_project.config import DEFAULT_INTENSITY_SET, DEFAULT_PUE, DEFAULT_REGION, RunConfig
+from ldm_project.config import DEFAULT_INTENSITY_SET, DEFAULT_PUE, DEFAULT_REGION
 from ldm_project.diffusion.processes import ALONE, Processes
-from ldm_project.resolution import given, resolve_pue
+from ldm_project.settings import RunSettings
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions, Defaults, resolve_assumptions
 from mlflow_carbon.tracking.track import Tracker, track
@@ -28,23 +29,36 @@ PROJECT_DEFAULTS = Defaults(
 
 @contextmanager
 def command_run(
-    name: str,
-    config: RunConfig,
+    settings: RunSettings,
     *,
+    name: str | None = None,
     triggered_by_run_id: str | None = None,
-    resumed_run_id: str | None = None,
     processes: Processes = ALONE,
 ) -> Iterator[str]:
     """Gives the id of the run that the block writes to, created but not yet active.
 
-    ``mlflow run`` has made a run and logged its parameters already: the command it starts adopts
-    that one. A training that another command sets off is a top-level run of its own. One that is
-    resumed goes on in its old run; a run that ``mlflow run`` made for that says where. Processes
-    that a launcher has started anew go on in theirs. If the block fails, so does the run.
+    Where several processes share the command, all of them enter this: the first one finds or
+    creates the run, and all get its id.
+
+    ``mlflow run`` has made a run and logged its parameters already: the command that it starts
+    adopts that run. A training that another command sets off gets a top-level run of its own. A
+    training that is resumed goes on in its old run; if ``mlflow run`` made a run for the resuming,
+    a tag there names the old one. Processes that a launcher has started anew go on in their run.
+    If the block fails, the run is marked as failed.
+
+    Args:
+        settings: of the command.
+        name: of a new run; ``None`` takes the command's.
+        triggered_by_run_id: run of the command that set this one off.
+        processes: that share the command.
     """
+    if not processes.is_first:
+        yield processes.shared()
+        return
+    name = name or settings.command
     adopted_run_id = None if triggered_by_run_id else os.environ.pop(MLFLOW_RUN_ID.name, None)
-    known_run_id = resumed_run_id or processes.noted(f"run of {name}") or adopted_run_id
-    run_id = known_run_id or _create_run(name, config, triggered_by_run_id)
+    known_run_id = settings.resumed_run_id or processes.noted(f"run of {name}") or adopted_run_id
+    run_id = known_run_id or _create_run(name, settings, triggered_by_run_id)
     processes.note(f"run of {name}", run_id)
     if adopted_run_id and adopted_run_id != run_id:
         MlflowClient().set_tag(adopted_run_id, MLFLOW_RUN_NAME, f"resume {name}")
@@ -52,57 +66,63 @@ def command_run(
     elif adopted_run_id:
         MlflowClient().set_tag(run_id, MLFLOW_RUN_NAME, name)
     try:
-        yield run_id
+        yield processes.shared(run_id)
     except BaseException:  # Ctrl-C too: no run may stay in RUNNING
         MlflowClient().set_terminated(run_id, "FAILED")
         raise
 
 
-def assumptions_of(config: RunConfig) -> Assumptions:
+def assumptions_of(settings: RunSettings) -> Assumptions:
     """Returns the carbon intensity and PUE of a command, so that bad ones fail before any work.
 
     Raises:
         MlflowCarbonError: no such region, month or PUE.
     """
     return resolve_assumptions(
-        region=given(config.region),
-        month=given(config.month),
-        pue=resolve_pue(config.pue),
+        region=settings.region,
+        month=settings.month,
+        pue=settings.pue,
         defaults=PROJECT_DEFAULTS,
     )
 
 
 def tracked(
-    config: RunConfig,
+    settings: RunSettings,
     *,
     unit: str,
     total_units: int,
     run_id: str | None = None,
     is_alone: bool = False,
 ) -> AbstractContextManager[Tracker]:
-    """Returns the context that measures a block of so many units into a run, or the active one.
+    """Returns the context that measures a block.
 
-    ``is_alone`` says that no other process of a launch does a part of the block.
+    Args:
+        settings: of the command.
+        unit: what one unit of the block is.
+        total_units: that the block will do.
+        run_id: the run to write to, which further processes need; a process in which a run is
+            active writes to that one.
+        is_alone: whether no other process of a launch does a part of the block.
     """
     return track(
-        run_id=run_id,
+        run_id=None if mlflow.active_run() else run_id,
         is_alone=is_alone,
         unit=unit,
-        region=given(config.region),
-        month=given(config.month),
-        pue=resolve_pue(config.pue),
+        region=settings.region,
+        month=settings.month,
+        pue=settings.pue,
         defaults=PROJECT_DEFAULTS,
         total_units=total_units,
     )
 
 
-def _create_run(name: str, config: RunConfig, triggered_by_run_id: str | None) -> str:
+def _create_run(name: str, settings: RunSettings, triggered_by_run_id: str | None) -> str:
     tags = {MLFLOW_RUN_NAME: name}
     if triggered_by_run_id is not None:
         tags[keys.TAG_TRIGGERED_BY_RUN_ID] = triggered_by_run_id
     client = MlflowClient()
     experiment_id = _get_experiment_id() or DEFAULT_EXPERIMENT_ID
     run_id: str = client.create_run(experiment_id, tags=resolve_tags(tags)).info.run_id
-    params = [Param(key, str(value)) for key, value in asdict(config).items()]
+    params = [Param(key, str(value)) for key, value in asdict(settings.config).items()]
     client.log_batch(run_id, params=params)
     return run_id

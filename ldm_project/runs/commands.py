@@ -1,55 +1,50 @@
-"""From a checked configuration to its run, and the lines that tell a person what it cost."""
+"""Runs the command of given settings, in one process or several, and prints its cost."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from typing import Any
 
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from ldm_project.config import (
-    AUTO,
-    EstimateConfig,
-    ParallelConfig,
-    QualityConfig,
-    RunConfig,
-    SynthConfig,
-    TrainConfig,
-    VqganConfig,
-)
 from ldm_project.diffusion.acceleration import limit_threads
-from ldm_project.diffusion.processes import (
-    ALONE,
-    Processes,
-    check_devices,
-    joined_processes,
-)
+from ldm_project.diffusion.processes import ALONE, Processes, check_devices, joined_processes
 from ldm_project.errors import InvalidInputError
-from ldm_project.resolution import num_launched, resolve_num_processes, validate
+from ldm_project.parsing import num_launched
 from ldm_project.runs.command_runs import assumptions_of, command_run
-from ldm_project.runs.estimate_run import prediction_lines, run_estimate
-from ldm_project.runs.interrupted_trainings import resumed_config, resumed_run_id
+from ldm_project.runs.estimate import prediction_lines, run_estimate
+from ldm_project.runs.interrupted_trainings import as_started
 from ldm_project.runs.launching import launch
-from ldm_project.runs.quality_run import report_lines, run_quality
+from ldm_project.runs.quality import report_lines, run_quality
 from ldm_project.runs.references import run_id_of
-from ldm_project.runs.synthesis_run import assist_synth, run_synth
-from ldm_project.runs.training_runs import assist_train, run_train, run_vqgan
+from ldm_project.runs.synth import run_synth
+from ldm_project.runs.train import run_train
+from ldm_project.runs.vqgan import run_vqgan
+from ldm_project.settings import (
+    EstimateSettings,
+    QualitySettings,
+    RunSettings,
+    SharedSettings,
+    SynthSettings,
+    TrainSettings,
+    VqganSettings,
+)
 from mlflow_carbon.contract import keys
 from mlflow_carbon.units import joules_from_kwh
 
 
-def run_command(config: RunConfig) -> list[str]:
-    """Runs the command that the configuration belongs to; returns what it cost, in lines."""
+def run_command(settings: RunSettings) -> list[str]:
+    """Runs the command that the settings belong to; returns its cost as lines of text."""
     with memory_explained():
-        assumptions_of(config)  # a region or month without figures fails here, before any work
+        assumptions_of(settings)  # a region or month without figures fails here, before any work
         if num_launched() > 1:
-            with joined_processes(config.device) as processes:
-                return _run_together(config, processes)
-        config = resumed_config(config)
-        if isinstance(config, ParallelConfig) and resolve_num_processes(config) > 1:
-            return _launched(config)
-        return _run(config, ALONE)
+            with joined_processes(settings.device) as processes:
+                return _run_together(settings, processes)
+        settings = as_started(settings)
+        if isinstance(settings, SharedSettings) and settings.num_processes > 1:
+            return _launched(settings)
+        return _run(settings, ALONE)
 
 
 @contextmanager
@@ -61,7 +56,7 @@ def memory_explained() -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch tells of a CPU by the text alone
+    except (RuntimeError, MemoryError) as error:  # on a CPU only torch's text says so
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
             reason = (text.splitlines() or ["out of memory"])[0]
@@ -72,60 +67,78 @@ def memory_explained() -> Iterator[None]:
         raise
 
 
-def _launched(config: ParallelConfig) -> list[str]:
+def _launched(settings: SharedSettings) -> list[str]:
     """Runs a command in several processes; the first of them prints what it cost."""
-    validate(config)  # one that is resumed has brought its own
-    check_devices(config.device, resolve_num_processes(config))
-    name = "synth" if isinstance(config, SynthConfig) else "train"
-    with command_run(name, config, resumed_run_id=resumed_run_id(config)) as run_id:
-        launch(name, config, run_id)
+    check_devices(settings.device, settings.num_processes)
+    with command_run(settings) as run_id:
+        launch(settings, run_id)
     return []
 
 
-def _run_together(config: RunConfig, processes: Processes) -> list[str]:
-    """Runs a command, or a further process's share of it, that a launcher has started."""
-    if not isinstance(config, ParallelConfig):
+def _run_together(settings: RunSettings, processes: Processes) -> list[str]:
+    """Runs this process's share of a command that a launcher has started."""
+    if not isinstance(settings, SharedSettings):
         raise InvalidInputError("This command runs in one process: start it without a launcher.")
-    if config.num_processes not in (AUTO, str(processes.count)):
+    if settings.num_processes != processes.count:
         raise InvalidInputError(
-            f"num_processes is {config.num_processes}, but the launcher has started "
+            f"num_processes is {settings.num_processes}, but the launcher has started "
             f"{processes.count}; leave num_processes out."
         )
-    config = replace(config, num_processes=str(processes.count))
-    if processes.is_first:
-        config = resumed_config(config)
-        validate(config)
-        return _run(config, processes)
-    if isinstance(config, SynthConfig):
-        assist_synth(config, processes)
-    else:
-        assist_train(processes)
-    return []
+    # The state of a training that is resumed may lie where only the first process sees it.
+    settings = processes.shared(as_started(settings) if processes.is_first else None)
+    return _run(settings, processes)
 
 
-def _run(config: RunConfig, processes: Processes) -> list[str]:
-    limit_threads(config.model_size)
-    if isinstance(config, QualityConfig):
-        run_id, report = run_quality(config)
-        return [*report_lines(report), f"run     {run_id} (mlflow ui shows it)"]
-    if isinstance(config, EstimateConfig):
-        run_id, prediction = run_estimate(config)
-        return [*prediction_lines(prediction, config), f"run     {run_id} (mlflow ui shows it)"]
-    if isinstance(config, SynthConfig):
-        return summary(MlflowClient().get_run(run_synth(config, processes)))
-    assert isinstance(config, VqganConfig)  # the commands left train a network
-    resumed = resumed_run_id(config)
-    if isinstance(config, TrainConfig):
-        uri = run_train(config, resumed_run_id=resumed, processes=processes)
-    else:
-        uri = run_vqgan(config, resumed_run_id=resumed)
+def _run(settings: RunSettings, processes: Processes) -> list[str]:
+    limit_threads(settings.model_size)
+    return _RUNS[settings.command](settings, processes)
+
+
+def _run_vqgan(settings: VqganSettings, processes: Processes) -> list[str]:
+    return _model_lines(run_vqgan(settings, processes=processes))
+
+
+def _run_train(settings: TrainSettings, processes: Processes) -> list[str]:
+    uri = run_train(settings, processes=processes)
+    return _model_lines(uri) if processes.is_first else []
+
+
+def _run_synth(settings: SynthSettings, processes: Processes) -> list[str]:
+    run_id = run_synth(settings, processes=processes)
+    return summary(MlflowClient().get_run(run_id)) if processes.is_first else []
+
+
+def _run_estimate(settings: EstimateSettings, _: Processes) -> list[str]:
+    run_id, prediction = run_estimate(settings)
+    return [*prediction_lines(prediction, settings), _run_line(run_id)]
+
+
+def _run_quality(settings: QualitySettings, _: Processes) -> list[str]:
+    run_id, report = run_quality(settings)
+    return [*report_lines(report), _run_line(run_id)]
+
+
+_RUNS: Mapping[str, Callable[[Any, Processes], list[str]]] = {
+    VqganSettings.command: _run_vqgan,
+    TrainSettings.command: _run_train,
+    SynthSettings.command: _run_synth,
+    EstimateSettings.command: _run_estimate,
+    QualitySettings.command: _run_quality,
+}
+
+
+def _model_lines(uri: str) -> list[str]:
     return [f"model   {uri}", *summary(MlflowClient().get_run(run_id_of(uri)))]
+
+
+def _run_line(run_id: str) -> str:
+    return f"run     {run_id} (mlflow ui shows it)"
 
 
 def summary(run: Run) -> list[str]:
     """Returns the energy and CO2e of a finished run as text, per unit and in all.
 
-    A run that nothing could measure says so; it has no figures to show.
+    A run that nothing could measure has no figures; its lines give the reason.
     """
     metrics, tags = run.data.metrics, run.data.tags
     unit = tags.get(keys.TAG_UNIT, "")
@@ -146,5 +159,5 @@ def summary(run: Run) -> list[str]:
         f"coverage {metrics[keys.COVERAGE_FRACTION]:.0%})",
         f"CO2e    {metrics[keys.co2e_g_per_unit(unit)] * 1000:.4g} mg per {unit}, "
         f"{metrics[keys.CO2E_G]:.4g} g for the run of {metrics[keys.DURATION_S]:.3g} s",
-        f"run     {run.info.run_id} (mlflow ui shows it)",
+        _run_line(run.info.run_id),
     ]

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +12,6 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from ldm_project.cache import CACHE_VARIABLE, cache_folder
-from ldm_project.config import AUTO, ResumableConfig, RunConfig, TrainConfig, VqganConfig
 from ldm_project.diffusion.training_states import (
     Resumable,
     TrainingState,
@@ -21,29 +20,22 @@ from ldm_project.diffusion.training_states import (
     take_up,
 )
 from ldm_project.errors import CheckpointError, InvalidInputError
-from ldm_project.resolution import ConfigT, as_interrupted
+from ldm_project.settings import RunSettings, TrainingSettings, as_interrupted, settings_of
 
-COMMAND = "command"  # under which a state keeps what made it
+COMMAND = "command"  # key under which a state keeps its command
 LAUNCH_VARIABLE = "TORCHELASTIC_RUN_ID"  # the launch's name: the run's id where we launch
 
 
-def resumed_run_id(config: RunConfig) -> str | None:
-    """Returns the run whose training a command is told to go on with, if it is."""
-    if not isinstance(config, ResumableConfig) or config.resume == AUTO:
-        return None
-    return config.resume
-
-
-def resumed_config(config: ConfigT) -> ConfigT:
-    """Returns the parameters of the training to go on with; those given, where it is a new one.
+def as_started(settings: RunSettings) -> RunSettings:
+    """Returns the settings of the interrupted training to resume, or those given without one.
 
     Raises:
         CheckpointError: there is no state of that training here, or it is damaged.
         InvalidInputError: there is no such run, or a parameter was given another value.
     """
-    run_id = resumed_run_id(config)
+    run_id = settings.resumed_run_id
     if run_id is None:
-        return config
+        return settings
     try:
         MlflowClient().get_run(run_id)
     except MlflowException as error:
@@ -55,38 +47,33 @@ def resumed_config(config: ConfigT) -> ConfigT:
     if not path.is_file():
         raise CheckpointError(
             f"There is no state of run {run_id} at {path}: it has ended well, had not come to its "
-            f"first one, or ran elsewhere ({CACHE_VARIABLE} names the folder). Start anew without "
-            f"resume=."
+            f"first state, or ran elsewhere ({CACHE_VARIABLE} names the folder). Start anew "
+            f"without resume=."
         )
     started_with = dict(load_training(path).started_with)
     command = started_with.pop(COMMAND)
-    if command != command_of(config):
+    if command != settings.command:
         raise InvalidInputError(f"Run {run_id} is one of {command}: use `-e {command}`.")
-    return as_interrupted(config, started_with)
+    return settings_of(as_interrupted(settings.config, started_with))
 
 
 def state_file(run_id: str) -> Path:
-    """Returns where the state of a run's training lies."""
+    """Returns the file of the state of a run's training."""
     return cache_folder() / "trainings" / f"{run_id}.pt"
-
-
-def command_of(config: RunConfig) -> str:
-    """Returns the entry point that trains by these parameters."""
-    return "train" if isinstance(config, TrainConfig) else "vqgan"
 
 
 class StateKeeper:
     """Writes a training's state now and then; a disk that is full does not stop the training."""
 
-    def __init__(self, run_id: str, training: Resumable, config: VqganConfig) -> None:
+    def __init__(self, run_id: str, training: Resumable, settings: TrainingSettings) -> None:
         self._path = state_file(run_id)
         self._training = training
-        self._started_with = asdict(config) | {COMMAND: command_of(config)}
+        self._started_with = asdict(settings.config) | {COMMAND: settings.command}
         self._started_with.pop("resume", None)
         self._has_warned = False
 
-    def save(self, iteration: int) -> None:  # noqa: ARG002  # the state tells it
-        """Writes the state; where it cannot, says so the first time."""
+    def save(self, iteration: int) -> None:  # noqa: ARG002  # the state holds it
+        """Writes the state; the first time that fails, prints a warning."""
         try:
             save_training(self._path, self._training, self._started_with)
         except CheckpointError as error:
@@ -96,7 +83,7 @@ class StateKeeper:
 
 
 def state_left_in(path: Path) -> TrainingState | None:
-    """Returns where an earlier process left the training of a file; ``None`` for a new one.
+    """Returns the state that an earlier process left in a file; ``None`` for a new training.
 
     Raises:
         CheckpointError: the state is damaged.
@@ -115,7 +102,7 @@ def go_on(training: Resumable, state: TrainingState | None, run_id: str) -> None
 
 
 def how_to_resume(command: str, run_id: str) -> str:
-    """Returns a sentence on how the run's training can go on; none where it cannot."""
+    """Returns a sentence on how the run's training can go on; empty where it cannot."""
     is_file = state_file(run_id).is_file()
     way = f"`mlflow run . -e {command} -P resume={run_id}`"
     return f"The training can go on: {way}." if is_file else ""
@@ -132,3 +119,23 @@ def kept_until_registered(command: str, run_id: str) -> Iterator[None]:
             print(how_to_resume(command, run_id), file=sys.stderr)
         raise
     state_file(run_id).unlink(missing_ok=True)
+
+
+@contextmanager
+def training_run(
+    settings: TrainingSettings, run_id: str, tags: Mapping[str, str], *, is_first: bool = True
+) -> Iterator[None]:
+    """Makes the run active for a block that trains and registers; further processes have none.
+
+    Args:
+        settings: of the training.
+        run_id: of its run.
+        tags: of its run.
+        is_first: whether this process writes to the run.
+    """
+    if not is_first:
+        yield
+        return
+    with mlflow.start_run(run_id=run_id), kept_until_registered(settings.command, run_id):
+        mlflow.set_tags(dict(tags))
+        yield

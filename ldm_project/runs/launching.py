@@ -5,22 +5,21 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict
 
 from mlflow.environment_variables import MLFLOW_RUN_ID
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ldm_project.config import ParallelConfig
 from ldm_project.errors import LdmProjectError
-from ldm_project.resolution import resolve_num_processes
 from ldm_project.runs.interrupted_trainings import how_to_resume
+from ldm_project.settings import SharedSettings
 
 _elastic_logger = logging.getLogger("torch.distributed.elastic")
 
 
-def launch(command: str, config: ParallelConfig, run_id: str) -> None:
+def launch(settings: SharedSettings, run_id: str) -> None:
     """Runs a command in as many processes as it asks for, all of them in one run.
 
     They are programs of their own, not forks: the meter knows them by the environment that they
@@ -29,9 +28,9 @@ def launch(command: str, config: ParallelConfig, run_id: str) -> None:
     Raises:
         LdmProjectError: one of them failed, or this one was told to stop; the others have ended.
     """
-    num_processes = resolve_num_processes(config)
+    command, num_processes = settings.command, settings.num_processes
     options = [
-        f"--{item.name.replace('_', '-')}={getattr(config, item.name)}" for item in fields(config)
+        f"--{name.replace('_', '-')}={value}" for name, value in asdict(settings.config).items()
     ]
     launcher = LaunchConfig(
         min_nodes=1,
@@ -41,10 +40,10 @@ def launch(command: str, config: ParallelConfig, run_id: str) -> None:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
-        max_restarts=config.max_restarts,
+        max_restarts=settings.max_restarts,
     )
     num_threads = max(1, (os.cpu_count() or 1) // num_processes)
-    _elastic_logger.setLevel(logging.CRITICAL)  # what it tells at length we tell in a sentence
+    _elastic_logger.setLevel(logging.CRITICAL)  # we say in a sentence what it logs at length
     try:
         with _environment({MLFLOW_RUN_ID.name: run_id}, {"OMP_NUM_THREADS": str(num_threads)}):
             elastic_launch(launcher, sys.executable)("-m", "ldm_project", command, *options)

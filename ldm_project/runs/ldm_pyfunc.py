@@ -24,7 +24,7 @@ class LatentDiffusionModel(PythonModel):
         self._ldm = load_ldm(
             Path(context.artifacts[CHECKPOINT_ARTIFACT]),
             backend=SynthConfig.backend,
-            device=SynthConfig.device,
+            device=None,
         )
 
     def predict(

@@ -1,4 +1,4 @@
-"""Which trained model a command uses: a folder, a registered version, or the newest that fits."""
+"""Finds the model that a command uses: a folder, a registered version, or the newest that fits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,11 @@ from mlflow.entities import LoggedModelInput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from ldm_project.config import AUTO, RFLOW, RunConfig, TrainConfig
+from ldm_project.config import RFLOW
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.errors import CheckpointError
-from ldm_project.resolution import resolve_size, size_text
+from ldm_project.parsing import size_text
+from ldm_project.settings import RunSettings, TrainSettings
 
 CHECKPOINT_FOLDER = "checkpoint"
 TAG_DATA_DIGEST = "ldm.data_digest"
@@ -29,35 +30,47 @@ class ModelReference:
     model_id: str | None = None
 
 
-def registered_name(kind: str, config: RunConfig) -> str:
-    """Returns the registry's name of a model of this kind and size, ``ldm-ct-2d-64-tiny``."""
-    axes = resolve_size(config.size, config.dims, config.model_size)
-    size = str(axes[0]) if len(set(axes)) == 1 else size_text(axes)
-    is_rflow = kind == "ldm" and isinstance(config, TrainConfig) and config.objective == RFLOW
-    suffix = f"-{RFLOW}" if is_rflow else ""
-    return f"{kind}-ct-{config.dims}d-{size}-{config.model_size}{suffix}"
+def vqgan_name(settings: RunSettings) -> str:
+    """Returns the name that a VQ-GAN is registered by, ``vqgan-ct-2d-64-tiny``."""
+    return f"vqgan-ct-{_size_name(settings)}"
+
+
+def ldm_name(settings: TrainSettings) -> str:
+    """Returns the name that an LDM is registered by, ``ldm-ct-2d-64-tiny``."""
+    suffix = f"-{RFLOW}" if settings.objective == RFLOW else ""
+    return f"ldm-ct-{_size_name(settings)}{suffix}"
 
 
 def find_model(
-    asked_for: str, kind: str, config: RunConfig, *, data_digest: str | None
+    asked_for: str | None, kind: str, name: str, *, data_digest: str | None
 ) -> ModelReference | None:
-    """Returns the model a command was told to use, or the newest registered one that fits.
+    """Returns the model that a command was told to use, or the newest registered one that fits.
 
     Args:
-        asked_for: a checkpoint folder, ``models:/name/version`` (or alias), or ``auto``.
+        asked_for: a checkpoint folder or ``models:/name/version`` (or alias); ``None`` looks for
+            the newest version.
         kind: ``vqgan`` or ``ldm``.
-        config: names dims, size and model size of the newest.
-        data_digest: the newest must have been trained on this data; ``None`` for any.
+        name: that the newest version is registered by.
+        data_digest: the data that the newest version must have been trained on; ``None`` for any.
 
     Returns:
-        ``None`` only for ``auto``, when no registered version fits.
+        ``None`` only where nothing was asked for and no registered version fits.
 
     Raises:
         CheckpointError: what was asked for is not there.
     """
-    if asked_for == AUTO:
-        version = _newest_version(registered_name(kind, config), data_digest)
-        return None if version is None else _download(f"models:/{version.name}/{version.version}")
+    if asked_for is not None:
+        return model_at(asked_for, kind)
+    version = _newest_version(name, data_digest)
+    return None if version is None else _download(f"models:/{version.name}/{version.version}")
+
+
+def model_at(asked_for: str, kind: str) -> ModelReference:
+    """Returns the model of a checkpoint folder or of ``models:/name/version`` (or alias).
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
     if asked_for.startswith(MODELS_SCHEME):
         return _download(asked_for)
     folder = Path(asked_for)
@@ -76,23 +89,29 @@ def run_id_of(uri: str) -> str:
 
 
 def note_used_model(run_id: str, reference: ModelReference) -> None:
-    """Logs a model as the run's input: what it cost counts for what is built from it."""
+    """Logs a model as the run's input, so that its cost counts for the models built from it."""
     if reference.model_id is not None:
         MlflowClient().log_inputs(run_id, models=[LoggedModelInput(reference.model_id)])
 
 
-def check_size(spec: ModelSpec, config: RunConfig, reference: ModelReference) -> None:
+def check_size(spec: ModelSpec, settings: RunSettings, reference: ModelReference) -> None:
     """Checks that a checkpoint makes images of the size asked for.
 
     Raises:
         CheckpointError: it makes others.
     """
-    size = resolve_size(config.size, config.dims, config.model_size)
-    if spec.dims != config.dims or tuple(spec.size) != size:
+    size = settings.size
+    if spec.dims != settings.dims or tuple(spec.size) != size:
         raise CheckpointError(
             f"Model {reference.uri!r} makes {size_text(spec.size)} images, not {size_text(size)}. "
             f"Pass dims={spec.dims} and size={size_text(spec.size)}, or another model."
         )
+
+
+def _size_name(settings: RunSettings) -> str:
+    axes = settings.size
+    size = str(axes[0]) if len(set(axes)) == 1 else size_text(axes)
+    return f"{settings.dims}d-{size}-{settings.model_size}"
 
 
 def _newest_version(name: str, data_digest: str | None) -> ModelVersion | None:

@@ -9,19 +9,19 @@ from monai.networks.nets.vqvae import VQVAE
 
 from ldm_project.array_files import is_whole
 from ldm_project.cache import cache_folder
-from ldm_project.config import MAX_SLICE_EPOCHS, TrainConfig
+from ldm_project.config import MAX_SLICE_EPOCHS
 from ldm_project.ct.data import CtScans, batches, digest_of
 from ldm_project.diffusion.checkpoints import VqganCheckpoint
 from ldm_project.diffusion.latents import keep_latents, weights_digest
 from ldm_project.diffusion.models import device_of
-from ldm_project.resolution import resolve_training_batch_size
+from ldm_project.settings import TrainSettings
 
 FORMAT_VERSION = 1  # of what follows; another one where images are drawn or encoded otherwise
 TAG_LATENTS = "ldm.latents"  # whether the run's energy has their encoding in it
 ENCODED, CACHED = "encoded", "cached"
 
 
-def encoded_file(config: TrainConfig, vqgan: VqganCheckpoint, scans: CtScans) -> Path:
+def encoded_file(settings: TrainSettings, vqgan: VqganCheckpoint, scans: CtScans) -> Path:
     """Returns the file of a training's latents: of every volume, or of slices of some epochs.
 
     They are encoded where it is missing or damaged; a tag of the active run says whether.
@@ -29,31 +29,31 @@ def encoded_file(config: TrainConfig, vqgan: VqganCheckpoint, scans: CtScans) ->
     Raises:
         CacheError: they cannot be kept.
     """
-    path = latents_file(config, vqgan.vqgan, scans)
+    path = latents_file(settings, vqgan.vqgan, scans)
     is_encoded = is_whole(path)
     mlflow.set_tag(TAG_LATENTS, CACHED if is_encoded else ENCODED)
     if not is_encoded:
-        batch_size, num_batches = _batches_to_encode(config, scans)
+        batch_size, num_batches = _batches_to_encode(settings, scans)
         images = islice(batches(scans, batch_size=batch_size), num_batches)
         shape = (num_batches * batch_size, *vqgan.spec.latent_shape)
         keep_latents(path, vqgan.vqgan, images, shape=shape)
     return path
 
 
-def latents_file(config: TrainConfig, vqgan: VQVAE, scans: CtScans) -> Path:
-    """Returns where a training's latents lie, named by all that decides their bits."""
+def latents_file(settings: TrainSettings, vqgan: VQVAE, scans: CtScans) -> Path:
+    """Returns the file of a training's latents, named by all that their bits depend on."""
     key = digest_of(
-        f"{FORMAT_VERSION} {weights_digest(vqgan)} {config.backend} {device_of(vqgan).type} "
-        f"{scans.identity} {_batches_to_encode(config, scans)}"
+        f"{FORMAT_VERSION} {weights_digest(vqgan)} {settings.backend} {device_of(vqgan).type} "
+        f"{scans.identity} {_batches_to_encode(settings, scans)}"
     )
     return cache_folder() / "latents" / f"{key}.npy"
 
 
-def _batches_to_encode(config: TrainConfig, scans: CtScans) -> tuple[int, int]:
+def _batches_to_encode(settings: TrainSettings, scans: CtScans) -> tuple[int, int]:
     """Returns the size of a batch, and how many hold every volume, or slices of some epochs."""
-    batch_size = resolve_training_batch_size(config)
+    batch_size = settings.batch_size
     num_epochs = 1
-    if config.dims == 2:
-        num_needed = config.iterations * batch_size
+    if settings.dims == 2:
+        num_needed = settings.iterations * batch_size
         num_epochs = min(MAX_SLICE_EPOCHS, math.ceil(num_needed / scans.num_scans))
     return batch_size, math.ceil(num_epochs * scans.num_scans / batch_size)

@@ -1,4 +1,4 @@
-"""What a training shows of itself on the way: pictures, and the loss on scans held out."""
+"""Previews of a training on its way: pictures, and the loss on scans held out."""
 
 from dataclasses import replace
 from itertools import islice
@@ -18,7 +18,7 @@ from ldm_project.diffusion.latents import encode_latents
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
 from ldm_project.diffusion.vqgan_training import VqganTraining, reconstructed
-from ldm_project.resolution import num_fitting
+from ldm_project.parsing import num_fitting
 
 VALIDATION_LOSS = "validation_loss"
 MAX_VALIDATED = 16  # held-out images
@@ -48,7 +48,7 @@ class LdmPreview:
 
     Args:
         training: of the UNet.
-        ldm: what its latents are decoded by.
+        ldm: with the VQ-GAN that decodes its latents.
         held_out: scans that are not trained on.
         seed: of the samples.
     """

@@ -23,7 +23,7 @@ class VectorQuantisedAutoencoder(PythonModel):
         self._checkpoint = load_vqgan(
             Path(context.artifacts[CHECKPOINT_ARTIFACT]),
             backend=VqganConfig.backend,
-            device=VqganConfig.device,
+            device=None,
         )
 
     def predict(

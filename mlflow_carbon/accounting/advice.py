@@ -74,7 +74,7 @@ def rank(
 def best_start(
     series: IntensitySeries, *, now_s: float, duration_s: float, deadline_s: float
 ) -> Start:
-    """Returns when a run at constant power should start to end by the deadline and emit least.
+    """Finds the start at which a run at constant power emits least and meets the deadline.
 
     The mean intensity over the run is linear in its start except where the start or the end
     crosses into another slot, so the best start is now, the last one possible, or one of those.

@@ -27,16 +27,17 @@ def validate_pue(pue: float) -> float:
     if not MIN_PUE <= pue <= MAX_PUE:
         raise InvalidInputError(
             f"PUE is {pue:g}; it is facility energy over IT energy, "
-            f"so give {MIN_PUE:g} to {MAX_PUE:g}."
+            f"so give {MIN_PUE:g} to {MAX_PUE:g}.",
+            arguments=["pue"],
         )
     return pue
 
 
 def facility_energy_kwh(energy_kwh: float, pue: float) -> float:
-    """Returns what the facility used for IT energy, in kWh.
+    """Returns the facility's energy for some IT energy, in kWh.
 
     Raises:
-        InvalidInputError: the energy is negative or not finite, or the PUE is none.
+        InvalidInputError: the energy is negative or not finite, or the PUE is outside 1 to 3.
     """
     return checked("energy_kwh", energy_kwh) * validate_pue(pue)
 
@@ -47,7 +48,7 @@ def co2e_g(energy_kwh: float, *, pue: float, intensity_g_per_kwh: float) -> floa
     Source: Seyfarth et al. 2024, arXiv:2407.14892, Eq. 1.
 
     Raises:
-        InvalidInputError: a factor is negative or not finite, or the PUE is none.
+        InvalidInputError: a factor is negative or not finite, or the PUE is outside 1 to 3.
     """
     intensity = checked("intensity_g_per_kwh", intensity_g_per_kwh)
     return facility_energy_kwh(energy_kwh, pue) * intensity
@@ -96,5 +97,7 @@ def checked(name: str, value: float) -> float:
         InvalidInputError: it is negative or not finite.
     """
     if not (math.isfinite(value) and value >= 0):
-        raise InvalidInputError(f"{name} is {value}; give a finite number, 0 or more.")
+        raise InvalidInputError(
+            f"{name} is {value}; give a finite number, 0 or more.", arguments=[name]
+        )
     return value

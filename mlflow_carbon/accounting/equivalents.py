@@ -134,7 +134,9 @@ def budget_share(
     assumed = {"remaining_gt": remaining_gt, "population": population, "years": years}
     for name, value in assumed.items():
         if not (math.isfinite(value) and value > 0):
-            raise InvalidInputError(f"{name} is {value}; give a finite number above 0.")
+            raise InvalidInputError(
+                f"{name} is {value}; give a finite number above 0.", arguments=[name]
+            )
     budget_kg = remaining_gt * KG_PER_GT / population / years
     return BudgetShare(co2e_kg / budget_kg, budget_kg, remaining_gt, population, years)
 
@@ -163,4 +165,6 @@ def _read() -> Iterator[Factor]:
 
 def _check_mass(co2e_kg: float) -> None:
     if not (math.isfinite(co2e_kg) and co2e_kg >= 0):
-        raise InvalidInputError(f"co2e_kg is {co2e_kg}; give a finite number, 0 or more.")
+        raise InvalidInputError(
+            f"co2e_kg is {co2e_kg}; give a finite number, 0 or more.", arguments=["co2e_kg"]
+        )

@@ -100,7 +100,7 @@ def price(forecast: EnergyForecast, *, pue: float, intensity_g_per_kwh: float) -
     """Returns a forecast in g CO2e.
 
     Raises:
-        InvalidInputError: the intensity is negative or not finite, or the PUE is none.
+        InvalidInputError: the intensity is negative or not finite, or the PUE is outside 1 to 3.
     """
 
     def priced(energy_kwh: float) -> float:
@@ -115,6 +115,28 @@ def price(forecast: EnergyForecast, *, pue: float, intensity_g_per_kwh: float) -
     )
 
 
+def work_asked(
+    *, iterations: int | None = None, samples: int | None = None, units: float | None = None
+) -> tuple[str, float]:
+    """Returns the name of the one argument that was given, and its number.
+
+    Raises:
+        InvalidInputError: not exactly one was given, or it is not above zero.
+    """
+    asked = {"iterations": iterations, "samples": samples, "units": units}
+    given = {name: number for name, number in asked.items() if number is not None}
+    if len(given) != 1:
+        raise InvalidInputError(
+            "Give iterations, samples or units, and only one of them.", arguments=list(asked)
+        )
+    ((name, number),) = given.items()
+    if not (math.isfinite(number) and number > 0):
+        raise InvalidInputError(
+            f"{name} is {number:g}; give a finite number above 0.", arguments=[name]
+        )
+    return name, number
+
+
 def num_units_asked(
     unit: str,
     *,
@@ -122,7 +144,7 @@ def num_units_asked(
     samples: int | None = None,
     units: float | None = None,
 ) -> float:
-    """Returns how many units of a run were asked for.
+    """Returns the number of a run's units that was asked for.
 
     Args:
         unit: what the run counts.
@@ -134,25 +156,21 @@ def num_units_asked(
         InvalidInputError: not exactly one was given, it is not above zero, or the run counts
             another unit: iterations and samples do not convert.
     """
-    asked = {"iterations": iterations, "samples": samples, "units": units}
-    given = {name: number for name, number in asked.items() if number is not None}
-    if len(given) != 1:
-        raise InvalidInputError("Give --iterations, --samples or --units, and only one of them.")
-    ((name, number),) = given.items()
+    name, number = work_asked(iterations=iterations, samples=samples, units=units)
     if name not in ("units", f"{unit}s"):
         raise InvalidInputError(
-            f"The run measured energy per {unit}, so --{name} does not apply; "
-            f"pass --units, or the run of a command that counts {name}."
+            f"The run measured energy per {unit}, so {name} does not apply; "
+            f"take a run that counts {name}.",
+            arguments=[name],
+            instead="units",
         )
-    if not (math.isfinite(number) and number > 0):
-        raise InvalidInputError(f"--{name} is {number:g}; give a finite number above 0.")
     return number
 
 
 def judge_spent(
     spent_kwh: float, *, budget_kg: float, pue: float, intensity_g_per_kwh: float
 ) -> BudgetVerdict:
-    """Returns whether what a run has spent keeps its budget of kg CO2e.
+    """Judges whether the energy spent so far keeps a run's budget of kg CO2e.
 
     Raises:
         InvalidInputError: the budget is not above zero and finite, or another figure is outside
@@ -177,15 +195,15 @@ def judge_budget(
     pue: float,
     intensity_g_per_kwh: float,
 ) -> BudgetVerdict:
-    """Returns whether a running run keeps its budget of kg CO2e; to be asked after each window.
+    """Judges whether a running run will keep its budget of kg CO2e; called after each window.
 
     Ending the run at ``STOP_NOW`` keeps the budget unless a unit of the next window costs more
     than in any window before.
 
     Args:
         statistics: of the windows so far.
-        num_units_left: units still to be done; 0 after the last window; ``None`` where nobody
-            knows, so that only the next window is judged.
+        num_units_left: units still to be done; 0 after the last window; ``None`` if unknown:
+            then only the next window is judged.
         num_units_next: units of the next window.
         budget_kg: what the whole run may emit.
         spent_kwh: measured so far, gaps between windows included.

@@ -24,6 +24,24 @@ class Device:
     lifetime_years: float
     share_fraction: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Checks the figures.
+
+        Raises:
+            InvalidInputError: one is outside what it may be.
+        """
+        _check("embodied_kg", self.embodied_kg, minimum=0.0)
+        if not (math.isfinite(self.lifetime_years) and self.lifetime_years > 0):
+            raise InvalidInputError(
+                f"lifetime_years is {self.lifetime_years}; give a finite number above 0.",
+                arguments=["device_lifetime_years"],
+            )
+        if not 0 < self.share_fraction <= 1:
+            raise InvalidInputError(
+                f"share_fraction is {self.share_fraction}; give more than 0, at most 1.",
+                arguments=["device_share_fraction"],
+            )
+
 
 @dataclass(frozen=True)
 class SoftwareCarbonIntensity:
@@ -42,19 +60,10 @@ def embodied_g(device: Device, duration_s: float) -> float:
     Source: ISO/IEC 21031:2024, M = TE × TS × RS.
 
     Raises:
-        InvalidInputError: a figure is outside what it may be.
+        InvalidInputError: the duration is negative or not finite.
     """
     lifetime_s = device.lifetime_years * HOURS_PER_YEAR * SECONDS_PER_HOUR
-    _check("embodied_kg", device.embodied_kg, minimum=0.0)
     _check("duration_s", duration_s, minimum=0.0)
-    if not (math.isfinite(device.lifetime_years) and device.lifetime_years > 0):
-        raise InvalidInputError(
-            f"lifetime_years is {device.lifetime_years}; give a finite number above 0."
-        )
-    if not 0 < device.share_fraction <= 1:
-        raise InvalidInputError(
-            f"share_fraction is {device.share_fraction}; give more than 0, at most 1."
-        )
     return grams_from_kg(device.embodied_kg) * duration_s / lifetime_s * device.share_fraction
 
 
@@ -95,4 +104,6 @@ def software_carbon_intensity(
 
 def _check(name: str, value: float, *, minimum: float) -> None:
     if not (math.isfinite(value) and value >= minimum):
-        raise InvalidInputError(f"{name} is {value}; give a finite number, {minimum:g} or more.")
+        raise InvalidInputError(
+            f"{name} is {value}; give a finite number, {minimum:g} or more.", arguments=[name]
+        )

@@ -10,6 +10,8 @@ from scipy.special import stdtrit
 from mlflow_carbon.accounting.uncertainty import DEFAULT_CONFIDENCE_FRACTION
 from mlflow_carbon.errors import InvalidInputError
 
+_ROUNDING_FRACTION = 1e-9  # of the energy: a smaller distance from the line is one of adding up
+
 
 @dataclass(frozen=True)
 class StepsPoint:
@@ -22,7 +24,7 @@ class StepsPoint:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A fitted figure with its interval; no bounds where no run is left to tell the error."""
+    """A fitted figure with its interval; no bounds where no run tells the error."""
 
     value: float
     low: float | None
@@ -36,12 +38,14 @@ class StepsModel:
     Attributes:
         fixed_kwh: what a unit costs before its first step (decoding, set-up).
         step_kwh: what each denoising step adds.
-        residual_std_kwh: std of the runs about the line; ``None`` for two runs.
+        residual_std_kwh: std of the runs about the line; 0 where all lie on it; ``None`` for two
+            runs.
         num_runs: how many were fitted.
         step_counts: which step counts they had.
         unit: what the energy is per.
         confidence_fraction: of every interval.
-        covariance_kwh2: of the fixed and the step energy, row by row; ``None`` for two runs.
+        covariance_kwh2: of the fixed and the step energy, row by row; ``None`` for two runs, and
+            for runs that all lie on the line: they tell nothing of the error.
     """
 
     fixed_kwh: Estimate
@@ -52,6 +56,11 @@ class StepsModel:
     unit: str
     confidence_fraction: float
     covariance_kwh2: tuple[tuple[float, float], tuple[float, float]] | None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether three runs or more all lie on the line, as copies of two runs do."""
+        return self.residual_std_kwh == 0
 
     def energy_kwh(self, num_steps: int) -> float:
         """Returns the fitted energy of one unit with so many steps."""
@@ -92,7 +101,8 @@ def fit_steps(
 
     Args:
         points: one a run, at two step counts or more; all per the same unit.
-        confidence_fraction: of the intervals, with runs - 2 degrees of freedom.
+        confidence_fraction: of the intervals, with runs - 2 degrees of freedom. Two runs, and
+            runs that all lie on the line, get no interval.
 
     Raises:
         InvalidInputError: there are fewer than two step counts, the units differ, or a figure
@@ -111,6 +121,9 @@ def fit_steps(
         residuals = energies_kwh - fixed_kwh - step_kwh * steps
         variance = float(residuals @ residuals) / (len(runs) - 2)
         std_kwh = math.sqrt(variance)
+        if std_kwh <= _ROUNDING_FRACTION * float(energies_kwh.max()):
+            std_kwh = 0.0
+    if std_kwh:
         of_step = variance / sum_squares
         of_both = -float(steps.mean()) * of_step
         of_fixed = variance / len(runs) + float(steps.mean()) ** 2 * of_step

@@ -6,20 +6,17 @@ import click
 
 from mlflow_carbon.commands.options import (
     example,
-    format_option,
     given_text,
     given_time,
-    print_frame,
-    print_notices,
-    pue_option,
     split_items,
     tracking_uri_option,
 )
+from mlflow_carbon.commands.output import Writer, output_options, print_notices
 from mlflow_carbon.commands.pricing import (
     Pricing,
-    file_series,
     intensity_basis_option,
     intensity_file_option,
+    pue_option,
 )
 
 
@@ -53,7 +50,7 @@ from mlflow_carbon.commands.pricing import (
     help="With --intensity-file, the start to compare with. Default: now.",
 )
 @click.option("--experiment", multiple=True, help="Where to look for names. Default: everywhere.")
-@format_option
+@output_options
 @tracking_uri_option
 def advise(
     run: str,
@@ -65,7 +62,7 @@ def advise(
     deadline: float | None,
     earliest_start: float | None,
     experiment: tuple[str, ...],
-    format: str,
+    write: Writer,
     tracking_uri: str | None,
 ) -> None:
     """Ranks regions and months by what the energy of RUN would have emitted there and then.
@@ -73,8 +70,10 @@ def advise(
     RUN is a run's id, its name where only one run has it, or latest. With an hourly file, finds
     the best start for a run of this length too, and what it saves against starting now.
     """
+    from mlflow_carbon.errors import NoIntensityError
+    from mlflow_carbon.grid.intensity import MONTHLY_SETS, check_lookup
     from mlflow_carbon.reporting.advice_report import (
-        advice_text,
+        advice_report,
         basis_notices,
         rank_places,
         rank_starts,
@@ -85,17 +84,22 @@ def advise(
 
     if intensity_file is None and (deadline is not None or earliest_start is not None):
         raise click.UsageError("--deadline and --earliest-start need --intensity-file.")
-    pricing = Pricing(intensity_file=intensity_file, intensity_basis=intensity_basis)
-    series = file_series(pricing)
+    pricing = Pricing(pue=pue, intensity_file=intensity_file, intensity_basis=intensity_basis)
+    pricing.check()
+    check_lookup(region, intensity_set=None if intensity_set in MONTHLY_SETS else intensity_set)
     client = open_client(tracking_uri)
     measured = read_metered_run(client, find_run(client, run, experiment_names=experiment))
     used_pue = pue_of(measured, pue)
     rankings, notices = rank_places(measured, region, intensity_set=intensity_set, pue=used_pue)
-    if series is not None:
+    if pricing.series is not None:
         now_s = time.time() if earliest_start is None else earliest_start
-        rankings.append(
-            rank_starts(measured, series, now_s=now_s, deadline_s=deadline, pue=used_pue)
-        )
+        try:
+            starts = rank_starts(
+                measured, pricing.series, now_s=now_s, deadline_s=deadline, pue=used_pue
+            )
+        except NoIntensityError as error:
+            raise NoIntensityError(error.message, instead="earliest_start") from error
+        rankings.append(starts)
     print_notices([*notices, *basis_notices(rankings)])
     rows = [row for ranking in rankings for row in ranking.rows]
-    print_frame(records_frame(rows), advice_text(measured, rankings), format)
+    write(records_frame(rows), advice_report(measured, rankings))

@@ -1,19 +1,12 @@
-"""``mlflow-carbon backfill``: energy of runs that nobody metered, by their system metrics."""
+"""``mlflow-carbon backfill``: energy for runs without metering, from their system metrics."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_carbon.commands.options import (
-    carbon_intensity_option,
-    example,
-    given_text,
-    intensity_set_option,
-    month_option,
-    print_notices,
-    tracking_uri_option,
-)
-from mlflow_carbon.commands.pricing import Pricing, chosen_intensities
+from mlflow_carbon.commands.options import example, tracking_uri_option
+from mlflow_carbon.commands.output import print_line, print_notices
+from mlflow_carbon.commands.pricing import assumption_options
 
 if TYPE_CHECKING:
     from mlflow_carbon.contract.assumptions import Assumptions
@@ -26,13 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--experiment", multiple=True, required=True, help="Experiment to go through; repeatable."
 )
-@click.option(
-    "--region", callback=given_text, help="Where the electricity came from. Default: WORLD."
-)
-@month_option
-@click.option("--pue", type=float, help="Power usage effectiveness. Default: 1.")
-@intensity_set_option
-@carbon_intensity_option
+@assumption_options
 @click.option(
     "--cpu", help="Model of the node's one CPU, whose design power is looked up in a table."
 )
@@ -45,11 +32,7 @@ if TYPE_CHECKING:
 @tracking_uri_option
 def backfill(
     experiment: tuple[str, ...],
-    region: str | None,
-    month: str | None,
-    pue: float | None,
-    intensity_set: str | None,
-    carbon_intensity_g_per_kwh: float | None,
+    assumptions: "Assumptions",
     cpu: str | None,
     cpu_tdp_w: float | None,
     dry_run: bool,
@@ -57,7 +40,8 @@ def backfill(
 ) -> None:
     """Gives ended runs that were never metered the energy of their system metrics.
 
-    GPUs by their logged power; the CPU by its use times its design power, where that is given.
+    GPUs count by their logged power. The CPU counts by its use and its design power, where that
+    is given, and a load curve measured on servers.
     Time without system metrics is not counted. The runs are tagged as backfilled; a second call
     finds nothing to do.
     """
@@ -69,13 +53,6 @@ def backfill(
     from mlflow_carbon.store.access import open_client, store_errors
     from mlflow_carbon.store.runs import find_experiment
 
-    pricing = Pricing(
-        regions=() if region is None else (region,),
-        month=month,
-        intensity_set=intensity_set,
-        carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
-    )
-    assumptions = _assumptions(pricing, pue)
     power = cpu_power(cpu, cpu_tdp_w)
     client = open_client(tracking_uri, is_for_writing=not dry_run)
     with store_errors(client):
@@ -94,29 +71,11 @@ def backfill(
             except MlflowException as error:
                 became = f"not written: {reason_of(error)}"
                 num_problems += 1
-        click.echo(_line(candidate, assumptions, became))
+        print_line(_line(candidate, assumptions, became))
     if not found.candidates:
-        click.echo("Nothing to backfill.")
+        print_line("Nothing to backfill.")
     if num_problems:
         raise click.ClickException(f"{num_problems} runs could not be written.")
-
-
-def _assumptions(pricing: Pricing, pue: float | None) -> "Assumptions":
-    """Returns what turns the energy into CO2e; a figure that the user brings needs no lookup."""
-    from mlflow_carbon.contract.assumptions import Assumptions, resolve_assumptions
-
-    is_given = pricing.carbon_intensity_g_per_kwh is not None
-    looked_up = resolve_assumptions(
-        region=None if is_given or not pricing.regions else pricing.regions[0],
-        month=pricing.month,
-        pue=pue,
-        intensity_set=pricing.intensity_set,
-    )
-    if not is_given:
-        return looked_up
-    (given,) = chosen_intensities(pricing, preferred_set="")
-    defaulted = tuple(name for name in looked_up.defaulted if name == "pue")
-    return Assumptions(given, looked_up.pue, defaulted)
 
 
 def _left_alone(found: "Survey") -> list[str]:

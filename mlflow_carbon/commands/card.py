@@ -3,6 +3,7 @@
 import click
 
 from mlflow_carbon.commands.options import example, lineage_option, tracking_uri_option
+from mlflow_carbon.inert import shown_lines
 
 
 @click.command(epilog=example("mlflow-carbon card models:/small/1 --bibtex"))
@@ -33,4 +34,4 @@ def card(
         text = citations.bibtex(model_card.measured(described))
     else:
         text = model_card.model_card(described, training_type=training_type, with_lineage=lineage)
-    click.echo(text, nl=False)
+    click.echo(shown_lines(text), nl=False)

@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_carbon.commands.options import (
-    example,
-    given_number,
-    given_text,
-    intensity_set_option,
-    month_option,
-)
+from mlflow_carbon.commands.options import example
+from mlflow_carbon.commands.pricing import assumption_options
+from mlflow_carbon.inert import json_text, shown_lines
 
 if TYPE_CHECKING:
     from mlflow_carbon.contract.assumptions import Assumptions
@@ -40,10 +36,12 @@ LINE_WIDTH = 80
     help="What of a shared node would be counted.",
 )
 @click.option("--cpu-tdp-w", type=float, help="TDP of one CPU package, in place of the table's.")
-@click.option("--region", callback=given_text, help="Country or grid. Default: the plugin's.")
-@month_option
-@click.option("--pue", metavar="FLOAT", callback=given_number, help="Default: the plugin's.")
-@intensity_set_option
+@click.option(
+    "--cpu-threads",
+    type=click.IntRange(1),
+    help="Hardware threads of that package; a virtual machine shows only some.",
+)
+@assumption_options
 @click.option("--format", type=click.Choice(("table", "json")), default="table", show_default=True)
 @click.pass_context
 def doctor(
@@ -52,31 +50,31 @@ def doctor(
     components: str,
     attribution: str,
     cpu_tdp_w: float | None,
-    region: str | None,
-    month: str | None,
-    pue: float | None,
-    intensity_set: str | None,
+    cpu_threads: int | None,
+    assumptions: "Assumptions",
     format: str,
 ) -> None:
     """Says what can be measured on this machine, how well, and what is missed.
 
     Exits with 1 if nothing can be measured.
     """
-    from mlflow_carbon.contract.assumptions import resolve_assumptions
     from mlflow_carbon.metering.examination import GLANCE_S, examine
     from mlflow_carbon.metering.meter import Meter, MeterSettings
 
-    settings = MeterSettings(components=components, attribution=attribution, cpu_tdp_w=cpu_tdp_w)
-    assumptions = resolve_assumptions(
-        region=region, month=month, pue=pue, intensity_set=intensity_set
+    settings = MeterSettings(
+        components=components,
+        attribution=attribution,
+        cpu_tdp_w=cpu_tdp_w,
+        cpu_threads=cpu_threads,
     )
     examination = examine(Meter(settings), duration_s=probe_s or GLANCE_S)
     if format == "json":
         found = _json_object(examination, assumptions, has_power=probe_s is not None)
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        click.echo(json_text(json.dumps(found, indent=2, ensure_ascii=False)))
     else:
-        click.echo(examination_text(examination, assumptions, has_power=probe_s is not None))
-    if not examination.reading.devices:
+        text = examination_text(examination, assumptions, has_power=probe_s is not None)
+        click.echo(shown_lines(text))
+    if not examination.devices:
         context.exit(1)
 
 
@@ -94,7 +92,7 @@ def examination_text(
 
 
 def _device_lines(examination: "Examination", *, has_power: bool) -> list[str]:
-    from mlflow_carbon.reporting.tables import Column, text_table
+    from mlflow_carbon.reporting.report import Column, text_table
 
     devices = _devices(examination, has_power=has_power)
     if not devices:
@@ -104,7 +102,9 @@ def _device_lines(examination: "Examination", *, has_power: bool) -> list[str]:
         Column("method", [it["method"] for it in devices], is_text=True),
     ]
     if has_power:
-        columns.append(Column("power (W)", [f"{it['power_w']:.2f}" for it in devices]))
+        powers_w = [it["power_w"] for it in devices]
+        texts = ["-" if power_w is None else f"{power_w:.2f}" for power_w in powers_w]
+        columns.append(Column("power (W)", texts))
     return text_table(columns).splitlines()
 
 
@@ -116,6 +116,7 @@ def _fact_lines(examination: "Examination") -> Iterator[str]:
         if reading.coverage_fraction is None
         else f"counters and samples see {reading.coverage_fraction:.0%} of the devices' time",
         "CPU's TDP": description.cpu_tdp_source,
+        "idle CPU": _watts(description.cpu_idle_power_w),
         "attribution": description.attribution,
         "meter": description.tracker,
     }
@@ -137,6 +138,8 @@ def _price_lines(assumptions: "Assumptions") -> Iterator[str]:
     yield from _wrapped(
         f"{intensity.source}; {intensity.basis}; {intensity.licence}", f"{'source':<13}"
     )
+    if assumptions.notice is not None:
+        yield from _wrapped(assumptions.notice, f"{'notice':<13}")
 
 
 def _listed(title: str, sentences: tuple[str, ...]) -> list[str]:
@@ -157,14 +160,15 @@ def _wrapped(text: str, head: str) -> list[str]:
 
 
 def _devices(examination: "Examination", *, has_power: bool) -> list[dict[str, Any]]:
-    from mlflow_carbon.units import watts_from_kwh
-
-    duration_s = examination.reading.duration_s
     return [
         {"component": device.component, "index": device.index, "method": device.method}
-        | ({"power_w": watts_from_kwh(device.energy_kwh, duration_s)} if has_power else {})
-        for device in examination.reading.devices
+        | ({"power_w": device.power_w} if has_power else {})
+        for device in examination.devices
     ]
+
+
+def _watts(power_w: float | None) -> str | None:
+    return None if power_w is None else f"{power_w:.2f} W of the estimate"
 
 
 def _json_object(
@@ -178,6 +182,8 @@ def _json_object(
         "coverage_fraction": examination.reading.coverage_fraction,
         "hardware": description.hardware,
         "cpu_tdp_source": description.cpu_tdp_source,
+        "cpu_idle_power_w": description.cpu_idle_power_w,
+        "unread": list(description.unread),
         "attribution": description.attribution,
         "tracker": description.tracker,
         "problems": list(description.problems),
@@ -191,5 +197,6 @@ def _json_object(
         "intensity_source": intensity.source,
         "intensity_source_url": intensity.source_url,
         "intensity_licence": intensity.licence,
+        "intensity_notice": assumptions.notice,
         "defaulted": list(assumptions.defaulted),
     }

@@ -3,7 +3,8 @@
 import click
 
 from mlflow_carbon.accounting.equivalents import POPULATION, REMAINING_BUDGET_GT, YEARS_LEFT
-from mlflow_carbon.commands.options import example, format_option, print_frame
+from mlflow_carbon.commands.options import example
+from mlflow_carbon.commands.output import Writer, output_options
 
 
 @click.command(epilog=example("mlflow-carbon equivalents 12.3"))
@@ -21,9 +22,9 @@ from mlflow_carbon.commands.options import example, format_option, print_frame
 @click.option(
     "--years", type=float, default=YEARS_LEFT, show_default=True, help="Years it must last."
 )
-@format_option
+@output_options
 def equivalents(
-    co2e_kg: float, remaining_gt: float, population: float, years: float, format: str
+    co2e_kg: float, remaining_gt: float, population: float, years: float, write: Writer
 ) -> None:
     """Says what KG kg CO2e are in km driven, phones charged, km flown, trees and climate budget.
 
@@ -31,8 +32,8 @@ def equivalents(
     """
     from mlflow_carbon.accounting.equivalents import budget_share
     from mlflow_carbon.accounting.equivalents import equivalents as amounts_of
-    from mlflow_carbon.reporting.everyday import equivalents_frame, equivalents_text
+    from mlflow_carbon.reporting.everyday import equivalents_frame, equivalents_report
 
     share = budget_share(co2e_kg, remaining_gt=remaining_gt, population=population, years=years)
     frame = equivalents_frame(amounts_of(co2e_kg), share)
-    print_frame(frame, equivalents_text(frame), format)
+    write(frame, equivalents_report(frame))

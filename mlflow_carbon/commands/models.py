@@ -2,26 +2,13 @@
 
 import click
 
-from mlflow_carbon.commands.options import (
-    carbon_intensity_option,
-    example,
-    format_option,
-    given_text,
-    intensity_set_option,
-    month_option,
-    print_frame,
-    print_notices,
-    pue_option,
-    recorded_set,
-    tracking_uri_option,
-)
+from mlflow_carbon.commands.options import example, tracking_uri_option
+from mlflow_carbon.commands.output import Writer, output_options, print_notices
 from mlflow_carbon.commands.pricing import (
     Pricing,
     chosen_intensities,
-    file_series,
-    intensity_basis_option,
-    intensity_file_option,
-    provider_option,
+    price_options,
+    recorded_set,
 )
 
 _SORT_COLUMN = {"name": "name", "co2e": "co2e_kg", "energy": "energy_kwh"}
@@ -29,14 +16,7 @@ _SORT_COLUMN = {"name": "name", "co2e": "co2e_kg", "energy": "energy_kwh"}
 
 @click.command(epilog=example("mlflow-carbon models --max-co2e-kg 0.5 --region Sweden --sort co2e"))
 @click.option("--max-co2e-kg", type=float, help="Only versions at or under this limit.")
-@click.option("--region", callback=given_text, help="Prices in this region. Default: as recorded.")
-@month_option
-@pue_option
-@intensity_set_option
-@carbon_intensity_option
-@intensity_file_option
-@intensity_basis_option
-@provider_option
+@price_options()
 @click.option(
     "--sort",
     type=click.Choice(list(_SORT_COLUMN)),
@@ -44,46 +24,34 @@ _SORT_COLUMN = {"name": "name", "co2e": "co2e_kg", "energy": "energy_kwh"}
     show_default=True,
     help="Order of the versions.",
 )
-@format_option
+@output_options
 @tracking_uri_option
 def models(
     max_co2e_kg: float | None,
-    region: str | None,
-    month: str | None,
-    pue: float | None,
-    intensity_set: str | None,
-    carbon_intensity_g_per_kwh: float | None,
-    intensity_file: str | None,
-    intensity_basis: str,
-    provider: str | None,
+    pricing: Pricing,
     sort: str,
-    format: str,
+    write: Writer,
     tracking_uri: str | None,
 ) -> None:
     """Lists model versions with the CO2e of their own training."""
+    from mlflow_carbon.accounting.emissions import checked
     from mlflow_carbon.grid.intensity import basis_notice
-    from mlflow_carbon.reporting import tables
     from mlflow_carbon.reporting.everyday import models_footer
     from mlflow_carbon.reporting.model_list import price_models, price_models_by_file, read_models
+    from mlflow_carbon.reporting.report import Report
+    from mlflow_carbon.reporting.tables import models_table
     from mlflow_carbon.store.access import open_client
 
-    pricing = Pricing(
-        regions=() if region is None else (region,),
-        month=month,
-        intensity_set=intensity_set,
-        carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
-        intensity_file=intensity_file,
-        intensity_basis=intensity_basis,
-        provider=provider,
-    )
+    if max_co2e_kg is not None:
+        checked("max_co2e_kg", max_co2e_kg)
     client = open_client(tracking_uri)
     recorded = read_models(client)
-    series = file_series(pricing)
+    series = pricing.series
     prices = []
     if series is None:
         prices = chosen_intensities(pricing, preferred_set=recorded_set(recorded))
     else:
-        recorded, problems = price_models_by_file(client, recorded, series, region=region)
+        recorded, problems = price_models_by_file(client, recorded, series, region=pricing.region)
         print_notices([f"CO2e by {series.source}, each training by its own times.", *problems])
     print_notices(
         f"CO2e by {price.g_per_kwh:g} g/kWh ({price.region} {price.period}, {price.intensity_set})."
@@ -93,7 +61,7 @@ def models(
         recorded,
         max_co2e_kg=max_co2e_kg,
         intensity=prices[0] if prices else None,
-        pue=pue,
+        pue=pricing.pue,
     )
     measured = listed.dropna(subset="co2e_kg").sort_values(_SORT_COLUMN[sort], kind="stable")
     num_unmeasured = len(listed) - len(measured)
@@ -106,5 +74,7 @@ def models(
     bases = measured[["region", "intensity_basis"]].dropna().drop_duplicates()
     notice = basis_notice(bases.itertuples(index=False, name=None))
     print_notices([] if notice is None else [notice])
-    text = f"{tables.models_text(measured)}\n{models_footer(measured)}"
-    print_frame(measured, "" if measured.empty else text, format)
+    if measured.empty:
+        write(measured, "")
+    else:
+        write(measured, Report.of(models_table(measured), "\n", models_footer(measured)))

@@ -2,12 +2,13 @@
 
 import click
 
-from mlflow_carbon.commands.options import example, format_option, print_frame
+from mlflow_carbon.commands.options import example
+from mlflow_carbon.commands.output import Writer, output_options
 
 
 @click.command(epilog=example("mlflow-carbon paper-check"))
-@format_option
-def paper_check(format: str) -> None:
+@output_options
+def paper_check(write: Writer) -> None:
     """Replays every numeric claim of the paper from the figures that it prints itself.
 
     Verdicts: holds, rounding (within 1 %), contradicted, cannot be derived. The paper is
@@ -17,4 +18,4 @@ def paper_check(format: str) -> None:
     from mlflow_carbon.reporting.tables import records_frame
 
     claims = check_claims()
-    print_frame(records_frame(claims), claims_text(claims), format)
+    write(records_frame(claims), claims_text(claims))

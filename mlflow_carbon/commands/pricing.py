@@ -1,15 +1,20 @@
 """How energy is to be priced: the options that say so, and the intensities they choose."""
 
+import functools
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_carbon.commands.options import given_text, print_notices
+from mlflow_carbon.commands.options import given_number, given_text, split_items
+from mlflow_carbon.commands.output import print_notices
 
 # Imported when a command runs, so that --help does not wait for pandas and MLflow.
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
 
     from mlflow_carbon.grid.hourly import IntensitySeries
@@ -18,6 +23,30 @@ if TYPE_CHECKING:
     from mlflow_carbon.reporting.model_footprint import ModelFootprint
     from mlflow_carbon.store.run_windows import MeteredRun
 
+Command = Callable[..., None]
+
+_MONTH = click.option(
+    "--month",
+    callback=given_text,
+    help="Month of the intensity: 2022-02, or a year: 2022. Default: the latest year's mean.",
+)
+pue_option = click.option(
+    "--pue",
+    metavar="FLOAT",
+    callback=given_number,
+    help="Power usage effectiveness. Default: as recorded.",
+)
+_INTENSITY_SET = click.option(
+    "--intensity-set",
+    callback=given_text,
+    help="Only this set of intensities. Default: the recorded one first.",
+)
+_OWN_FIGURE = click.option(
+    "--carbon-intensity-g-per-kwh",
+    metavar="FLOAT",
+    callback=given_number,
+    help="Prices with this figure instead of a known one; --region then only names it.",
+)
 intensity_file_option = click.option(
     "--intensity-file",
     callback=given_text,
@@ -31,20 +60,56 @@ intensity_basis_option = click.option(
     show_default=True,
     help="Column of an Electricity Maps export to take.",
 )
-provider_option = click.option(
+_PROVIDER = click.option(
     "--provider",
     callback=given_text,
     help="Asks for the intensity now: electricity-maps, uk-carbon-intensity or "
     "energi-data-service. Keys come from the environment.",
 )
+_REGION = click.option(
+    "--region", callback=given_text, help="Prices in this region. Default: as recorded."
+)
+_REGIONS = click.option(
+    "--region",
+    multiple=True,
+    callback=split_items,
+    help="Prices in these regions, comma-separated or repeated. Default: as recorded.",
+)
+_RECORDED_REGION = click.option(
+    "--region", callback=given_text, help="Where the electricity comes from. Default: WORLD."
+)
+_RECORDED_PUE = click.option(
+    "--pue", metavar="FLOAT", callback=given_number, help="Power usage effectiveness. Default: 1."
+)
+_PRICE_OPTIONS = (
+    _MONTH,
+    pue_option,
+    _INTENSITY_SET,
+    _OWN_FIGURE,
+    intensity_file_option,
+    intensity_basis_option,
+    _PROVIDER,
+)
 
 
 @dataclass(frozen=True)
 class Pricing:
-    """How the user wants energy priced; where nothing is given, as recorded."""
+    """How the user wants energy priced; where nothing is given, as recorded.
+
+    Attributes:
+        regions: to price in.
+        month: ``2022-02``, or a year.
+        pue: facility energy over IT energy.
+        intensity_set: the only set of intensities to look in.
+        carbon_intensity_g_per_kwh: the user's own figure.
+        intensity_file: the user's own hourly figures.
+        intensity_basis: column of that file, ``direct`` or ``lifecycle``.
+        provider: who is asked for the intensity now.
+    """
 
     regions: tuple[str, ...] = ()
     month: str | None = None
+    pue: float | None = None
     intensity_set: str | None = None
     carbon_intensity_g_per_kwh: float | None = None
     intensity_file: str | None = None
@@ -70,17 +135,121 @@ class Pricing:
         if not self.regions and (self.month or self.intensity_set):
             raise click.UsageError("--month and --intensity-set need --region.")
 
+    @property
+    def region(self) -> str | None:
+        """The first region; ``None`` where none is given."""
+        return self.regions[0] if self.regions else None
+
+    @cached_property
+    def series(self) -> "IntensitySeries | None":
+        """What the intensity file holds; ``None`` where none is given.
+
+        Raises:
+            InvalidInputError: the file cannot be read.
+        """
+        from mlflow_carbon.grid.hourly import read_intensity_file
+
+        if self.intensity_file is None:
+            return None
+        return read_intensity_file(self.intensity_file, basis=self.intensity_basis)
+
+    def check(self) -> None:
+        """Checks every value that can be checked without a store.
+
+        Raises:
+            MlflowCarbonError: a value is outside what it may be, or nothing is known for it.
+        """
+        from mlflow_carbon.accounting.emissions import validate_pue
+        from mlflow_carbon.grid.intensity import check_lookup, given_intensity
+        from mlflow_carbon.grid.providers import check_provider
+
+        if self.pue is not None:
+            validate_pue(self.pue)
+        if self.carbon_intensity_g_per_kwh is not None:
+            given_intensity(self.carbon_intensity_g_per_kwh)
+        elif self.provider is not None:
+            check_provider(self.provider, self.regions[0], environment=os.environ)
+        elif self.series is None:
+            check_lookup(self.regions, month=self.month, intensity_set=self.intensity_set)
+
+
+_PRICE_NAMES = tuple(field.name for field in fields(Pricing) if field.name != "regions")
+
+
+def price_options(*, has_many_regions: bool = False) -> Callable[[Command], Command]:
+    """Returns a decorator that gives a command all that prices energy, as one ``pricing``.
+
+    What contradicts itself or is not known is refused before the command starts.
+
+    Args:
+        has_many_regions: whether ``--region`` may be repeated.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_pricing(*args: Any, **values: Any) -> None:
+            price = {name: values.pop(name) for name in _PRICE_NAMES}
+            region = values.pop("region")
+            regions = region if has_many_regions else () if region is None else (region,)
+            pricing = Pricing(regions=regions, **price)
+            pricing.check()
+            command(*args, pricing=pricing, **values)
+
+        decorated: Command = with_pricing
+        for option in reversed((_REGIONS if has_many_regions else _REGION, *_PRICE_OPTIONS)):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+def assumption_options(command: Command) -> Command:
+    """Gives a command what prices energy for a store, as ``assumptions``, defaults included."""
+
+    @functools.wraps(command)
+    def with_assumptions(*args: Any, **values: Any) -> None:
+        from mlflow_carbon.contract.assumptions import resolve_assumptions
+
+        names = ("region", "month", "pue", "intensity_set", "carbon_intensity_g_per_kwh")
+        chosen = {name: values.pop(name) for name in names}
+        is_own = chosen["carbon_intensity_g_per_kwh"] is not None
+        if is_own and (chosen["month"] or chosen["intensity_set"]):
+            raise click.UsageError(
+                "--carbon-intensity-g-per-kwh is one intensity: it goes with neither --month nor "
+                "--intensity-set."
+            )
+        command(*args, assumptions=resolve_assumptions(**chosen), **values)
+
+    decorated: Command = with_assumptions
+    for option in reversed((_RECORDED_REGION, _MONTH, _RECORDED_PUE, _INTENSITY_SET, _OWN_FIGURE)):
+        decorated = option(decorated)
+    return decorated
+
+
+def recorded_set(runs: "pd.DataFrame") -> str:
+    """Returns the set that the runs were priced from, so that new prices stay comparable."""
+    from mlflow_carbon.grid.intensity import DEFAULT_SET
+
+    recorded = runs["intensity_set"].dropna().unique()
+    return str(recorded[0]) if len(recorded) == 1 else DEFAULT_SET
+
 
 def chosen_intensities(pricing: Pricing, *, preferred_set: str) -> list["CarbonIntensity"]:
     """Returns the intensities to price all with; none when the recorded ones are to be kept.
 
-    An intensity file gives each run its own: see ``file_intensity``.
+    An intensity file gives each run its own: see ``file_intensity``. Says where a figure does not
+    compare with those of the preferred set.
     """
-    from mlflow_carbon.grid.intensity import GIVEN, given_intensity, lookup_intensity
+    from mlflow_carbon.grid.intensity import (
+        GIVEN,
+        given_intensity,
+        lookup_intensity,
+        stage_notice,
+    )
 
     if pricing.carbon_intensity_g_per_kwh is not None:
-        region = pricing.regions[0] if pricing.regions else GIVEN
-        return [given_intensity(pricing.carbon_intensity_g_per_kwh, region=region)]
+        own = given_intensity(pricing.carbon_intensity_g_per_kwh, region=pricing.region or GIVEN)
+        return [own]
     if pricing.provider is not None:
         return [_live_intensity(pricing.provider, pricing.regions[0], preferred_set)]
     found = (
@@ -92,16 +261,11 @@ def chosen_intensities(pricing: Pricing, *, preferred_set: str) -> list["CarbonI
         )
         for region in pricing.regions
     )
-    return list(dict.fromkeys(found))  # EU27 and European Union are one
-
-
-def file_series(pricing: Pricing) -> "IntensitySeries | None":
-    """Returns what the intensity file holds; ``None`` where none is given."""
-    from mlflow_carbon.grid.hourly import read_intensity_file
-
-    if pricing.intensity_file is None:
-        return None
-    return read_intensity_file(pricing.intensity_file, basis=pricing.intensity_basis)
+    chosen = list(dict.fromkeys(found))  # EU27 and European Union are one
+    if pricing.intensity_set is None:
+        notices = (stage_notice(intensity, expected_set=preferred_set) for intensity in chosen)
+        print_notices(notice for notice in notices if notice is not None)
+    return chosen
 
 
 def run_intensities(pricing: Pricing, run: "MeteredRun") -> list["CarbonIntensity"]:
@@ -114,33 +278,36 @@ def run_intensities(pricing: Pricing, run: "MeteredRun") -> list["CarbonIntensit
     from mlflow_carbon.grid.intensity import DEFAULT_SET
     from mlflow_carbon.reporting.hourly_prices import file_intensity
 
-    series = file_series(pricing)
-    if series is not None:
-        return [file_intensity(series, run, region=pricing.regions[0] if pricing.regions else None)]
+    if pricing.series is not None:
+        return [file_intensity(pricing.series, run, region=pricing.region)]
     recorded = run.intensity
     preferred_set = DEFAULT_SET if recorded is None else recorded.intensity_set
     chosen = chosen_intensities(pricing, preferred_set=preferred_set)
     if chosen:
         return chosen
     if recorded is None:
-        raise InvalidInputError(f"No carbon intensity is recorded in {run.title}; pass --region.")
+        raise InvalidInputError(
+            f"No carbon intensity is recorded in {run.title}.", instead="region"
+        )
     return [recorded]
 
 
 def model_intensities(
     pricing: Pricing, client: "MlflowClient", model: "ModelFootprint"
 ) -> "IntensityOf":
-    """Returns what to price each of a model's trainings with, of the model's own set first."""
+    """Returns a function that gives the intensity of a training.
+
+    Where the user names no set, that which the model recorded is preferred.
+    """
     from mlflow_carbon.contract import keys
     from mlflow_carbon.grid.intensity import DEFAULT_SET
     from mlflow_carbon.reporting.hourly_prices import file_intensity
     from mlflow_carbon.store.run_windows import read_metered_run
 
-    region = pricing.regions[0] if pricing.regions else None
-    series = file_series(pricing)
+    series = pricing.series
     if series is not None:
         return lambda training: file_intensity(
-            series, read_metered_run(client, training.run), region=region
+            series, read_metered_run(client, training.run), region=pricing.region
         )
     recorded = {} if model.own is None else model.own.run.data.tags
     preferred_set = recorded.get(keys.TAG_INTENSITY_SET, DEFAULT_SET)
@@ -149,7 +316,7 @@ def model_intensities(
 
 
 def _live_intensity(provider: str, zone: str, preferred_set: str) -> "CarbonIntensity":
-    """Returns what a provider answers now, or a known figure and a notice that says why."""
+    """Returns the provider's live figure; else a known one, and prints why."""
     from mlflow_carbon.grid.providers import ask_provider
 
     live = ask_provider(provider, zone, environment=os.environ, preferred_set=preferred_set)

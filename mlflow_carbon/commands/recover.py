@@ -2,10 +2,8 @@
 
 import click
 
-from mlflow_carbon.commands.options import (
-    example,
-    tracking_uri_option,
-)
+from mlflow_carbon.commands.options import example, tracking_uri_option
+from mlflow_carbon.commands.output import print_line
 
 
 @click.command(epilog=example("mlflow-carbon recover"))
@@ -23,12 +21,12 @@ def recover(tracking_uri: str | None) -> None:
     recoveries = list(recover_all(open_client(tracking_uri, is_for_writing=True), folder))
     for recovery in recoveries:
         if not recovery.run_id:
-            click.echo(f"{recovery.path.name!r} left in {folder}: {recovery.reason}.")
+            print_line(f"{recovery.path.name!r} left in {folder}: {recovery.reason}.")
             continue
         became = "sent" if recovery.reason is None else f"left in {folder}: {recovery.reason}"
         if recovery.kept is not None:
             bad = "line" if recovery.num_bad_lines == 1 else "lines"
             became += f"; {recovery.num_bad_lines} unreadable {bad} kept in {recovery.kept}"
-        click.echo(f"run {recovery.run_id}: {recovery.num_batches} sets of figures {became}.")
+        print_line(f"run {recovery.run_id}: {recovery.num_batches} sets of figures {became}.")
     if not recoveries:
-        click.echo(f"Nothing to recover in {folder}.")
+        print_line(f"Nothing to recover in {folder}.")

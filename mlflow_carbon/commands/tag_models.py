@@ -2,7 +2,8 @@
 
 import click
 
-from mlflow_carbon.commands.options import example, print_notices, tracking_uri_option
+from mlflow_carbon.commands.options import example, tracking_uri_option
+from mlflow_carbon.commands.output import print_line, print_notices
 
 
 @click.command(epilog=example("mlflow-carbon tag-models --all"))
@@ -34,7 +35,7 @@ def tag_models(
     for tagged in write_tags(client, registered_names(client) if is_all else names, show=show):
         versions = "version" if tagged.num_versions == 1 else "versions"
         changes = f"{tagged.num_changed} changed" if tagged.num_changed else "nothing changed"
-        click.echo(f"{tagged.name}: {tagged.num_versions} {versions}, {changes}.")
+        print_line(f"{tagged.name}: {tagged.num_versions} {versions}, {changes}.")
         print_notices(f"Not written on {problem}." for problem in tagged.problems)
         num_problems += len(tagged.problems)
     if num_problems:

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 from mlflow_carbon.accounting.emissions import validate_pue
 from mlflow_carbon.contract import keys
-from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity
+from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.grid.intensity import (
+    GIVEN,
+    OWN_FIGURE,
+    CarbonIntensity,
+    given_intensity,
+    lookup_intensity,
+    stage_notice,
+)
 from mlflow_carbon.grid.providers import LiveIntensity
 
 SETTINGS = ("region", "intensity_set", "pue")  # those that have a default
@@ -27,9 +35,10 @@ class Assumptions:
     pue: float
     defaulted: tuple[str, ...]
     fallback_reason: str | None = None  # why the intensity is not the live one asked for
+    notice: str | None = None  # why the intensity does not compare with others
 
     def tags(self) -> dict[str, str]:
-        """Returns the run tags that say what was assumed."""
+        """Returns the run tags of the intensity and its source."""
         reason = self.fallback_reason
         return {
             **({} if reason is None else {keys.TAG_INTENSITY_FALLBACK: reason}),
@@ -38,10 +47,12 @@ class Assumptions:
             keys.TAG_INTENSITY_SET: self.intensity.intensity_set,
             keys.TAG_INTENSITY_SOURCE: self.intensity.source,
             keys.TAG_INTENSITY_BASIS: self.intensity.basis,
+            keys.TAG_INTENSITY_G_PER_KWH: repr(float(self.intensity.g_per_kwh)),
+            keys.TAG_PUE: repr(float(self.pue)),
         }
 
     def default_tags(self) -> dict[str, str]:
-        """Returns the run tags that say what of it the user did not choose."""
+        """Returns a run tag for each setting that was left to its default."""
         return {keys.default_tag(setting): self._value_of(setting) for setting in self.defaulted}
 
     def sentence(self) -> str:
@@ -55,7 +66,7 @@ class Assumptions:
             line += f"; not live: {self.fallback_reason.rstrip('.')}"
         if self.defaulted:
             line += f"; not chosen by you: {', '.join(self.defaulted)}"
-        return f"{line}."
+        return f"{line}." if self.notice is None else f"{line}. {self.notice}"
 
     def _value_of(self, setting: str) -> str:
         values = {
@@ -72,6 +83,7 @@ def resolve_assumptions(
     month: str | None = None,
     pue: float | None = None,
     intensity_set: str | None = None,
+    carbon_intensity_g_per_kwh: float | None = None,
     live: LiveIntensity | None = None,
     defaults: Defaults = Defaults(),  # frozen
 ) -> Assumptions:
@@ -82,14 +94,24 @@ def resolve_assumptions(
         month: ``2022-02``; ``None`` for the year's mean of the set.
         pue: facility energy over IT energy, 1 to 3.
         intensity_set: the only set to look in; ``None`` tries the default's first.
+        carbon_intensity_g_per_kwh: the user's own figure, which takes the place of a known one;
+            the region then only names it.
         live: what a provider has answered; takes the place of region, month and set.
         defaults: what is assumed where nothing is given.
 
     Raises:
         NoIntensityError: nothing is known for that region and period.
-        InvalidInputError: the PUE or the month is none.
+        InvalidInputError: a setting is outside what it may be, or two contradict each other.
     """
     used_pue = validate_pue(defaults.pue if pue is None else pue)
+    if carbon_intensity_g_per_kwh is not None:
+        if month is not None or intensity_set is not None or live is not None:
+            raise InvalidInputError(
+                f"{OWN_FIGURE} is one intensity; give it without a month, a set or a provider.",
+                arguments=[OWN_FIGURE],
+            )
+        own = given_intensity(carbon_intensity_g_per_kwh, region=region or GIVEN)
+        return Assumptions(own, used_pue, ("pue",) if pue is None else ())
     if live is not None:
         defaulted = ("pue",) if pue is None else ()
         return Assumptions(live.intensity, used_pue, defaulted, live.fallback_reason)
@@ -104,4 +126,7 @@ def resolve_assumptions(
         intensity=intensity,
         pue=used_pue,
         defaulted=tuple(setting for setting, value in chosen.items() if value is None),
+        notice=None
+        if intensity_set is not None
+        else stage_notice(intensity, expected_set=defaults.intensity_set),
     )

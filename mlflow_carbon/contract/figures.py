@@ -35,8 +35,10 @@ class Figures:
         value = self.metrics.get(key)
         return None if value is None else self._within(key, value, lowest, highest)
 
-    def tagged_amount(self, key: str) -> float | None:
-        """Returns the number in a tag, 0 or more; ``None`` where there is no such tag."""
+    def tagged_amount(
+        self, key: str, lowest: float = 0.0, highest: float = MAX_AMOUNT
+    ) -> float | None:
+        """Returns the number in a tag; ``None`` where there is no such tag."""
         text = self.tags.get(key)
         if text is None:
             return None
@@ -44,7 +46,7 @@ class Figures:
             value = float(text)
         except ValueError:
             raise self._error(key, text, "a number") from None
-        return self._within(key, value, 0.0, MAX_AMOUNT)
+        return self._within(key, value, lowest, highest)
 
     def tagged_count(self, key: str) -> int | None:
         """Returns the whole number in a tag, 0 or more; ``None`` where there is no such tag."""

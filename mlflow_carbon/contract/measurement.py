@@ -1,6 +1,7 @@
 """The energy of one interval, device by device, and what a meter says of how it measured it."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from mlflow_carbon.contract import keys
@@ -25,9 +26,12 @@ class Reading:
 
     Attributes:
         devices: empty if nothing could be measured, never zeros.
-        coverage_fraction: share of the time, averaged over devices, that counters or samples
-            observed; an assumed power counts 0. ``None`` if ``devices`` is empty.
+        coverage_fraction: share of the time that counters or samples observed, averaged over the
+            devices that should be there; one that cannot be read, or whose power is assumed,
+            counts 0. ``None`` if ``devices`` is empty.
         num_readings: readings of the device that was read most often, both ends included.
+        silent: component and index of devices whose energy will be known only later; they are
+            not in ``devices``.
     """
 
     start_unix_s: float
@@ -35,6 +39,7 @@ class Reading:
     devices: tuple[DeviceEnergy, ...] = ()
     coverage_fraction: float | None = None
     num_readings: int = 0
+    silent: tuple[tuple[str, int], ...] = ()
 
     @property
     def energy_kwh(self) -> float | None:
@@ -66,6 +71,40 @@ class Reading:
         return by_component
 
 
+def joined(readings: Iterable[Reading]) -> Reading:
+    """Returns the readings of intervals that follow each other as one, from the first one's start.
+
+    Raises:
+        ValueError: there is none.
+    """
+    first, *others = readings
+    for other in others:
+        first = _sum(first, other)
+    return first
+
+
+def _sum(first: Reading, second: Reading) -> Reading:
+    by_device = {(device.component, device.index): device for device in first.devices}
+    for device in second.devices:
+        place = (device.component, device.index)
+        before_kwh = by_device[place].energy_kwh if place in by_device else 0.0
+        by_device[place] = DeviceEnergy(*place, before_kwh + device.energy_kwh, device.method)
+    duration_s = first.duration_s + second.duration_s
+    coverages = [
+        (reading.coverage_fraction, reading.duration_s)
+        for reading in (first, second)
+        if reading.coverage_fraction is not None
+    ]
+    observed_s = sum(fraction * seconds for fraction, seconds in coverages)
+    return Reading(
+        start_unix_s=first.start_unix_s,
+        duration_s=duration_s,
+        devices=tuple(by_device.values()),
+        coverage_fraction=observed_s / duration_s if coverages and duration_s > 0 else None,
+        num_readings=first.num_readings + second.num_readings,
+    )
+
+
 @dataclass(frozen=True)
 class MeterDescription:
     """What a meter measures on this machine, how, and what it cannot.
@@ -74,11 +113,13 @@ class MeterDescription:
         components: what is measured.
         method_by_component: every component asked for; ``unavailable`` if it cannot be measured.
         cpu_tdp_source: where the CPU's power is from if it is assumed: ``table: …``, ``generic``,
-            ``user``; ``None`` if it is not.
+            ``family …``, ``user``, ``unknown``; ``None`` if it is not.
         attribution: as in the settings.
         hardware: counts and models.
         tracker: name and version.
         problems: one sentence for each thing that is missing or not as it should be.
+        unread: one name for each device that should be counted and cannot be read.
+        cpu_idle_power_w: the part of an estimated CPU's power that it draws when it does nothing.
     """
 
     components: tuple[str, ...]
@@ -88,6 +129,8 @@ class MeterDescription:
     hardware: str
     tracker: str
     problems: tuple[str, ...]
+    unread: tuple[str, ...] = ()
+    cpu_idle_power_w: float | None = None
 
     def tags(self) -> dict[str, str]:
         """Returns the run tags that say what measured, how, on what, and what it could not."""
@@ -101,6 +144,10 @@ class MeterDescription:
             tags[keys.method_tag(component)] = method
         if self.cpu_tdp_source is not None:
             tags[keys.TAG_CPU_TDP_SOURCE] = self.cpu_tdp_source
+        if self.cpu_idle_power_w is not None:
+            tags[keys.TAG_CPU_IDLE_POWER_W] = f"{self.cpu_idle_power_w:.6g}"
+        if self.unread:
+            tags[keys.TAG_UNREAD_DEVICES] = ", ".join(self.unread)
         if self.problems:
             tags[keys.TAG_ERROR] = " ".join(self.problems)
         return tags
@@ -113,6 +160,7 @@ class MeterDescription:
             return None
         components, error = tags.get(keys.TAG_COMPONENTS), tags.get(keys.TAG_ERROR)
         prefix = keys.method_tag("")
+        unread, idle_w = tags.get(keys.TAG_UNREAD_DEVICES), tags.get(keys.TAG_CPU_IDLE_POWER_W)
         return cls(
             components=tuple(components.split(",")) if components else (),
             method_by_component={
@@ -123,4 +171,15 @@ class MeterDescription:
             hardware=tags.get(keys.TAG_HARDWARE, ""),
             tracker=tracker,
             problems=(error,) if error else (),
+            unread=tuple(unread.split(", ")) if unread else (),
+            cpu_idle_power_w=_power_w(idle_w),
         )
+
+
+def _power_w(text: str | None) -> float | None:
+    """Returns the power in a tag; ``None`` where there is none, or none that can be."""
+    try:
+        power_w = math.nan if text is None else float(text)
+    except ValueError:
+        return None
+    return power_w if 0 <= power_w < math.inf else None

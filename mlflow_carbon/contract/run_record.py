@@ -218,7 +218,11 @@ class RunRecord:
         figures = Figures(run_id, metrics, tags)
         unit = tags.get(keys.TAG_UNIT)
         first_step = figures.tagged_count(keys.TAG_FIRST_WINDOW_STEP) or 1
-        ends = [end_ms for _, end_ms in figures.points(keys.DURATION_S, histories).values()]
+        windows: dict[int, Window] = {}
+        ends: list[int] = []
+        if histories:
+            windows = Window.read(figures, histories, unit=unit, first_step=first_step)
+            ends = [end_ms for _, end_ms in figures.points(keys.DURATION_S, histories).values()]
         missing = tags.get(keys.TAG_MISSING_NODES)
         return cls(
             run_id=run_id,
@@ -226,7 +230,7 @@ class RunRecord:
             total=Total.read(figures),
             energy_per_unit=read_energy_per_unit(figures),
             co2e_g=_co2e_g(figures),
-            pue=figures.amount(keys.PUE, MIN_PUE, MAX_PUE),
+            pue=_pue(figures),
             intensity=_intensity(figures),
             defaulted=tuple(name for name in SETTINGS if keys.default_tag(name) in tags),
             fallback_reason=tags.get(keys.TAG_INTENSITY_FALLBACK),
@@ -241,7 +245,7 @@ class RunRecord:
             missing_nodes=tuple(missing.split(",")) if missing else (),
             parts=read_parts(figures),
             is_partial=tags.get(keys.TAG_PARTIAL) == IS_PARTIAL,
-            windows=Window.read(figures, histories, unit=unit, first_step=first_step),
+            windows=windows,
             total_end_ms=max(ends, default=None),
         )
 
@@ -271,9 +275,17 @@ def _co2e_g(figures: Figures) -> float | None:
     return grams_from_kg(mass_kg) if mass_g is None and mass_kg is not None else mass_g
 
 
+def _pue(figures: Figures) -> float | None:
+    """Returns the PUE of the totals; of a run that has none yet, that of its start."""
+    pue = figures.amount(keys.PUE, MIN_PUE, MAX_PUE)
+    return figures.tagged_amount(keys.TAG_PUE, MIN_PUE, MAX_PUE) if pue is None else pue
+
+
 def _intensity(figures: Figures) -> CarbonIntensity | None:
     """Returns the intensity as recorded; where it is from is empty where the run does not say."""
     g_per_kwh = figures.amount(keys.INTENSITY_G_PER_KWH)
+    if g_per_kwh is None:
+        g_per_kwh = figures.tagged_amount(keys.TAG_INTENSITY_G_PER_KWH)
     if g_per_kwh is None:
         return None
     return CarbonIntensity(

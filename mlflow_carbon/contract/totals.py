@@ -13,6 +13,7 @@ RUNNING, ENDED = "running", "ended"  # what a node's state says
 
 MAX_COVERAGE_FRACTION = 1.01  # what is above 1 is rounding
 _ENERGY, _POWER = "energy_kwh", "power_w"
+_UNIT_BY_KEY = {keys.energy_kwh_per_unit(unit): unit for unit in keys.UNITS}
 _NO_COMPONENTS = ("window", "forecast", "node")
 
 
@@ -179,6 +180,8 @@ def read_parts(figures: Figures) -> dict[int, NodePart]:
     """Returns what each node of a run has written, by its index."""
     parts = {}
     for key in figures.tags:
+        if not key.startswith("carbon.node."):
+            continue
         match key.split("."):
             case ["carbon", "node", text, "state"]:
                 index = figures.count_in(key, text)
@@ -191,8 +194,9 @@ def read_parts(figures: Figures) -> dict[int, NodePart]:
 def read_energy_per_unit(figures: Figures) -> dict[str, UnitEnergy]:
     """Returns the run values of energy per unit, by unit, with their spread within the run."""
     found = {}
-    for unit in {*keys.UNITS, figures.tags.get(keys.TAG_UNIT, keys.UNIT_MINUTE)}:
-        key = keys.energy_kwh_per_unit(unit)
+    named = figures.tags.get(keys.TAG_UNIT)
+    others = {} if named is None else {keys.energy_kwh_per_unit(named): named}
+    for key, unit in (_UNIT_BY_KEY | others).items():
         energy_kwh = figures.amount(key)
         if energy_kwh is not None:
             found[unit] = UnitEnergy(energy_kwh, figures.amount(keys.std_of(key)))

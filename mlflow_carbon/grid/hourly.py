@@ -79,12 +79,15 @@ def read_intensity_file(path: Path | str, *, basis: str = DIRECT) -> IntensitySe
         InvalidInputError: the file cannot be read, has no such columns, or a row is wrong.
     """
     if basis not in BASES:
-        raise InvalidInputError(f"basis is {basis!r}; use one of {', '.join(BASES)}.")
+        raise InvalidInputError(
+            f"basis is {basis!r}; use one of {', '.join(BASES)}.", arguments=["intensity_basis"]
+        )
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(
-            f"The intensity file {str(path)!r} cannot be read: {error}."
+            f"The intensity file {str(path)!r} cannot be read: {error}.",
+            arguments=["intensity_file"],
         ) from error
     reader = csv.DictReader(text.splitlines())
     layout = _format_of(list(reader.fieldnames or ()), basis, path)

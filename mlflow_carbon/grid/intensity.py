@@ -25,6 +25,7 @@ MONTHLY_SET_BY_BASIS = {
 MONTHLY_SETS = tuple(MONTHLY_SET_BY_BASIS.values())
 FALLBACK_YEARLY_SETS = (DEFAULT_SET, "eea")
 GIVEN = "given"  # set, period and basis of a figure that the user brings
+OWN_FIGURE = "carbon_intensity_g_per_kwh"  # the argument that such a figure is given by
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,17 @@ def resolve_region(name: str) -> str:
     if "-" in name and country is not None:
         raise NoIntensityError(
             f"No carbon intensity for zone {name!r}: the sets here know no parts of a country. "
-            f"Give {country} for the whole, or give mlflow-carbon --carbon-intensity-g-per-kwh."
+            f"Give {country} for the whole.",
+            instead=OWN_FIGURE,
         )
-    # two letters of which one is right are half alike
+    # a code of two letters with one wrong is half alike
     cutoff = 0.5 if len(folded) <= 3 else 0.6
     near = difflib.get_close_matches(folded, codes, n=6, cutoff=cutoff)
     nearest = list(dict.fromkeys(codes[spelling] for spelling in near))[:3]
     offer = f" Nearest: {', '.join(nearest)}." if nearest else ""
     raise NoIntensityError(
-        f"No carbon intensity for region {name!r}.{offer} "
-        f"Give a country name or ISO code, or give mlflow-carbon --carbon-intensity-g-per-kwh."
+        f"No carbon intensity for region {name!r}.{offer} Give a country name or ISO code.",
+        instead=OWN_FIGURE,
     )
 
 
@@ -115,7 +117,7 @@ def lookup_intensity(
 
     Raises:
         NoIntensityError: no set that may be used has the region and period.
-        InvalidInputError: the month is none, or there is no such set.
+        InvalidInputError: ``month`` is no month and no year, or there is no such set.
     """
     code = resolve_region(region)
     _check_set(intensity_set)
@@ -142,7 +144,77 @@ def lookup_intensity(
     when = f" in {year}" if year else ""
     raise NoIntensityError(
         f"No carbon intensity for {code}{when} in {' or '.join(dict.fromkeys(sets))}. "
-        f"Known: {_known_years(code)}. Or give mlflow-carbon --carbon-intensity-g-per-kwh."
+        f"Known: {_known_years(code)}.",
+        instead=OWN_FIGURE,
+    )
+
+
+def check_lookup(
+    regions: Iterable[str], *, month: str | None = None, intensity_set: str | None = None
+) -> None:
+    """Checks regions, a month and a set before it is known which set will be preferred.
+
+    Raises:
+        NoIntensityError: no set that may be used has a region in that month or year.
+        InvalidInputError: ``month`` is no month and no year, or there is no such set.
+    """
+    _check_set(intensity_set)
+    if month is not None and not re.fullmatch(r"\d{4}", month):
+        _checked_month(month)
+    for region in regions:
+        problems = []
+        for preferred_set in dict.fromkeys((DEFAULT_SET, *yearly_sets())):
+            try:
+                lookup_intensity(
+                    region, month=month, intensity_set=intensity_set, preferred_set=preferred_set
+                )
+                break
+            except NoIntensityError as error:
+                problems.append(error)
+        else:
+            raise problems[0]
+
+
+def stage_of(basis: str) -> str | None:
+    """Returns ``direct`` or ``life-cycle`` for a basis; ``None`` where it is neither.
+
+    Direct figures count what a plant emits, life-cycle ones its fuel and its making, too.
+    """
+    folded = basis.casefold()
+    if "life-cycle" in folded or "lifecycle" in folded:
+        return "life-cycle"
+    return "direct" if "direct" in folded else None
+
+
+def stage_notice(intensity: CarbonIntensity, *, expected_set: str = DEFAULT_SET) -> str | None:
+    """Returns a sentence where a figure is direct and those expected are life-cycle, or inverse.
+
+    Args:
+        intensity: the figure that was found.
+        expected_set: the set that other figures are of, which did not have this one.
+    """
+    expected = {
+        stage_of(value.basis)
+        for value in (*_yearly(), *_months())
+        if value.intensity_set == expected_set
+        and (value.region == intensity.region or expected_set in MONTHLY_SETS)
+    }
+    stage = stage_of(intensity.basis)
+    if (
+        stage is None
+        or intensity.intensity_set == expected_set
+        or expected - {None}
+        in (
+            set(),
+            {stage},
+        )
+    ):
+        return None
+    (other,) = expected - {None, stage}
+    return (
+        f"The intensity of {intensity.region} in {intensity.period} is {stage} "
+        f"({intensity.intensity_set}), where {expected_set} is {other}: "
+        "the two do not compare."
     )
 
 
@@ -154,7 +226,8 @@ def given_intensity(g_per_kwh: float, *, region: str = GIVEN) -> CarbonIntensity
     """
     if not (math.isfinite(g_per_kwh) and g_per_kwh >= 0):
         raise InvalidInputError(
-            f"carbon_intensity_g_per_kwh is {g_per_kwh}; give a finite number, 0 or more."
+            f"{OWN_FIGURE} is {g_per_kwh}; give a finite number, 0 or more.",
+            arguments=[OWN_FIGURE],
         )
     return CarbonIntensity(
         g_per_kwh=g_per_kwh,
@@ -162,7 +235,7 @@ def given_intensity(g_per_kwh: float, *, region: str = GIVEN) -> CarbonIntensity
         period=GIVEN,
         intensity_set=GIVEN,
         basis=GIVEN,
-        source="--carbon-intensity-g-per-kwh",
+        source="the user's own figure",
         source_url="",
         licence="",
     )
@@ -185,7 +258,10 @@ def latest_intensities(intensity_set: str = DEFAULT_SET) -> tuple[CarbonIntensit
         if value.intensity_set == intensity_set:
             newest[value.region] = value
     if not newest:
-        raise InvalidInputError(f"The set {intensity_set!r} has months only; name a yearly set.")
+        raise InvalidInputError(
+            f"The set {intensity_set!r} has months only; name a yearly set.",
+            arguments=["intensity_set"],
+        )
     return tuple(newest.values())
 
 
@@ -242,8 +318,8 @@ def _monthly(code: str, month: str, intensity_set: str | None) -> CarbonIntensit
         )
     raise NoIntensityError(
         f"No carbon intensity for {code} in {month}. Known months: {_known_months(code)}. "
-        f"Leave the month out for the year's mean, or give mlflow-carbon "
-        f"--carbon-intensity-g-per-kwh."
+        f"Leave the month out for the year's mean.",
+        instead=OWN_FIGURE,
     )
 
 
@@ -262,7 +338,9 @@ def _known_years(code: str) -> str:
 
 def _checked_month(month: str) -> str:
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
-        raise InvalidInputError(f"month is {month!r}; give year and month as 2022-02, or a year.")
+        raise InvalidInputError(
+            f"month is {month!r}; give year and month as 2022-02, or a year.", arguments=["month"]
+        )
     return month
 
 
@@ -270,7 +348,8 @@ def _check_set(intensity_set: str | None) -> None:
     known = sorted({value.intensity_set for value in (*_yearly(), *_months())})
     if intensity_set is not None and intensity_set not in known:
         raise InvalidInputError(
-            f"intensity_set is {intensity_set!r}; use one of {', '.join(known)}."
+            f"intensity_set is {intensity_set!r}; use one of {', '.join(known)}.",
+            arguments=["intensity_set"],
         )
 
 

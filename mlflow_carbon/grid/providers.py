@@ -88,18 +88,8 @@ def fetch_intensity(
         NoIntensityError: it did not answer in time, or not with an intensity.
     """
     chosen = _provider(provider)
+    _check_question(chosen, zone, api_key)
     region, part = split_zone(zone)
-    if chosen.regions is not None and region not in chosen.regions:
-        raise InvalidInputError(
-            f"{provider} knows {', '.join(chosen.regions)} only, not {zone!r}; "
-            "name another provider."
-        )
-    if chosen.key_variable is not None and not api_key:
-        raise InvalidInputError(
-            f"{provider} needs a key; set {chosen.key_variable}, or name another provider."
-        )
-    if api_key and not api_key.isprintable():
-        raise InvalidInputError("The key holds a line break or control character; pass it without.")
     code = f"{region}-{part}" if part else region
     headers = {"auth-token": api_key} if chosen.key_variable and api_key else {}
     address = (base_url or chosen.base_url) + chosen.path(code)
@@ -113,7 +103,9 @@ def fetch_intensity(
             "Name a region and year instead."
         ) from error
     if not is_intensity:
-        raise NoIntensityError(f"{provider} says {g_per_kwh} g/kWh for {code}, which is none.")
+        raise NoIntensityError(
+            f"{provider} says {g_per_kwh} g/kWh for {code}, which is no intensity."
+        )
     return CarbonIntensity(
         g_per_kwh=g_per_kwh,
         region=region,
@@ -162,6 +154,18 @@ def ask_provider(
     return LiveIntensity(found, None)
 
 
+def check_provider(provider: str, zone: str, *, environment: Mapping[str, str]) -> None:
+    """Checks, before anybody is asked, that a provider can be asked for a zone.
+
+    Raises:
+        NoIntensityError: there is no such region.
+        InvalidInputError: there is no such provider, it does not know the zone, or needs a key.
+    """
+    chosen = _provider(provider)
+    key = None if chosen.key_variable is None else environment.get(chosen.key_variable)
+    _check_question(chosen, zone, key)
+
+
 def split_zone(zone: str) -> tuple[str, str]:
     """Returns the code of a zone's country, and the part of it: ``DK-DK1`` is DK and DK1.
 
@@ -177,8 +181,31 @@ def split_zone(zone: str) -> tuple[str, str]:
 
 def _provider(name: str) -> Provider:
     if name not in PROVIDERS:
-        raise InvalidInputError(f"provider is {name!r}; use one of {', '.join(PROVIDERS)}.")
+        raise InvalidInputError(
+            f"provider is {name!r}; use one of {', '.join(PROVIDERS)}.", arguments=["provider"]
+        )
     return PROVIDERS[name]
+
+
+def _check_question(chosen: Provider, zone: str, api_key: str | None) -> None:
+    """Checks what the user can put right.
+
+    Raises:
+        NoIntensityError: there is no such region.
+        InvalidInputError: the provider does not know the zone, or the key is missing or broken.
+    """
+    region, _ = split_zone(zone)
+    if chosen.regions is not None and region not in chosen.regions:
+        raise InvalidInputError(
+            f"{chosen.name} knows {', '.join(chosen.regions)} only, not {zone!r}; "
+            "name another provider."
+        )
+    if chosen.key_variable is not None and not api_key:
+        raise InvalidInputError(
+            f"{chosen.name} needs a key; set {chosen.key_variable}, or name another provider."
+        )
+    if api_key and not api_key.isprintable():
+        raise InvalidInputError("The key holds a line break or control character; pass it without.")
 
 
 def _answer(name: str, address: str, headers: Mapping[str, str], timeout_s: float) -> Any:
@@ -204,7 +231,7 @@ def _answer(name: str, address: str, headers: Mapping[str, str], timeout_s: floa
 
 
 def _ask(address: str, headers: Mapping[str, str], timeout_s: float) -> tuple[Any, str | None]:
-    """Returns the JSON at an address, or why there is none."""
+    """Returns the JSON at an address, or the reason for having none."""
     request = Request(address, headers={"Accept": "application/json", **headers})
     try:
         with build_opener(_NoRedirects).open(request, timeout=timeout_s) as response:

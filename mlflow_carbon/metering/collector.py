@@ -4,12 +4,25 @@ import sys
 import threading
 from collections.abc import Callable
 
+from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.clock import Clock
+from mlflow_carbon.metering.cpu_share import CpuShare
 from mlflow_carbon.metering.machine import Machine
-from mlflow_carbon.metering.readings import Device, EnergySource, Snapshot, Tally, add_reading
+from mlflow_carbon.metering.readings import (
+    STILL_S,
+    Device,
+    EnergySource,
+    Snapshot,
+    Tally,
+    add_reading,
+)
+from mlflow_carbon.metering.stillness import StillnessWatch, sampled_source
 
 # A sensor that was silent for more intervals than this did not observe the time between.
 MAX_GAP_INTERVALS = 3
+
+# Devices that were not there at the start are looked for this often.
+LOOK_AGAIN_S = 1.0
 
 
 class Collector:
@@ -38,7 +51,9 @@ class Collector:
         self._is_released = False
         self._snapshot = Snapshot(clock.monotonic_s(), {})
         self._listeners: list[Callable[[Snapshot], None]] = []
-        self._cpu_s: tuple[float, float] | None = None  # process tree, machine
+        self._share = CpuShare(clock)
+        self._stillness = StillnessWatch()
+        self._looked_s = clock.monotonic_s()
         self._problems: dict[str, str] = {}  # one for each cause
 
     @property
@@ -65,14 +80,16 @@ class Collector:
 
     @property
     def last_snapshot(self) -> Snapshot:
-        """The tallies after the latest reading, which is waited for by nobody."""
+        """The tallies after the latest reading; returned without waiting."""
         return self._snapshot
 
     def snapshot(self, timeout_s: float) -> Snapshot:
-        """Returns the tallies after a reading made now; the last ones if there is none in time.
+        """Reads every device now and returns the tallies; the last ones if that takes too long.
 
-        After one wait in vain nobody waits again until the thread has answered.
+        After one timeout, callers get the last tallies at once until the thread answers again.
+        The snapshot's own time is that of this call: the wait is not measured as the caller's work.
         """
+        asked_s = self._clock.monotonic_s()
         with self._condition:
             if not self._is_stalled and not self._has_ended:
                 self._num_asked += 1
@@ -84,7 +101,8 @@ class Collector:
                     timeout_s,
                 )
                 if self._num_answered >= ticket:
-                    return self._snapshot
+                    ended_s = self._clock.monotonic_s()
+                    return Snapshot(asked_s, self._snapshot.tallies, ended_s)
                 if not self._has_ended:
                     self._is_stalled = True
                     self.add_problem(f"The devices did not answer within {timeout_s:g} s.")
@@ -135,7 +153,7 @@ class Collector:
                 self.add_problem(f"A reading could not be used: {error!r}.")
 
     def shutdown(self) -> None:
-        """Lets go of the devices; nobody is kept waiting any more."""
+        """Lets go of the devices and wakes everybody who waits."""
         if not self._has_ended:
             self.add_problem(f"The sampling thread ended: {sys.exception()!r}.")
         self.end()
@@ -148,27 +166,69 @@ class Collector:
                 self.add_problem(f"Letting go of the devices failed: {error!r}.")
 
     def _read(self) -> Snapshot:
-        """Reads every device; one that fails keeps its last tally."""
-        machine = self.machine
-        assert machine is not None
+        """Reads every device at its own time; one that fails keeps its last tally."""
         time_s = self._clock.monotonic_s()
-        share_fraction = self._process_share_fraction(machine.sources)
+        machine = self._current_machine(time_s)
+        is_shared = any(source.is_shared for source in machine.sources)
+        share_fraction = self._share.fraction() if is_shared else None
         tallies: dict[Device, Tally] = dict(self._snapshot.tallies)
         for source in machine.sources:
+            start_s = self._clock.monotonic_s()
             try:
                 value = source.read()
             except Exception as error:  # a driver may raise anything
                 self._note_failure(source, error)
                 continue
-            tallies[source.device] = add_reading(
+            before = tallies.get(source.device)
+            tally = add_reading(
                 source,
-                tallies.get(source.device),
-                time_s=time_s,
+                before,
+                time_s=(start_s + self._clock.monotonic_s()) / 2,
                 value=value,
                 max_gap_s=MAX_GAP_INTERVALS * self._interval_s,
                 share_fraction=share_fraction if source.is_shared else 1.0,
             )
-        return Snapshot(time_s, tallies)
+            self._note_gap(source, before, tally, value)
+            if tally is not None:
+                tallies[source.device] = self._watched(source, tally)
+        return Snapshot(time_s, tallies, self._clock.monotonic_s())
+
+    def _current_machine(self, time_s: float) -> Machine:
+        """Returns the machine with the devices that have appeared since the last look."""
+        assert self.machine is not None
+        if time_s - self._looked_s >= LOOK_AGAIN_S:
+            self._looked_s = time_s
+            try:
+                self.machine = self.machine.looked_at_again()
+            except Exception as error:  # a driver may raise anything
+                self.add_problem(f"Looking for further devices failed: {error!r}.")
+        return self.machine
+
+    def _watched(self, source: EnergySource, tally: Tally) -> Tally:
+        """Returns the tally of a counter, or of the power sensor once the counter stands still."""
+        if source.method != keys.METHOD_COUNTER or tally.last_s == tally.moved_s:
+            return tally
+        name = f"{source.component} {source.index}"
+        try:
+            sampled = self._stillness.sampled(source, tally)
+        except Exception as error:  # a driver may raise anything
+            self._note_failure(source, error)
+            return tally
+        if sampled is not None:
+            assert self.machine is not None
+            self.machine = self.machine.with_source(sampled_source(source))
+            self.add_problem(
+                f"{name}'s energy counter stood still while it drew {sampled.power_w:.0f} W: its "
+                "power is sampled from then on."
+            )
+            return sampled
+        has_fallen = tally.counter is not None and tally.counter.trusted is not None
+        is_dead = tally.last_s - tally.moved_s >= STILL_S and source.read_power_w is None
+        if is_dead and not has_fallen:  # of a fall it is said already
+            self._problems.setdefault(
+                f"{name} is still", f"{name}'s energy counter stands still: no energy is known."
+            )
+        return tally
 
     def _note_failure(self, source: EnergySource, error: Exception) -> None:
         device = f"{source.component} {source.index}"
@@ -176,13 +236,21 @@ class Collector:
             device, f"{device} stopped answering: {type(error).__name__}: {error}."
         )
 
-    def _process_share_fraction(self, sources: tuple[EnergySource, ...]) -> float:
-        """Returns our process tree's share of the machine's CPU time since the last reading."""
-        if not any(source.is_shared for source in sources):
-            return 1.0
-        before = self._cpu_s
-        self._cpu_s = (self._clock.process_tree_cpu_s(), self._clock.machine_cpu_s())
-        if before is None:
-            return 0.0
-        own_s, all_s = self._cpu_s[0] - before[0], self._cpu_s[1] - before[1]
-        return min(max(own_s / all_s, 0.0), 1.0) if all_s > 0 else 0.0
+    def _note_gap(
+        self, source: EnergySource, before: Tally | None, after: Tally | None, value: float
+    ) -> None:
+        """Says once of each device that a reading of it was not believed."""
+        num_before = 0 if before is None else before.num_gaps
+        if after is not None and after.num_gaps == num_before:
+            return
+        name = f"{source.component} {source.index}"
+        if source.is_power:
+            what = f"{name} showed {value:.6g} W, which it cannot draw: that is left out."
+        else:
+            assert before is not None
+            assert before.counter is not None
+            what = (
+                f"{name}'s energy counter went from {before.counter.last.joules:.6g} J to "
+                f"{value:.6g} J, which it cannot have counted: no energy is known for that time."
+            )
+        self._problems.setdefault(f"{name} gap", what)

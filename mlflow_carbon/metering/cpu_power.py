@@ -11,23 +11,46 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-# Used where the CPU's name says no model, as on most cloud machines: the median of TDP over
-# threads of the server CPUs in data/cpu_tdp.csv (a test holds it).
+from mlflow_carbon.errors import InvalidInputError
+
+# Used where neither name nor family say which server it is: the median of TDP over threads of the
+# server CPUs in data/cpu_tdp.csv (a test holds it).
 GENERIC_WATTS_PER_THREAD = 3.75
 
 GENERIC = "generic"
 USER = "user"
+UNKNOWN = "unknown"
+
+# What a virtual machine or a socket full of cores may be called. Other names without a model are
+# those of laptops, boards and machines of another kind: no server's figure fits them.
+_SERVER_NAMES = re.compile(r"\b(epyc|xeon|opteron)\b", re.IGNORECASE)
+_OTHER_NAMES = re.compile(
+    r"\b(core|ryzen|athlon|celeron|pentium|atom|apple|neoverse|cortex|arm\w*|aarch64|ampere|"
+    r"graviton\d*|kunpeng|snapdragon|raspberry|power\d*|ppc\w*|risc-?v|loongson\S*)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """The CPU as this machine sees it."""
+    """The CPU as this machine sees it.
+
+    Attributes:
+        vendor: as the kernel names it, GenuineIntel or AuthenticAMD; empty on other machines.
+        family: of an x86 CPU, as ``model`` and ``stepping``.
+        is_x86: whether the kernel describes it as one.
+    """
 
     name: str
     num_threads: int
     num_sockets: int = 1
     has_smt: bool = True
     is_virtual: bool = False
+    vendor: str = ""
+    family: int | None = None
+    model: int | None = None
+    stepping: int | None = None
+    is_x86: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,9 +65,14 @@ class CpuModel:
 
 @dataclass(frozen=True)
 class ThreadPower:
-    """Power of one busy hardware thread, and where the figure comes from."""
+    """Power of one hardware thread at its package's TDP, and where the figure comes from.
 
-    watts_per_thread: float
+    Attributes:
+        watts_per_thread: ``None`` if it is unknown.
+        source: ``table: …``, ``family …``, ``generic``, ``user`` or ``unknown``.
+    """
+
+    watts_per_thread: float | None
     source: str
 
 
@@ -53,7 +81,8 @@ def read_cpu(cpuinfo_path: Path = Path("/proc/cpuinfo")) -> Cpu:
     if cpuinfo_path.exists():
         return parse_cpuinfo(cpuinfo_path.read_text())
     name = _macos_name() if platform.system() == "Darwin" else platform.processor()
-    return Cpu(name, os.cpu_count() or 1)
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
+    return Cpu(name, os.cpu_count() or 1, is_x86=is_x86)
 
 
 def _macos_name() -> str:
@@ -71,41 +100,100 @@ def parse_cpuinfo(text: str) -> Cpu:
     first: dict[str, str] = dict(reversed(fields))
     sockets = {value for key, value in fields if key == "physical id"}
     return Cpu(
-        name=first.get("model name", ""),
+        # POWER calls it "cpu"; boards name themselves as a whole.
+        name=first.get("model name") or first.get("cpu") or first.get("Model") or "",
         num_threads=sum(key == "processor" for key, _ in fields) or 1,
         num_sockets=len(sockets) or 1,
         has_smt=first.get("siblings", "2") != first.get("cpu cores", "1"),
         is_virtual="hypervisor" in first.get("flags", "").split(),
+        vendor=first.get("vendor_id", ""),
+        family=_number(first.get("cpu family")),
+        model=_number(first.get("model")),
+        stepping=_number(first.get("stepping")),
+        is_x86="CPU implementer" not in first and "cpu" not in first,
     )
 
 
-def thread_power(
-    cpu: Cpu, *, tdp_w: float | None = None, tables: Iterable[Mapping[str, CpuModel]]
-) -> ThreadPower:
-    """Returns the power of one busy hardware thread: TDP of a package over its threads.
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
 
-    Busy threads × this power = TDP × utilisation × visible threads over physical threads.
+
+def thread_power(
+    cpu: Cpu,
+    *,
+    tdp_w: float | None = None,
+    threads: int | None = None,
+    tables: Iterable[Mapping[str, CpuModel]],
+) -> ThreadPower:
+    """Returns the power of one hardware thread: TDP of a package over its threads.
+
+    The model is found by the CPU's name, else by its family and model number. A virtual machine
+    that tells neither counts as a typical server.
 
     Args:
         cpu: the machine's CPU.
         tdp_w: TDP of one package, overrides the tables.
+        threads: hardware threads of one package, overrides what the tables or the machine say.
         tables: CPU models by plain name, the first that has the model wins.
+
+    Raises:
+        InvalidInputError: ``tdp_w`` is given for a virtual machine, and nothing says how many
+            threads the package has, of which the machine sees a part.
     """
     plain = plain_name(cpu.name)
     model = next((table[plain] for table in tables if plain in table), None)
+    num_threads = threads or _threads_per_package(cpu, model)
     if tdp_w is not None:
-        return ThreadPower(tdp_w / _threads_per_package(cpu, model), USER)
-    # A guest sees a part of a package: without its size, the TDP says nothing about the part.
-    if model is None or (cpu.is_virtual and model.num_threads is None):
+        if num_threads is None:
+            raise InvalidInputError(
+                f"cpu_tdp_w is {tdp_w:g} W of a whole package, of which this virtual machine sees "
+                f"{cpu.num_threads} threads: give the package's too, cpu_threads="
+                f"{_example_threads(cpu)}."
+            )
+        return ThreadPower(tdp_w / num_threads, USER)
+    if model is not None and num_threads is not None:
+        source = f"table: {model.name} ({model.tdp_w:g} W)"
+        return ThreadPower(model.tdp_w / num_threads, source)
+    if (family := _by_family(cpu)) is not None:
+        return family
+    return _without_model(cpu)
+
+
+def _without_model(cpu: Cpu) -> ThreadPower:
+    """Returns a typical server's figure for what may be a server, else none."""
+    is_server = _SERVER_NAMES.search(cpu.name) is not None
+    is_emulated = "Processor (" in cpu.name  # QEMU's names: Intel Core Processor (Haswell, IBRS)
+    is_other = not cpu.is_x86 or (_OTHER_NAMES.search(cpu.name) is not None and not is_emulated)
+    if is_server or (cpu.is_virtual and not is_other):
         return ThreadPower(GENERIC_WATTS_PER_THREAD, GENERIC)
-    source = f"table: {model.name} ({model.tdp_w:g} W)"
-    return ThreadPower(model.tdp_w / _threads_per_package(cpu, model), source)
+    return ThreadPower(None, UNKNOWN)
 
 
-def _threads_per_package(cpu: Cpu, model: CpuModel | None) -> float:
-    """Returns how many of the threads that the machine sees make a package."""
+def _by_family(cpu: Cpu) -> ThreadPower | None:
+    """Returns the power by the CPU's family and model number; ``None`` for other than servers."""
+    generation = next((known for known in load_generations() if known.has(cpu)), None)
+    if generation is None:
+        return None
+    model = load_models()[plain_name(generation.represented_by)]
+    assert model.num_threads is not None
+    source = (
+        f"family {cpu.family} model {cpu.model} ({generation.name}): as {model.name} "
+        f"({model.tdp_w:g} W, {model.num_threads} threads)"
+    )
+    return ThreadPower(model.tdp_w / model.num_threads, source)
+
+
+def _example_threads(cpu: Cpu) -> int:
+    generation = next((known for known in load_generations() if known.has(cpu)), None)
+    name = "AMD EPYC 9654" if generation is None else generation.represented_by
+    return load_models()[plain_name(name)].num_threads or 1
+
+
+def _threads_per_package(cpu: Cpu, model: CpuModel | None) -> float | None:
+    """Returns the number of visible threads in one package; ``None`` if it is unknown."""
     if model is None or model.num_threads is None or model.num_cores is None:
-        return cpu.num_threads / cpu.num_sockets
+        # A guest sees a part of a package.
+        return None if cpu.is_virtual else cpu.num_threads / cpu.num_sockets
     # A guest's threads are threads, whatever its host tells it of cores.
     is_smt_off = not cpu.is_virtual and not cpu.has_smt
     return model.num_cores if is_smt_off else model.num_threads
@@ -119,6 +207,48 @@ def plain_name(name: str) -> str:
     plain = re.sub(r"\bwith Radeon.*$|\bw/ Radeon.*$", " ", plain, flags=re.IGNORECASE)
     plain = re.sub(r"\b(CPU|Processor)\b", " ", plain, flags=re.IGNORECASE)
     return " ".join(plain.split()).casefold()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Server CPUs of one family and model number, and the one that stands for them.
+
+    Clouds buy the parts with many cores: the figure is that of such a part.
+    """
+
+    vendor: str
+    family: int
+    models: range
+    steppings: range | None  # None: any
+    name: str
+    represented_by: str
+
+    def has(self, cpu: Cpu) -> bool:
+        """Returns whether a CPU is of this generation."""
+        return (
+            (cpu.vendor, cpu.family) == (self.vendor, self.family)
+            and cpu.model in self.models
+            and (self.steppings is None or cpu.stepping in self.steppings)
+        )
+
+
+@cache
+def load_generations() -> tuple[Generation, ...]:
+    """Returns the package's own table of server generations."""
+    text = (files("mlflow_carbon") / "data" / "cpu_families.csv").read_text(encoding="utf-8")
+    return tuple(
+        Generation(
+            vendor=row["vendor"],
+            family=int(row["family"]),
+            models=range(int(row["model"]), int(row["last_model"]) + 1),
+            steppings=range(int(row["stepping"]), int(row["last_stepping"]) + 1)
+            if row["stepping"]
+            else None,
+            name=row["generation"],
+            represented_by=row["represented_by"],
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
 
 
 @cache
@@ -140,7 +270,7 @@ def load_models() -> dict[str, CpuModel]:
 def load_carbontracker_models(path: Path) -> dict[str, CpuModel]:
     """Returns Carbontracker's table of CPU models by plain name; it knows no thread counts.
 
-    Its rows whose TDP is no single number (a range written ``33.34.8``) are left out.
+    Rows that give a range instead of one TDP (written ``33.34.8``) are left out.
     """
     models = {}
     with path.open(encoding="utf-8") as file:

@@ -138,7 +138,7 @@ def _slurm_gpus(gpus: list[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, .
 
 
 def _hidden_gpus(num_shown: int, environment: Mapping[str, str]) -> list[str]:
-    """Returns what to say where Slurm shows each rank a GPU of its own: one measures for all."""
+    """Returns a sentence if Slurm shows each rank only its own GPU: one rank measures for all."""
     num_given = len(_indices(environment.get("SLURM_STEP_GPUS", "")))
     if num_given <= num_shown or find_place(environment).num_ranks == 1:
         return []
@@ -149,7 +149,7 @@ def _hidden_gpus(num_shown: int, environment: Mapping[str, str]) -> list[str]:
 
 
 def _indices(text: str) -> set[int]:
-    """Returns the numbers of a Slurm list such as ``0,2-3``; none of what is no list."""
+    """Returns the numbers of a Slurm list such as ``0,2-3``; an empty set for other text."""
     indices: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import psutil
 
@@ -13,6 +14,23 @@ NO_GPU = ("", "-1", "NoDevFiles")  # CUDA ignores these and what follows them
 # Ranks start together; one that an elastic launcher starts later is found within this time.
 REFRESH_S = 10.0
 
+# Looking for new children takes 3 ms or more. A child counts from its own start once it is found.
+LOOK_S = 0.25
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """CPU time of one process: its own, and that of the children that it has waited for."""
+
+    own_s: float
+    waited_s: float
+    parent_id: int
+
+    @property
+    def all_s(self) -> float:
+        """Both together."""
+        return self.own_s + self.waited_s
+
 
 class LocalRanks:
     """This process and, in a launch, the other ranks of its node, each with its descendants."""
@@ -21,17 +39,25 @@ class LocalRanks:
         self._place = find_place(environment)
         self._roots: list[psutil.Process] = []
         self._found_s: float | None = None
-        self._cpu_s_by_root: dict[psutil.Process, float] = {}
+        self._cpu_s: float = 0.0
+        self._seen: dict[psutil.Process, CpuTimes] = {}
+        self._looked_s: float | None = None
 
     def cpu_s(self) -> float:
-        """Returns the CPU time that all of them have used; it never falls when a rank ends.
+        """Returns the CPU time that all of them have used; it never falls.
 
-        A process counts for its parent once it has been waited for.
+        A process that has ended counts as far as it was seen, and wholly once its parent has
+        waited for it. One whose parent ends first is still followed.
         """
-        for root, processes in self._trees().items():
-            cpu_s = sum(_cpu_s(process) for process in processes)
-            self._cpu_s_by_root[root] = max(cpu_s, self._cpu_s_by_root.get(root, 0.0))
-        return sum(self._cpu_s_by_root.values())
+        processes = set(self._seen)
+        if self._looked_s is None or time.monotonic() - self._looked_s >= LOOK_S:
+            processes |= {process for tree in self._trees().values() for process in tree}
+            self._looked_s = time.monotonic()
+        times = {process: _cpu_times(process) for process in processes}
+        living = {process: found for process, found in times.items() if found is not None}
+        self._cpu_s += _used_s(self._seen, living)
+        self._seen = living
+        return self._cpu_s
 
     def process_ids(self) -> set[int]:
         """Returns the ids of all of them."""
@@ -122,9 +148,40 @@ def _parent_id(process: psutil.Process) -> int:
         return 0
 
 
-def _cpu_s(process: psutil.Process) -> float:
+def _cpu_times(process: psutil.Process) -> CpuTimes | None:
+    """Returns a process's CPU times; ``None`` if it has ended or is not ours to see."""
     try:
-        times = process.cpu_times()
-    except psutil.Error:  # it ended, or is not ours to see
-        return 0.0
-    return float(times.user + times.system + times.children_user + times.children_system)
+        if not process.is_running():  # its id may be another process's now
+            return None
+        with process.oneshot():
+            times, parent_id = process.cpu_times(), process.ppid()
+        return CpuTimes(
+            own_s=float(times.user + times.system),
+            waited_s=float(times.children_user + times.children_system),
+            parent_id=parent_id,
+        )
+    except psutil.Error:
+        return None
+
+
+def _used_s(
+    before: Mapping[psutil.Process, CpuTimes], now: Mapping[psutil.Process, CpuTimes]
+) -> float:
+    """Returns the CPU time that was used between two looks at the same processes.
+
+    A parent that waits for a child adds the child's whole time to its own; what was counted
+    while the child lived is subtracted. Without a wait there is nothing to subtract.
+    """
+    counted_s: dict[int, float] = {}  # of the children that have ended, by their parent
+    for process, times in before.items():
+        if process not in now:
+            counted_s[times.parent_id] = counted_s.get(times.parent_id, 0.0) + times.all_s
+    used_s = 0.0
+    for process, times in now.items():
+        if process not in before:
+            used_s += times.all_s
+            continue
+        old = before[process]
+        waited_s = times.waited_s - old.waited_s - counted_s.get(process.pid, 0.0)
+        used_s += times.own_s - old.own_s + max(waited_s, 0.0)
+    return used_s

@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import Any
 
 from mlflow_carbon.contract.measurement import DeviceEnergy, MeterDescription, Reading
 from mlflow_carbon.errors import MeterError
+from mlflow_carbon.metering.accelerators import PCI_DIR
 from mlflow_carbon.metering.clock import Clock, SystemClock
 from mlflow_carbon.metering.collector import Collector
-from mlflow_carbon.metering.machine import CarbontrackerParts, Machine, find_machine
+from mlflow_carbon.metering.discovery import find_machine
+from mlflow_carbon.metering.machine import CarbontrackerParts, Machine
 from mlflow_carbon.metering.meter_settings import MeterSettings
 from mlflow_carbon.metering.readings import Snapshot, reading_between
 
@@ -55,8 +57,17 @@ class Meter:
         settings: MeterSettings = MeterSettings(),  # noqa: B008  # frozen
         *,
         clock: Clock | None = None,
+        pci_dir: Path = PCI_DIR,
     ) -> None:
+        """Looks for nothing yet.
+
+        Args:
+            settings: what is measured, and how.
+            clock: of this machine unless a test brings its own.
+            pci_dir: where the kernel shows its PCI devices.
+        """
         self._settings = settings
+        self._pci_dir = pci_dir
         self._clock = clock = clock or SystemClock()
         self._process_id: int | None = None
         self._tracker = "carbontracker"
@@ -77,11 +88,11 @@ class Meter:
         except Exception as error:  # whatever it or its dependencies raise, the run goes on
             self._collector.add_problem(f"Carbontracker does not start: {error!r}.")
             self._collector.end()
-        self._whole = OpenWindow(self._collector.snapshot(START_TIMEOUT_S), self._clock.unix_s())
+        self._whole = self._opened(self._collector.snapshot(START_TIMEOUT_S))
 
     def open_window(self) -> OpenWindow:
         """Starts a window; any number may be open at once, in any thread."""
-        window = OpenWindow(self._synchronized_snapshot(), self._clock.unix_s())
+        window = self._opened(self._synchronized_snapshot())
         self._open_windows.add(window)
         return window
 
@@ -106,14 +117,15 @@ class Meter:
         Returns:
             What ends it; ``use`` is not called after that, nor after ``stop``.
         """
-        window = OpenWindow(self._snapshot(), self._clock.unix_s())
+        window = self._opened(self._snapshot())
 
         def look(snapshot: Snapshot) -> None:
             nonlocal window
             if snapshot.time_s - window.opened.time_s < duration_s:
                 return
             reading = self._reading(window, snapshot)
-            window = OpenWindow(snapshot, self._clock.unix_s())
+            # The next one begins where this one ends.
+            window = self._opened(replace(snapshot, ended_s=None))
             use(reading)
 
         self._collector.listen(look)
@@ -130,9 +142,7 @@ class Meter:
         """
         if self._total is None:
             closed = self._snapshot()
-            self._total = self._reading(
-                self._whole or OpenWindow(closed, self._clock.unix_s()), closed
-            )
+            self._total = self._reading(self._whole or self._opened(closed), closed)
             if self._is_ours() and self._thread is not None:
                 _end_carbontracker_thread(self._thread, self._collector)
         return self._total
@@ -149,11 +159,17 @@ class Meter:
             hardware=", ".join(machine.hardware),
             tracker=self._tracker,
             problems=self._collector.problems,
+            unread=machine.unread,
+            cpu_idle_power_w=machine.cpu_idle_power_w,
         )
 
     def _find_machine(self) -> Machine:
         return find_machine(
-            self._settings, _carbontracker_parts(), clock=self._clock, environment=os.environ
+            self._settings,
+            _carbontracker_parts(),
+            clock=self._clock,
+            environment=os.environ,
+            pci_dir=self._pci_dir,
         )
 
     def _is_ours(self) -> bool:
@@ -170,10 +186,21 @@ class Meter:
             return Snapshot(self._clock.monotonic_s(), {})
         return self._collector.snapshot(READ_TIMEOUT_S)
 
+    def _opened(self, snapshot: Snapshot) -> OpenWindow:
+        """Returns a window that opens with a snapshot, however long ago that was taken."""
+        since_s = self._clock.monotonic_s() - snapshot.opens_s
+        return OpenWindow(snapshot, self._clock.unix_s() - since_s)
+
     def _reading(self, window: OpenWindow, closed: Snapshot) -> Reading:
         machine = self._collector.machine or Machine()
         methods = {source.device: source.method for source in machine.sources}
-        return reading_between(window.opened, closed, methods, start_unix_s=window.start_unix_s)
+        return reading_between(
+            window.opened,
+            closed,
+            methods,
+            start_unix_s=window.start_unix_s,
+            num_unread=len(machine.unread),
+        )
 
 
 def synchronize_gpu(torch: Any) -> None:

@@ -20,6 +20,8 @@ class MeterSettings:
             counted whole.
         interval_s: time between two readings; the ends of windows are read besides.
         cpu_tdp_w: TDP of one CPU package, in place of the table's.
+        cpu_threads: hardware threads of one such package. A virtual machine shows a part of them
+            only, so that there ``cpu_tdp_w`` says nothing without it.
         sim_cpu_tdp_w: TDP of a simulated CPU, used instead of the real one.
         sim_cpu_util_fraction: its utilisation.
         sim_gpu_w: full power of a simulated GPU, used instead of the real ones.
@@ -33,6 +35,7 @@ class MeterSettings:
     attribution: str = "whole_node"
     interval_s: float = 1.0
     cpu_tdp_w: float | None = None
+    cpu_threads: int | None = None
     sim_cpu_tdp_w: float | None = None
     sim_cpu_util_fraction: float = 0.5
     sim_gpu_w: float | None = None
@@ -48,7 +51,7 @@ class MeterSettings:
             raise InvalidInputError(
                 f"attribution is {self.attribution!r}; use one of {', '.join(keys.ATTRIBUTIONS)}."
             )
-        for name in ("interval_s", "cpu_tdp_w", "sim_cpu_tdp_w", "sim_gpu_w"):
+        for name in ("interval_s", "cpu_tdp_w", "cpu_threads", "sim_cpu_tdp_w", "sim_gpu_w"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InvalidInputError(f"{name} is {value}; give a number above zero.")

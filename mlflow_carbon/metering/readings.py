@@ -1,57 +1,114 @@
 """Readings of energy sources, added up per device, and what an interval of them yields."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
+from mlflow_carbon.metering.counter_steps import (
+    MAX_PACKAGE_POWER_W,
+    Count,
+    CounterState,
+    StepKind,
+    counter_step,
+)
 from mlflow_carbon.units import kwh_from_joules
 
-# Share of the time counts as observed by these methods only; the others assume a power.
+# Time counts as observed by these methods only; the others assume a power.
 OBSERVING_METHODS = (keys.METHOD_COUNTER, keys.METHOD_SAMPLED)
 
-# No CPU package draws more, so a RAPL counter cannot wrap faster than range / this power.
-MAX_PACKAGE_POWER_W = 1000.0
+# The energy of a counter that stands still for longer than this will not be known.
+STILL_S = 2.0
 
 Device = tuple[str, int]  # component and index
 
 
 @dataclass(frozen=True)
 class EnergySource:
-    """One device's energy counter (J) or power sensor (W)."""
+    """One device's energy counter (J) or power sensor (W).
+
+    Attributes:
+        read: returns J of a counter, W of a sensor.
+        wrap_joules: where the counter starts again at 0.
+        is_shared: only this process tree's share of the CPU time is counted.
+        max_power_w: the device never draws more; what says otherwise is not believed.
+        read_power_w: a counter's second opinion, where the device has a power sensor too.
+    """
 
     component: str
     index: int
     method: str
     read: Callable[[], float]
     is_power: bool = False
-    wrap_joules: float | None = None  # where the counter starts again at 0
-    is_shared: bool = False  # only this process tree's share of CPU time is counted
+    wrap_joules: float | None = None
+    is_shared: bool = False
+    max_power_w: float = MAX_PACKAGE_POWER_W
+    read_power_w: Callable[[], float] | None = None
 
     @property
     def device(self) -> Device:
         """The device that is read."""
         return self.component, self.index
 
+    def can_draw(self, power_w: float) -> bool:
+        """Returns whether the device can draw this power."""
+        return math.isfinite(power_w) and 0 <= power_w <= self.max_power_w
+
 
 @dataclass(frozen=True)
 class Tally:
-    """Readings of one source added up since the first."""
+    """Readings of one source added up since the first.
+
+    Attributes:
+        last_s: time of the last reading that was believed, or from which a counter goes on.
+        energy_joules: the energy that is known.
+        observed_s: how much of the time the source observed.
+        num_moves: readings that made more energy known.
+        num_gaps: readings that could not be believed.
+        counter: of a counter, what is remembered.
+        power_w: of a sensor, its last value.
+        is_doubtful: the sensor's last value was not believed.
+        unshared_joules: energy of which our share is not known yet.
+    """
 
     first_s: float
     last_s: float
-    last_value: float  # J of a counter, W of a sensor
     energy_joules: float = 0.0
     observed_s: float = 0.0
     num_readings: int = 1
+    num_moves: int = 0
+    num_gaps: int = 0
+    counter: CounterState | None = None
+    power_w: float = 0.0
+    is_doubtful: bool = False
+    unshared_joules: float = 0.0
+
+    @property
+    def moved_s(self) -> float:
+        """When the source last had news."""
+        return self.last_s if self.counter is None else self.counter.moved_s
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Every device's tally at one time; a device that was never read is not in it."""
+    """Every device's tally at one time; a device that was never read is not in it.
+
+    Reading the devices takes time. A window that it opens begins when that is over.
+
+    Attributes:
+        time_s: when the reading was asked for.
+        ended_s: when it was over; ``None``: at once.
+    """
 
     time_s: float
     tallies: Mapping[Device, Tally]
+    ended_s: float | None = None
+
+    @property
+    def opens_s(self) -> float:
+        """When a window that it opens begins."""
+        return self.time_s if self.ended_s is None else self.ended_s
 
 
 def add_reading(
@@ -61,9 +118,9 @@ def add_reading(
     time_s: float,
     value: float,
     max_gap_s: float,
-    share_fraction: float = 1.0,
-) -> Tally:
-    """Returns the tally with one more reading.
+    share_fraction: float | None = 1.0,
+) -> Tally | None:
+    """Returns the tally with one more reading; ``None`` if the first cannot be believed.
 
     Args:
         source: where the reading is from.
@@ -71,68 +128,112 @@ def add_reading(
         time_s: when it was read.
         value: J of a counter, W of a sensor.
         max_gap_s: a sensor silent for longer than this did not observe the gap.
-        share_fraction: share of the energy since the last reading that is ours.
+        share_fraction: share of the energy since the last share that is ours; ``None`` if that is
+            not known yet.
     """
-    if tally is None:
-        return Tally(first_s=time_s, last_s=time_s, last_value=value)
-    elapsed_s = time_s - tally.last_s
     if source.is_power:
-        energy_joules = (tally.last_value + value) / 2 * elapsed_s
-        is_observed = elapsed_s <= max_gap_s
-    else:
-        energy_joules, is_observed = _counted_joules(source, tally.last_value, value, elapsed_s)
-    if source.method not in OBSERVING_METHODS:
-        is_observed = False
-    return replace(
+        return _with_power(source, tally, time_s=time_s, power_w=value, max_gap_s=max_gap_s)
+    now = Count(value, time_s)
+    if tally is None or tally.counter is None:
+        first = Tally(time_s, time_s) if tally is None else tally
+        return replace(first, counter=CounterState(now, time_s))
+    step = counter_step(
+        tally.counter, now, max_power_w=source.max_power_w, wrap_joules=source.wrap_joules
+    )
+    is_observed = step.is_observed and source.method in OBSERVING_METHODS
+    tally = replace(
         tally,
         last_s=time_s,
-        last_value=value,
-        energy_joules=tally.energy_joules + energy_joules * share_fraction,
-        observed_s=tally.observed_s + (elapsed_s if is_observed else 0.0),
+        counter=step.state,
+        observed_s=tally.observed_s + (_observed_s(tally, time_s) if is_observed else 0.0),
         num_readings=tally.num_readings + 1,
+        num_gaps=tally.num_gaps + (step.kind is StepKind.GAP),
+        unshared_joules=tally.unshared_joules + step.joules,
+    )
+    return tally if share_fraction is None else _with_share(tally, share_fraction)
+
+
+def _observed_s(tally: Tally, time_s: float) -> float:
+    """Returns the time of which a counter that moves now tells: that since it last moved."""
+    still_s = time_s - tally.moved_s
+    return still_s if still_s <= STILL_S else time_s - tally.last_s
+
+
+def _with_share(tally: Tally, share_fraction: float) -> Tally:
+    if tally.unshared_joules == 0:
+        return tally
+    return replace(
+        tally,
+        energy_joules=tally.energy_joules + tally.unshared_joules * share_fraction,
+        num_moves=tally.num_moves + 1,
+        unshared_joules=0.0,
     )
 
 
-def _counted_joules(
-    source: EnergySource, before_joules: float, after_joules: float, elapsed_s: float
-) -> tuple[float, bool]:
-    """Returns what a counter counted, and whether it can have missed nothing."""
-    if source.wrap_joules is not None:
-        may_hide_a_wrap = elapsed_s > source.wrap_joules / MAX_PACKAGE_POWER_W
-        return (after_joules - before_joules) % source.wrap_joules, not may_hide_a_wrap
-    if after_joules < before_joules:  # reset, by a driver that was loaded anew
-        return 0.0, False
-    return after_joules - before_joules, True
+def _with_power(
+    source: EnergySource, tally: Tally | None, *, time_s: float, power_w: float, max_gap_s: float
+) -> Tally | None:
+    """Returns the tally of a sensor with one more value; a straight line joins the values."""
+    if not source.can_draw(power_w):
+        if tally is None:
+            return None
+        return replace(tally, num_gaps=tally.num_gaps + 1, is_doubtful=True)
+    if tally is None:
+        return Tally(time_s, time_s, power_w=power_w)
+    elapsed_s = time_s - tally.last_s
+    is_observed = (
+        elapsed_s <= max_gap_s and not tally.is_doubtful and source.method in OBSERVING_METHODS
+    )
+    return replace(
+        tally,
+        last_s=time_s,
+        power_w=power_w,
+        energy_joules=tally.energy_joules + (tally.power_w + power_w) / 2 * elapsed_s,
+        observed_s=tally.observed_s + (elapsed_s if is_observed else 0.0),
+        num_readings=tally.num_readings + 1,
+        num_moves=tally.num_moves + 1,
+        is_doubtful=False,
+    )
 
 
 def reading_between(
-    opened: Snapshot, closed: Snapshot, methods: Mapping[Device, str], *, start_unix_s: float
+    opened: Snapshot,
+    closed: Snapshot,
+    methods: Mapping[Device, str],
+    *,
+    start_unix_s: float,
+    num_unread: int = 0,
 ) -> Reading:
     """Returns the energy between two snapshots, in kWh per device.
 
-    Where a device was not read at an end of the interval, its energy is spread evenly over the
-    time between its readings and cut to the interval.
+    Where a device was not read exactly at an end of the interval, its energy is spread evenly
+    over the time between its readings and cut to the interval.
 
     Args:
         opened: the snapshot at the start.
         closed: the snapshot at the end.
-        methods: every device that should have been read, and how.
+        methods: every device that is read, and how.
         start_unix_s: time of day at the start.
+        num_unread: devices that should be read and cannot.
     """
-    duration_s = closed.time_s - opened.time_s
+    duration_s = max(closed.time_s - opened.opens_s, 0.0)
     devices = []
+    silent = []
     observed_s = 0.0
     num_readings = 0
     for device, method in methods.items():
         after = closed.tallies.get(device)
         if after is None:
             continue
-        before = opened.tallies.get(device)
-        if before is None:
-            before = Tally(first_s=after.first_s, last_s=after.first_s, last_value=0.0)
+        before = opened.tallies.get(device) or Tally(after.first_s, after.first_s)
         span_s = after.last_s - before.last_s
-        overlap_s = min(after.last_s, closed.time_s) - max(before.last_s, opened.time_s)
+        overlap_s = min(after.last_s, closed.time_s) - max(before.last_s, opened.opens_s)
         if after.num_readings == before.num_readings or overlap_s < 0:
+            continue
+        if after.num_moves == before.num_moves:
+            is_known_later = closed.time_s - after.moved_s < STILL_S
+            if is_known_later and after.num_gaps == before.num_gaps:
+                silent.append(device)
             continue
         inside_fraction = overlap_s / span_s if span_s > 0 else 1.0
         energy_joules = (after.energy_joules - before.energy_joules) * inside_fraction
@@ -140,6 +241,17 @@ def reading_between(
         observed_s += (after.observed_s - before.observed_s) * inside_fraction
         num_readings = max(num_readings, after.num_readings - before.num_readings + 1)
     if not devices:
-        return Reading(start_unix_s, duration_s)
-    coverage_fraction = observed_s / (duration_s * len(methods)) if duration_s > 0 else 0.0
-    return Reading(start_unix_s, duration_s, tuple(devices), coverage_fraction, num_readings)
+        return Reading(start_unix_s, duration_s, silent=tuple(silent))
+    num_expected = len(methods) + num_unread
+    return Reading(
+        start_unix_s,
+        duration_s,
+        tuple(devices),
+        coverage_fraction=_fraction(observed_s, duration_s * num_expected),
+        num_readings=num_readings,
+        silent=tuple(silent),
+    )
+
+
+def _fraction(part_s: float, whole_s: float) -> float:
+    return min(part_s / whole_s, 1.0) if whole_s > 0 else 0.0

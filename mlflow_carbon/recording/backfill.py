@@ -62,7 +62,7 @@ def cpu_power(name: str | None, tdp_w: float | None) -> CpuPower | None:
     """Returns the design power of a CPU by its name or as given; ``None`` where neither is.
 
     Raises:
-        InvalidInputError: both are given, the power is none, or the table has no such CPU.
+        InvalidInputError: both are given, the power is not above 0, or the table lacks the CPU.
     """
     if tdp_w is not None:
         if name is not None:
@@ -86,7 +86,7 @@ def _power_by_table(cpu_name: str) -> CpuPower:
 
 
 def survey(client: MlflowClient, experiment_ids: Sequence[str], *, cpu: CpuPower | None) -> Survey:
-    """Returns what there is to backfill; writes nothing.
+    """Finds the runs to backfill; writes nothing.
 
     Args:
         client: of the store.

@@ -72,7 +72,6 @@ class Outbox:
         tags: Mapping[str, str],
         *,
         step: int = 0,
-        totals: Mapping[str, float] = {},  # read only
     ) -> None:
         """Takes values stamped with the end of the interval that they describe.
 
@@ -81,13 +80,11 @@ class Outbox:
             end_unix_s: their time; ``None`` where there are no values.
             tags: to set with them.
             step: of the values.
-            totals: further values, at step 0.
         """
         points: list[Point] = []
         if end_unix_s is not None:
             timestamp_ms = round(end_unix_s * MILLISECONDS_PER_SECOND)
             points = [Point(key, value, timestamp_ms, step) for key, value in values.items()]
-            points += [Point(key, value, timestamp_ms, 0) for key, value in totals.items()]
         batch = Batch(tuple(points), dict(tags))
         with self._lock:
             if self._held is None:

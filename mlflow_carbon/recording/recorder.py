@@ -21,6 +21,7 @@ from mlflow_carbon.recording.earlier import EarlierPart
 from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
 from mlflow_carbon.recording.node_record import NodeRecord
 from mlflow_carbon.recording.outbox import Outbox
+from mlflow_carbon.recording.silent_windows import SilentWindows
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -68,10 +69,10 @@ class Recorder:
         self.live = LiveForecast(plan, spent_kwh=self._earlier_kwh, num_nodes=place.num_nodes)
         self._place = place
         self._node = NodeRecord(place, outbox.put) if place.num_nodes > 1 else None
+        self._silent = SilentWindows()
         self._total: OpenWindow | None = None
         self._shift_s: float | None = None  # known with the first reading
         self._newest_unix_s = 0.0  # time stamp of the windows
-        self._written_assumptions: Assumptions | None = None
         self._end_minutes: Callable[[], None] | None = None
         self._lock = threading.RLock()
         self._has_finished = False
@@ -181,10 +182,11 @@ class Recorder:
         if self._earlier is not None:
             total = self._earlier.total.plus(total)
         end_unix_s = max(self._end_of(this_part), self._newest_unix_s)
-        self._write_total(total, end_unix_s, measured.devices != this_part.devices)
+        is_silent = bool(measured.silent) or measured.devices != this_part.devices
+        self._write_total(total, end_unix_s, is_silent=is_silent)
         return self._outbox.close()
 
-    def _write_total(self, total: Total, end_unix_s: float, is_silent: bool) -> None:
+    def _write_total(self, total: Total, end_unix_s: float, *, is_silent: bool) -> None:
         windows, unit = self._series.windows, self._series.unit or keys.UNIT_MINUTE
         if not len(windows) and total.energy_kwh is not None:
             windows = WindowColumns([_whole_run(total, end_unix_s)])
@@ -229,8 +231,11 @@ class Recorder:
             return
         with self._lock:
             is_late_minute = unit == keys.UNIT_MINUTE != self._unit and self._end_minutes is None
-            window = Window.of(reading, num_units, unit)
-            if window is None or self._has_finished or is_late_minute:
+            if self._has_finished or is_late_minute:
+                return
+            work = self._silent.add(reading, num_units, unit)
+            window = None if work is None else Window.of(work.reading, work.num_units, unit)
+            if window is None:
                 return
             end_unix_s = self._end_of(reading)
             self._newest_unix_s = max(self._newest_unix_s, end_unix_s)
@@ -248,17 +253,7 @@ class Recorder:
                 values |= live.values
                 tags |= self._budget_tags() if live.is_news else {}
             step = self._series.num_points
-            self._outbox.put(values, end_unix_s, tags, step=step, totals=self._news_of_price())
-
-    def _news_of_price(self) -> dict[str, float]:
-        """Returns PUE and intensity, once: a run that is killed has no other end."""
-        if self._written_assumptions == self.assumptions:
-            return {}
-        self._written_assumptions = self.assumptions
-        return {
-            keys.INTENSITY_G_PER_KWH: self.assumptions.intensity.g_per_kwh,
-            keys.PUE: self.assumptions.pue,
-        }
+            self._outbox.put(values, end_unix_s, tags, step=step)
 
     def _spent_kwh(self) -> float | None:
         """Returns the run's energy up to the latest reading; ``None`` if nothing is measured."""

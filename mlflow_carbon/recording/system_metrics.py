@@ -3,7 +3,7 @@
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,10 +12,15 @@ from mlflow.entities import Run
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
+from mlflow_carbon.metering.counter_steps import MAX_GPU_POWER_W
+from mlflow_carbon.metering.load_curve import tdp_fraction
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, kwh_from_joules
 
 # Points further apart than this many usual distances have a gap between them.
 GAP_FACTOR = 3.0
+
+# Rounding may show a little more than the whole.
+MAX_USE_PERCENT = 101.0
 
 # MLFLOW_SYSTEM_METRICS_NODE_ID may stand between the prefix and the name.
 _GPU_POWER = re.compile(r"system/(?:(?P<node>[^/]+)/)?gpu_(?P<index>\d+)_power_usage_watts")
@@ -24,12 +29,18 @@ _CPU_USE = re.compile(r"system/(?:(?P<node>[^/]+)/)?cpu_utilization_percentage")
 
 @dataclass(frozen=True)
 class PowerSeries:
-    """The power of one device over time, oldest first."""
+    """The power of one device over time, oldest first.
+
+    Attributes:
+        power_w: NaN where what was logged cannot be: the steps to and from it have no energy.
+        num_odd: how many of these there are.
+    """
 
     component: str
     index: int
     unix_s: tuple[float, ...]
     power_w: tuple[float, ...]
+    num_odd: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,13 +84,19 @@ def read_backfilled(client: MlflowClient, run: Run, *, cpu_tdp_w: float | None) 
         cpu_tdp_w: design power of a node's CPUs together; ``None`` where nobody knows it, and
             the CPU is left out.
     """
-    gpus = _read_series(client, run, _GPU_POWER, component="gpu", factor=1.0)
+    gpus = _read_series(client, run, _GPU_POWER, component="gpu", power_w_of=_gpu_power_w)
     cpus: list[PowerSeries] = []
     problems = []
     if cpu_tdp_w is None:
         problems.append("The CPU is left out: its model is not recorded; give its TDP.")
     else:
-        cpus = _read_series(client, run, _CPU_USE, component="cpu", factor=cpu_tdp_w / 100)
+        cpus = _read_series(
+            client,
+            run,
+            _CPU_USE,
+            component="cpu",
+            power_w_of=lambda percent: _cpu_power_w(percent, cpu_tdp_w),
+        )
     return backfilled(
         [*gpus, *cpus],
         start_unix_s=run.info.start_time / MILLISECONDS_PER_SECOND,
@@ -105,8 +122,14 @@ def backfilled(
     for one in series:
         integral = integrate(one.unix_s, one.power_w)
         if integral.energy_kwh is None:
-            left_out.append(f"{one.component} {one.index} is left out: it has a single point.")
+            reason = "it has a single point" if len(one.unix_s) < 2 else "its values cannot be"
+            left_out.append(f"{one.component} {one.index} is left out: {reason}.")
             continue
+        if one.num_odd:
+            left_out.append(
+                f"{one.component} {one.index} shows {one.num_odd} impossible values: no energy is "
+                "known beside them."
+            )
         integrals.append(integral)
         observed_s.append(integral.covered_s if one.component == "gpu" else 0.0)
         devices.append(
@@ -132,7 +155,7 @@ def integrate(unix_s: Sequence[float], power_w: Sequence[float]) -> Integral:
 
     Args:
         unix_s: ascending times.
-        power_w: at these times.
+        power_w: at these times; NaN where it is not known, which is a gap too.
     """
     steps = [(start, end) for start, end in pairwise(zip(unix_s, power_w, strict=True))]
     lengths_s = [end[0] - start[0] for start, end in steps if end[0] > start[0]]
@@ -142,28 +165,47 @@ def integrate(unix_s: Sequence[float], power_w: Sequence[float]) -> Integral:
     energy_joules = covered_s = 0.0
     num_gaps = 0
     for (start_s, start_w), (end_s, end_w) in steps:
-        if end_s - start_s > longest_s:
+        if end_s - start_s > longest_s or math.isnan(start_w):
             num_gaps += 1
+            continue
+        if math.isnan(end_w):  # the gap is counted from its value on
             continue
         covered_s += end_s - start_s
         energy_joules += (start_w + end_w) / 2 * (end_s - start_s)
-    return Integral(kwh_from_joules(energy_joules), covered_s, num_gaps)
+    energy_kwh = kwh_from_joules(energy_joules) if covered_s > 0 else None
+    return Integral(energy_kwh, covered_s, num_gaps)
+
+
+def _gpu_power_w(watts: float) -> float:
+    """Returns a GPU's logged power; NaN if no GPU draws it."""
+    return watts if 0 <= watts <= MAX_GPU_POWER_W else math.nan
+
+
+def _cpu_power_w(percent: float, tdp_w: float) -> float:
+    """Returns a CPU's power by its use in percent; NaN if that is outside 0 to 100."""
+    return tdp_w * tdp_fraction(percent / 100) if 0 <= percent <= MAX_USE_PERCENT else math.nan
 
 
 def _read_series(
-    client: MlflowClient, run: Run, pattern: re.Pattern[str], *, component: str, factor: float
+    client: MlflowClient,
+    run: Run,
+    pattern: re.Pattern[str],
+    *,
+    component: str,
+    power_w_of: Callable[[float], float],
 ) -> list[PowerSeries]:
-    """Returns the series of all devices, numbered through over nodes; values times a factor."""
+    """Returns the series of all devices, numbered through over nodes."""
     found = [match for key in run.data.metrics if (match := pattern.fullmatch(key))]
     found.sort(key=lambda match: (match["node"] or "", int(match.groupdict().get("index", 0))))
     series = []
     for index, match in enumerate(found):
         history = client.get_metric_history(run.info.run_id, match.string)
         points = sorted(
-            (point.timestamp / MILLISECONDS_PER_SECOND, point.value * factor)
+            (point.timestamp / MILLISECONDS_PER_SECOND, power_w_of(point.value))
             for point in history
-            if math.isfinite(point.value) and point.value >= 0
         )
-        times, powers = tuple(time for time, _ in points), tuple(power for _, power in points)
-        series.append(PowerSeries(component, index, times, powers))
+        times, powers_w = tuple(time for time, _ in points), tuple(power for _, power in points)
+        series.append(
+            PowerSeries(component, index, times, powers_w, sum(map(math.isnan, powers_w)))
+        )
     return series

@@ -19,8 +19,9 @@ from mlflow_carbon.grid.intensity import (
     region_label,
     yearly_sets,
 )
-from mlflow_carbon.reporting.everyday import footer_text
-from mlflow_carbon.reporting.tables import ABSENT, MASS_SCALES, Column, choose_scale, text_table
+from mlflow_carbon.reporting.everyday import footer_report
+from mlflow_carbon.reporting.report import Column, Report, Table
+from mlflow_carbon.reporting.tables import ABSENT, MASS_SCALES, choose_scale
 from mlflow_carbon.store.run_windows import MeteredRun
 
 NUM_SHOWN = 3  # rows at each end of a ranking; csv and json hold all
@@ -75,7 +76,8 @@ def rank_places(
 
     Args:
         run: what was measured.
-        regions: which, besides the run's own; none takes all regions, and the run's own months.
+        regions: which, besides the run's own; if empty, all regions, and the months of the run's
+            own.
         intensity_set: of the regions where it is yearly, of the months where it is monthly.
         pue: facility energy over IT energy, the same everywhere.
 
@@ -102,7 +104,7 @@ def rank_regions(
 
     Args:
         run: what was measured.
-        regions: which, besides the run's own; none takes all of the set.
+        regions: which, besides the run's own; if empty, all regions of the set.
         intensity_set: ``None`` takes the recorded one where it is yearly, else the worldwide one.
         pue: facility energy over IT energy, the same everywhere.
 
@@ -167,10 +169,7 @@ def rank_starts(
     # of a file that ends before this run would, best_start says what it covers
     file_end_s = max(series.slots[-1].end_s, now_s + run.duration_s)
     end_s = file_end_s if deadline_s is None else deadline_s
-    try:
-        found = best_start(series, now_s=now_s, duration_s=run.duration_s, deadline_s=end_s)
-    except NoIntensityError as error:
-        raise NoIntensityError(f"{error} Or pass --earliest-start.") from error
+    found = best_start(series, now_s=now_s, duration_s=run.duration_s, deadline_s=end_s)
 
     def at(start_s: float, g_per_kwh: float) -> CarbonIntensity:
         return CarbonIntensity(
@@ -201,18 +200,18 @@ def basis_notices(rankings: Sequence[Ranking]) -> Iterator[str]:
             yield f"{ranking.title}: {notice}"
 
 
-def advice_text(run: MeteredRun, rankings: Sequence[Ranking]) -> str:
+def advice_report(run: MeteredRun, rankings: Sequence[Ranking]) -> Report:
     """Returns the ends of each ranking and where the run was, then equivalents of the first."""
-    parts = [f"Where and when the energy of {run.title} would emit least\n"]
-    parts += [f"{ranking.title}\n{text_table(_columns(ranking))}" for ranking in rankings]
+    parts: list[str | Table] = [f"Where and when the energy of {run.title} would emit least\n\n"]
+    for ranking in rankings:
+        parts += [f"{ranking.title}\n", Table(tuple(_columns(ranking)), num_keys=3), "\n"]
     rows = rankings[0].rows
     ends = list(dict.fromkeys([rows[0], *(row for row in rows if row.is_here), rows[-1]]))
     keys = [
         Column("region", [row.region for row in ends], is_text=True),
         Column("period", [row.period for row in ends], is_text=True),
     ]
-    parts.append(footer_text("As much as", keys, [row.co2e_g for row in ends]))
-    return "\n".join(parts)
+    return Report.of(*parts, footer_report("As much as", keys, [row.co2e_g for row in ends]))
 
 
 def _yearly_set(run: MeteredRun) -> str:
@@ -221,7 +220,7 @@ def _yearly_set(run: MeteredRun) -> str:
 
 
 def _here(run: MeteredRun, intensity_set: str) -> CarbonIntensity | None:
-    """Returns what the set says of the run's own region; ``None`` where it has none."""
+    """Returns the set's intensity of the run's own region; ``None`` if the set lacks it."""
     if run.intensity is None:
         return None
     try:

@@ -8,6 +8,8 @@ from importlib.resources import files
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity
+from mlflow_carbon.inert import MAX_NAME_CHARS
+from mlflow_carbon.inert import bibtex as bibtex_text
 from mlflow_carbon.registry.footprints import Footprint
 
 _CARBONTRACKER = "carbontracker"
@@ -50,23 +52,19 @@ def _entries_of_package(name: str) -> list[str]:
     return re.findall(r"^@\w+\{.*?\}\s*\}$", description, re.DOTALL | re.MULTILINE)
 
 
-def _escaped(text: str) -> str:
-    """Returns plain text as BibTeX reads it."""
-    return re.sub(r"([%&#_$])", r"\\\1", text)
-
-
 def _intensity_entry(footprint: Footprint) -> str:
     tags = footprint.run.data.tags
     period, intensity_set = tags.get(keys.TAG_PERIOD, ""), tags.get(keys.TAG_INTENSITY_SET, "")
     source = tags.get(keys.TAG_INTENSITY_SOURCE, "source not recorded")
     notes = [f"{footprint.intensity_g_per_kwh:g} g/kWh", f"{footprint.region} {period}".strip()]
     notes += [tags[key] for key in (keys.TAG_INTENSITY_BASIS,) if key in tags]
-    fields = {"title": _escaped(f"Carbon intensity of electricity: {source}")}
+    fields = {"title": bibtex_text(f"Carbon intensity of electricity: {source}")}
     known = recorded_intensity(tags)
     if known is not None:
         notes.append(known.licence)
         fields["howpublished"] = rf"\url{{{known.source_url}}}"
-    fields["note"] = _escaped("; ".join(notes))
+    fields["note"] = bibtex_text("; ".join(notes))
     lines = [f"  {key}={{{value}}}," for key, value in fields.items()]
     key = re.sub(r"\W+", "", f"intensity-{intensity_set}-{footprint.region}-{period}")
+    key = key[:MAX_NAME_CHARS]
     return "\n".join([f"@misc{{{key},", *lines, "}"])

@@ -15,6 +15,7 @@ from mlflow_carbon.grid.intensity import CarbonIntensity, basis_notice
 from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX, Cell
 
 ALWAYS_GROUPED_BY = ("unit", "region")  # never averaged over
+EXPERIMENT = "experiment"  # the key that is neither a parameter nor a tag
 
 STATISTIC_COLUMNS = (
     "num_runs",
@@ -78,13 +79,14 @@ def compare_runs(
 
     Args:
         runs: as ``store.read_runs`` returns them.
-        group_by: names of parameters or tags; runs without one of them are left out.
+        group_by: names of parameters or tags, or ``experiment``, as ``column_of`` takes them; runs
+            without one of them are left out.
         intensities: prices every run in each of these regions; none keeps what each run recorded.
         pue: prices with this PUE; ``None`` keeps what each run recorded.
 
     Raises:
         InvalidInputError: no run has a parameter or tag of that name, a region repeats, or the
-            PUE is none.
+            PUE is outside 1 to 3.
         NoRunsError: no run is left to compare.
     """
     regions = [intensity.region for intensity in intensities]
@@ -105,7 +107,8 @@ def compare_runs(
     ]
     table = pd.DataFrame(rows).astype(dict.fromkeys(_NUMBER_COLUMNS, "float64"))
     table = _sorted(table, [*columns, "unit"], regions)
-    return Comparison(table, tuple(columns), (*notices, *_doubts(priced, group_columns)))
+    told = (*notices, *_namesakes(runs, columns), *_doubts(priced, group_columns))
+    return Comparison(table, tuple(columns), told)
 
 
 def usable_runs(
@@ -137,7 +140,18 @@ def usable_runs(
 
 
 def column_of(runs: pd.DataFrame, name: str) -> str:
-    """Returns the column of the parameter or else the tag of that name, or of the experiment."""
+    """Returns the column of a group key.
+
+    Args:
+        runs: as ``store.read_runs`` returns them.
+        name: ``experiment`` for MLflow's experiment, else a parameter or else a tag of that name;
+            ``params.NAME`` and ``tags.NAME`` say which.
+
+    Raises:
+        InvalidInputError: no run has one of that name, or the comparison has such a column itself.
+    """
+    if name == EXPERIMENT:
+        return name
     if name in STATISTIC_COLUMNS + BASIS_COLUMNS + ASSUMPTION_COLUMNS:
         raise InvalidInputError(
             f"Cannot group by {name!r}: the comparison has a column of that name. "
@@ -145,12 +159,13 @@ def column_of(runs: pd.DataFrame, name: str) -> str:
         )
     prefixes = (PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX)
     for column in (PARAM_COLUMN_PREFIX + name, TAG_COLUMN_PREFIX + name, name):
-        if column in runs and (column == "experiment" or column.startswith(prefixes)):
+        if column in runs and column.startswith(prefixes):
             return column
     known = [column.split(".", 1)[1] for column in runs if column.startswith(prefixes)]
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:3]
     raise InvalidInputError(
-        f"No run has a parameter or tag {name!r}. Nearest: {', '.join(nearest)}. Pass --group-by."
+        f"No run has a parameter or tag {name!r}. Nearest: {', '.join(nearest)}.",
+        arguments=["group_by"],
     )
 
 
@@ -199,6 +214,22 @@ def _common(values: pd.Series) -> Cell:
     """Returns the one value that all runs of a group share; None when they differ."""
     distinct = values.dropna().unique()
     return distinct[0] if len(distinct) == 1 else None
+
+
+def _namesakes(runs: pd.DataFrame, columns: Mapping[str, str]) -> Iterator[str]:
+    """Yields a sentence for each group key that a name shared by others may mean, too."""
+    for name, column in columns.items():
+        others = [
+            other
+            for other in (PARAM_COLUMN_PREFIX + name, TAG_COLUMN_PREFIX + name)
+            if other in runs and other != column
+        ]
+        if others:
+            what = "MLflow's experiment" if column == EXPERIMENT else column
+            yield (
+                f"Grouped by {what}; runs have {' and '.join(others)}, too: "
+                "give that name to group by it."
+            )
 
 
 def _doubts(priced: pd.DataFrame, group_columns: list[str]) -> Iterator[str]:

@@ -12,7 +12,8 @@ from mlflow_carbon.accounting.equivalents import (
     equivalents,
 )
 from mlflow_carbon.reporting.compare import ALWAYS_GROUPED_BY, Comparison
-from mlflow_carbon.reporting.tables import ABSENT, Column, Scale, key_columns, text_table
+from mlflow_carbon.reporting.report import Column, Report, Table
+from mlflow_carbon.reporting.tables import ABSENT, Scale, key_columns
 from mlflow_carbon.units import grams_from_kg, kg_from_grams
 
 BUDGET_KIND = "budget"
@@ -31,7 +32,7 @@ _TEXT_WIDTH = 79  # of a plain terminal
 _LEAST_PLAIN = 0.001  # below it an exponent is easier to read than zeros
 
 
-def footer_text(title: str, keys: Sequence[Column], masses_g: Sequence[float]) -> str:
+def footer_report(title: str, keys: Sequence[Column], masses_g: Sequence[float]) -> Report:
     """Returns masses in g as a table of everyday quantities, with the editions used.
 
     Args:
@@ -51,27 +52,29 @@ def footer_text(title: str, keys: Sequence[Column], masses_g: Sequence[float]) -
     legend = (
         f"{editions}; budget: {_assumed(budget_share(0))}; trees: what they take up in ten years."
     )
-    return (
-        f"{title}\n{text_table(columns)}\n{textwrap.fill(legend, _TEXT_WIDTH)}\n"
-        "Ranges and sources: mlflow-carbon equivalents KG\n"
+    return Report.of(
+        f"{title}\n",
+        Table(tuple(columns), num_keys=len(keys)),
+        f"\n{textwrap.fill(legend, _TEXT_WIDTH)}\n"
+        "Ranges and sources: mlflow-carbon equivalents KG\n",
     )
 
 
-def comparison_footer(comparison: Comparison) -> str:
+def comparison_footer(comparison: Comparison) -> Report:
     """Returns the mean CO2e of whole runs, group by group, as everyday quantities."""
     table = comparison.table
     names = [*comparison.group_by, *ALWAYS_GROUPED_BY]
     if table["unit"].nunique() == 1:
         names.remove("unit")
-    return footer_text(
+    return footer_report(
         "CO2e per run is as much as", key_columns(table, names), list(table["co2e_g_mean"])
     )
 
 
-def models_footer(models: pd.DataFrame) -> str:
+def models_footer(models: pd.DataFrame) -> Report:
     """Returns the CO2e of each model version's training as everyday quantities."""
     masses_g = [grams_from_kg(kg) for kg in models["co2e_kg"]]
-    return footer_text(
+    return footer_report(
         "CO2e of the training is as much as", key_columns(models, ["name", "version"]), masses_g
     )
 
@@ -108,26 +111,27 @@ def equivalents_frame(amounts: Sequence[Equivalent], share: BudgetShare) -> pd.D
     return pd.DataFrame(rows)
 
 
-def equivalents_text(frame: pd.DataFrame) -> str:
+def equivalents_report(frame: pd.DataFrame) -> Report:
     """Returns the rows of ``equivalents_frame`` as a table, then their sources."""
     ranges = [
         ABSENT if pd.isna(least) else f"{quantity_text(least)} to {quantity_text(most)}"
         for least, most in zip(frame["least"], frame["most"], strict=True)
     ]
-    table = text_table(
-        [
+    table = Table(
+        (
             Column("as much as", list(frame["kind"]), is_text=True),
             Column("quantity", [quantity_text(value) for value in frame["quantity"]]),
             Column("unit", list(frame["unit"]), is_text=True),
             Column("over editions", ranges),
             Column("edition", list(frame["edition"]), is_text=True),
-        ]
+        ),
+        num_keys=1,
     )
     sources = "".join(
         f"{kind}: {source}. {url}\n"
         for kind, source, url in zip(frame["kind"], frame["source"], frame["url"], strict=True)
     )
-    return f"{table}\n{sources}"
+    return Report.of(table, f"\n{sources}")
 
 
 def quantity_text(value: float) -> str:

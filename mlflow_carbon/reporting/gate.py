@@ -13,7 +13,7 @@ IntensityOf = Callable[[Footprint], CarbonIntensity | None]
 
 
 def as_recorded(_: Footprint) -> None:
-    """Prices nothing anew."""
+    """Keeps the recorded price of every training."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def judge(
     intensity_of: IntensityOf = as_recorded,
     pue: float | None = None,
 ) -> Verdict:
-    """Returns whether a model's emissions are known, and at or under a limit in kg.
+    """Judges a model: its emissions must be known, and at or under a limit in kg.
 
     Args:
         model: to be judged.
@@ -43,7 +43,7 @@ def judge(
         pue: re-prices with this PUE; ``None`` keeps what was recorded.
 
     Raises:
-        InvalidInputError: the limit is negative, or the PUE is not from 1 to 3.
+        InvalidInputError: the limit is negative, or the PUE is outside 1 to 3.
         MlflowCarbonError: whatever ``intensity_of`` raises.
     """
     checked("max_co2e_kg", max_co2e_kg)

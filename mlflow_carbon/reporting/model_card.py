@@ -1,10 +1,14 @@
 """A model's footprint for its card: Hugging Face metadata, and a paragraph that can be quoted."""
 
+import re
+from typing import Any
+
 import yaml
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import NoRunsError
 from mlflow_carbon.grid.intensity import region_name
+from mlflow_carbon.inert import markdown, shown
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.reporting.model_footprint import ModelFootprint
 from mlflow_carbon.reporting.tables import ENERGY_SCALES, MASS_SCALES, Scale, choose_scale
@@ -26,6 +30,7 @@ _HOW = {
     keys.METHOD_UNAVAILABLE: "not measured",
 }
 _METHOD_PREFIX = keys.method_tag("")
+_YAML_ESCAPES = {"<": r"\x3C", ">": r"\x3E"}
 
 
 def model_card(model: ModelFootprint, *, training_type: str, with_lineage: bool = False) -> str:
@@ -47,14 +52,15 @@ def model_card(model: ModelFootprint, *, training_type: str, with_lineage: bool 
         raise NoRunsError(
             f"The lineage of {model.title} is not known: {'; '.join(model.lineage.problems)}."
         )
-    block = {"emissions": float(f"{grams_from_kg(co2e_kg):.6g}"), "source": _source(own)}
-    block["training_type"] = training_type
+    block: dict[str, float | str] = {"emissions": float(f"{grams_from_kg(co2e_kg):.6g}")}
+    block |= {"source": _Quotable(_source(own)), "training_type": training_type}
     if keys.default_tag("region") not in own.run.data.tags:  # a default is no place
-        block["geographical_location"] = region_name(own.region)
+        block["geographical_location"] = _Quotable(region_name(own.region))
     if hardware := own.run.data.tags.get(keys.TAG_HARDWARE):
-        block["hardware_used"] = hardware
-    head = yaml.safe_dump({"co2_eq_emissions": block}, sort_keys=False, allow_unicode=True)
-    return f"---\n{head}---\n\n## Emissions\n\n{paragraph(model, own)}\n"
+        block["hardware_used"] = _Quotable(shown(hardware))
+    return (
+        f"---\n{_yaml({'co2_eq_emissions': block})}---\n\n## Emissions\n\n{paragraph(model, own)}\n"
+    )
 
 
 def measured(model: ModelFootprint) -> Footprint:
@@ -69,7 +75,7 @@ def measured(model: ModelFootprint) -> Footprint:
 
 
 def paragraph(model: ModelFootprint, own: Footprint) -> str:
-    """Returns what a paper can quote: figures, method, source of the intensity, spread."""
+    """Returns a paragraph to quote: figures, method, source of the intensity, spread."""
     sentences = [_total(model, own), _per_unit(own), _method(own), _assumed(own), _lineage(model)]
     tag = keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
     if per_sample_g := model.version.tags.get(tag):
@@ -84,12 +90,14 @@ def _total(model: ModelFootprint, own: Footprint) -> str:
     duration_s = own.run.data.metrics.get(keys.DURATION_S)
     during = "" if duration_s is None else f" in {_duration(duration_s)}"
     basis = tags.get(keys.TAG_INTENSITY_BASIS, "basis not recorded")
+    source = tags.get(keys.TAG_INTENSITY_SOURCE, "source not recorded")
     return (
-        f"Training {model.title} took {_text(own.energy_kwh, ENERGY_SCALES)} of IT energy{during}. "
+        f"Training {markdown(model.title)} took {_text(own.energy_kwh, ENERGY_SCALES)} of IT "
+        f"energy{during}. "
         f"By energy × PUE × carbon intensity, with PUE {own.pue:g} and "
-        f"{own.intensity_g_per_kwh:g} g CO2e/kWh ({region_name(own.region)} "
-        f"{tags.get(keys.TAG_PERIOD, '')}; "
-        f"{tags.get(keys.TAG_INTENSITY_SOURCE, 'source not recorded')}; {basis}), that is "
+        f"{own.intensity_g_per_kwh:g} g CO2e/kWh ({markdown(region_name(own.region))} "
+        f"{markdown(tags.get(keys.TAG_PERIOD, ''))}; {markdown(source)}; {markdown(basis)}), "
+        "that is "
         f"{_text(grams_from_kg(own.co2e_kg), MASS_SCALES, unit='CO2e')}."
     )
 
@@ -97,7 +105,8 @@ def _total(model: ModelFootprint, own: Footprint) -> str:
 def _per_unit(own: Footprint) -> str:
     """Returns the energy of one unit with its spread; the total alone has none."""
     tags, metrics = own.run.data.tags, own.run.data.metrics
-    unit, num_windows = tags.get(keys.TAG_UNIT, ""), tags.get(keys.TAG_NUM_WINDOWS, "0")
+    unit = tags.get(keys.TAG_UNIT, "")
+    num_windows = markdown(tags.get(keys.TAG_NUM_WINDOWS, "0"))
     key = keys.energy_kwh_per_unit(unit)
     if key not in metrics:
         return "The run holds no windows, so no spread is known."
@@ -108,23 +117,25 @@ def _per_unit(own: Footprint) -> str:
         return f"Its mean power was {power_w:.4g} W, of one window: no spread is known."
     if std_kwh is None:
         return (
-            f"One {unit} took {scale.text(metrics[key])} {scale.symbol} (n = {num_windows} window: "
-            "no spread is known)."
+            f"One {markdown(unit)} took {scale.text(metrics[key])} {scale.symbol} "
+            f"(n = {num_windows} window: no spread is known)."
         )
     return (
-        f"One {unit} took {scale.text_with_std(metrics[key], std_kwh)} {scale.symbol} (mean ± "
-        f"sample standard deviation of the windows inside this run, n = {num_windows} windows)."
+        f"One {markdown(unit)} took {scale.text_with_std(metrics[key], std_kwh)} {scale.symbol} "
+        f"(mean ± sample standard deviation of the windows inside this run, "
+        f"n = {num_windows} windows)."
     )
 
 
 def _method(own: Footprint) -> str:
     tags = own.run.data.tags
     how = [
-        f"{key.removeprefix(_METHOD_PREFIX)} energy was {_HOW.get(value, value)}"
+        f"{markdown(key.removeprefix(_METHOD_PREFIX))} energy was "
+        f"{_HOW.get(value) or markdown(value)}"
         for key, value in sorted(tags.items())
         if key.startswith(_METHOD_PREFIX)
     ]
-    tracker = tags.get(keys.TAG_TRACKER, "an unnamed tool")
+    tracker = markdown(tags.get(keys.TAG_TRACKER, "an unnamed tool"))
     sentence = f"Measured with {tracker}: {', '.join(how)}"
     coverage = own.run.data.metrics.get(keys.COVERAGE_FRACTION)
     if coverage is not None:
@@ -133,11 +144,11 @@ def _method(own: Footprint) -> str:
 
 
 def _assumed(own: Footprint) -> str:
-    """Returns what nobody chose."""
+    """Returns the settings that were left to their defaults, as a sentence."""
     prefix = keys.default_tag("")
     settings = sorted(key for key in own.run.data.tags if key.startswith(prefix))
     names = [key.removeprefix(prefix).replace("_", " ").replace("pue", "PUE") for key in settings]
-    return f"Assumed, not chosen: {', '.join(names)}." if names else ""
+    return f"Assumed, not chosen: {', '.join(map(markdown, names))}." if names else ""
 
 
 def _lineage(model: ModelFootprint) -> str:
@@ -145,16 +156,41 @@ def _lineage(model: ModelFootprint) -> str:
         return ""
     co2e_kg = model.lineage.priced_kg()
     if co2e_kg is None:
-        return f"Its whole lineage is not known: {'; '.join(model.lineage.problems)}."
+        problems = "; ".join(map(markdown, model.lineage.problems))
+        return f"Its whole lineage is not known: {problems}."
     mass = _text(grams_from_kg(co2e_kg), MASS_SCALES, unit="CO2e")
     return f"With all {model.lineage.num_runs} trainings that it rests on: {mass}."
+
+
+class _Quotable(str):
+    """Text from a store, in a YAML file."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text that holds HTML in double quotes, where it can be escaped."""
+
+
+def _represent(dumper: yaml.SafeDumper, text: _Quotable) -> Any:
+    has_html = any(char in text for char in _YAML_ESCAPES)
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", str(text), style='"' if has_html else None
+    )
+
+
+_Dumper.add_representer(_Quotable, _represent)
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    """Returns YAML that holds no HTML: the same values, written by escapes."""
+    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return re.sub("[<>]", lambda found: _YAML_ESCAPES[found[0]], text)
 
 
 def _source(own: Footprint) -> str:
     tags = own.run.data.tags
     tracker = tags.get(keys.TAG_TRACKER, "mlflow-carbon")
     region = f"{own.region} {tags.get(keys.TAG_PERIOD, '')}".strip()
-    return (
+    return shown(
         f"{tracker} by mlflow-carbon; {own.intensity_g_per_kwh:g} g/kWh ({region}, "
         f"{tags.get(keys.TAG_INTENSITY_SOURCE, 'source not recorded')}), PUE {own.pue:g}"
     )

@@ -44,10 +44,10 @@ class ModelFootprint:
 
 
 def read_model_footprint(client: MlflowClient, uri: str) -> ModelFootprint:
-    """Returns what is known of ``models:/name/3`` or ``models:/name@alias``.
+    """Reads the footprint of ``models:/name/3`` or ``models:/name@alias``.
 
     Raises:
-        InvalidInputError: it is no such URI.
+        InvalidInputError: the text is no such URI.
         TrackingStoreError: there is no such version, or the registry cannot be read.
     """
     version = _find_version(client, uri)

@@ -89,7 +89,7 @@ def price_models(
         pue: re-prices with this PUE instead of the recorded one.
 
     Raises:
-        InvalidInputError: the limit is negative, or the PUE is not from 1 to 3.
+        InvalidInputError: the limit is negative, or the PUE is outside 1 to 3.
     """
     if intensity is not None or pue is not None:
         models = _repriced(models, intensity, pue)

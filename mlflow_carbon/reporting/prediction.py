@@ -15,15 +15,14 @@ from mlflow_carbon.accounting.functional_unit import (
 from mlflow_carbon.accounting.uncertainty import cautions, unit_statistics
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.grid.intensity import CarbonIntensity
-from mlflow_carbon.reporting.everyday import footer_text
+from mlflow_carbon.reporting.everyday import footer_report
+from mlflow_carbon.reporting.report import Column, Report, Table
 from mlflow_carbon.reporting.tables import (
     ABSENT,
     ENERGY_SCALES,
     MASS_SCALES,
-    Column,
     Scale,
     choose_scale,
-    text_table,
 )
 from mlflow_carbon.store.run_windows import MeteredRun, pue_of
 
@@ -134,20 +133,22 @@ def _row(
     }
 
 
-def prediction_text(prediction: Prediction) -> str:
+def prediction_report(prediction: Prediction) -> Report:
     """Returns the forecast as tables for people: figures, what they rest on, equivalents."""
     energy, table, run = prediction.energy, prediction.table, prediction.run
     assert energy.interval is not None
     masses_g = list(table["co2e_g"])
     regions = Column("region", list(table["region"]), is_text=True)
-    parts = [
-        f"{energy.num_units:.10g} {run.unit}s, by {run.title}\n{text_table(_columns(prediction))}",
-        _meaning(prediction),
-        footer_text("The expected CO2e is as much as", [regions], masses_g),
-    ]
+    unit_costs: list[str | Table] = []
     if prediction.unit_costs:
-        parts.insert(2, _unit_costs_text(prediction, regions))
-    return "\n".join(parts)
+        unit_costs = [*_unit_costs(prediction, regions), "\n"]
+    return Report.of(
+        f"{energy.num_units:.10g} {run.unit}s, by {run.title}\n",
+        Table(tuple(_columns(prediction)), num_keys=2),
+        f"\n{_meaning(prediction)}\n",
+        *unit_costs,
+        footer_report("The expected CO2e is as much as", [regions], masses_g),
+    )
 
 
 def _columns(prediction: Prediction) -> list[Column]:
@@ -181,7 +182,7 @@ def _figures(row: "pd.Series[Any]", quantity: str, scale: Scale) -> tuple[str, s
 
 
 def _meaning(prediction: Prediction) -> str:
-    """Returns what the figures rest on, and what each of the two errors means."""
+    """Returns the basis of the figures, and the meaning of each of the two errors."""
     statistics, interval = prediction.energy.statistics, prediction.energy.interval
     assert interval is not None
     readings = statistics.num_distinct_readings
@@ -199,13 +200,13 @@ def _meaning(prediction: Prediction) -> str:
     )
 
 
-def _unit_costs_text(prediction: Prediction, regions: Column) -> str:
+def _unit_costs(prediction: Prediction, regions: Column) -> tuple[str, Table]:
     costs = prediction.unit_costs
     scale = choose_scale([cost.g_per_unit for cost in costs], MASS_SCALES)
-    columns = [
+    columns = (
         regions,
         Column(f"SCI ({scale.symbol})", [scale.text(cost.g_per_unit) for cost in costs]),
         Column("operational", [scale.text(cost.operational_g / cost.num_units) for cost in costs]),
         Column("embodied", [scale.text(cost.embodied_g / cost.num_units) for cost in costs]),
-    ]
-    return f"SCI (ISO/IEC 21031) per {prediction.run.unit}\n{text_table(columns)}"
+    )
+    return f"SCI (ISO/IEC 21031) per {prediction.run.unit}\n", Table(columns, num_keys=1)

@@ -16,20 +16,14 @@ from mlflow_carbon.accounting.steps_model import (
 )
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.reporting.compare import column_of, usable_runs
-from mlflow_carbon.reporting.tables import (
-    ABSENT,
-    ENERGY_SCALES,
-    Column,
-    Scale,
-    choose_scale,
-    text_table,
-)
+from mlflow_carbon.reporting.report import Column, Report, Table
+from mlflow_carbon.reporting.tables import ABSENT, ENERGY_SCALES, Scale, choose_scale
 
 _NUM_DIGITS = 3
 _LEGEND = """\
 fixed: before the first step (decoding, set-up). std: of the runs about the line.
-proportional: 1 - to / from, as in the paper. Intervals: 95 %, least squares over runs; two runs
-have none. When they hold: docs/statistics.md.
+proportional: 1 - to / from, as in the paper. Intervals: 95 %, least squares
+over runs; two runs have none. When they hold: docs/statistics.md.
 """
 
 
@@ -68,7 +62,7 @@ def fit_groups(
         pairs: step counts to go from and to; those measured, from more to fewer, come besides.
 
     Raises:
-        InvalidInputError: no group can be fitted, or a number of steps is none.
+        InvalidInputError: no group can be fitted, or a parameter holds no number of steps.
         NoRunsError: no run is left to fit.
     """
     columns = {name: column_of(runs, name) for name in group_by if name != steps_name}
@@ -94,6 +88,12 @@ def fit_groups(
             savings, untold = _savings(model, pairs)
             fits.append(StepsFit(keys, model, savings))
             reasons += [f"{_label(keys)}: {reason}" for reason in untold]
+            if model.is_exact:
+                reasons.append(
+                    f"{_label(keys)}: all {model.num_runs} runs lie exactly on the line, so they "
+                    "tell nothing of its error, and no interval is given (one of no width would "
+                    "be false); copies of one run do so: measure more runs."
+                )
     if not fits:
         raise InvalidInputError(" ".join(reasons))
     return tuple(fits), (*notices, *reasons)
@@ -127,18 +127,22 @@ def fits_frame(fits: Sequence[StepsFit]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def fits_text(fits: Sequence[StepsFit]) -> str:
+def fits_report(fits: Sequence[StepsFit]) -> Report:
     """Returns a table of the terms, one of the savings, and what they mean."""
-    return (
-        f"Energy per unit = fixed + steps x step\n{text_table(_term_columns(fits))}\n"
-        f"Energy saved by other steps\n{text_table(_saving_columns(fits))}\n{_LEGEND}"
+    num_keys = len(fits[0].keys)
+    return Report.of(
+        "Energy per unit = fixed + steps x step\n",
+        Table(tuple(_term_columns(fits)), num_keys=num_keys),
+        "\nEnergy saved by other steps\n",
+        Table(tuple(_saving_columns(fits)), num_keys=num_keys),
+        f"\n{_LEGEND}",
     )
 
 
 def _savings(
     model: StepsModel, pairs: Sequence[tuple[int, int]]
 ) -> tuple[tuple[Saving, ...], list[str]]:
-    """Returns what other steps save, measured pairs first, and why a pair has no figure."""
+    """Returns the saving of each pair of step counts, and a reason for each pair without one."""
     measured = combinations(sorted(model.step_counts, reverse=True), 2)
     savings, reasons = [], []
     for from_steps, to_steps in dict.fromkeys([*measured, *pairs]):
@@ -158,7 +162,8 @@ def _num_steps(text: str, steps_name: str) -> int:
     except ValueError as error:
         raise InvalidInputError(
             f"{steps_name} is {text!r} in a run, which is no number of steps; "
-            "name the parameter that holds it by --fit."
+            "name the parameter that holds it.",
+            arguments=["fit"],
         ) from error
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from mlflow_carbon.inert import MAX_NAME_CHARS, MAX_VALUE_CHARS, csv_cell, json_text, shown
 from mlflow_carbon.reporting.compare import Comparison
+from mlflow_carbon.reporting.report import Column, Report, Table
 from mlflow_carbon.units import (
     GRAMS_PER_KILOGRAM,
     JOULES_PER_KWH,
@@ -58,15 +60,6 @@ class Scale:
         return f"{value * self.factor:.{num_decimals}f} ± {std_text}"
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of a text table."""
-
-    head: str
-    texts: list[str]
-    is_text: bool = False
-
-
 # From small to large.
 ENERGY_SCALES = (
     Scale("mJ", JOULES_PER_KWH * 1e3),
@@ -91,27 +84,44 @@ def records_frame(records: Iterable[Any]) -> pd.DataFrame:
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """Returns CSV with a head line, full precision, and nothing where nothing is known."""
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    """Returns CSV with a head line, full precision, and nothing where nothing is known.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
+    inert = frame.map(_inert_cell).rename(columns=lambda name: csv_cell(str(name)))
+    return str(inert.to_csv(index=False, lineterminator="\n"))
 
 
 def to_json(frame: pd.DataFrame) -> str:
     """Returns a JSON list of one object a row, full precision, null where nothing is known."""
-    values = frame.astype(object).where(frame.notna(), None)
-    return json.dumps(values.to_dict("records"), indent=2, ensure_ascii=False) + "\n"
+    values = frame.map(_cut).astype(object).where(frame.notna(), None)
+    text = json.dumps(values.to_dict("records"), indent=2, ensure_ascii=False)
+    return json_text(text) + "\n"
 
 
-def comparison_text(comparison: Comparison) -> str:
+def _inert_cell(value: Any) -> Any:
+    return csv_cell(value) if isinstance(value, str) else value
+
+
+def _cut(value: Any) -> Any:
+    return value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
+
+
+def comparison_report(comparison: Comparison) -> Report:
     """Returns a table a unit, then one of the whole runs."""
     keys = [*comparison.group_by, "region"]
     by_unit = list(comparison.table.groupby("unit", sort=False))
-    parts = [f"Per {unit}\n{text_table(_per_unit_columns(rows, keys))}" for unit, rows in by_unit]
+    parts: list[str | Table] = []
+    for unit, rows in by_unit:
+        per_unit = Table(tuple(_per_unit_columns(rows, keys)), num_keys=len(keys))
+        parts += [f"Per {shown(str(unit), max_chars=MAX_NAME_CHARS)}\n", per_unit, "\n"]
     run_keys = keys if len(by_unit) == 1 else [*keys, "unit"]
-    whole_runs = text_table(_whole_run_columns(comparison.table, run_keys))
-    return "\n".join([*parts, f"Per run\n{whole_runs}", _LEGEND])
+    columns = _whole_run_columns(comparison.table, run_keys)
+    whole_runs = Table(tuple(columns), num_keys=len(run_keys))
+    return Report.of(*parts, "Per run\n", whole_runs, f"\n{_LEGEND}")
 
 
-def models_text(models: pd.DataFrame) -> str:
+def models_table(models: pd.DataFrame) -> Table:
     """Returns one line a model version, its emissions in a printed unit chosen for all."""
     energy = choose_scale(models["energy_kwh"], ENERGY_SCALES)
     masses_g = [grams_from_kg(kg) for kg in models["co2e_kg"]]
@@ -127,19 +137,7 @@ def models_text(models: pd.DataFrame) -> str:
         Column("PUE", [f"{pue:.6g}" for pue in models["pue"]]),
         Column("region", list(models["region"]), is_text=True),
     ]
-    return text_table(columns)
-
-
-def text_table(columns: Sequence[Column]) -> str:
-    """Returns the columns under their heads: text to the left, numbers to the right."""
-    padded = []
-    for column in columns:
-        lines = [column.head, *column.texts]
-        width = max(map(len, lines))
-        padded.append(
-            [line.ljust(width) if column.is_text else line.rjust(width) for line in lines]
-        )
-    return "".join(f"{'  '.join(line).rstrip()}\n" for line in zip(*padded, strict=True))
+    return Table(tuple(columns), num_keys=2)
 
 
 def choose_scale(values: Iterable[float], scales: Sequence[Scale]) -> Scale:

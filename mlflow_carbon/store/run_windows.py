@@ -15,6 +15,7 @@ from mlflow_carbon.contract.run_record import IS_PARTIAL, RunRecord
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.grid.hourly import EnergySpan
 from mlflow_carbon.grid.intensity import CarbonIntensity
+from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.store.access import store_errors
 from mlflow_carbon.store.listing import all_experiments, newest_runs
 from mlflow_carbon.store.run_records import read_record
@@ -187,12 +188,12 @@ def pue_of(run: MeteredRun, pue: float | None) -> float:
     """
     used = run.pue if pue is None else pue
     if used is None:
-        raise InvalidInputError(f"No PUE is recorded in {run.title}; pass --pue.")
+        raise InvalidInputError(f"No PUE is recorded in {run.title}.", instead="pue")
     return validate_pue(used)
 
 
 def _title(run_id: str, name: str) -> str:
-    return f"run {run_id} ({name})"
+    return f"run {run_id} ({shown(name, max_chars=MAX_NAME_CHARS)})"
 
 
 def _of_all_nodes(

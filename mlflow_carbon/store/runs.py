@@ -97,7 +97,12 @@ def read_runs(client: MlflowClient, *, experiment_names: Sequence[str]) -> pd.Da
     # A child that failed is still inside its parent's energy, so unfinished ones count here.
     parent_run_ids = {run.data.tags.get(MLFLOW_PARENT_RUN_ID) for run in runs}
     rows = [
-        _row(run, records[run.info.run_id], names_by_id[run.info.experiment_id], parent_run_ids)
+        _row(
+            run,
+            records[run.info.run_id],
+            experiment_name=names_by_id[run.info.experiment_id],
+            parent_run_ids=parent_run_ids,
+        )
         for run in finished
         if run.info.run_id in records
     ]
@@ -186,7 +191,7 @@ def find_experiment(client: MlflowClient, name: str) -> Experiment:
 
 
 def _row(
-    run: Run, record: RunRecord, experiment_name: str, parent_run_ids: set[str | None]
+    run: Run, record: RunRecord, *, experiment_name: str, parent_run_ids: set[str | None]
 ) -> dict[str, Cell]:
     tags = run.data.tags
     is_tagged_parent = tags.get(keys.TAG_SCOPE) == keys.SCOPE_PARENT

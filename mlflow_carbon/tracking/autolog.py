@@ -26,6 +26,7 @@ def autolog(
     month: str | None = None,
     pue: float | None = None,
     intensity_set: str | None = None,
+    carbon_intensity_g_per_kwh: float | None = None,
     components: str | None = None,
     attribution: str | None = None,
     register_models: bool = False,  # noqa: ARG001  # read where a run ends, from MLflow's config
@@ -43,6 +44,8 @@ def autolog(
         month: ``2022-02``; else the year's mean.
         pue: facility energy over IT energy.
         intensity_set: the only set of intensities to look in.
+        carbon_intensity_g_per_kwh: your own figure instead of a known one, in the environment
+            ``MLFLOW_CARBON_INTENSITY_G_PER_KWH``; the region then only names it.
         components: ``all``, or ``gpu`` and ``cpu``, comma-separated.
         attribution: ``whole_node``, ``process_share`` or ``gpu_only``.
         register_models: whether each model that a run logs is registered when the run ends.
@@ -51,10 +54,11 @@ def autolog(
         silent: whether to say and warn of nothing.
 
     Raises:
-        MlflowCarbonError: a setting is none.
+        MlflowCarbonError: a setting is outside what it may be.
     """
     logging.getLogger("mlflow.carbon").disabled = silent
-    if any((region, month, pue, intensity_set, components, attribution)):
+    chosen = (region, month, pue, intensity_set, carbon_intensity_g_per_kwh)
+    if any(setting is not None for setting in (*chosen, components, attribution)):
         from mlflow_carbon.tracking.autolog_settings import chosen_options
 
         chosen_options()

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlflow.utils.autologging_utils import get_autologging_config
 
@@ -17,22 +17,30 @@ T = TypeVar("T")
 
 
 def chosen_options(environment: Mapping[str, str] = os.environ) -> TrackingOptions:
-    """Returns how autologged runs are metered and reported.
+    """Returns the options by which autologged runs are metered and reported.
 
     Raises:
-        MlflowCarbonError: a setting is none; it names the variable that it is from.
+        MlflowCarbonError: a setting is outside what it may be; names the variable it is from.
     """
     options = TrackingOptions(
         region=_chosen("region", str, environment),
         month=_chosen("month", str, environment),
         pue=_chosen("pue", float, environment),
         intensity_set=_chosen("intensity_set", str, environment),
+        carbon_intensity_g_per_kwh=_chosen("carbon_intensity_g_per_kwh", float, environment),
         settings=MeterSettings(
             components=_chosen("components", str, environment) or MeterSettings.components,
             attribution=_chosen("attribution", str, environment) or MeterSettings.attribution,
         ),
     )
-    options.assumptions()
+    try:
+        options.assumptions()
+    except InvalidInputError as error:
+        arguments = [name for name in error.arguments if _argument(name) is None]
+        variables = ", ".join(map(variable_of, arguments))
+        if not variables:
+            raise
+        raise InvalidInputError(f"{error.message.removesuffix('.')} ({variables}).") from None
     return options
 
 
@@ -47,10 +55,19 @@ def registered_model_name() -> str | None:
     return name
 
 
+def variable_of(name: str) -> str:
+    """Returns the environment variable of a setting: the word carbon once."""
+    return PREFIX + name.removeprefix("carbon_").upper()
+
+
+def _argument(name: str) -> Any:
+    return get_autologging_config(INTEGRATION, name)
+
+
 def _chosen(name: str, read: Callable[[str], T], environment: Mapping[str, str]) -> T | None:
     """Returns the argument of ``autolog()``; where that is open, the variable's value."""
-    argument: T | None = get_autologging_config(INTEGRATION, name)
-    variable = f"{PREFIX}{name.upper()}"
+    argument: T | None = _argument(name)
+    variable = variable_of(name)
     text = environment.get(variable, "").strip()
     if argument is not None or not text:
         return argument

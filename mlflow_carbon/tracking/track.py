@@ -100,6 +100,7 @@ def track(
     month: str | None = None,
     pue: float | None = None,
     intensity_set: str | None = None,
+    carbon_intensity_g_per_kwh: float | None = None,
     defaults: Defaults = Defaults(),  # noqa: B008  # frozen
     settings: MeterSettings = MeterSettings(),  # noqa: B008  # frozen
     intensity_provider: str | None = None,
@@ -119,6 +120,8 @@ def track(
         month: ``2022-02``; ``None`` takes the year's mean.
         pue: facility energy over IT energy; ``None`` takes the default's.
         intensity_set: the only set of intensities to look in.
+        carbon_intensity_g_per_kwh: your own figure, from your supplier or your own mix, instead of
+            a known one; ``region`` then only names it.
         defaults: what is assumed for what is left open; each use is tagged.
         settings: what is measured, and how a shared node is attributed.
         intensity_provider: who is asked, once and for 3 s at most, for the intensity of the region
@@ -137,7 +140,8 @@ def track(
         meter: a started meter to use instead of the process's own.
 
     Raises:
-        MlflowCarbonError: a setting is none; raised before the block starts, never later.
+        MlflowCarbonError: a setting is outside what it may be, or two contradict each other;
+            raised before the block starts, never later.
     """
     options = TrackingOptions(
         unit=unit,
@@ -145,6 +149,7 @@ def track(
         month=month,
         pue=pue,
         intensity_set=intensity_set,
+        carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
         live=_live_intensity(intensity_provider, region, month or intensity_set, defaults),
         defaults=defaults,
         settings=settings,
@@ -184,7 +189,7 @@ def windows(
         units_per_window: items of one window.
 
     Raises:
-        InvalidInputError: the unit is none, or ``units_per_window`` is below 1.
+        InvalidInputError: ``unit`` is not one of these, or ``units_per_window`` is below 1.
     """
     with track(unit=unit) as tracker:
         yield from tracker.windows(items, units_per_window=units_per_window)
@@ -193,7 +198,7 @@ def windows(
 def _live_intensity(
     provider: str | None, region: str | None, period_or_set: str | None, defaults: Defaults
 ) -> LiveIntensity | None:
-    """Returns what a provider answers; ``None`` where none is to be asked.
+    """Asks a provider for its intensity; returns ``None`` without a provider.
 
     Raises:
         MlflowCarbonError: it cannot be asked for that.
@@ -211,7 +216,7 @@ def _live_intensity(
 
 
 def _length(items: Iterable[object]) -> int | None:
-    """Returns how many items there are; ``None`` where they do not say."""
+    """Returns the number of items; ``None`` where they have no length."""
     try:
         return len(items)  # type: ignore[arg-type]
     except Exception:  # items are the user's, and a data loader without a length may raise anything

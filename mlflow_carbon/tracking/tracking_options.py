@@ -20,6 +20,7 @@ class TrackingOptions:
         month: ``2022-02``; ``None`` takes the year's mean.
         pue: facility energy over IT energy; ``None`` takes the default's.
         intensity_set: the only set of intensities to look in.
+        carbon_intensity_g_per_kwh: the user's own figure; the region then only names it.
         live: what a provider has answered for the region; ``None`` where none was asked.
         defaults: what is assumed for what is left open.
         settings: what is measured; only those of the run that starts the meter count.
@@ -31,24 +32,28 @@ class TrackingOptions:
     month: str | None = None
     pue: float | None = None
     intensity_set: str | None = None
+    carbon_intensity_g_per_kwh: float | None = None
     live: LiveIntensity | None = None
     defaults: Defaults = Defaults()  # noqa: RUF009  # frozen
     settings: MeterSettings = MeterSettings()  # noqa: RUF009  # frozen
     plan: CarbonPlan = CarbonPlan()  # noqa: RUF009  # frozen
 
     def assumptions(self) -> Assumptions:
-        """Returns what turns energy into CO2e.
+        """Returns the factors that turn energy into CO2e.
 
         Raises:
-            MlflowCarbonError: a setting is none.
+            MlflowCarbonError: a setting is outside what it may be.
         """
         if self.unit not in keys.UNITS:
-            raise InvalidInputError(f"unit is {self.unit!r}; use one of {', '.join(keys.UNITS)}.")
+            raise InvalidInputError(
+                f"unit is {self.unit!r}; use one of {', '.join(keys.UNITS)}.", arguments=["unit"]
+            )
         return resolve_assumptions(
             region=self.region,
             month=self.month,
             pue=self.pue,
             intensity_set=self.intensity_set,
+            carbon_intensity_g_per_kwh=self.carbon_intensity_g_per_kwh,
             live=self.live,
             defaults=self.defaults,
         )
@@ -56,12 +61,14 @@ class TrackingOptions:
     def within(self, outer: "TrackingOptions") -> "TrackingOptions":
         """Returns these options with what they leave open taken from those around them."""
         pue = outer.pue if self.pue is None else self.pue
-        if self.region is None and self.month is None and self.intensity_set is None:
+        own = (self.region, self.month, self.intensity_set, self.carbon_intensity_g_per_kwh)
+        if all(choice is None for choice in own):
             return replace(
                 self,
                 region=outer.region,
                 month=outer.month,
                 intensity_set=outer.intensity_set,
+                carbon_intensity_g_per_kwh=outer.carbon_intensity_g_per_kwh,
                 live=outer.live,
                 pue=pue,
             )

@@ -22,6 +22,11 @@ class FakeNode:
     powercap: FakePowercap
     nvml: FakeNvml
 
+    @property
+    def pci_dir(self) -> Path:
+        """Where the machine shows its PCI devices; there are none unless a test puts some."""
+        return self.powercap.root.parent / "pci"
+
     def __enter__(self) -> "FakeNode":
         self._real = intel.RAPL_DIR, nvidia.pynvml
         intel.RAPL_DIR, nvidia.pynvml = f"{self.powercap.root}/", self.nvml
@@ -37,7 +42,7 @@ class FakeNode:
 
     def started_meter(self, settings: MeterSettings = MeterSettings()) -> Meter:  # noqa: B008
         """Returns a meter that runs on this machine's clock."""
-        meter = Meter(settings, clock=self.clock)
+        meter = Meter(settings, clock=self.clock, pci_dir=self.pci_dir)
         meter.start()
         return meter
 

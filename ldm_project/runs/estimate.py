@@ -1,4 +1,4 @@
-"""The estimate command: what an image will take, predicted from a few steps and one decoding."""
+"""The estimate command: the cost of an image, predicted from a few steps and decodings."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,16 +7,22 @@ from dataclasses import dataclass
 import mlflow
 import torch
 
-from ldm_project.config import EstimateConfig
 from ldm_project.diffusion.acceleration import prepared
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.flops import cost_of
-from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, resolve_device
+from ldm_project.diffusion.models import (
+    ModelSpec,
+    build_unet,
+    build_vqgan,
+    resolve_device,
+    spec_of,
+)
 from ldm_project.diffusion.sampling import DenoisingStep, decode_samples, denoise, initial_noise
-from ldm_project.resolution import resolve_size, resolve_synth_batch_size, size_text
+from ldm_project.parsing import size_text
 from ldm_project.runs.arithmetic_metrics import tflop_per_unit
 from ldm_project.runs.command_runs import assumptions_of, command_run
 from ldm_project.runs.trained_ldm import precision_of
+from ldm_project.settings import EstimateSettings
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.metering.meter import Meter
 from mlflow_carbon.units import joules_from_kwh
@@ -33,7 +39,7 @@ CO2E_G_PER_SAMPLE = f"{PREFIX}/co2e_g_per_sample"
 
 @dataclass(frozen=True)
 class Probe:
-    """What something took each time it was done: seconds, and kWh where that can be measured."""
+    """The mean cost of a piece of work: seconds, and kWh where they can be measured."""
 
     duration_s: float
     energy_kwh: float | None
@@ -41,40 +47,39 @@ class Probe:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one image will take: a fixed part, its decoding, and one for each step."""
+    """The predicted cost of one image: its decoding, and a part for each step."""
 
     tflop: float
     duration_s: float
     energy_kwh: float | None
 
 
-def run_estimate(config: EstimateConfig) -> tuple[str, Prediction]:
+def run_estimate(settings: EstimateSettings) -> tuple[str, Prediction]:
     """Probes the networks in a run of its own; returns the run's id and the prediction."""
-    with command_run("estimate", config) as run_id:
-        ldm = untrained_ldm(config)
-        prediction = predict(ldm, config)
+    with command_run(settings) as run_id:
+        ldm = untrained_ldm(settings)
+        prediction = predict(ldm, settings)
         with mlflow.start_run(run_id=run_id):
             mlflow.set_tag("ldm.size", size_text(ldm.spec.size))
-            mlflow.log_metrics(_metrics(prediction, config))
+            mlflow.log_metrics(_metrics(prediction, settings))
     return run_id, prediction
 
 
-def untrained_ldm(config: EstimateConfig) -> LdmCheckpoint:
+def untrained_ldm(settings: EstimateSettings) -> LdmCheckpoint:
     """Returns networks of the size asked for with random weights.
 
-    What a network costs depends on its shape, not on its weights: none need be trained.
+    The cost of a network depends on its shape and not on its weights, so none need be trained.
     """
-    size = resolve_size(config.size, config.dims, config.model_size)
-    spec, device = ModelSpec(config.dims, size, config.model_size), resolve_device(config.device)
-    unet = build_unet(spec, backend=config.backend).to(device).eval().requires_grad_(False)
-    vqgan = build_vqgan(spec, backend=config.backend).to(device).eval().requires_grad_(False)
-    unet = prepared(unet, is_compiled=config.compile == "on")
+    spec, device = spec_of(settings), resolve_device(settings.device)
+    unet = build_unet(spec, backend=settings.backend).to(device).eval().requires_grad_(False)
+    vqgan = build_vqgan(spec, backend=settings.backend).to(device).eval().requires_grad_(False)
+    unet = prepared(unet, is_compiled=settings.is_compiled)
     return LdmCheckpoint(spec=spec, unet=unet, vqgan=vqgan, latent_scale=1.0)
 
 
-def predict(ldm: LdmCheckpoint, config: EstimateConfig) -> Prediction:
-    """Returns what one image of a batch will take, by a few steps and decodings."""
-    steps = _endless_steps(ldm, config)
+def predict(ldm: LdmCheckpoint, settings: EstimateSettings) -> Prediction:
+    """Returns the predicted cost of an image of a batch, from a few steps and decodings."""
+    steps = _endless_steps(ldm, settings)
     latents = next(steps).latents  # warms up: memory, and the compiler if it is on
     meter = Meter()
     meter.start()
@@ -83,26 +88,26 @@ def predict(ldm: LdmCheckpoint, config: EstimateConfig) -> Prediction:
         decoding = probe(meter, lambda: decode_samples(ldm.vqgan, latents, ldm.latent_scale))
     finally:
         meter.stop()
-    return predicted(ldm.spec, config, step=step, decoding=decoding)
+    return predicted(ldm.spec, settings, step=step, decoding=decoding)
 
 
 def predicted(
-    spec: ModelSpec, config: EstimateConfig, *, step: Probe, decoding: Probe
+    spec: ModelSpec, settings: EstimateSettings, *, step: Probe, decoding: Probe
 ) -> Prediction:
-    """Returns what one image takes whose batch is decoded once and denoised step by step."""
-    batch_size = resolve_synth_batch_size(config)
+    """Returns the cost of an image from that of a step and of a decoding of its batch."""
+    batch_size = settings.batch_size
     energy_kwh = None
     if step.energy_kwh is not None and decoding.energy_kwh is not None:
-        energy_kwh = (decoding.energy_kwh + config.steps * step.energy_kwh) / batch_size
+        energy_kwh = (decoding.energy_kwh + settings.steps * step.energy_kwh) / batch_size
     return Prediction(
-        tflop=cost_of(spec).sample_tflop(config.steps),
-        duration_s=(decoding.duration_s + config.steps * step.duration_s) / batch_size,
+        tflop=cost_of(spec).sample_tflop(settings.steps),
+        duration_s=(decoding.duration_s + settings.steps * step.duration_s) / batch_size,
         energy_kwh=energy_kwh,
     )
 
 
 def probe(meter: Meter, work: Callable[[], object], *, probe_s: float = PROBE_S) -> Probe:
-    """Returns what ``work`` takes each time, by doing it again and again for a while."""
+    """Returns the mean cost of ``work``, which is repeated for at least ``probe_s`` seconds."""
     window, num_done, start_s = meter.open_window(), 0, time.monotonic()
     while num_done < MIN_PROBED or time.monotonic() - start_s < probe_s:
         work()
@@ -114,10 +119,10 @@ def probe(meter: Meter, work: Callable[[], object], *, probe_s: float = PROBE_S)
     return Probe(reading.duration_s / num_done, energy_kwh)
 
 
-def prediction_lines(prediction: Prediction, config: EstimateConfig) -> list[str]:
-    """Returns a prediction as text, with what it rests on."""
+def prediction_lines(prediction: Prediction, settings: EstimateSettings) -> list[str]:
+    """Returns a prediction as text; its last line names the basis."""
     lines = [
-        f"TFLOP   {prediction.tflop:.4g} per sample, at {config.steps} steps",
+        f"TFLOP   {prediction.tflop:.4g} per sample, at {settings.steps} steps",
         f"time    {prediction.duration_s:.4g} s per sample, "
         f"{prediction.tflop / prediction.duration_s:.3g} TFLOP/s",
     ]
@@ -125,34 +130,34 @@ def prediction_lines(prediction: Prediction, config: EstimateConfig) -> list[str
         lines.append("energy  not measured here: `mlflow-carbon doctor` says why")
     else:
         lines.append(f"energy  {joules_from_kwh(prediction.energy_kwh):.4g} J per sample")
-        lines.append(f"CO2e    {_co2e_g(prediction.energy_kwh, config) * 1000:.4g} mg per sample")
+        lines.append(f"CO2e    {_co2e_g(prediction.energy_kwh, settings) * 1000:.4g} mg per sample")
     return [*lines, "Predicted from a few steps and decodings of untrained networks of this size."]
 
 
-def _endless_steps(ldm: LdmCheckpoint, config: EstimateConfig) -> Iterator[DenoisingStep]:
-    indices = range(resolve_synth_batch_size(config))
-    noise = initial_noise(ldm.spec, indices, seed=config.seed)
+def _endless_steps(ldm: LdmCheckpoint, settings: EstimateSettings) -> Iterator[DenoisingStep]:
+    indices = range(settings.batch_size)
+    noise = initial_noise(ldm.spec, indices, seed=settings.seed)
     while True:
         yield from denoise(
             ldm.unet,
             noise,
-            sampler=config.sampler,
-            steps=config.steps,
-            precision=precision_of(config),
+            sampler=settings.sampler,
+            steps=settings.steps,
+            precision=precision_of(settings),
         )
 
 
-def _metrics(prediction: Prediction, config: EstimateConfig) -> dict[str, float]:
+def _metrics(prediction: Prediction, settings: EstimateSettings) -> dict[str, float]:
     metrics = {
         tflop_per_unit("sample"): prediction.tflop,
         DURATION_S_PER_SAMPLE: prediction.duration_s,
     }
     if prediction.energy_kwh is not None:
         metrics[ENERGY_KWH_PER_SAMPLE] = prediction.energy_kwh
-        metrics[CO2E_G_PER_SAMPLE] = _co2e_g(prediction.energy_kwh, config)
+        metrics[CO2E_G_PER_SAMPLE] = _co2e_g(prediction.energy_kwh, settings)
     return metrics
 
 
-def _co2e_g(energy_kwh: float, config: EstimateConfig) -> float:
-    assumed = assumptions_of(config)
+def _co2e_g(energy_kwh: float, settings: EstimateSettings) -> float:
+    assumed = assumptions_of(settings)
     return co2e_g(energy_kwh, pue=assumed.pue, intensity_g_per_kwh=assumed.intensity.g_per_kwh)

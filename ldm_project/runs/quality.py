@@ -1,21 +1,19 @@
-"""The quality command: samplers and step counts judged beside what they emit, each a run."""
+"""The quality command: samplers and step counts judged beside their emissions, a run for each."""
 
 import json
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 
 import mlflow
 import torch
 from mlflow import MlflowClient
 from torch import Tensor
 
-from ldm_project.config import HELD_OUT_FRACTION, MAX_SLICE_EPOCHS, QualityConfig, SynthConfig
-from ldm_project.ct.data import CtScans, open_scans
+from ldm_project.config import HELD_OUT_FRACTION, MAX_SLICE_EPOCHS
+from ldm_project.ct.data import CtScans, data_spec, open_scans
 from ldm_project.ct.hounsfield import network_from_hu
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.feature_networks import load_feature_network
-from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.iso_quality import Setting, iso_quality, pareto_front
 from ldm_project.diffusion.models import decode, encode, resolve_device
 from ldm_project.diffusion.noise_schedulers import check_sampler
@@ -27,13 +25,11 @@ from ldm_project.diffusion.quality import (
     image_set,
     judge,
 )
-from ldm_project.resolution import given, resolve_num_samples, resolve_settings
-from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
-from ldm_project.runs.references import ModelReference, note_used_model
-from ldm_project.runs.synthesis_run import sample_batches, sampling_tags
+from ldm_project.runs.references import ModelReference
+from ldm_project.runs.synth import log_sampling_arithmetic, sample_batches, sampling_run
 from ldm_project.runs.trained_ldm import open_ldm, trained_ldm
-from ldm_project.runs.training_runs import data_spec
+from ldm_project.settings import QualitySettings, SynthSettings, TrainSettings
 from mlflow_carbon.contract import keys
 
 MAX_REAL_IMAGES = 512  # of each kind
@@ -61,7 +57,7 @@ class RealImages:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """Every setting, the one of 1000 steps first, and what real images and the VQ-GAN reach."""
+    """Every setting, 1000 steps first, and the quality of real and of reconstructed images."""
 
     settings: tuple[Setting, ...]
     best: Setting | None
@@ -70,27 +66,26 @@ class QualityReport:
     reconstruction: Quality  # what the autoencoder alone loses
 
 
-def run_quality(config: QualityConfig) -> tuple[str, QualityReport]:
+def run_quality(settings: QualitySettings) -> tuple[str, QualityReport]:
     """Samples every setting in a run of its own, and judges them; returns the command's own run.
 
-    The command's run is not metered: what it made was measured in the settings' runs.
+    The command's own run is not metered: the sampling is measured in the runs of the settings.
     """
-    with command_run("quality", config) as run_id:
-        published = published_features(config)  # a file that is none is told before any training
-        reference = trained_ldm(config, run_id)
-        ldm = open_ldm(reference, config)
-        for setting in resolve_settings(config):
-            check_sampler(setting.sampler, ldm.objective)
+    with command_run(settings) as run_id:
+        published = published_features(settings)  # a bad file is refused before any training
+        reference = trained_ldm(settings, run_id)
+        ldm = open_ldm(reference, settings)
+        for way in settings.grid:
+            check_sampler(way.sampler, ldm.objective)
         features = published or features_of_encoder(ldm.vqgan)
-        real = real_images(ldm, config, features)
-        settings = [
-            _sampled_setting(setting, ldm, reference, real, features, run_id)
-            for setting in resolve_settings(config)
+        real = real_images(ldm, settings.training, features)
+        judged = [
+            _sampled_setting(way, ldm, reference, real, features, run_id) for way in settings.grid
         ]
         report = QualityReport(
-            settings=tuple(settings),
-            best=iso_quality(settings, settings[0]),
-            front=tuple(pareto_front(settings)),
+            settings=tuple(judged),
+            best=iso_quality(judged, judged[0]),
+            front=tuple(pareto_front(judged)),
             real=judge(real.held_out, real.training, real.held_out),
             reconstruction=judge(real.reconstructed, real.training, real.held_out),
         )
@@ -99,41 +94,41 @@ def run_quality(config: QualityConfig) -> tuple[str, QualityReport]:
     return run_id, report
 
 
-def published_features(config: QualityConfig) -> Features | None:
-    """Returns the features of the network that was asked for; ``None`` for ``auto``.
+def published_features(settings: QualitySettings) -> Features | None:
+    """Returns the features of the network that was asked for; ``None`` where none was.
 
     Raises:
         CheckpointError: the file holds no such network.
     """
-    path = given(config.features)
-    if path is None:
+    if settings.features is None:
         return None
-    network = load_feature_network(Path(path), config.dims, resolve_device(config.device))
+    device = resolve_device(settings.device)
+    network = load_feature_network(settings.features, settings.dims, device)
     return Features(network.features, keeps_scale=True)
 
 
-def real_images(ldm: LdmCheckpoint, config: QualityConfig, features: Features) -> RealImages:
+def real_images(ldm: LdmCheckpoint, settings: TrainSettings, features: Features) -> RealImages:
     """Returns the real images that samples are judged by, split by patient as in training."""
-    training, held_out = open_scans(data_spec(config)).split(HELD_OUT_FRACTION)
-    unseen = _images_of(held_out, config)
+    training, held_out = open_scans(data_spec(settings)).split(HELD_OUT_FRACTION)
+    unseen = _images_of(held_out, settings.dims)
     with torch.inference_mode():
         decoded = torch.cat([decode(ldm.vqgan, encode(ldm.vqgan, image[None])) for image in unseen])
     return RealImages(
-        training=image_set(features, _images_of(training, config)),
+        training=image_set(features, _images_of(training, settings.dims)),
         held_out=image_set(features, unseen),
         reconstructed=image_set(features, decoded.cpu()),
     )
 
 
-def _images_of(scans: CtScans, config: QualityConfig) -> Tensor:
+def _images_of(scans: CtScans, dims: int) -> Tensor:
     """Returns volumes, or as many slices of them as training saw, at most 512."""
-    num_epochs = MAX_SLICE_EPOCHS if config.dims == 2 else 1
+    num_epochs = MAX_SLICE_EPOCHS if dims == 2 else 1
     images = (image for epoch in range(num_epochs) for image in scans.images(epoch))
     return torch.stack(list(islice(images, MAX_REAL_IMAGES)))
 
 
 def _sampled_setting(
-    config: SynthConfig,
+    way: SynthSettings,
     ldm: LdmCheckpoint,
     reference: ModelReference,
     real: RealImages,
@@ -141,23 +136,20 @@ def _sampled_setting(
     quality_run_id: str,
 ) -> Setting:
     """Samples one setting in a run of its own, measured as ``synth`` does, and judges it."""
-    name = f"{config.sampler} {config.steps}"
+    tags = {TAG_QUALITY_RUN_ID: quality_run_id, TAG_SETTING: f"{way.sampler} {way.steps}"}
     with (
-        command_run(SETTING_RUN_NAME, config, triggered_by_run_id=quality_run_id) as run_id,
-        mlflow.start_run(run_id=run_id),
+        command_run(way, name=SETTING_RUN_NAME, triggered_by_run_id=quality_run_id) as run_id,
+        sampling_run(way, reference, run_id, tags=tags),
     ):
-        own = {TAG_QUALITY_RUN_ID: quality_run_id, TAG_SETTING: name}
-        mlflow.set_tags(sampling_tags(config, reference) | own)
-        note_used_model(run_id, reference)
-        with tracked(config, unit="sample", total_units=resolve_num_samples(config)) as tracker:
-            batches = [batch.images_hu for batch in sample_batches(tracker, ldm, config)]
-        log_arithmetic(run_id, unit="sample", tflop=cost_of(ldm.spec).sample_tflop(config.steps))
+        with tracked(way, unit="sample", total_units=way.num_samples) as tracker:
+            batches = [batch.images_hu for batch in sample_batches(tracker, ldm, way)]
+        log_sampling_arithmetic(run_id, ldm, way)
         images = network_from_hu(torch.cat(batches))
         quality = judge(image_set(features, images), real.training, real.held_out)
         measured = MlflowClient().get_run(run_id).data.metrics
         setting = Setting(
-            sampler=config.sampler,
-            steps=config.steps,
+            sampler=way.sampler,
+            steps=way.steps,
             co2e_g_per_sample=measured.get(keys.co2e_g_per_unit("sample")),
             quality=quality,
         )

@@ -1,0 +1,170 @@
+"""Turns the text of one parameter into a value (a size, a count); a bad one is refused by name."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+
+from ldm_project.config import (
+    AUTO,
+    DEFAULT_SIZE_BY_DIMS,
+    DOWNSAMPLING_FACTOR,
+    MAX_LATENT_POSITIONS,
+    RunConfig,
+)
+from ldm_project.errors import InvalidInputError
+from ldm_project.presets import PRESETS, ModelPreset
+
+
+def given(value: str) -> str | None:
+    """Returns the text, or ``None`` where it is ``auto`` and leaves the choice open."""
+    return None if value == AUTO else value
+
+
+def resolve_preset(model_size: str) -> ModelPreset:
+    """Returns the widths that a model size names.
+
+    Raises:
+        InvalidInputError: no preset has that name.
+    """
+    if model_size not in PRESETS:
+        raise InvalidInputError(f"model_size is {model_size!r}; use one of {', '.join(PRESETS)}.")
+    return PRESETS[model_size]
+
+
+def resolve_size(size: str, dims: int, model_size: str) -> tuple[int, ...]:
+    """Returns the image size in pixels or voxels, one number per axis.
+
+    Args:
+        size: ``auto``, one number for every axis (``192``), or one per axis (``256x256x192``).
+        dims: 2 or 3.
+        model_size: the preset, whose depth decides by what an axis must be divisible.
+
+    Raises:
+        InvalidInputError: ``dims`` is not 2 or 3, ``size`` cannot be read or has another
+            number of axes, or the networks cannot halve an axis often enough.
+    """
+    _check_dims(dims)
+    if size == AUTO:
+        return DEFAULT_SIZE_BY_DIMS[dims]
+    parts = size.lower().split("x")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InvalidInputError(
+            f"size is {size!r}; give one number (192) or one per axis (256x256x192)."
+        )
+    axes = tuple(int(part) for part in parts)
+    if len(axes) == 1:
+        axes = axes * dims
+    check_size(axes, dims, model_size)
+    return axes
+
+
+def check_size(size: tuple[int, ...], dims: int, model_size: str) -> None:
+    """Checks that the networks of a preset can make images of a size.
+
+    Raises:
+        InvalidInputError: ``dims`` is not 2 or 3, the size has another number of axes, or an axis
+            is not divisible by what the networks halve.
+    """
+    _check_dims(dims)
+    if len(size) != dims:
+        raise InvalidInputError(
+            f"size {size_text(size)!r} has {len(size)} axes but dims is {dims}; "
+            f"give one number or {dims}."
+        )
+    # The UNet halves the latent between its levels, on top of the autoencoder's factor.
+    divisor = DOWNSAMPLING_FACTOR * 2 ** (len(resolve_preset(model_size).unet_channels) - 1)
+    for axis in size:
+        if axis % divisor:
+            nearest = max(divisor, round(axis / divisor) * divisor)
+            raise InvalidInputError(
+                f"size {size_text(size)!r}: {axis} is not divisible by {divisor}, "
+                f"which model_size {model_size} needs; use {nearest}."
+            )
+
+
+def size_text(size: tuple[int, ...]) -> str:
+    """Returns a size as the ``size`` parameter takes it: ``256x256x192``."""
+    return "x".join(str(axis) for axis in size)
+
+
+def resolve_count(name: str, value: str, default: int) -> int:
+    """Returns a count above zero from its text, or the default for ``auto``.
+
+    Raises:
+        InvalidInputError: the text is not a whole number above zero.
+    """
+    if value == AUTO:
+        return default
+    if not value.isdecimal() or int(value) == 0:
+        raise InvalidInputError(f"{name} is {value!r}; give a whole number above zero, or auto.")
+    return int(value)
+
+
+def resolve_switch(value: str) -> bool | None:
+    """Returns whether a switch is ``on``; ``None`` for ``auto``."""
+    return None if value == AUTO else value == "on"
+
+
+def resolve_pue(pue: str) -> float | None:
+    """Returns the power usage effectiveness asked for; ``None`` for ``auto``.
+
+    Raises:
+        InvalidInputError: the text is not a number.
+    """
+    if pue == AUTO:
+        return None
+    try:
+        return float(pue)
+    except ValueError:
+        raise InvalidInputError(f"pue is {pue!r}; give a number such as 1.2, or auto.") from None
+
+
+def resolve_spacing_mm(spacing_mm: str) -> tuple[float, ...] | None:
+    """Returns the voxel spacing to resample to, one number per axis; ``None`` keeps the scan's.
+
+    Raises:
+        InvalidInputError: the text is not one or three numbers above zero.
+    """
+    if spacing_mm == AUTO:
+        return None
+    try:
+        axes = tuple(float(part) for part in spacing_mm.split("x"))
+    except ValueError:
+        axes = ()
+    if len(axes) not in (1, 3) or not all(0 < axis < math.inf for axis in axes):
+        raise InvalidInputError(
+            f"spacing_mm is {spacing_mm!r}; give 1 or 1x1x2 (millimetres above zero), or auto."
+        )
+    return axes * 3 if len(axes) == 1 else axes
+
+
+def check_choices(config: RunConfig) -> None:
+    """Checks the parameters that are one of a few words, and the numbers of iterations.
+
+    Raises:
+        InvalidInputError: a parameter has another value.
+    """
+    for parameter in fields(config):
+        value, choices = getattr(config, parameter.name), parameter.metadata["choices"]
+        if choices and value not in choices:
+            raise InvalidInputError(
+                f"{parameter.name} is {value!r}; use one of {', '.join(choices)}."
+            )
+        if parameter.name.endswith("iterations") and value < 1:
+            raise InvalidInputError(f"{parameter.name} is {value}; give 1 or more.")
+
+
+def num_fitting(latent_size: Sequence[int]) -> int:
+    """Returns the number of images, 1 or more, that fill a device, by the axes of their latents."""
+    return max(1, MAX_LATENT_POSITIONS // math.prod(latent_size))
+
+
+def num_launched() -> int:
+    """Returns the number of processes that a launcher such as torchrun started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def _check_dims(dims: int) -> None:
+    if dims not in DEFAULT_SIZE_BY_DIMS:
+        raise InvalidInputError(f"dims is {dims}; it must be 2 (slices) or 3 (volumes).")

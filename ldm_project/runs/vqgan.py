@@ -1,0 +1,110 @@
+"""The vqgan command: a VQ-GAN trained, measured, logged and registered as one run."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from ldm_project.config import HELD_OUT_FRACTION
+from ldm_project.ct.data import batches, data_spec, open_scans
+from ldm_project.diffusion.acceleration import resolve_precision
+from ldm_project.diffusion.checkpoints import save_vqgan
+from ldm_project.diffusion.flops import vqgan_iteration_tflop
+from ldm_project.diffusion.models import (
+    build_discriminator,
+    build_vqgan,
+    resolve_device,
+    spec_of,
+)
+from ldm_project.diffusion.processes import ALONE, Processes
+from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
+from ldm_project.runs.arithmetic_metrics import log_arithmetic
+from ldm_project.runs.command_runs import command_run, tracked
+from ldm_project.runs.interrupted_trainings import (
+    StateKeeper,
+    go_on,
+    state_file,
+    state_left_in,
+    training_run,
+)
+from ldm_project.runs.logged_models import log_vqgan
+from ldm_project.runs.references import CHECKPOINT_FOLDER, vqgan_name
+from ldm_project.runs.training_previews import VqganPreview
+from ldm_project.runs.training_progress import (
+    Repeated,
+    data_tags,
+    preview_every,
+    run_training,
+)
+from ldm_project.settings import VqganSettings
+
+
+def run_vqgan(
+    settings: VqganSettings,
+    *,
+    triggered_by_run_id: str | None = None,
+    processes: Processes = ALONE,
+) -> str:
+    """Trains a VQ-GAN in a run of its own; returns the registered model's URI.
+
+    Args:
+        settings: of the training; where one is resumed, as it had been started.
+        triggered_by_run_id: run of the command that needs the VQ-GAN.
+        processes: this one, which trains alone.
+    """
+    with command_run(
+        settings,
+        triggered_by_run_id=triggered_by_run_id,
+        processes=processes,
+    ) as run_id:
+        scans = open_scans(data_spec(settings))
+        training_scans, held_out = scans.split(HELD_OUT_FRACTION)
+        training = _training(settings, run_id)
+        images = batches(
+            training_scans, batch_size=settings.batch_size, num_skipped=training.iteration
+        )
+        preview = VqganPreview(training, spec_of(settings), held_out)
+        keeper = StateKeeper(run_id, training, settings)
+        with training_run(settings, run_id, data_tags(settings, scans)):
+            with tracked(
+                settings, unit="iteration", total_units=settings.iterations, is_alone=True
+            ) as tracker:
+                run_training(
+                    tracker,
+                    train_vqgan(training, images),
+                    title="VQ-GAN",
+                    done=training.iteration,
+                    iterations=settings.iterations,
+                    repeated=[
+                        Repeated(preview_every(settings), preview.log),
+                        Repeated(settings.checkpoint_every, keeper.save),
+                    ],
+                )
+            return _registered(settings, training, run_id, data_digest=scans.digest)
+
+
+def _training(settings: VqganSettings, run_id: str) -> VqganTraining:
+    """Returns a new training, or an interrupted one where it was left."""
+    spec, device = spec_of(settings), resolve_device(settings.device)
+    torch.manual_seed(settings.seed)
+    training = VqganTraining(
+        build_vqgan(spec, backend=settings.backend).to(device),
+        build_discriminator(spec),
+        iterations=settings.iterations,
+        precision=resolve_precision(settings.precision, device, spec),
+    )
+    go_on(training, state_left_in(state_file(run_id)), run_id)
+    return training
+
+
+def _registered(
+    settings: VqganSettings, training: VqganTraining, run_id: str, *, data_digest: str
+) -> str:
+    """Logs and registers the trained VQ-GAN; returns its URI."""
+    spec = spec_of(settings)
+    tflop = vqgan_iteration_tflop(spec, settings.batch_size)
+    log_arithmetic(run_id, unit="iteration", tflop=tflop)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / CHECKPOINT_FOLDER
+        save_vqgan(checkpoint, spec, training.vqgan)
+        return log_vqgan(checkpoint, spec, vqgan_name(settings), data_digest=data_digest)

@@ -1,0 +1,449 @@
+"""The settings of each command: one frozen record with a value for the text of each parameter.
+
+``settings_of`` is the door. Behind it a choice that only the machine can make (the device, the
+precision) is ``None``, and the texts themselves are carried along to be logged, never read again.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from ldm_project.config import (
+    AUTO,
+    DEFAULT_BATCH_SIZE_BY_DIMS,
+    DEFAULT_NUM_JUDGED,
+    DEFAULT_NUM_SAMPLES,
+    DEFAULT_PUE,
+    DEFAULT_REGION,
+    DOWNSAMPLING_FACTOR,
+    LARGE,
+    MAX_SYNTH_BATCH_SIZE,
+    MIN_SYNTH_WINDOWS,
+    NUM_TRAIN_TIMESTEPS,
+    SAMPLERS_BY_OBJECTIVE,
+    WHERE_IT_RUNS,
+    WINDOWS_PER_TRAINING,
+    BatchConfig,
+    EstimateConfig,
+    ParallelConfig,
+    QualityConfig,
+    RunConfig,
+    SamplingConfig,
+    StepsConfig,
+    SynthConfig,
+    TrainConfig,
+    TrainRunConfig,
+    VqganConfig,
+    VqganRunConfig,
+)
+from ldm_project.errors import InvalidInputError
+from ldm_project.parsing import (
+    check_choices,
+    given,
+    num_fitting,
+    num_launched,
+    resolve_count,
+    resolve_pue,
+    resolve_size,
+    resolve_spacing_mm,
+    resolve_switch,
+    size_text,
+)
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Settings of every command: its networks, its device, and the price of its energy.
+
+    Attributes:
+        config: the texts behind the values: logged with the run, and kept with a training's state.
+        size: of an image in pixels or voxels, one number per axis.
+        region: where the electricity comes from; ``None`` takes the project's default.
+        month: of the carbon intensity; ``None`` takes the year's mean.
+        pue: power usage effectiveness; ``None`` takes the project's default.
+        device: ``None`` takes a GPU where there is one.
+        precision: ``fp32`` or ``bf16``; ``None`` takes the quicker one.
+        resumed_run_id: run whose interrupted training goes on; ``None`` begins anew.
+    """
+
+    command: ClassVar[str]  # its entry point
+
+    config: RunConfig
+    dims: int
+    size: tuple[int, ...]
+    model_size: str
+    backend: str
+    region: str | None
+    month: str | None
+    pue: float | None
+    seed: int
+    device: str | None
+    precision: str | None
+    resumed_run_id: str | None = None
+
+    def resolved(self) -> dict[str, int | str]:
+        """Returns each parameter by name, with the value that ``auto`` has where that is known."""
+        values: dict[str, int | str] = asdict(self.config)
+        values["size"] = size_text(self.size)
+        if self.region is None:
+            values["region"] = DEFAULT_REGION
+        if self.pue is None:
+            values["pue"] = str(DEFAULT_PUE)
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedSettings(RunSettings):
+    """Settings of a command that several processes can share."""
+
+    num_processes: int = 1
+    max_restarts: int = 0
+
+    def resolved(self) -> dict[str, int | str]:
+        """Returns each parameter by name, with the value that ``auto`` has where that is known."""
+        return {**super().resolved(), "num_processes": str(self.num_processes)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(RunSettings):
+    """Settings of every training.
+
+    Attributes:
+        iterations: of the training in all.
+        batch_size: images per iteration.
+        data: where the CT comes from: ``phantom``, a folder, a glob or a public data set.
+        slice_axis: of the slices that 2D training draws from volumes.
+        spacing_mm: that scans are resampled to; ``None`` keeps the scan's.
+        checkpoint_every: iterations between two states that the training can go on from.
+    """
+
+    iterations: int
+    batch_size: int
+    data: str
+    slice_axis: str
+    spacing_mm: tuple[float, ...] | None
+    checkpoint_every: int
+
+    def resolved(self) -> dict[str, int | str]:
+        """Returns each parameter by name, with the value that ``auto`` has where that is known."""
+        return {**super().resolved(), "batch_size": str(self.batch_size)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqganSettings(TrainingSettings):
+    """The training of a VQ-GAN."""
+
+    command: ClassVar[str] = "vqgan"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(TrainingSettings, SharedSettings):
+    """The training of a diffusion UNet.
+
+    Attributes:
+        objective: ``diffusion`` or ``rflow``.
+        checkpoints_gradients: whether blocks are computed twice to save memory.
+        vqgan: checkpoint folder or URI; ``None`` takes the newest that fits, else trains one.
+        vqgan_training: how it is trained then.
+        is_sharded: whether each process holds a part of the UNet; ``None`` where it would fill
+            half a GPU.
+    """
+
+    command: ClassVar[str] = "train"
+
+    config: TrainConfig
+    objective: str
+    checkpoints_gradients: bool
+    vqgan: str | None
+    vqgan_training: VqganSettings
+    is_sharded: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings(RunSettings):
+    """Settings of every command that denoises: the number of images in all, and at once."""
+
+    num_samples: int
+    batch_size: int
+    is_compiled: bool
+
+    def resolved(self) -> dict[str, int | str]:
+        """Returns each parameter by name, with the value that ``auto`` has where that is known."""
+        counts = {"num_samples": str(self.num_samples), "batch_size": str(self.batch_size)}
+        return {**super().resolved(), **counts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateSettings(BatchSettings):
+    """A prediction of what ``synth`` would take."""
+
+    command: ClassVar[str] = "estimate"
+
+    sampler: str
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings(BatchSettings):
+    """Settings of every command that samples from a trained LDM.
+
+    Attributes:
+        model: checkpoint folder or URI; ``None`` takes the newest that fits, else trains one.
+        training: how it is trained then, and what real images it is compared with.
+    """
+
+    model: str | None
+    training: TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthSettings(SamplingSettings, SharedSettings):
+    """The sampling of images by one sampler at one number of steps."""
+
+    command: ClassVar[str] = "synth"
+
+    sampler: str
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualitySettings(SamplingSettings):
+    """The comparison of samplers and step counts.
+
+    Attributes:
+        grid: one sampling for each sampler and step count; all trained steps come first.
+        features: file of a feature network; ``None`` judges by the VQ-GAN.
+    """
+
+    command: ClassVar[str] = "quality"
+
+    grid: tuple[SynthSettings, ...]
+    features: Path | None
+
+
+def settings_of(config: RunConfig) -> RunSettings:
+    """Returns the settings that the parameters of an entry point stand for.
+
+    Raises:
+        InvalidInputError: naming the parameter, its value, and what it may be.
+    """
+    return _DOORS[type(config)](config)
+
+
+def vqgan_settings(config: VqganRunConfig) -> VqganSettings:
+    """Returns the settings of the ``vqgan`` entry point; raises ``InvalidInputError``."""
+    return replace(_vqgan_settings(config), resumed_run_id=given(config.resume))
+
+
+def train_settings(config: TrainRunConfig) -> TrainSettings:
+    """Returns the settings of the ``train`` entry point; raises ``InvalidInputError``."""
+    config = _launched(config)
+    settings = _train_settings(config)
+    shared = _shared(config, settings.batch_size, "images of an iteration")
+    is_sharded = resolve_switch(config.fsdp)
+    # The training that is resumed may bring its own number of processes.
+    is_number_known = config.resume == AUTO or config.num_processes != AUTO
+    if is_sharded and is_number_known and shared["num_processes"] == 1:
+        raise InvalidInputError(
+            "fsdp is 'on', but one process holds all weights; use num_processes=2 or more, "
+            "or fsdp=off."
+        )
+    resumed_run_id = given(config.resume)
+    return replace(settings, **shared, is_sharded=is_sharded, resumed_run_id=resumed_run_id)
+
+
+def synth_settings(config: SynthConfig) -> SynthSettings:
+    """Returns the settings of the ``synth`` entry point; raises ``InvalidInputError``."""
+    config = _launched(config)
+    sampling = _sampling(config, DEFAULT_NUM_SAMPLES)
+    num_batches = math.ceil(sampling["num_samples"] / sampling["batch_size"])
+    shared = _shared(config, num_batches, "batches of samples")
+    return SynthSettings(**sampling, **shared, **_way(config))
+
+
+def estimate_settings(config: EstimateConfig) -> EstimateSettings:
+    """Returns the settings of the ``estimate`` entry point; raises ``InvalidInputError``."""
+    common = _common(config)
+    batches = _batches(config, common["size"], DEFAULT_NUM_SAMPLES)
+    return EstimateSettings(**common, **batches, **_way(config))
+
+
+def quality_settings(config: QualityConfig) -> QualitySettings:
+    """Returns the settings of the ``quality`` entry point; raises ``InvalidInputError``."""
+    sampling = _sampling(config, DEFAULT_NUM_JUDGED)
+    features = given(config.features)
+    return QualitySettings(
+        **sampling,
+        grid=_grid(config, sampling["num_samples"]),
+        features=None if features is None else Path(features),
+    )
+
+
+def as_interrupted(config: ConfigT, started_with: Mapping[str, Any]) -> ConfigT:
+    """Returns the parameters that an interrupted training started with, to go on with.
+
+    Only where it runs may be new; other parameters can be left out, or given as they were.
+
+    Raises:
+        InvalidInputError: another parameter was given with another value.
+    """
+    kept = dict(started_with)
+    for item in fields(config):
+        value, before = getattr(config, item.name), started_with.get(item.name)
+        if value in (item.default, before):
+            continue
+        if item.name not in WHERE_IT_RUNS:
+            raise InvalidInputError(
+                f"{item.name} is {value!r}, but the training to resume started with {before!r}. "
+                f"Leave {item.name} out, or start anew without resume=."
+            )
+        kept[item.name] = value
+    return replace(config, **kept)
+
+
+_DOORS: dict[type[RunConfig], Callable[[Any], RunSettings]] = {
+    VqganRunConfig: vqgan_settings,
+    TrainRunConfig: train_settings,
+    SynthConfig: synth_settings,
+    EstimateConfig: estimate_settings,
+    QualityConfig: quality_settings,
+}
+
+
+def _common(config: RunConfig) -> dict[str, Any]:
+    """Returns the fields of ``RunSettings``."""
+    size = resolve_size(config.size, config.dims, config.model_size)
+    check_choices(config)
+    return {
+        "config": config,
+        "dims": config.dims,
+        "size": size,
+        "model_size": config.model_size,
+        "backend": config.backend,
+        "region": given(config.region),
+        "month": given(config.month),
+        "pue": resolve_pue(config.pue),
+        "seed": config.seed,
+        "device": given(config.device),
+        "precision": given(config.precision),
+    }
+
+
+def _training(config: VqganConfig, iterations: int) -> dict[str, Any]:
+    """Returns the fields of ``TrainingSettings``."""
+    default_batch_size = DEFAULT_BATCH_SIZE_BY_DIMS.get(config.dims, 1)
+    a_tenth = max(1, iterations // WINDOWS_PER_TRAINING)
+    return _common(config) | {
+        "iterations": iterations,
+        "batch_size": resolve_count("batch_size", config.batch_size, default_batch_size),
+        "data": config.data,
+        "slice_axis": config.slice_axis,
+        "spacing_mm": resolve_spacing_mm(config.spacing_mm),
+        "checkpoint_every": resolve_count("checkpoint_every", config.checkpoint_every, a_tenth),
+    }
+
+
+def _vqgan_settings(config: VqganConfig) -> VqganSettings:
+    return VqganSettings(**_training(config, config.vqgan_iterations))
+
+
+def _train_settings(config: TrainConfig) -> TrainSettings:
+    """Returns a training in one process; its parameters are logged as those of ``TrainConfig``."""
+    checkpoints_gradients = resolve_switch(config.gradient_checkpointing)
+    if checkpoints_gradients is None:
+        checkpoints_gradients = config.dims == 3 and config.model_size == LARGE
+    return TrainSettings(
+        **_training(config, config.iterations),
+        objective=config.objective,
+        checkpoints_gradients=checkpoints_gradients,
+        vqgan=given(config.vqgan),
+        vqgan_training=_vqgan_settings(_narrowed(config, VqganConfig)),
+    )
+
+
+def _batches(config: BatchConfig, size: tuple[int, ...], default_number: int) -> dict[str, Any]:
+    """Returns the fields of ``BatchSettings``.
+
+    ``batch_size=auto`` takes as many images as fill a device, and leaves windows for a spread.
+    """
+    num_samples = resolve_count("num_samples", config.num_samples, default_number)
+    fitting = num_fitting([axis // DOWNSAMPLING_FACTOR for axis in size])
+    for_a_spread = math.ceil(num_samples / MIN_SYNTH_WINDOWS)
+    default_batch_size = min(MAX_SYNTH_BATCH_SIZE, fitting, for_a_spread)
+    return {
+        "num_samples": num_samples,
+        "batch_size": resolve_count("batch_size", config.batch_size, default_batch_size),
+        "is_compiled": config.compile == "on",
+    }
+
+
+def _sampling(config: SamplingConfig, default_number: int) -> dict[str, Any]:
+    """Returns the fields of ``SamplingSettings``; a training has a batch size of its own."""
+    common = _common(config)
+    training = replace(_narrowed(config, TrainConfig), batch_size=AUTO)
+    return {
+        **common,
+        **_batches(config, common["size"], default_number),
+        "model": given(config.model),
+        "training": _train_settings(training),
+    }
+
+
+def _way(config: StepsConfig) -> dict[str, Any]:
+    """Returns the sampler and the number of denoising steps."""
+    if not 1 <= config.steps <= NUM_TRAIN_TIMESTEPS:
+        raise InvalidInputError(
+            f"steps is {config.steps}; give 1 to {NUM_TRAIN_TIMESTEPS}, "
+            f"the number the model is trained for."
+        )
+    return {"sampler": config.sampler, "steps": config.steps}
+
+
+def _grid(config: QualityConfig, num_samples: int) -> tuple[SynthSettings, ...]:
+    """Returns each sampler at each number of steps, all trained steps first."""
+    shared = asdict(_narrowed(config, SamplingConfig)) | {"num_samples": str(num_samples)}
+    step_counts = [
+        resolve_count("step_counts", text.strip(), NUM_TRAIN_TIMESTEPS)
+        for text in config.step_counts.split(",")
+    ]
+    reference = (SAMPLERS_BY_OBJECTIVE[config.objective][0], NUM_TRAIN_TIMESTEPS)
+    ways = [
+        (sampler.strip(), steps) for sampler in config.samplers.split(",") for steps in step_counts
+    ]
+    return tuple(
+        synth_settings(SynthConfig(**shared, sampler=sampler, steps=steps))
+        for sampler, steps in (reference, *(way for way in ways if way != reference))
+    )
+
+
+def _launched(config: Any) -> Any:
+    """Returns the parameters with the number of processes that a launcher has started, if any."""
+    if num_launched() == 1 or config.num_processes != AUTO:
+        return config
+    return replace(config, num_processes=str(num_launched()))
+
+
+def _shared(config: ParallelConfig, num_shares: int, shares: str) -> dict[str, Any]:
+    """Returns the fields of ``SharedSettings``.
+
+    Raises:
+        InvalidInputError: there are fewer shares than processes, or a count is out of range.
+    """
+    num_processes = resolve_count("num_processes", config.num_processes, 1)
+    if num_processes > num_shares:
+        raise InvalidInputError(
+            f"num_processes is {num_processes}, but there are {num_shares} {shares} to share; "
+            f"use {num_shares} at most, or another batch_size=."
+        )
+    if config.max_restarts < 0:
+        raise InvalidInputError(f"max_restarts is {config.max_restarts}; give 0 or more.")
+    return {"num_processes": num_processes, "max_restarts": config.max_restarts}
+
+
+def _narrowed(config: RunConfig, config_class: type[ConfigT]) -> ConfigT:
+    """Returns those of the parameters that another command, set off by this one, has too."""
+    return config_class(**{item.name: getattr(config, item.name) for item in fields(config_class)})

@@ -1,0 +1,27 @@
+"""How much of its TDP a CPU draws at a load, as measured on servers."""
+
+import csv
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+
+
+def tdp_fraction(load_fraction: float) -> float:
+    """Returns the share of its TDP that a CPU draws at a load, by straight lines between points.
+
+    Args:
+        load_fraction: busy threads over all threads; above 1 counts as 1.
+    """
+    points = _points()
+    for (low, low_fraction), (high, high_fraction) in pairwise(points):
+        if load_fraction <= high:
+            part = max(load_fraction - low, 0.0) / (high - low)
+            return low_fraction + (high_fraction - low_fraction) * part
+    return points[-1][1]
+
+
+@cache
+def _points() -> tuple[tuple[float, float], ...]:
+    text = (files("mlflow_carbon") / "data" / "cpu_load_curve.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return tuple((float(row["load_fraction"]), float(row["tdp_fraction"])) for row in rows)

@@ -1,0 +1,50 @@
+"""The tree of exceptions: as its docstring draws it, and caught by what a caller expects."""
+
+import inspect
+import re
+
+import pytest
+
+import ldm_project.errors
+import mlflow_carbon.errors
+from mlflow_carbon.errors import InvalidInputError, MlflowCarbonError, NoIntensityError
+from mlflow_carbon.grid.intensity import lookup_intensity
+
+
+def classes_of(module):
+    return [
+        found
+        for _, found in inspect.getmembers(module, inspect.isclass)
+        if found.__module__ == module.__name__
+    ]
+
+
+def test_docstring_draws_every_exception_and_its_builtin_parent():
+    drawn = dict(re.findall(r"── (\w+) .* also an? (\w+)", mlflow_carbon.errors.__doc__))
+    children = [found for found in classes_of(mlflow_carbon.errors) if found != MlflowCarbonError]
+    assert drawn == {found.__name__: found.__bases__[1].__name__ for found in children}
+    assert all(found.__bases__[0] is MlflowCarbonError for found in children)
+
+
+def test_errors_of_the_project_hang_below_those_of_the_plugin():
+    assert all(issubclass(found, MlflowCarbonError) for found in classes_of(ldm_project.errors))
+
+
+def test_a_caller_may_catch_a_bad_value_as_a_value_error():
+    with pytest.raises(ValueError, match="month is 'May'"):
+        lookup_intensity("DE", month="May")
+
+
+def test_advice_names_the_argument_and_stands_apart_for_the_command_line():
+    error = NoIntensityError("No carbon intensity for XQ.", instead="carbon_intensity_g_per_kwh")
+    assert str(error) == "No carbon intensity for XQ. Or give carbon_intensity_g_per_kwh."
+    assert (error.message, error.arguments) == ("No carbon intensity for XQ.", ())
+
+
+def test_no_message_of_the_library_speaks_of_an_option():
+    with pytest.raises(NoIntensityError) as caught:
+        lookup_intensity("Atlantis")
+    assert "--" not in str(caught.value)
+    with pytest.raises(InvalidInputError) as bad:
+        lookup_intensity("DE", month="May")
+    assert bad.value.arguments == ("month",)
