@@ -17,7 +17,7 @@ from ldm_project.diffusion.noise_schedulers import flowed, noised
 from ldm_project.diffusion.optimisation import Optimiser, averaged, check_loss
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.seeding import seeded_generator
-from ldm_project.diffusion.sharding import is_sharded, parts, shard, whole
+from ldm_project.diffusion.sharding import is_sharded, load_weights, shard, whole_weights
 from ldm_project.parsing import num_fitting
 
 DIFFUSION_LEARNING_RATE = 3e-3
@@ -95,8 +95,12 @@ class DiffusionTraining:
         """Brings what processes hold in parts together in the first one; all must call it."""
         if not is_sharded(self.unet):
             return
-        is_first = self._gathered_average is not None
-        self._gathered = whole(self._state_here(), is_first=is_first)
+        self._gathered = {
+            "iteration": self.iteration,
+            "unet": whole_weights(self.unet),
+            "average": whole_weights(self.average),
+            "optimiser": self.optimiser.whole_state_dict(),
+        }
         if self._gathered_average is not None:
             average = {
                 name.removeprefix("module."): weight
@@ -111,13 +115,14 @@ class DiffusionTraining:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from what ``state_dict`` returned, in any number of processes."""
-        for name, network in (("unet", self.unet), ("average", self.average)):
-            network.load_state_dict(parts(state[name], like=network.state_dict()))
+        load_weights(self.unet, state["unet"])
+        load_weights(self.average, state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.iteration = state["iteration"]
         self.gather()
 
     def _state_here(self) -> dict[str, Any]:
+        """Returns the state of a training that this process holds whole."""
         return {
             "iteration": self.iteration,
             "unet": self.unet.state_dict(),

@@ -9,7 +9,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from ldm_project.diffusion.sharding import part
+from ldm_project.diffusion.sharding import part, whole_moments
 from ldm_project.errors import InvalidInputError
 
 ADAM_BETAS = (0.9, 0.99)
@@ -22,7 +22,10 @@ class Optimiser:
     """Adam whose learning rate rises for a few steps and falls to zero along a cosine."""
 
     def __init__(self, network: nn.Module, learning_rate: float, iterations: int) -> None:
-        self._parameters = [weight for weight in network.parameters() if weight.requires_grad]
+        trained = [(name, it) for name, it in network.named_parameters() if it.requires_grad]
+        self._network = network
+        self._names = [name for name, _ in trained]
+        self._parameters = [weight for _, weight in trained]
         self._adam = Adam(self._parameters, lr=learning_rate, betas=ADAM_BETAS, fused=True)
         self._schedule = LambdaLR(self._adam, lambda step: learning_rate_factor(step, iterations))
 
@@ -37,6 +40,22 @@ class Optimiser:
     def state_dict(self) -> dict[str, Any]:
         """Returns the moments of the gradients and the place on the cosine."""
         return {"adam": self._adam.state_dict(), "schedule": self._schedule.state_dict()}
+
+    def whole_state_dict(self) -> dict[str, Any]:
+        """Returns the whole state in the first of the processes that hold parts; all must call it.
+
+        Other processes get nothing.
+        """
+        moments = whole_moments(self._network, self._adam)
+        if not moments:
+            return {}
+        state = self.state_dict()
+        by_index = {
+            index: moments["state"][name]
+            for index, name in enumerate(self._names)
+            if name in moments["state"]
+        }
+        return {**state, "adam": {**state["adam"], "state": by_index}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state that ``state_dict`` returned and that has been made whole."""

@@ -6,16 +6,24 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils._pytree import tree_map
+from torch.optim import Optimizer
 
 # Per weight, in a process that holds all of them: the weight, its gradient, the optimiser's two
 # moments, the moving average, and the copy of the gradient that DDP averages, 4 bytes each.
 TRAINING_BYTES_PER_WEIGHT = 24
 # Of a GPU's memory; the rest is for what the layers keep for the way back.
 MAX_TRAINING_FRACTION = 0.5
+# With both, the first process alone gets what is gathered.
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def fits(num_weights: int, device: torch.device) -> bool:
@@ -45,21 +53,25 @@ def is_sharded(network: nn.Module) -> bool:
     return isinstance(network, FSDPModule)
 
 
-def whole(state: Any, *, is_first: bool) -> Any:
-    """Returns a state in the first process with whole tensors, on the CPU; all must call it."""
+def whole_weights(network: nn.Module) -> dict[str, Any]:
+    """Returns the whole weights on the CPU in the first process, nothing in others.
 
-    def made_whole(value: Any) -> Any:
-        if not isinstance(value, DTensor):
-            return value
-        tensor = value.full_tensor()
-        return tensor.cpu() if is_first else None
-
-    return tree_map(made_whole, state)
+    All processes must call it.
+    """
+    return get_model_state_dict(network, options=WHOLE)
 
 
-def parts(state: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns this process's part of each whole tensor, as ``like`` holds it under that name."""
-    return {name: part(value, like.get(name)) for name, value in state.items()}
+def whole_moments(network: nn.Module, adam: Optimizer) -> dict[str, Any]:
+    """Returns the optimiser's state with whole moments by weight, as ``whole_weights`` does."""
+    return get_optimizer_state_dict(network, adam, options=WHOLE)
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Puts whole weights into a network; a process that holds a part takes its part."""
+    if any(isinstance(weight, DTensor) for weight in network.parameters()):
+        set_model_state_dict(network, dict(weights), options=WHOLE)
+    else:
+        network.load_state_dict(weights)
 
 
 def part(value: Any, like: Any) -> Any:
