@@ -132,13 +132,13 @@ def _open_window(_: None, carbon_tracker: Any) -> None:
 
     tracking = current_tracking()
     if tracking is not None:
-        vars(carbon_tracker)[_WINDOW] = (tracking, tracking.open())
+        vars(carbon_tracker)[_WINDOW] = (tracking, tracking.open(keys.UNIT_EPOCH))
 
 
 def _close_window(carbon_tracker: Any) -> None:
     tracking, window = vars(carbon_tracker).pop(_WINDOW, (None, None))
     if tracking is not None:
-        tracking.close(window, 1, unit=keys.UNIT_EPOCH)
+        tracking.close(window, 1)
 
 
 def _drop_window(carbon_tracker: Any) -> None:
