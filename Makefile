@@ -4,18 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: synth test test-versions lint clean
+.PHONY: synth test test-versions services lint clean
 
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
 
-test: $(READY) lint
+test: $(READY) services lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$$($(BIN)/python tests/available_markers.py)"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions.environments oldest newest skinny
 
 # The plugin beside each MLflow of tests/versions, in environments of their own.
 test-versions: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions.environments
+
+# The server that some tests talk to, where Debian's packages may be installed; else those tests
+# are left out.
+services:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v pg_ctlcluster >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq postgresql >/dev/null \
+	  || echo "PostgreSQL could not be installed: its tests are left out."; fi
 
 lint: $(READY)
 	$(BIN)/ruff check .
