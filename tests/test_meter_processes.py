@@ -34,7 +34,7 @@ def run_script(script: str, *, interrupt: bool = False) -> subprocess.CompletedP
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # further processes, not needed
 END_TIMEOUT_S = 10.0
-START_TIMEOUT_S = 150.0  # a busy machine needs long
+START_TIMEOUT_S = 600.0  # a busy machine needs long
 
 
 @contextmanager

@@ -16,7 +16,7 @@ ZERO_CODE = {
     "MLFLOW_CARBON_REGION": "SE",
     "MLFLOW_CARBON_PUE": "1.2",
 }
-TIMEOUT_S = 120
+TIMEOUT_S = 900  # a busy machine takes minutes for what takes seconds
 
 
 class UserFolder:
