@@ -302,6 +302,9 @@ def as_interrupted(config: ConfigT, started_with: Mapping[str, Any]) -> ConfigT:
                 f"Leave {item.name} out, or start anew without resume=."
             )
         kept[item.name] = value
+    is_fsdp_given = getattr(config, "fsdp", AUTO) != AUTO
+    if "fsdp" in kept and kept.get("num_processes") == "1" and not is_fsdp_given:
+        kept["fsdp"] = AUTO  # one process holds all weights, whatever several did
     return replace(config, **kept)
 
 

@@ -91,6 +91,10 @@ def test_interrupted_training_may_go_on_in_another_number_of_processes():
     started_with = {"iterations": 7, "num_processes": "4", "device": "cpu"}
     as_before = as_interrupted(TrainRunConfig(resume="run"), started_with)
     assert (as_before.num_processes, as_before.device, as_before.iterations) == ("4", "cpu", 7)
+    sharded = started_with | {"fsdp": "on"}
+    alone = as_interrupted(TrainRunConfig(resume="run", num_processes="1"), sharded)
+    assert (alone.num_processes, alone.fsdp) == ("1", "auto")
+    assert as_interrupted(TrainRunConfig(resume="run"), sharded).fsdp == "on"
     anew = as_interrupted(TrainRunConfig(resume="run", num_processes="1"), started_with)
     assert (anew.num_processes, anew.resume) == ("1", "run")
 
