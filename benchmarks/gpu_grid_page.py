@@ -1,7 +1,7 @@
-"""Writes docs/gpu_grid.md from what was read on a GPU: the paper's sizes, and compiling.
+"""Writes docs/gpu_grid.md from readings on a GPU: the paper's sizes, and compiling.
 
-Run it as ``python -m benchmarks.gpu_grid_page``. The readings lie in ``benchmarks/measured``; a GPU
-is needed for new ones, not for the page.
+Run it as ``python -m benchmarks.gpu_grid_page``. The readings lie in ``benchmarks/measured``; only
+new readings need a GPU, the page does not.
 """
 
 import json
@@ -19,13 +19,13 @@ Reading = dict[str, Any]
 
 
 def readings(name: str) -> list[Reading]:
-    """Returns the rows of one file that were measured whole."""
+    """Returns the completely measured rows of one file."""
     lines = (MEASURED / name).read_text(encoding="utf-8").splitlines()
     return [row for row in map(json.loads, lines) if "J_counter" in row and "error" not in row]
 
 
 def grid_lines(rows: list[Reading]) -> Iterator[str]:
-    """Yields a line of the table for each size and preset of which anything is known."""
+    """Yields a line of the table for each size and preset with at least one reading."""
     known = {(row["what"], row["size"], row["model"]): row for row in rows}
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     for size in sizes:
@@ -35,14 +35,14 @@ def grid_lines(rows: list[Reading]) -> Iterator[str]:
             ]
             if not any(cells):
                 continue
-            # the autoencoder is the same in every preset, so it was timed once a size
+            # the autoencoder is the same in every preset, so it was timed once per size
             decoding = known.get(("decode", size, preset))
             figures = [figure for cell in cells for figure in _figures(cell)]
             yield f"| {size} | {preset} | {' | '.join([*figures, *_figures(decoding)[:2]])} |"
 
 
 def compiled_lines(rows: list[Reading]) -> Iterator[str]:
-    """Yields a line of the table for each size that ran both ways."""
+    """Yields a line of the table for each size that ran both compiled and not compiled."""
     for size in dict.fromkeys(row["size"] for row in rows):
         ways = {row["compiled"]: row for row in rows if row["size"] == size}
         if len(ways) == 2:
@@ -62,7 +62,7 @@ def page() -> str:
 
 
 def _figures(row: Reading | None) -> list[str]:
-    """Returns J, s and peak GB; a dash each where they were not measured."""
+    """Returns J, s and peak GB as text; dashes if they were not measured."""
     if row is None:
         return ["-", "-", "-"]
     return [

@@ -41,7 +41,7 @@ class Measured:
 
 
 class WithoutCounter:
-    """NVML as GPUs older than Volta have it: power, but no energy counter."""
+    """NVML of GPUs older than Volta: power, but no energy counter."""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
@@ -50,7 +50,7 @@ class WithoutCounter:
         return getattr(self._nvml, name)
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any) -> int:  # noqa: N802, ARG002
-        """Raises what NVML raises where there is no counter."""
+        """Raises NVML's error for a missing counter."""
         raise self._nvml.NVMLError(3)  # NVML_ERROR_NOT_SUPPORTED
 
 
@@ -65,7 +65,7 @@ class Tracer:
         self._thread.start()
 
     def points(self) -> tuple[tuple[float, float, float], ...]:
-        """Ends the thread and returns what it read."""
+        """Ends the thread and returns its readings."""
         self._end.set()
         self._thread.join()
         return tuple(self._points)
@@ -81,10 +81,10 @@ class Tracer:
 
 
 def measure(work: Callable[[float], None], duration_s: float) -> Measured:
-    """Returns what the counter, our meter with and without it, and Carbontracker say of ``work``.
+    """Returns the energy of ``work`` by counter, by Carbontracker, and twice by our meter.
 
     Raises:
-        NVMLError: there is no NVIDIA GPU or no driver.
+        NVMLError: this machine has no NVIDIA GPU or no driver.
     """
     nvml = nvidia.pynvml
     nvml.nvmlInit()
@@ -143,7 +143,7 @@ def carbontracker_thread() -> Any:
 
 
 def train(duration_s: float) -> None:
-    """Trains a small network on the GPU, with the pauses that loading data makes."""
+    """Trains a small network on the GPU, with pauses as if data were loaded."""
     import torch
 
     device = torch.device("cuda")

@@ -31,7 +31,7 @@ NUMS_WINDOWS = (2, 3, 5, 10, 15, 19, 20, 50, 200)
 NUMS_FUTURE = (1, 20, 2000)
 PHIS = (-0.6, 0.0, 0.3, 0.6, 0.9)
 STEP_COUNTS = (20, 50, 200, 1000)
-STEP_RUNS = (1, 3, 10)  # at each step count
+STEP_RUNS = (1, 3, 10)  # runs at each step count
 
 Simulator = Callable[[np.random.Generator, int, int], np.ndarray]
 
@@ -103,7 +103,7 @@ TROUBLES = (
 def coverage_fraction(
     simulate: Simulator, num_windows: int, num_future: int, *, num_repetitions: int, seed: int
 ) -> float:
-    """Returns how often the 95 % interval from some windows holds the sum of those that follow."""
+    """Returns the fraction of 95 % intervals that hold the sum of the windows that follow."""
     generator = np.random.default_rng(seed)
     values = simulate(generator, num_repetitions, num_windows + num_future)
     energies_kwh = MEAN_KWH + STD_KWH * values
@@ -119,7 +119,7 @@ def coverage_fraction(
 def wandering_fraction(
     simulate: Simulator, num_windows: int, *, num_repetitions: int, seed: int
 ) -> float:
-    """Returns how often some windows are said to drift."""
+    """Returns the fraction of repetitions whose windows are reported to drift."""
     generator = np.random.default_rng(seed)
     energies_kwh = MEAN_KWH + STD_KWH * simulate(generator, num_repetitions, num_windows)
     found = (
@@ -132,7 +132,7 @@ def wandering_fraction(
 def steps_coverage_fractions(
     num_runs: int, *, is_proportional: bool, num_repetitions: int, seed: int
 ) -> tuple[float, float, float]:
-    """Returns how often the intervals of fixed energy, step energy and saving hold the truth.
+    """Returns the coverage of the intervals of fixed energy, step energy and saving.
 
     Args:
         num_runs: at each of ``STEP_COUNTS``.
@@ -258,7 +258,7 @@ def paper_table() -> str:
 
 
 def example() -> str:
-    """Returns the three figures of a small example, whose arithmetic the page shows."""
+    """Returns the three figures of a small example as text; the page shows their arithmetic."""
     statistics = unit_statistics([Stretch(energy, 1.0) for energy in (9.0, 10.0, 11.0)])
     interval = prediction_interval(statistics, 100)
     spread = spread_kwh(statistics, 100)

@@ -31,17 +31,17 @@ from ldm_project.settings import TrainSettings, train_settings
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "ldm_energy.md"
-GPU_REPORT = Path(__file__).parent / "ldm_gpu_report.json"  # of the last time there was a GPU
+GPU_REPORT = Path(__file__).parent / "ldm_gpu_report.json"  # of the last run on a GPU
 NUM_ROUNDS = 8
 BATCH_SIZE = 16
-# Of VQ-GAN and UNet, by dimension. At the project's quick defaults the 2D VQ-GAN's own error hides
-# what samplers and steps differ by.
+# Iterations of VQ-GAN and UNet, by dimension. At the project's quick defaults the 2D VQ-GAN's own
+# error hides the differences between samplers and step counts.
 ITERATIONS = {2: (1400, 2000), 3: (1400, 1500)}
 GRID = (("unipc", 50), ("unipc", 20), ("unipc", 10), ("dpmpp", 20), ("dpmpp", 10), ("ddim", 50))
 
 
 def training_of(dims: int) -> TrainSettings:
-    """Returns how the tiny LDM of a dimension is trained."""
+    """Returns the training settings of the tiny LDM of a dimension."""
     vqgan_iterations, iterations = ITERATIONS[dims]
     return train_settings(
         TrainRunConfig(
@@ -51,7 +51,7 @@ def training_of(dims: int) -> TrainSettings:
 
 
 def trained(settings: TrainSettings) -> tuple[LdmCheckpoint, LdmCheckpoint]:
-    """Returns a tiny LDM, by MONAI core and by monai-generative from the same weights."""
+    """Returns a tiny LDM twice, with equal weights: in MONAI core and in monai-generative."""
     found = find_model(None, "ldm", ldm_name(settings), data_digest=None)
     if found is None:
         run_command(settings)
@@ -75,7 +75,7 @@ def medians(rounds: Sequence[Taken]) -> Taken:
 
 
 def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
-    """Returns the baseline, the same steps by ours, and every setting of the grid, judged."""
+    """Returns the report on the baseline, our sampling at the same steps, and the whole grid."""
     training = training_of(dims)
     core, generative = trained(training)
     precision = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
@@ -127,7 +127,7 @@ def cheapest_by_cpu_time(judged: Sequence[Setting], ways: Mapping[str, Way]) -> 
 
 
 def _setting(features: Features, real: RealImages, name: str, images: Tensor) -> Setting:
-    """Returns a setting and its quality; its cost is what its way took."""
+    """Returns a setting with its quality and without a CO2e cost, which its ``Way`` replaces."""
     sampler, steps = name.split()
     quality = judge(image_set(features, images), real.training, real.held_out)
     return Setting(sampler, int(steps), None, quality)

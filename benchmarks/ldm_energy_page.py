@@ -15,7 +15,7 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class Way:
-    """What an image takes by one way of sampling, medians over the rounds."""
+    """The cost of an image by one way of sampling, as medians over the rounds."""
 
     name: str
     wall_s: float
@@ -25,11 +25,11 @@ class Way:
 
 @dataclass(frozen=True)
 class Report:
-    """The ways of one dimension, and the quality of ours."""
+    """The ways of sampling at one dimension, and the quality of our settings."""
 
     dims: int
     size: tuple[int, ...]
-    iterations: tuple[int, int]  # that VQ-GAN and UNet were trained for
+    iterations: tuple[int, int]  # of the trainings of VQ-GAN and UNet
     precision: str
     batch_size: int
     num_rounds: int
@@ -43,7 +43,7 @@ class Report:
 
 
 def page(reports: Sequence[Report], on_gpu: str) -> str:
-    """Returns the page, whose last section is given."""
+    """Returns the page; its last section is the text ``on_gpu``."""
     return HEAD.format(
         ways="\n".join(line for report in reports for line in _way_rows(report)),
         quality="\n".join(line for report in reports for line in _quality_rows(report)),

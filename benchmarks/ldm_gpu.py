@@ -1,4 +1,4 @@
-"""What ``benchmarks.ldm_energy`` measures on a GPU: an image and an iteration at the paper's sizes.
+"""The GPU part of ``benchmarks.ldm_energy``: measures images and iterations at the paper's sizes.
 
 The networks are untrained, since energy does not depend on weights; voxels are noise.
 """
@@ -32,25 +32,25 @@ T = TypeVar("T")
 
 BASELINE = "monai-generative, fp32"
 BASELINE_LEARNING_RATE = 1e-4
-NUM_TIMED = 3  # operations that a profile names
+NUM_TIMED = 3  # operations to list in a profile
 
 
 @dataclass(frozen=True)
 class Case:
-    """A size of the paper, and how many images of it a training takes at once."""
+    """A size of the paper, and the batch size of its training."""
 
     dims: int
     size: tuple[int, ...]
     batch_size: int
 
     def spec(self, model_size: str) -> ModelSpec:
-        """Returns what the networks are built from."""
+        """Returns the spec of the networks."""
         return ModelSpec(self.dims, self.size, model_size)
 
 
 @dataclass(frozen=True)
 class SamplingWay:
-    """A way of sampling, and what it samples by."""
+    """A way of sampling, and the networks that it uses."""
 
     name: str
     steps: int
@@ -73,7 +73,7 @@ def sampling_rows(
     reference_steps: int = STEPS,
     our_steps: Sequence[int] = OUR_STEPS,
 ) -> Iterator[GpuRow]:
-    """Yields what one image takes by the baseline and by ours."""
+    """Yields the cost of one image by the baseline and by our ways of sampling."""
     meter = Meter()
     meter.start()
     for case in cases:
@@ -93,7 +93,7 @@ def sampling_rows(
 
 
 def sampled_once(meter: Meter, way: SamplingWay) -> tuple[Taken, TimeShares]:
-    """Returns what one image takes, and what the device does in one step of it."""
+    """Returns the cost of one image, and the device's time shares in one denoising step."""
     step = partial(one_step, way.ldm, way.precision)
     step()  # warms up, as the decoding does
     device = device_of(way.ldm.unet)
@@ -112,7 +112,7 @@ def training_rows(
     model_size: str = "medium",
     num_iterations: int = NUM_ITERATIONS,
 ) -> Iterator[TrainingRow]:
-    """Yields what one training iteration takes by the baseline and by ours."""
+    """Yields the cost of one training iteration by the baseline and by our training."""
     meter = Meter()
     meter.start()
     for case in cases:
@@ -130,7 +130,7 @@ def training_rows(
 
 
 def trained_on(meter: Meter, losses: Iterator[float], num_iterations: int) -> Taken:
-    """Returns what one of so many more iterations takes."""
+    """Returns the mean cost of an iteration over the next ``num_iterations``."""
     iterations = partial(next_losses, losses)
     iterations(range(2))  # warms up
     taken, _ = measured(meter, iterations, range(num_iterations))
@@ -138,7 +138,7 @@ def trained_on(meter: Meter, losses: Iterator[float], num_iterations: int) -> Ta
 
 
 def unless_too_large(measure: Callable[[], T]) -> T | None:
-    """Returns what was measured; ``None`` where the device's memory was not enough for it."""
+    """Returns the measurement; ``None`` if the device ran out of memory."""
     try:
         return measure()
     except torch.OutOfMemoryError:
@@ -148,7 +148,7 @@ def unless_too_large(measure: Callable[[], T]) -> T | None:
 def ways_of_sampling(
     spec: ModelSpec, device: torch.device, reference_steps: int, our_steps: Sequence[int]
 ) -> Iterator[SamplingWay]:
-    """Yields the baseline and ours, ready to sample."""
+    """Yields the baseline and our ways of sampling, ready to sample."""
     ldm = untrained(spec, device, "generative")
     yield SamplingWay(BASELINE, reference_steps, baseline(ldm, reference_steps), ldm, FP32)
     ldm = untrained(spec, device, "core")
@@ -169,12 +169,12 @@ def one_step(ldm: LdmCheckpoint, precision: str) -> None:
 
 
 def next_losses(losses: Iterator[float], iterations: Sequence[int]) -> Tensor:
-    """Returns the losses of so many more iterations."""
+    """Returns the losses of the next iterations, one for each element of ``iterations``."""
     return torch.tensor([next(losses) for _ in iterations])
 
 
 def untrained(spec: ModelSpec, device: torch.device, backend: str) -> LdmCheckpoint:
-    """Returns an LDM whose weights are as they were drawn."""
+    """Returns an LDM with random weights."""
     networks = (build(spec, backend=backend).to(device) for build in (build_unet, build_vqgan))
     unet, vqgan = (network.eval().requires_grad_(False) for network in networks)
     return LdmCheckpoint(spec=spec, unet=unet, vqgan=vqgan, latent_scale=1.0)
@@ -210,7 +210,7 @@ def baseline_training(spec: ModelSpec, batch_size: int, device: torch.device) ->
 
 
 def our_training(spec: ModelSpec, batch_size: int, device: torch.device) -> Iterator[float]:
-    """Yields the loss of each iteration of ours, on latents that were encoded before."""
+    """Yields the loss of each iteration of our training, on latents encoded beforehand."""
     training = DiffusionTraining(build_unet(spec).to(device), iterations=STEPS, precision=BF16)
     latents = Latents(torch.randn(2 * batch_size, *spec.latent_shape), scale=1.0)
     for step in train_diffusion(training, latents, batch_size=batch_size, seed=0):
@@ -218,10 +218,10 @@ def our_training(spec: ModelSpec, batch_size: int, device: torch.device) -> Iter
 
 
 def time_shares(compute: Callable[[], object], device: torch.device) -> TimeShares:
-    """Returns how long a device is busy while something is computed, and with what."""
+    """Returns the fraction of time that a device is busy during ``compute``, and its operations."""
     is_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]
-    compute()  # what comes for the first time takes longer
+    compute()  # warms up: the first call takes longer
     wait_for(device)
     start_s = time.perf_counter()  # without the profiler, which slows the host down
     compute()
@@ -248,7 +248,7 @@ def time_shares(compute: Callable[[], object], device: torch.device) -> TimeShar
 def reached_in_multiplication(
     device: torch.device, *, edge: int = 8192, num: int = 20, at_least_s: float = 1.0
 ) -> float:
-    """Returns the TFLOP/s of a device in bf16 where nothing but multiplying is asked of it.
+    """Returns the TFLOP/s that a device reaches in bf16 when it only multiplies matrices.
 
     Args:
         device: that multiplies.

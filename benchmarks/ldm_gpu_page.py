@@ -16,7 +16,7 @@ OUT_OF_MEMORY = "out of memory"
 
 @dataclass(frozen=True)
 class TimeShares:
-    """How much of the time a device was busy, and the operations that took most of that."""
+    """The fraction of time that a device was busy, and the operations that took longest."""
 
     busy_fraction: float
     longest: tuple[tuple[str, float], ...]  # name and fraction
@@ -24,45 +24,45 @@ class TimeShares:
 
 @dataclass(frozen=True)
 class GpuRow:
-    """What one image takes by one way of sampling; the baseline comes before ours."""
+    """The cost of one image by one way of sampling; the baseline's row comes first."""
 
     size: tuple[int, ...]
     model_size: str
     way: str
     steps: int
-    measured: tuple[Taken, TimeShares] | None  # nothing where memory was not enough
+    measured: tuple[Taken, TimeShares] | None  # None: out of memory
     tflop: float
     peak_tflop_per_s: float
 
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """What one iteration takes by one way of training; the baseline comes before ours."""
+    """The cost of one iteration by one way of training; the baseline's row comes first."""
 
     size: tuple[int, ...]
     model_size: str
     batch_size: int
     way: str
-    taken: Taken | None  # nothing where memory was not enough
+    taken: Taken | None  # None: out of memory
     tflop: float
     peak_tflop_per_s: float
 
 
 @dataclass(frozen=True)
 class GpuReport:
-    """What was measured on a GPU, and what there is to know about it."""
+    """The measurements on a GPU, and a note about their circumstances."""
 
     sampling: tuple[GpuRow, ...] = ()
     training: tuple[TrainingRow, ...] = ()
     note: str = ""  # hardware, and how figures came about that were not simply measured
 
     def write(self, path: Path) -> None:
-        """Keeps the report: the page is written without a GPU too."""
+        """Writes the report to a file, so that the page can be written without a GPU."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "GpuReport":
-        """Returns the report in a file; an empty one where there is none."""
+        """Returns the report in a file; an empty report if the file does not exist."""
         if not path.exists():
             return cls()
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def _training_row(row: dict[str, Any]) -> TrainingRow:
 
 
 def gpu_section(sampling: Sequence[GpuRow], training: Sequence[TrainingRow], note: str = "") -> str:
-    """Returns the section; rows that nobody could measure say so."""
+    """Returns the section as Markdown; a row that could not be measured says so."""
     return SECTION.format(
         note=f"{note}\n\n" if note else "",
         sampling="\n".join(_sampling_lines(sampling)),

@@ -1,4 +1,4 @@
-"""The ways of sampling that ``benchmarks.ldm_energy`` compares, and what an image takes by each."""
+"""The ways of sampling that ``benchmarks.ldm_energy`` compares, and the measuring of their cost."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ Sample = Callable[[Sequence[int]], Tensor]  # global indices to images (B, 1, *S
 
 @dataclass(frozen=True)
 class Taken:
-    """What one image, or iteration, took in one round."""
+    """The cost of one image, or of one iteration, in one round."""
 
     wall_s: float
     cpu_s: float
@@ -29,9 +29,9 @@ class Taken:
 
 
 def baseline(ldm: LdmCheckpoint, steps: int = STEPS) -> Sample:
-    """Returns monai-generative's inferer at a number of steps; it samples what it is given at once.
+    """Returns sampling by monai-generative's inferer, with all given indices in one batch.
 
-    It gets the noise schedule that the model was trained with, which it does not have by name.
+    The model's noise schedule is registered with monai-generative, which does not have it.
     """
     from generative.inferers import LatentDiffusionInferer
     from generative.networks.schedulers import DDPMScheduler
@@ -74,13 +74,13 @@ def ours(ldm: LdmCheckpoint, sampler: str, steps: int, *, precision: str) -> Sam
 
 
 def wait_for(device: torch.device) -> None:
-    """Waits until a device has done what it was given."""
+    """Waits until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def measured(meter: Meter, sample: Sample, indices: Sequence[int]) -> tuple[Taken, Tensor]:
-    """Returns what each of these images took, and the images."""
+    """Returns the mean cost of an image, and the images."""
     window, cpu_s, wall_s = meter.open_window(), time.process_time(), time.perf_counter()
     images = sample(indices)
     wait_for(images.device)

@@ -1,8 +1,8 @@
-"""What more than one process costs, and gains: the same images and trainings by 1 and by several.
+"""Compares one process with several at the same images and trainings: time and energy.
 
-Run it as ``python -m benchmarks.processes``; ``--write docs/processes.md`` writes the page. In each
-round every work is done by one process and by several, in an order drawn anew, each in commands of
-their own, whose runs say what they took.
+Run it as ``python -m benchmarks.processes``; ``--write docs/processes.md`` writes the page. Each
+round does every work with one process and with several, in a new random order. Each measurement is
+a command of its own, and the figures come from the command's run.
 """
 
 import os
@@ -51,7 +51,7 @@ class Work:
 
 
 def works(settings: Settings, count: int) -> list[Work]:
-    """Returns what is compared, as so many processes do it."""
+    """Returns the works to compare, as ``count`` processes do them."""
     samples = max(1, settings.num_samples // settings.max_processes)
     iterations, batch_size = settings.iterations, settings.batch_size
     fewer = max(1, iterations // count)
@@ -89,11 +89,11 @@ class Store:
         }
 
     def prepare(self) -> None:
-        """Trains the autoencoder and the LDM that all work with."""
+        """Trains the autoencoder and the LDM that all works use."""
         self._run("train", "--iterations=20")
 
     def cost(self, work: Work, num_processes: int) -> Cost:
-        """Returns what a work takes that so many processes share."""
+        """Returns the cost of a work that ``num_processes`` processes share."""
         start_s = time.perf_counter()
         used = self._used[work.command]
         self._run(work.command, used, f"--num-processes={num_processes}", *work.options)
@@ -105,7 +105,7 @@ class Store:
         return Cost(work.num_images, metrics[keys.DURATION_S], joules, command_s)
 
     def machine(self) -> Machine:
-        """Returns where the last work was done, and how it was measured."""
+        """Returns the machine of the last work, and its method of measurement."""
         tags = self._newest_run().data.tags
         components = tags[keys.TAG_COMPONENTS].split(",")
         methods = ", ".join(f"{name} {tags[keys.method_tag(name)]}" for name in components)

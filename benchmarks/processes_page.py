@@ -21,7 +21,7 @@ iterations are more images, and equal images fewer iterations; those are other t
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it was measured, and how."""
+    """The machine of the measurement, and the method."""
 
     hardware: str
     methods: str
@@ -31,7 +31,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a work took: of its run, and of the whole command."""
+    """The cost of a work: figures of its run, and of the whole command."""
 
     num_images: int
     duration_s: float
@@ -39,7 +39,7 @@ class Cost:
     command_s: float
 
 
-# A work by each number of processes, one right after the other.
+# The costs of one work in one round, by number of processes.
 Round = Mapping[int, Cost]
 
 
@@ -59,7 +59,7 @@ def page(rounds: Mapping[str, Sequence[Round]], machine: Machine) -> str:
 
 
 def cost_lines(rounds: Mapping[str, Sequence[Round]]) -> Iterator[str]:
-    """Yields the table of what each work takes."""
+    """Yields the table of each work's cost."""
     yield "| work | processes | images | s | J | J per image | command, s |"
     yield "|---|--:|--:|--:|--:|--:|--:|"
     for name, measured in rounds.items():

@@ -1,4 +1,4 @@
-"""What one process of ``benchmarks.tracking_overhead`` does under a tool, and what that took."""
+"""The work of one process of ``benchmarks.tracking_overhead`` under a tool, and its timing."""
 
 import contextlib
 import gc
@@ -47,7 +47,7 @@ def torch_step() -> Callable[[], None]:
 
 @contextlib.contextmanager
 def epochs_of(tool: str) -> Iterator[Callable[[], Any]]:
-    """Starts a tool; gives what makes a context of each epoch."""
+    """Starts a tool; gives a function that returns a new context for each epoch."""
     if tool == "mlflow_carbon":
         import mlflow
 
@@ -83,8 +83,8 @@ def epochs_of(tool: str) -> Iterator[Callable[[], Any]]:
 
 
 def run_loop(work: str, tool: str, num_steps: int) -> dict[str, float]:
-    """Returns times in s of a loop of so many steps under a tool."""
-    # Every process loads the same: what is loaded changes how quick numpy's loops are.
+    """Returns times in s of a loop of ``num_steps`` steps under a tool."""
+    # Every process loads the same modules, since they change the speed of numpy's loops.
     for package in ("mlflow", "codecarbon", "carbontracker.tracker"):
         importlib.import_module(package)
 
@@ -110,7 +110,7 @@ def run_loop(work: str, tool: str, num_steps: int) -> dict[str, float]:
 
 
 def calibrate(work: str, duration_s: float) -> dict[str, float]:
-    """Returns how many steps take so long."""
+    """Returns the number of steps that take ``duration_s``."""
     step = {"numpy": numpy_step, "torch": torch_step}[work]()
     step()
     num_steps, end_s = 0, time.perf_counter() + duration_s
@@ -173,9 +173,9 @@ def measure_latencies(num_runs: int, num_windows: int) -> dict[str, list[float]]
 
 
 def measure_memory(tool: str, num_windows: int) -> dict[str, float]:
-    """Returns by how many bytes a process grows after a tenth of so many windows.
+    """Returns the growth of a process in bytes after the first tenth of its windows.
 
-    Without us MLflow writes as many points, in calls as full.
+    Without our plugin, MLflow writes the same number of points, in calls of the same size.
     """
     import mlflow
     from mlflow import MlflowClient
@@ -213,7 +213,7 @@ def measure_memory(tool: str, num_windows: int) -> dict[str, float]:
 
 
 def run_sweep(tool: str, num_trials: int) -> dict[str, float]:
-    """Returns the time in s of a sweep: a run with so many children of a parameter and a metric."""
+    """Returns the time in s of a sweep: a run and its children, each with a metric."""
     import mlflow
 
     import mlflow_carbon

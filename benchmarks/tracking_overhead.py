@@ -41,7 +41,7 @@ SWEEP_TOOLS = ("alone", "alone again", "mlflow_carbon")
 MEMORY_TOOLS = ("mlflow_carbon", "MLflow")
 NUM_TRIALS = 200
 IMPORT_ROUNDS = 10
-LONG_LOOPS, LONG_LOOP_S = 3, 60.0  # what the first call to the store costs, most runs spread
+LONG_LOOPS, LONG_LOOP_S = 3, 60.0  # long enough to spread the cost of the first call to the store
 
 
 # MLflow as it is without us: our entry points are hidden from it.
@@ -73,7 +73,7 @@ def import_s(*, is_with_us: bool) -> float:
 
 
 def in_process(*arguments: str) -> dict[str, Any]:
-    """Returns what this file prints as JSON in a process with a store of its own."""
+    """Runs this file in a process with a store of its own; returns the JSON that it prints."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.tracking_overhead", *arguments],
@@ -127,7 +127,7 @@ def measure_long_loops(duration_s: float, num_rounds: int) -> list[float]:
 
 
 def measure_sweeps(num_rounds: int) -> SweepCosts:
-    """Returns what a trial takes, with us and without, one figure for each round."""
+    """Returns the times of a trial with our plugin and without it, one figure for each round."""
     rounds: list[dict[str, float]] = []
     for number in range(num_rounds):
         tools = random.Random(number).sample(SWEEP_TOOLS, len(SWEEP_TOOLS))

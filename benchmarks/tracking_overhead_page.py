@@ -20,7 +20,7 @@ and do nothing else.
 
 @dataclass(frozen=True)
 class Ratios:
-    """Of one tool and loop to the loop alone, one for each round."""
+    """The ratios of a loop under one tool to the loop alone, one for each round."""
 
     work: str
     tool: str
@@ -48,7 +48,7 @@ def ratio_lines(ratios: list[Ratios]) -> Iterator[str]:
 
 
 def sweep_lines(costs: SweepCosts) -> Iterator[str]:
-    """Yields the table of a sweep; what is added is against the same round's sweep alone."""
+    """Yields the table of a sweep; the added time is relative to the same round's sweep alone."""
     alone_s = costs.trials_s["alone"]
     yield f"| {costs.num_trials} nested runs on sqlite | ms per run | added, ms per run |"
     yield "|---|--:|--:|"
@@ -79,7 +79,7 @@ def latency_lines(latencies: dict[str, list[float]], imports_s: list[float]) -> 
 
 
 def thread_line(threads_ms_per_s: list[float], duration_s: float) -> str:
-    """Returns the row of what our own threads take of a long loop."""
+    """Returns the row with the CPU time of our own threads in a long loop."""
     median_ms = statistics.median(threads_ms_per_s)
     return (
         f"| our threads, CPU time per s of a loop of {duration_s:g} s | {median_ms:.2f} ms | 2 ms |"

@@ -1,4 +1,4 @@
-"""Writes docs/validation.md: known joules, and what Carbontracker and our meter say of them.
+"""Writes docs/validation.md: known joules, and their measurement by our meter and Carbontracker.
 
 Run it as ``python -m benchmarks.validation``. Devices, counters and time are those of the test
 suite's fakes under Carbontracker's own code; nothing waits and every run gives the same page.
@@ -43,13 +43,13 @@ class Case:
     name: str
     components: str
     make_node: Callable[[Path], FakeNode]
-    true_power_w: tuple[Power, ...]  # of all that draws power and is ours
+    true_power_w: tuple[Power, ...]  # of every device that should be counted
     windows_s: tuple[float, ...] = (60.0,)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What each tool says of one case, in J."""
+    """The energy of one case in J, by each tool."""
 
     name: str
     true_joules: float
@@ -115,7 +115,7 @@ def cases() -> Iterator[Case]:
         server(package, dram),
         (package, dram) * 2,
     )
-    # Wraps fall into the seconds in which Carbontracker looks; in the others it misses none.
+    # The wraps fall into the seconds when Carbontracker reads the counter; it misses no other wrap.
     near_end = WRAP_MICROJOULES - 1_050_000_000  # wraps after 10.5 s at 100 W
     make = one_package(package, start_microjoules=near_end)
     yield Case("1 package, counter wraps once", "cpu", make, (package,))
@@ -187,7 +187,7 @@ class SteppedThread(tracker.CarbonTrackerThread):
     """Carbontracker's thread, run by hand instead of as a thread."""
 
     def start(self) -> None:
-        """Does what the thread does first."""
+        """Prepares the handlers, as the thread does before its loop."""
         self.begin()
 
 

@@ -27,7 +27,7 @@ class _Group(click.Group):
         """Runs the command."""
         try:
             return super().invoke(ctx)
-        except MlflowCarbonError as error:  # without the advice to give an argument of track()
+        except MlflowCarbonError as error:  # drops advice about arguments of track()
             raise click.ClickException(error.message) from error
         except ModuleNotFoundError as error:
             raise click.ClickException(
@@ -99,7 +99,7 @@ def quality(dry_run: bool, **parameters: Any) -> None:
 
 
 def _run(config: RunConfig, dry_run: bool) -> None:
-    """Turns the parameters into settings, runs their command and prints what it cost."""
+    """Turns the parameters into settings, runs their command and prints its cost."""
     settings = settings_of(config)
     if dry_run:
         from ldm_project.runs.command_runs import assumptions_of
@@ -107,9 +107,9 @@ def _run(config: RunConfig, dry_run: bool) -> None:
         assumptions_of(settings)  # an unknown region, month or PUE is refused here, too
         click.echo(json.dumps(settings.resolved(), indent=2))
         return
-    # MLflow draws a bar for every file it copies, across ours.
+    # MLflow's bars for the files it copies would overwrite our progress bar.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Threads that wait sleep: where cores are shared, spinning ones take them from each other.
+    # Waiting threads sleep: spinning ones would take shared cores from working threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imported late: torch takes seconds to load, and bad parameters are refused at once.
     from ldm_project.runs.commands import run_command

@@ -1,4 +1,4 @@
-"""Arrays kept in files that can be made again: each file is whole, or counts as not there."""
+"""Array files that can be made again: an incomplete file counts as missing."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -12,38 +12,38 @@ from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 from ldm_project.cache import CACHE_VARIABLE
 from ldm_project.errors import CacheError
 
-CHECKSUM_BYTES = 4  # CRC-32 of all before it, behind the array, where readers of .npy never look
+CHECKSUM_BYTES = 4  # CRC-32 of the file, appended after the array, where .npy readers never look
 
 
 def is_whole(path: Path) -> bool:
-    """Returns whether there is an array in a file, exactly as it was written."""
+    """Returns ``True`` if a file holds an array exactly as it was written."""
     try:
         content = np.memmap(path, dtype=np.uint8, mode="r").data
-    except (OSError, ValueError):  # not there, or empty
+    except (OSError, ValueError):  # the file is missing or empty
         return False
     written = int.from_bytes(content[-CHECKSUM_BYTES:], "big")
     return zlib.crc32(content[:-CHECKSUM_BYTES]) == written
 
 
 def open_array(path: Path) -> np.ndarray:
-    """Returns the array of a file that is whole; memory holds no more of it than is in use."""
-    array: np.ndarray = np.load(path, mmap_mode="c")  # torch warns of arrays that are read-only
+    """Returns the array of a complete file; only the parts in use are in memory."""
+    array: np.ndarray = np.load(path, mmap_mode="c")  # torch warns about read-only arrays
     return array
 
 
 def write_array(
     path: Path, parts: Iterable[np.ndarray], *, shape: tuple[int, ...], dtype: type[np.generic]
 ) -> None:
-    """Writes an array part by part; other processes see it only when it is whole.
+    """Writes an array part by part; other processes see the file only when it is complete.
 
     Args:
-        path: of the file; only the user may look into its folder, for images are patients'.
+        path: of the file; only the user can read its folder, since images may be of patients.
         parts: the array, cut along its first axis; one of them is in memory at a time.
         shape: of the whole array.
         dtype: of its numbers.
 
     Raises:
-        CacheError: it cannot be written.
+        CacheError: the file cannot be written.
     """
     staging = path.with_name(f"{path.stem}.{uuid4().hex}.new")
     try:

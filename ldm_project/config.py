@@ -13,16 +13,16 @@ AUTO = "auto"
 PHANTOM = "phantom"
 
 TINY = "tiny"  # the model size that trains on a laptop
-LARGE = "large"  # the one whose volumes fill a GPU
+LARGE = "large"  # the model size whose volumes fill a GPU
 
-DIFFUSION, RFLOW = "diffusion", "rflow"  # what a UNet can be trained as
-# The first one, with all steps, is what quality judges the others by.
+DIFFUSION, RFLOW = "diffusion", "rflow"  # the objectives that a UNet can be trained with
+# The first sampler, with all steps, is the reference of the quality command.
 SAMPLERS_BY_OBJECTIVE = {DIFFUSION: ("ddpm", "ddim", "dpmpp", "unipc"), RFLOW: ("rflow",)}
 DEFAULT_SAMPLER = {DIFFUSION: "unipc", RFLOW: "rflow"}
 SAMPLERS = tuple(name for names in SAMPLERS_BY_OBJECTIVE.values() for name in names)
 PRECISIONS = (AUTO, "fp32", "bf16")
 SWITCHES = (AUTO, "on", "off")
-# Of a training, these have no say in what is learnt.
+# Parameters of a training that do not change the trained weights.
 WHERE_IT_RUNS = ("resume", "device", "num_processes", "max_restarts", "fsdp")
 BACKENDS = ("core", "generative")
 SLICE_AXES = ("axial", "coronal", "sagittal")
@@ -31,14 +31,14 @@ DEFAULT_SIZE_BY_DIMS = {2: (64, 64), 3: (32, 32, 32)}
 DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training
 DEFAULT_NUM_SAMPLES = 20
 DEFAULT_NUM_JUDGED = 64  # images of each setting that quality compares
-MIN_SYNTH_WINDOWS = 5  # one for each batch: a spread to report
-MAX_SYNTH_BATCH_SIZE = 32  # from here on an image gets hardly cheaper
+MIN_SYNTH_WINDOWS = 5  # one window per batch, so that a spread can be reported
+MAX_SYNTH_BATCH_SIZE = 32  # larger batches hardly lower the cost of an image
 # Of one batch: a TFLOP per step with the medium UNet, and under 2 GB between its layers.
 MAX_LATENT_POSITIONS = 2**16
 WINDOWS_PER_TRAINING = 10
 PREVIEWS_PER_TRAINING = 4
-MAX_SLICE_EPOCHS = 16  # epochs of slices whose latents are kept: as many slices per volume
-HELD_OUT_FRACTION = 0.2  # of the scans: never trained on, for judging
+MAX_SLICE_EPOCHS = 16  # epochs whose slices are kept as latents: one slice per volume and epoch
+HELD_OUT_FRACTION = 0.2  # of the scans: used only for judging, never for training
 
 DEFAULT_REGION = "EU27"
 DEFAULT_INTENSITY_SET = "paper_table1"
@@ -56,7 +56,7 @@ def parameter(default: int | str, help_text: str, *, choices: tuple[str, ...] = 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Parameters of every entry point that computes: with what networks, where, at what price."""
+    """Parameters of every entry point that computes: its networks, its device, its CO2e price."""
 
     dims: int = parameter(2, "2 for slices, 3 for volumes.")
     size: str = parameter(AUTO, "Image size: 192 or 256x256x192. auto: 64 (2D), 32x32x32 (3D).")
@@ -74,7 +74,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VqganConfig(RunConfig):
-    """Parameters of the training of a VQ-GAN, the autoencoder that the LDM lives in."""
+    """Parameters of the training of a VQ-GAN, the autoencoder whose latents the LDM models."""
 
     vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
     batch_size: str = parameter(AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D).")
@@ -108,7 +108,7 @@ class TrainConfig(VqganConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ResumableConfig(RunConfig):
-    """Parameters of every entry point that can go on with what was interrupted."""
+    """Parameters of every entry point that can resume an interrupted training."""
 
     resume: str = parameter(
         AUTO, "Run whose interrupted training goes on, as it was set up. auto: this one's, if any."
@@ -145,7 +145,7 @@ class TrainRunConfig(ResumableConfig, ParallelConfig, TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig(RunConfig):
-    """Parameters of every entry point that denoises: how much at once, and how."""
+    """Parameters of every entry point that denoises: number of images, batch size, compiling."""
 
     num_samples: str = parameter(AUTO, "Images to make. auto: 20.")
     batch_size: str = parameter(AUTO, "Images sampled together. auto: by size, 32 at most.")
@@ -156,7 +156,7 @@ class BatchConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StepsConfig(BatchConfig):
-    """Parameters of every entry point that denoises in one way."""
+    """Parameters of every entry point that denoises with one sampler and one step count."""
 
     steps: int = parameter(50, "Denoising steps per image.")
     sampler: str = parameter(DEFAULT_SAMPLER[DIFFUSION], "Noise scheduler.", choices=SAMPLERS)
@@ -169,7 +169,7 @@ class EstimateConfig(StepsConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(BatchConfig, TrainConfig):
-    """Parameters of every entry point that makes images by a trained model."""
+    """Parameters of every entry point that makes images with a trained model."""
 
     model: str = parameter(
         AUTO, "LDM: a checkpoint folder or models:/name/version. auto: newest, else trained."
@@ -183,7 +183,7 @@ class SynthConfig(StepsConfig, ParallelConfig, SamplingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig(SamplingConfig):
-    """Parameters of the ``quality`` entry point: what each sampler and step count gives and costs.
+    """Parameters of ``quality``, which judges the images and the cost of samplers and step counts.
 
     Every setting is compared with 1000 steps, which are always sampled too.
     """
@@ -198,7 +198,7 @@ class QualityConfig(SamplingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """Parameters of the ``compare`` entry point, as ``mlflow-carbon compare`` takes them."""
+    """Parameters of the ``compare`` entry point: the options of ``mlflow-carbon compare``."""
 
     experiment: str = parameter("Default", "Experiment to read.")
     group_by: str = parameter("steps", "Parameters that make a group, comma-separated.")

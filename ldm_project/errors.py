@@ -10,7 +10,7 @@ MlflowCarbonError              of the plugin
 
 try:
     from mlflow_carbon.errors import MlflowCarbonError
-except ModuleNotFoundError:  # a registered model brings this package's code, and not the plugin
+except ModuleNotFoundError:  # a registered model contains this package's code without the plugin
     MlflowCarbonError = Exception  # type: ignore[misc,assignment]
 
 
@@ -19,7 +19,7 @@ class LdmProjectError(MlflowCarbonError):
 
 
 class InvalidInputError(LdmProjectError, ValueError):
-    """A parameter is outside what it may be, or two parameters contradict each other."""
+    """A parameter has a value that is not allowed, or two parameters contradict each other."""
 
 
 class DataError(LdmProjectError):

@@ -1,4 +1,4 @@
-"""Turns the text of one parameter into a value (a size, a count); a bad one is refused by name."""
+"""Turns the text of one parameter into a value (a size, a count), or names it in an error."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from ldm_project.presets import PRESETS, ModelPreset
 
 
 def given(value: str) -> str | None:
-    """Returns the text, or ``None`` where it is ``auto`` and leaves the choice open."""
+    """Returns the text, or ``None`` for ``auto``, which leaves the choice open."""
     return None if value == AUTO else value
 
 
@@ -38,7 +38,7 @@ def resolve_size(size: str, dims: int, model_size: str) -> tuple[int, ...]:
     Args:
         size: ``auto``, one number for every axis (``192``), or one per axis (``256x256x192``).
         dims: 2 or 3.
-        model_size: the preset, whose depth decides by what an axis must be divisible.
+        model_size: the preset, whose depth sets the number that must divide each axis.
 
     Raises:
         InvalidInputError: ``dims`` is not 2 or 3, ``size`` cannot be read or has another
@@ -64,7 +64,7 @@ def check_size(size: tuple[int, ...], dims: int, model_size: str) -> None:
 
     Raises:
         InvalidInputError: ``dims`` is not 2 or 3, the size has another number of axes, or an axis
-            is not divisible by what the networks halve.
+            cannot be halved as often as the networks do.
     """
     _check_dims(dims)
     if len(size) != dims:
@@ -102,12 +102,12 @@ def resolve_count(name: str, value: str, default: int) -> int:
 
 
 def resolve_switch(value: str) -> bool | None:
-    """Returns whether a switch is ``on``; ``None`` for ``auto``."""
+    """Returns ``True`` for ``on``, ``False`` for ``off`` and ``None`` for ``auto``."""
     return None if value == AUTO else value == "on"
 
 
 def resolve_pue(pue: str) -> float | None:
-    """Returns the power usage effectiveness asked for; ``None`` for ``auto``.
+    """Returns the power usage effectiveness; ``None`` for ``auto``.
 
     Raises:
         InvalidInputError: the text is not a number.
@@ -140,10 +140,10 @@ def resolve_spacing_mm(spacing_mm: str) -> tuple[float, ...] | None:
 
 
 def check_choices(config: RunConfig) -> None:
-    """Checks the parameters that are one of a few words, and the numbers of iterations.
+    """Checks the parameters with a fixed list of values, and the numbers of iterations.
 
     Raises:
-        InvalidInputError: a parameter has another value.
+        InvalidInputError: a value is not in the list, or a number is out of range.
     """
     for parameter in fields(config):
         value, choices = getattr(config, parameter.name), parameter.metadata["choices"]
@@ -156,7 +156,7 @@ def check_choices(config: RunConfig) -> None:
 
 
 def num_fitting(latent_size: Sequence[int]) -> int:
-    """Returns the number of images, 1 or more, that fill a device, by the axes of their latents."""
+    """Returns the number of images (at least 1) that fill a device, from their latents' size."""
     return max(1, MAX_LATENT_POSITIONS // math.prod(latent_size))
 
 

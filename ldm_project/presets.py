@@ -1,4 +1,4 @@
-"""Widths of the networks by model size, reconstructed: the paper prints no hyper-parameters."""
+"""Widths of the networks by model size; our own choice, since the paper prints none."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
-"""The settings of each command: one frozen record with a value for the text of each parameter.
+"""The settings of each command: one frozen record with the parsed value of each parameter.
 
-``settings_of`` is the door. Behind it a choice that only the machine can make (the device, the
-precision) is ``None``, and the texts themselves are carried along to be logged, never read again.
+``settings_of`` makes the record. A choice that only the machine can make (the device, the
+precision) stays ``None``. The texts are kept for logging only, and never parsed again.
 """
 
 import math
@@ -62,15 +62,15 @@ class RunSettings:
     Attributes:
         config: the texts behind the values: logged with the run, and kept with a training's state.
         size: of an image in pixels or voxels, one number per axis.
-        region: where the electricity comes from; ``None`` takes the project's default.
+        region: of the electricity grid; ``None`` takes the project's default.
         month: of the carbon intensity; ``None`` takes the year's mean.
         pue: power usage effectiveness; ``None`` takes the project's default.
         device: ``None`` takes a GPU where there is one.
-        precision: ``fp32`` or ``bf16``; ``None`` takes the quicker one.
-        resumed_run_id: run whose interrupted training goes on; ``None`` begins anew.
+        precision: ``fp32`` or ``bf16``; ``None`` takes the faster of the two.
+        resumed_run_id: run whose interrupted training is resumed; ``None`` starts a new training.
     """
 
-    command: ClassVar[str]  # its entry point
+    command: ClassVar[str]  # name of the entry point
 
     config: RunConfig
     dims: int
@@ -117,8 +117,8 @@ class TrainingSettings(RunSettings):
         batch_size: images per iteration.
         data: where the CT comes from: ``phantom``, a folder, a glob or a public data set.
         slice_axis: of the slices that 2D training draws from volumes.
-        spacing_mm: that scans are resampled to; ``None`` keeps the scan's.
-        checkpoint_every: iterations between two states that the training can go on from.
+        spacing_mm: voxel spacing to resample scans to; ``None`` keeps each scan's own.
+        checkpoint_every: iterations between two saved states, from which the training can resume.
     """
 
     iterations: int
@@ -135,22 +135,22 @@ class TrainingSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class VqganSettings(TrainingSettings):
-    """The training of a VQ-GAN."""
+    """Settings of the training of a VQ-GAN."""
 
     command: ClassVar[str] = "vqgan"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(TrainingSettings, SharedSettings):
-    """The training of a diffusion UNet.
+    """Settings of the training of a diffusion UNet.
 
     Attributes:
         objective: ``diffusion`` or ``rflow``.
         checkpoints_gradients: whether blocks are computed twice to save memory.
         vqgan: checkpoint folder or URI; ``None`` takes the newest that fits, else trains one.
-        vqgan_training: how it is trained then.
-        is_sharded: whether each process holds a part of the UNet; ``None`` where it would fill
-            half a GPU.
+        vqgan_training: settings for training the VQ-GAN, if needed.
+        is_sharded: whether each process holds a part of the UNet; ``None`` shards it if its
+            training would fill half a GPU.
     """
 
     command: ClassVar[str] = "train"
@@ -165,7 +165,7 @@ class TrainSettings(TrainingSettings, SharedSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSettings(RunSettings):
-    """Settings of every command that denoises: the number of images in all, and at once."""
+    """Settings of every command that denoises: the number of images, and the batch size."""
 
     num_samples: int
     batch_size: int
@@ -179,7 +179,7 @@ class BatchSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateSettings(BatchSettings):
-    """A prediction of what ``synth`` would take."""
+    """Settings of a prediction of the cost of ``synth``."""
 
     command: ClassVar[str] = "estimate"
 
@@ -192,8 +192,8 @@ class SamplingSettings(BatchSettings):
     """Settings of every command that samples from a trained LDM.
 
     Attributes:
-        model: checkpoint folder or URI; ``None`` takes the newest that fits, else trains one.
-        training: how it is trained then, and what real images it is compared with.
+        model: checkpoint folder or URI; ``None`` takes the newest LDM that fits, else trains one.
+        training: settings for training the LDM, if needed; they also name the real images.
     """
 
     model: str | None
@@ -202,7 +202,7 @@ class SamplingSettings(BatchSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SynthSettings(SamplingSettings, SharedSettings):
-    """The sampling of images by one sampler at one number of steps."""
+    """Settings of sampling with one sampler at one number of steps."""
 
     command: ClassVar[str] = "synth"
 
@@ -212,11 +212,11 @@ class SynthSettings(SamplingSettings, SharedSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class QualitySettings(SamplingSettings):
-    """The comparison of samplers and step counts.
+    """Settings of the comparison of samplers and step counts.
 
     Attributes:
-        grid: one sampling for each sampler and step count; all trained steps come first.
-        features: file of a feature network; ``None`` judges by the VQ-GAN.
+        grid: one sampling for each sampler and step count; the one with all 1000 steps is first.
+        features: file of a feature network; ``None`` uses features of the VQ-GAN.
     """
 
     command: ClassVar[str] = "quality"
@@ -226,10 +226,11 @@ class QualitySettings(SamplingSettings):
 
 
 def settings_of(config: RunConfig) -> RunSettings:
-    """Returns the settings that the parameters of an entry point stand for.
+    """Returns the settings that result from the parameters of an entry point.
 
     Raises:
-        InvalidInputError: naming the parameter, its value, and what it may be.
+        InvalidInputError: a value is not allowed; the message names the parameter, its value, and
+            the allowed values.
     """
     return _DOORS[type(config)](config)
 
@@ -245,7 +246,7 @@ def train_settings(config: TrainRunConfig) -> TrainSettings:
     settings = _train_settings(config)
     shared = _shared(config, settings.batch_size, "images of an iteration")
     is_sharded = resolve_switch(config.fsdp)
-    # The training that is resumed may bring its own number of processes.
+    # A resumed training may use the number of processes that it started with.
     is_number_known = config.resume == AUTO or config.num_processes != AUTO
     if is_sharded and is_number_known and shared["num_processes"] == 1:
         raise InvalidInputError(
@@ -284,12 +285,13 @@ def quality_settings(config: QualityConfig) -> QualitySettings:
 
 
 def as_interrupted(config: ConfigT, started_with: Mapping[str, Any]) -> ConfigT:
-    """Returns the parameters that an interrupted training started with, to go on with.
+    """Returns the parameters with which to resume an interrupted training.
 
-    Only where it runs may be new; other parameters can be left out, or given as they were.
+    Only parameters that say where the training runs may change; any other parameter must be left
+    out or given its old value.
 
     Raises:
-        InvalidInputError: another parameter was given with another value.
+        InvalidInputError: a parameter that must not change has a new value.
     """
     kept = dict(started_with)
     for item in fields(config):
@@ -355,7 +357,7 @@ def _vqgan_settings(config: VqganConfig) -> VqganSettings:
 
 
 def _train_settings(config: TrainConfig) -> TrainSettings:
-    """Returns a training in one process; its parameters are logged as those of ``TrainConfig``."""
+    """Returns the settings of a training in one process; it logs only ``TrainConfig``'s fields."""
     checkpoints_gradients = resolve_switch(config.gradient_checkpointing)
     if checkpoints_gradients is None:
         checkpoints_gradients = config.dims == 3 and config.model_size == LARGE
@@ -371,7 +373,7 @@ def _train_settings(config: TrainConfig) -> TrainSettings:
 def _batches(config: BatchConfig, size: tuple[int, ...], default_number: int) -> dict[str, Any]:
     """Returns the fields of ``BatchSettings``.
 
-    ``batch_size=auto`` takes as many images as fill a device, and leaves windows for a spread.
+    ``batch_size=auto`` fills the device, but leaves enough batches to compute a spread.
     """
     num_samples = resolve_count("num_samples", config.num_samples, default_number)
     fitting = num_fitting([axis // DOWNSAMPLING_FACTOR for axis in size])
@@ -385,7 +387,7 @@ def _batches(config: BatchConfig, size: tuple[int, ...], default_number: int) ->
 
 
 def _sampling(config: SamplingConfig, default_number: int) -> dict[str, Any]:
-    """Returns the fields of ``SamplingSettings``; a training has a batch size of its own."""
+    """Returns the fields of ``SamplingSettings``; their training uses its default batch size."""
     common = _common(config)
     training = replace(_narrowed(config, TrainConfig), batch_size=AUTO)
     return {
@@ -407,7 +409,7 @@ def _way(config: StepsConfig) -> dict[str, Any]:
 
 
 def _grid(config: QualityConfig, num_samples: int) -> tuple[SynthSettings, ...]:
-    """Returns each sampler at each number of steps, all trained steps first."""
+    """Returns a setting for each sampler and number of steps; that of all 1000 steps is first."""
     shared = asdict(_narrowed(config, SamplingConfig)) | {"num_samples": str(num_samples)}
     step_counts = [
         resolve_count("step_counts", text.strip(), NUM_TRAIN_TIMESTEPS)
@@ -424,7 +426,7 @@ def _grid(config: QualityConfig, num_samples: int) -> tuple[SynthSettings, ...]:
 
 
 def _launched(config: Any) -> Any:
-    """Returns the parameters with the number of processes that a launcher has started, if any."""
+    """Returns the parameters; ``num_processes=auto`` becomes the launcher's number, if any."""
     if num_launched() == 1 or config.num_processes != AUTO:
         return config
     return replace(config, num_processes=str(num_launched()))
@@ -448,5 +450,5 @@ def _shared(config: ParallelConfig, num_shares: int, shares: str) -> dict[str, A
 
 
 def _narrowed(config: RunConfig, config_class: type[ConfigT]) -> ConfigT:
-    """Returns those of the parameters that another command, set off by this one, has too."""
+    """Returns the parameters of ``config_class``, with the values that they have in ``config``."""
     return config_class(**{item.name: getattr(config, item.name) for item in fields(config_class)})

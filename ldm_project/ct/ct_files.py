@@ -1,4 +1,4 @@
-"""CT scans in files: which files make a scan, and one scan's voxels in Hounsfield units."""
+"""CT scans in files: finds the files of each scan and reads its voxels in Hounsfield units."""
 
 import math
 import warnings
@@ -21,7 +21,7 @@ from ldm_project.ct.series import check_stack, sort_slices
 from ldm_project.ct.sources import source_files
 from ldm_project.errors import DataError
 
-# A CT shows air, whose value is -1000 HU; MR and label images have nothing near it.
+# A CT shows air, whose value is -1000 HU; MR and label images have no value near -1000.
 AIR_UPPER_HU = -500.0
 TISSUE_UPPER_HU = 300.0  # half of a CT or more is air, fat, water or muscle
 # A scan of 2,048 x 2,048 x 512 voxels; a header that asks for more is damaged.
@@ -32,7 +32,8 @@ MAX_VOXELS = 2**31
 class CtFiles:
     """The files of one scan: one NIfTI file, or the DICOM files of one series.
 
-    ``patient`` is the same for all scans of a patient. ``slices`` are DICOM's, as they are stacked.
+    ``patient`` is the same for all scans of a patient. ``slices`` are the DICOM slices in stack
+    order; a NIfTI scan has no slices.
     """
 
     paths: tuple[Path, ...]
@@ -46,14 +47,14 @@ class CtFiles:
 
     @property
     def name(self) -> str:
-        """What an error calls the scan."""
+        """The name of the scan in error messages."""
         more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
         return f"{self.paths[0]}{more}"
 
 
 @dataclass(frozen=True)
 class FoundScans:
-    """The scans of a source, in the order of their first file, and why other files are in none."""
+    """The scans of a source, ordered by first file, and why the remaining files were left out."""
 
     scans: tuple[CtFiles, ...]
     left_out: tuple[str, ...]
@@ -62,11 +63,11 @@ class FoundScans:
 def find_scans(source: str) -> FoundScans:
     """Returns the scans of a source: a folder, a glob, a file, or a public data set.
 
-    Of DICOM files only the headers are read; a bar shows how far, on a terminal.
+    Only the headers of DICOM files are read; on a terminal a bar shows the progress.
 
     Raises:
-        DataError: nothing is there, or nothing of it is NIfTI or DICOM.
-        CacheError: there is no place to download a public data set to.
+        DataError: the source has no files, or none of them is NIfTI or DICOM.
+        CacheError: the folder for a downloaded data set cannot be made.
     """
     paths = source_files(source)
     niftis = [path for path in paths if is_nifti(path)]
@@ -100,11 +101,11 @@ def read_hu(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> Tensor:
 
     Args:
         scan: one scan's files.
-        spacing_mm: voxel size to resample to; ``None`` leaves it as it is.
+        spacing_mm: voxel size to resample to; ``None`` keeps the scan's own.
 
     Raises:
-        DataError: the files cannot be read, or are no CT: an MR image, colour, several volumes
-            in one, values that are no numbers, a tilted gantry, uneven slices.
+        DataError: the files cannot be read, or are not a usable CT: an MR image, colour, several
+            volumes in one file, values that are not finite, a tilted gantry, uneven slices.
     """
     try:
         with _quiet():
@@ -125,13 +126,13 @@ def read_hu(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> Tensor:
 
 
 def progress(items: Sequence, what: str) -> tqdm:
-    """Returns items behind a bar on stderr, which shows only on a terminal."""
+    """Returns the items wrapped in a progress bar on stderr, which is hidden off a terminal."""
     return tqdm(items, desc=what, unit="", disable=None, leave=False)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what readers warn of in a header to themselves: a bad file is told once, by us."""
+    """Silences the readers' warnings about headers: our own message reports each bad file once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -157,7 +158,7 @@ def _oriented(scan: CtFiles, spacing_mm: Sequence[float] | None) -> Tensor:
 def _check_resampled_size(
     name: str, shape: Sequence[int], affine: np.ndarray, spacing_mm: Sequence[float]
 ) -> None:
-    """Checks that a scan's voxels are not so large that memory could not hold smaller ones."""
+    """Checks that the scan, resampled to ``spacing_mm``, still fits the limit on its voxels."""
     voxel_mm3 = float(np.prod(np.linalg.norm(affine[:3, :3], axis=0)))
     num_voxels = math.prod(shape) * voxel_mm3 / math.prod(spacing_mm)
     if num_voxels > MAX_VOXELS:

@@ -1,4 +1,4 @@
-"""CT in: scans of a folder, or phantoms, as crops of one size in the networks' range."""
+"""Reads CT scans, or draws phantoms, as crops of one size in the networks' range."""
 
 import hashlib
 import warnings
@@ -24,10 +24,10 @@ from ldm_project.parsing import size_text
 from ldm_project.settings import TrainingSettings
 
 NUM_PHANTOMS = 80
-CROP_VERSION = 2  # another one where crops are cut otherwise
-# A crop may be padded with air up to twice the scan; less of it would hardly be a scan.
+CROP_VERSION = 2  # raise it whenever the way of cropping changes
+# A crop may be padded with air up to twice the scan; beyond that it would be mostly padding.
 MIN_SCAN_FRACTION = 0.5
-MAX_WARNINGS = 50  # of files that are skipped, named one by one
+MAX_WARNINGS = 50  # skipped files that are named one by one
 # The axis of a RAS volume that each kind of slice cuts across.
 AXIS_BY_SLICE = {"axial": 2, "coronal": 1, "sagittal": 0}
 assert set(AXIS_BY_SLICE) == set(SLICE_AXES)
@@ -35,18 +35,18 @@ assert set(AXIS_BY_SLICE) == set(SLICE_AXES)
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What CT to read, and how."""
+    """Which CT to read, and how to crop and resample it."""
 
     source: str  # "phantom", a folder, a glob, or a public data set
     size: tuple[int, ...]  # pixels (2 axes) or voxels (3 axes) of an image
-    slice_axis: str = "axial"  # which slices, where size has 2 axes
+    slice_axis: str = "axial"  # the kind of slices, where size has 2 axes
     spacing_mm: tuple[float, ...] | None = None  # None: as scanned
     seed: int = 0
     num_phantoms: int = NUM_PHANTOMS
 
 
 def data_spec(settings: TrainingSettings) -> DataSpec:
-    """Returns what CT a training reads, and how."""
+    """Returns the data specification of a training."""
     return DataSpec(
         source=settings.data,
         size=settings.size,
@@ -57,48 +57,48 @@ def data_spec(settings: TrainingSettings) -> DataSpec:
 
 
 class Scan(Protocol):
-    """One scan of a patient; all scans of one have the same ``patient``."""
+    """One scan; all scans of the same person have the same ``patient``."""
 
     @property
     def patient(self) -> str:
-        """Who was scanned."""
+        """An identifier of the person who was scanned."""
         ...
 
     @property
     def identity(self) -> str:
-        """Scans of one identity have the same voxels."""
+        """A text that is equal for two scans only if their voxels are equal."""
         ...
 
     def image_hu(self, epoch: int) -> Tensor:
-        """Returns ``(1, *size)`` in HU; of a volume in 2D, the slice that the epoch draws."""
+        """Returns an image ``(1, *size)`` in HU; for 2D sizes, the slice drawn for the epoch."""
         ...
 
 
 @dataclass(frozen=True)
 class PhantomScan:
-    """A phantom, drawn anew whenever it is asked for."""
+    """A phantom, drawn anew at each call of ``image_hu``."""
 
     size: tuple[int, ...]
     seed: int
 
     @property
     def patient(self) -> str:
-        """A phantom is a patient of its own."""
+        """Each phantom is a different patient."""
         return str(self.seed)
 
     @property
     def identity(self) -> str:
-        """Its voxels follow from size and seed."""
+        """The size and the seed, which determine the voxels."""
         return f"{PHANTOM} {size_text(self.size)} {self.seed}"
 
     def image_hu(self, epoch: int) -> Tensor:
-        """Returns the phantom, or its slice of this epoch."""
+        """Returns the phantom, or its slice for this epoch."""
         return phantom_hu(self.size, seed=self.seed, epoch=epoch)
 
 
 @dataclass(frozen=True)
 class CroppedScan:
-    """A scan whose crop lies in the cache: memory holds no more than the images in use."""
+    """A scan whose crop is kept in the cache; only images in use are in memory."""
 
     file: Path  # int16 HU, (*size) in 3D, (num_slices, *size) in 2D
     num_axes: int
@@ -107,11 +107,11 @@ class CroppedScan:
 
     @property
     def identity(self) -> str:
-        """The crop's file is named by all that its voxels follow from."""
+        """The name of the crop's file, a digest of everything that determines the voxels."""
         return self.file.stem
 
     def image_hu(self, epoch: int) -> Tensor:
-        """Returns the crop, or its slice of this epoch."""
+        """Returns the crop, or its slice for this epoch."""
         crop = open_array(self.file)
         if crop.ndim > self.num_axes:
             crop = crop[np.random.default_rng((self.seed, epoch)).integers(len(crop))]
@@ -120,7 +120,7 @@ class CroppedScan:
 
 @dataclass(frozen=True)
 class CtScans:
-    """Scans that images are drawn from, one of each scan per epoch.
+    """The scans to draw images from: each epoch draws one image of each scan.
 
     ``digest`` identifies the data set: by the phantoms' parameters, or by the names and sizes of
     the files, without any folder's name.
@@ -134,12 +134,12 @@ class CtScans:
 
     @property
     def num_scans(self) -> int:
-        """How many scans there are."""
+        """The number of scans."""
         return len(self.scans)
 
     @property
     def identity(self) -> str:
-        """Batches are the same, voxel by voxel, where this is."""
+        """A text that is equal for two sets of scans only if their batches are equal."""
         return digest_of(f"{[scan.identity for scan in self.scans]} {self.seed}")
 
     def images(self, epoch: int) -> Iterator[Tensor]:
@@ -148,10 +148,10 @@ class CtScans:
             yield network_from_hu(scan.image_hu(epoch))
 
     def split(self, held_out_fraction: float) -> tuple["CtScans", "CtScans"]:
-        """Returns the scans to train on and those held out; no patient is among both.
+        """Returns the scans to train on and the held-out scans; no patient is in both.
 
-        Where all scans are of one patient nothing can be held out: all are on both sides, and a
-        warning says so.
+        If all scans are of one patient, none can be held out: both results then hold every scan,
+        and a warning is printed.
         """
         patients = list(dict.fromkeys(scan.patient for scan in self.scans))
         if len(patients) == 1:
@@ -171,13 +171,13 @@ class CtScans:
 
 
 def open_scans(spec: DataSpec) -> CtScans:
-    """Returns the scans of a source; files that cannot be used are skipped, warned of, counted.
+    """Returns the scans of a source; skips unusable files with a warning, and counts them.
 
-    Crops stay in the cache: a scan is read again only when its files or what is asked for change.
+    Crops stay in the cache: a scan is read again only when its files or the specification change.
 
     Raises:
-        DataError: the source holds no CT of this size at all; names the first reason.
-        CacheError: a crop cannot be kept.
+        DataError: the source holds no CT of this size; the message gives the first reason.
+        CacheError: a crop cannot be written.
     """
     if spec.source == PHANTOM:
         return _phantoms(spec)
@@ -208,9 +208,9 @@ def open_scans(spec: DataSpec) -> CtScans:
 
 
 def batches(scans: CtScans, *, batch_size: int, num_skipped: int = 0) -> Iterator[Tensor]:
-    """Yields batches ``(B, 1, *size)`` in [-1, 1] for ever, each epoch in an order of its own.
+    """Yields batches ``(B, 1, *size)`` in [-1, 1] without end, in a new order each epoch.
 
-    The images of the first ``num_skipped`` batches are not read.
+    The first ``num_skipped`` batches are left out, and their images are not read.
     """
     drawn = islice(_drawn(scans), num_skipped * batch_size, None)
     while True:
@@ -219,7 +219,7 @@ def batches(scans: CtScans, *, batch_size: int, num_skipped: int = 0) -> Iterato
 
 
 def _drawn(scans: CtScans) -> Iterator[tuple[Scan, int]]:
-    """Yields each scan once an epoch, for ever, with the epoch's number."""
+    """Yields pairs of a scan and an epoch's number without end: each scan once per epoch."""
     generator = np.random.default_rng(scans.seed)
     for epoch in count():
         for index in generator.permutation(scans.num_scans):
@@ -227,7 +227,7 @@ def _drawn(scans: CtScans) -> Iterator[tuple[Scan, int]]:
 
 
 def _phantoms(spec: DataSpec) -> CtScans:
-    first_seed = spec.seed * spec.num_phantoms  # another seed, other patients
+    first_seed = spec.seed * spec.num_phantoms  # different seeds give different patients
     scans = tuple(
         PhantomScan(spec.size, first_seed + number) for number in range(spec.num_phantoms)
     )
@@ -236,27 +236,27 @@ def _phantoms(spec: DataSpec) -> CtScans:
 
 
 def _cropped(files: CtFiles, spec: DataSpec) -> CroppedScan:
-    """Returns a scan whose crop is in the cache, where it is put if it is not there yet.
+    """Returns a scan with its crop in the cache; cuts the crop first if the cache lacks it.
 
     Raises:
         DataError: the scan cannot be used.
-        CacheError: the crop cannot be kept.
+        CacheError: the crop cannot be written.
     """
     path = cache_folder() / "crops" / f"{_crop_key(files, spec)}.npy"
     if not is_whole(path):
         crop = _crop(files, spec)
         write_array(path, [crop], shape=crop.shape, dtype=np.int16)
-    # Series often share their files' names; NIfTI's patients can be paths, which may change.
+    # Different series often have equal file names; a NIfTI patient can be a path, which may change.
     name = f"{files.patient if files.is_dicom else ''}{files.paths[0].name}"
     seed = int(digest_of(name), 16) % 2**32
     return CroppedScan(path, len(spec.size), seed=seed ^ spec.seed, patient=files.patient)
 
 
 def _crop_key(files: CtFiles, spec: DataSpec) -> str:
-    """Returns what tells a crop from others: the files, as last changed, and how it is cut.
+    """Returns the cache key of a crop: its files with their change times, and the specification.
 
     Raises:
-        DataError: a file is not there any more.
+        DataError: a file no longer exists.
     """
     try:
         stats = [(path.resolve(), path.stat()) for path in files.paths]
@@ -267,7 +267,7 @@ def _crop_key(files: CtFiles, spec: DataSpec) -> str:
 
 
 def _crop(files: CtFiles, spec: DataSpec) -> np.ndarray:
-    """Reads a scan and returns what is around its centre, in HU.
+    """Reads a scan and returns the crop around its centre, in HU.
 
     Raises:
         DataError: the scan cannot be used.
@@ -290,7 +290,7 @@ def _crop(files: CtFiles, spec: DataSpec) -> np.ndarray:
             f"{size_text(tuple(size))}. Use a smaller size=, or spacing_mm= to resample."
         )
     crop = SpatialPad(size, mode="constant", value=AIR_HU)(CenterSpatialCrop(size)(volume))[0]
-    # A crop is a view of the whole scan: the copy lets the rest of it go.
+    # The crop is a view of the whole scan: copying it lets memory release the rest.
     copy: np.ndarray = np.asarray(crop).round().clip(-32768, 32767).astype(np.int16)
     return copy
 
@@ -301,5 +301,5 @@ def _digest(scans: Sequence[CtFiles], spec: DataSpec) -> str:
 
 
 def digest_of(text: str) -> str:
-    """Returns a short text that stands for another."""
+    """Returns a short digest of a text."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""CT of the Medical Segmentation Decathlon: a task's images, downloaded by MONAI when first asked.
+"""CT of the Medical Segmentation Decathlon: a task's images, which MONAI downloads at first use.
 
 Source: http://medicaldecathlon.com and arXiv:1902.09063.
 """
@@ -13,7 +13,7 @@ from monai.apps.utils import check_hash
 from ldm_project.cache import cache_folder, filled_alone
 from ldm_project.errors import DataError
 
-# Of ten tasks, those whose images are CT: the others are told before gigabytes of MR come in.
+# The tasks, of ten, whose images are CT: an MR task is refused before gigabytes are downloaded.
 CT_TASKS = (
     "Task03_Liver",
     "Task06_Lung",
@@ -22,7 +22,7 @@ CT_TASKS = (
     "Task09_Spleen",
     "Task10_Colon",
 )
-CT = "CT"  # as dataset.json names the modality
+CT = "CT"  # the name of the modality in dataset.json
 SECTIONS = ("training", "test")
 LICENCE = "CC BY-SA 4.0"
 
@@ -30,15 +30,15 @@ LICENCE = "CC BY-SA 4.0"
 def task_images(
     task: str, *, dataset_class: type[DecathlonDataset] = DecathlonDataset
 ) -> list[Path]:
-    """Returns the images of a task, of its training and its test set; labels are left out.
+    """Returns the image files of a task's training and test sets, without the labels.
 
     Args:
         task: its name, ``Task09_Spleen``.
-        dataset_class: knows where each task can be had.
+        dataset_class: MONAI's class, which knows the address of each task.
 
     Raises:
-        DataError: the task is no CT, cannot be downloaded, or is not whole.
-        CacheError: there is no place to download it to.
+        DataError: the task is not CT, cannot be downloaded, or is incomplete.
+        CacheError: the folder for the download cannot be made.
     """
     if task not in CT_TASKS:
         kind = "a task of MR, not CT" if task in dataset_class.resource else "no task"
@@ -49,13 +49,13 @@ def task_images(
     tasks = cache_folder() / "data" / "msd"
     if not (tasks / task).is_dir():
         with filled_alone(tasks):
-            if not (tasks / task).is_dir():  # another process may have brought it meanwhile
+            if not (tasks / task).is_dir():  # another process may have downloaded it meanwhile
                 _download(task, tasks, dataset_class)
     return _listed_images(task, tasks, dataset_class)
 
 
 def _download(task: str, tasks: Path, dataset_class: type[DecathlonDataset]) -> None:
-    """Brings a task into the folder of tasks, where it appears only when it is whole."""
+    """Downloads a task into the folder of tasks, where it appears only when complete."""
     unfinished = tasks / "unfinished"
     unfinished.mkdir(exist_ok=True)
     shutil.rmtree(unfinished / task, ignore_errors=True)  # half unpacked
@@ -67,7 +67,7 @@ def _download(task: str, tasks: Path, dataset_class: type[DecathlonDataset]) -> 
     try:
         _open(task, unfinished, "training", dataset_class, is_downloaded=True)
         (unfinished / task).rename(tasks / task)
-    except Exception as error:  # MONAI wraps what goes wrong on the network in a bare Exception
+    except Exception as error:  # MONAI wraps network failures in a bare Exception
         raise DataError(
             f"data=msd:{task} cannot be downloaded from {url} to {tasks}: {error}. "
             f"Try again with a network and free disk space there and where temporary files go "
@@ -104,7 +104,7 @@ def _open(
     *,
     is_downloaded: bool = False,
 ) -> DecathlonDataset:
-    """Returns all images of a section, of which none is read yet."""
+    """Returns the data set of a section; no image is read yet."""
     return dataset_class(
         tasks, task, section, download=is_downloaded, val_frac=0.0, cache_num=0, progress=True
     )

@@ -1,4 +1,4 @@
-"""DICOM files: is a file one, and what does its header say of each slice in it."""
+"""Recognises DICOM files and reads the header of each slice in them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from ldm_project.errors import DataError
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 PREAMBLE, PREFIX = b"\0" * 128, b"DICM"
-# How a file without preamble begins: with group 2 or 8, of which either byte may come first.
+# The first bytes of a file without a preamble: group 2 or 8, in either byte order.
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 LOCALIZER_TYPES = ("LOCALIZER", "SCOUT", "TOPOGRAM")
@@ -53,45 +53,45 @@ HEADER_TAGS = [
 class DicomSlice:
     """One slice: a classic DICOM file, or one frame of an enhanced one.
 
-    ``None`` is what the header does not say, or not in numbers that can be.
+    A field is ``None`` if the header lacks it or holds an impossible value.
     """
 
     path: Path
     frame: int  # its number in the file, from 0
-    uid: str  # SOPInstanceUID; "" where there is none
-    series: tuple[str, ...]  # slices of one series have the same
+    uid: str  # SOPInstanceUID; "" if the header has no UID
+    series: tuple[str, ...]  # equal for all slices of a series
     patient: str
     modality: str
     is_localizer: bool
     is_grey: bool
-    shape: tuple[int, int]  # rows, columns; (0, 0) of what is no image
+    shape: tuple[int, int]  # rows, columns; (0, 0) if the file holds no image
     spacing_mm: tuple[float, float] | None  # from row to row, from column to column
     orientation: Cosines | None
     position_mm: Triple | None
 
     @property
     def name(self) -> str:
-        """What an error calls the slice."""
+        """The name of the slice in error messages."""
         return f"{self.path} (frame {self.frame + 1})" if self.frame else str(self.path)
 
     @property
     def has_place(self) -> bool:
-        """Whether the header says where the slice lies and how it is turned."""
+        """Whether the header gives the position and the orientation of the slice."""
         return self.position_mm is not None and self.orientation is not None
 
 
 def open_dicom(path: Path, *, has_pixels: bool) -> Dataset | None:
-    """Returns a DICOM file's content, also without preamble or file meta information.
+    """Returns a DICOM file's content; the preamble and the file meta information may be missing.
 
-    ``None``: the file is none, or one that lists others (DICOMDIR). With ``has_pixels=False``
-    only what :class:`DicomSlice` tells is read.
+    Returns ``None`` if the file is not DICOM, or is a directory of files (DICOMDIR). With
+    ``has_pixels=False`` only the elements that :class:`DicomSlice` holds are read.
     """
     with path.open("rb") as file:
         start = file.read(len(PREAMBLE) + len(PREFIX))
     is_marked = start.endswith(PREFIX) and len(start) == len(PREAMBLE) + len(PREFIX)
     if not (is_marked or start.startswith((*FIRST_GROUPS, PREFIX))):
         return None
-    # some files begin with the mark that should stand behind the preamble
+    # some files begin with the mark DICM, which should follow the preamble
     whole = BytesIO(PREAMBLE + path.read_bytes()) if start.startswith(PREFIX) else path
     content = pydicom.dcmread(
         whole,
@@ -107,10 +107,10 @@ def open_dicom(path: Path, *, has_pixels: bool) -> Dataset | None:
 
 
 def read_slices(path: Path) -> tuple[DicomSlice, ...]:
-    """Returns a file's slices; none, where it is no DICOM file and is not called one.
+    """Returns a file's slices; an empty tuple if neither content nor name is that of DICOM.
 
     Raises:
-        DataError: it cannot be read, or is multi-frame and not enhanced CT.
+        DataError: the file cannot be read, or is multi-frame and not enhanced CT.
     """
     suffix, header = path.suffix.lower(), None
     try:
@@ -120,7 +120,7 @@ def read_slices(path: Path) -> tuple[DicomSlice, ...]:
     except DataError as error:
         raise DataError(f"{path} has {error}") from error
     except OSError as error:
-        if suffix in (*DICOM_SUFFIXES, ""):  # nothing but its name tells what it is
+        if suffix in (*DICOM_SUFFIXES, ""):  # only the name suggests DICOM
             raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:  # pydicom raises whatever a damaged header provokes
         raise DataError(f"{path} cannot be read: {first_line(error)}") from error
@@ -130,7 +130,7 @@ def read_slices(path: Path) -> tuple[DicomSlice, ...]:
 
 
 def first_line(error: Exception) -> str:
-    """Returns what an error says, in one line, or its kind where it says nothing."""
+    """Returns the first line of an error's message, or the error's class if it has no message."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
@@ -162,7 +162,7 @@ def _slice(path: Path, header: Dataset, frame: int) -> DicomSlice:
 
 
 def _series(path: Path, header: Dataset) -> tuple[str, ...]:
-    """Returns what a slice's series is told by; without a UID, all else that its slices share."""
+    """Returns the key of a slice's series: its UID, or other values that its slices share."""
     patient = _text(header, "PatientID")
     if uid := _text(header, "SeriesInstanceUID"):
         return patient, uid
@@ -198,7 +198,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _numbers(value: Any, count: int) -> Any:
-    """Returns so many finite numbers, or ``None`` where a header's value is none."""
+    """Returns ``count`` finite numbers; ``None`` if the header's value holds anything else."""
     if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) != count:
         return None
     try:

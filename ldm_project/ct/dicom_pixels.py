@@ -1,4 +1,4 @@
-"""Slices of DICOM files as a volume in Hounsfield units, and where it lies."""
+"""Stacks the slices of DICOM files into a volume in Hounsfield units, with its affine."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -21,11 +21,11 @@ from ldm_project.ct.enhanced import frame_value
 from ldm_project.ct.slice_geometry import normal_of, unit_axes
 from ldm_project.errors import DataError
 
-# In the order in which they are asked, others last. GDCM is none of them: it ends the process at
-# some damaged JPEG and JPEG 2000 files, where the others raise.
+# Decoders in the order of preference; unlisted ones come last. GDCM is never used: some damaged
+# JPEG and JPEG 2000 files make it end the process, where the other decoders raise.
 PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow")
 PACKAGES = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
-AIR_HU = -1000.0  # what lies where a scanner saw nothing
+AIR_HU = -1000.0  # the value of pixels outside the scanner's view
 HOUNSFIELD_TYPES = ("", "HU", "HU_MOD", "US")  # of RescaleType; US: unspecified
 # DICOM's patient axes grow to the left, the back and the top; RAS' to the right, front and top.
 RAS_FROM_DICOM = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -35,10 +35,10 @@ def stack_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, np.ndarray]:
     """Returns a volume ``(columns, rows, N)`` float32 in HU and its affine ``(4, 4)`` to RAS, mm.
 
     Args:
-        slices: in the order in which they lie; they are loaded in this order.
+        slices: in stack order, which becomes the order along N.
 
     Raises:
-        DataError: a file cannot be read, or its pixels are no HU; names it.
+        DataError: a file, which the message names, cannot be read or its pixels are not HU.
     """
     volume = np.empty((len(slices), *slices[0].shape), dtype=np.float32)
     numbers: dict[tuple[Path, int], int] = {
@@ -52,10 +52,10 @@ def stack_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _affine(slices: Sequence[DicomSlice]) -> np.ndarray:
-    """Returns where voxels lie in RAS; of a slice that does not say, as if axial, 1 mm."""
+    """Returns the affine to RAS in mm; a slice without a position counts as axial, 1 mm."""
     first, last = slices[0], slices[-1]
     axes = unit_axes(first.orientation or (1, 0, 0, 0, 1, 0))
-    assert axes is not None  # read_slices has seen to it
+    assert axes is not None  # read_slices checks it
     row_gap_mm, column_gap_mm = first.spacing_mm or (1.0, 1.0)
     start = np.array(first.position_mm or (0, 0, 0), dtype=float)
     step = normal_of(axes)
@@ -80,7 +80,7 @@ def _readable_frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
 
 def _frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
     content = open_dicom(path, has_pixels=True)
-    assert content is not None  # its header was read
+    assert content is not None  # read_slices has read the header
     _name_transfer_syntax(path, content)
     plugin = _decoder_of(path, content)
     pixels = iter_pixels(content, indices=list(frames), decoding_plugin=plugin)
@@ -91,7 +91,7 @@ def _frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
 
 
 def _name_transfer_syntax(path: Path, content: Dataset) -> None:
-    """Says how a file is written that does not say it, as it was found when it was read."""
+    """Sets a missing transfer syntax to the one with which the file was read."""
     if not hasattr(content, "file_meta"):
         content.file_meta = FileMetaDataset()
     if content.file_meta.get("TransferSyntaxUID"):
@@ -104,10 +104,10 @@ def _name_transfer_syntax(path: Path, content: Dataset) -> None:
 
 
 def _decoder_of(path: Path, content: Dataset) -> str:
-    """Returns which of pydicom's plugins decompresses a file's pixels; "" where none is needed.
+    """Returns the name of the pydicom plugin for a file's pixels; "" if they are uncompressed.
 
     Raises:
-        DataError: none can; names what to install.
+        DataError: no installed plugin can decompress them; the message names a package to install.
     """
     syntax = content.file_meta.TransferSyntaxUID
     remedy = (
@@ -126,7 +126,7 @@ def _decoder_of(path: Path, content: Dataset) -> str:
 
 
 def _hounsfield(path: Path, content: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:
-    """Returns a frame's pixels in HU; those that only fill the image up are air."""
+    """Returns a frame's pixels in HU; padding pixels get the value of air."""
     group = "PixelValueTransformationSequence"
     kind = str(frame_value(content, frame, group, "RescaleType") or "").strip().upper()
     slope, intercept = (
@@ -148,10 +148,10 @@ def _number(value: Any, default: float) -> float:
 
 
 def _is_padding(content: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:
-    """Returns where pixels have the value, or one of the range, that fills an image up.
+    """Returns a mask of the pixels with the header's padding value, or in its padding range.
 
-    The value may be written with a sign that pixels have not, or the other way round, and may need
-    more bits than are said to be stored.
+    The header's value and the pixels may differ in being signed, and the value may need more bits
+    than the header says are stored.
     """
     value, limit = (_whole(content, f"PixelPadding{end}") for end in ("Value", "RangeLimit"))
     if value is None:
@@ -161,13 +161,13 @@ def _is_padding(content: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:
     ends = [value, value if limit is None else limit]
     written = [_wrapped(end, num_bits, is_signed=is_signed) for end in ends]
     fits = all(_wrapped(end, num_stored, is_signed=is_signed) == end for end in written)
-    if not fits:  # pydicom cuts off the bits beyond those stored: they are looked at as written
+    if not fits:  # pydicom drops the bits above those stored: compare the pixels as written
         stored = _as_written(content, frame, stored)
     return (stored >= min(written)) & (stored <= max(written))
 
 
 def _whole(content: Dataset, keyword: str) -> int | None:
-    """Returns a whole number of a header; some files leave open whether it has a sign."""
+    """Returns a header's whole number; a file may leave open whether it is signed."""
     value = content.get(keyword)
     if isinstance(value, bytes) and value:
         return int.from_bytes(value, "little" if content.original_encoding[1] else "big")
@@ -175,13 +175,13 @@ def _whole(content: Dataset, keyword: str) -> int | None:
 
 
 def _wrapped(value: int, num_bits: int, *, is_signed: bool) -> int:
-    """Returns the number that the lowest bits of another one are."""
+    """Returns the number in the lowest ``num_bits`` bits of a value."""
     value %= 1 << num_bits
     return value - (1 << num_bits) if is_signed and value >> (num_bits - 1) else value
 
 
 def _as_written(content: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:
-    """Returns a frame's pixels with all their bits; compressed ones have no more than stored."""
+    """Returns a frame's pixels with all allocated bits; compressed ones have the stored bits."""
     syntax = content.file_meta.TransferSyntaxUID
     if syntax.is_compressed and not syntax.is_deflated:
         return stored

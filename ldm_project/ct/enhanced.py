@@ -1,6 +1,6 @@
-"""Enhanced multi-frame CT: what a file says of each of its frames, in its functional groups.
+"""Enhanced multi-frame CT: reads each frame's values from the file's functional groups.
 
-A classic file is one frame without groups: what is asked for stands in the file itself.
+A classic file is one frame without groups: its values stand in the file itself.
 
 Source: DICOM PS3.3, C.7.6.16 (Multi-frame Functional Groups).
 """
@@ -15,10 +15,10 @@ PER_FRAME, SHARED = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsS
 
 
 def num_frames(header: Dataset) -> int:
-    """Returns how many frames a file has; one, where it does not say.
+    """Returns the number of frames of a file; 1 if the header does not give it.
 
     Raises:
-        DataError: it has several, and does not say where each lies.
+        DataError: the file has several frames, and does not give the position of each.
     """
     number = int(header.get("NumberOfFrames") or 1)
     num_described = len(header.get(PER_FRAME) or ())
@@ -32,16 +32,16 @@ def num_frames(header: Dataset) -> int:
 
 
 def frame_value(header: Dataset, frame: int, group: str, keyword: str) -> Any:
-    """Returns a frame's value: of its own group, else of the group of all, else of the file.
+    """Returns a frame's value: from its own group, else the shared group, else the file.
 
     Args:
         header: of a classic or an enhanced file.
-        frame: its number in the file, from 0.
+        frame: number of the frame in the file, from 0.
         group: keyword of the sequence that holds the value, ``PlanePositionSequence``.
         keyword: of the value.
 
     Returns:
-        ``None`` where nothing says it.
+        ``None`` if the value is in none of the three places.
     """
     if PER_FRAME not in header and SHARED not in header:
         return header.get(keyword)

@@ -1,4 +1,4 @@
-"""CT out: NIfTI and PNG files in Hounsfield units, and a preview that a person can judge."""
+"""Writes CT images: NIfTI in Hounsfield units, PNG, and a preview that a person can judge."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-# What a PNG shows as black and white: air to contrast-filled vessels, lungs and soft tissue both.
+# HU that a PNG shows as black and as white: wide enough for both lungs and contrast-filled vessels.
 DISPLAY_MIN_HU, DISPLAY_MAX_HU = -1000.0, 400.0
 PREVIEW_COLUMNS = 4
-PREVIEW_MIN_TILE = 128  # pixels; smaller images are enlarged by a whole factor
+PREVIEW_MIN_TILE = 128  # pixels; smaller images are enlarged by a whole number
 PREVIEW_GAP = 4
 LABEL_HEIGHT = 14
 VIEWS = ("axial", "coronal", "sagittal")
@@ -33,9 +33,9 @@ def write_png(path: Path, image_hu: Tensor) -> None:
 
 
 def contact_sheet(images_hu: Tensor) -> Image.Image:
-    """Returns a picture of images ``(N, 1, *S)`` in HU.
+    """Returns one picture of images ``(N, 1, *S)`` in HU.
 
-    Slices stand in a grid; of volumes, each row shows the three middle slices of one.
+    2D images form a grid; each row of a picture of volumes shows one volume's three middle slices.
     """
     arrays = [image[0].cpu().numpy() for image in images_hu]
     if arrays[0].ndim == 2:
@@ -54,9 +54,9 @@ def _middle_slices(volume: np.ndarray) -> list[np.ndarray]:
 
 
 def _displayed(array: np.ndarray) -> np.ndarray:
-    """Returns a slice of RAS axes as rows of grey values, the way a radiologist looks at it.
+    """Returns a slice with RAS axes as rows of grey values, oriented as radiologists view it.
 
-    The patient's right is on the left and front or top is up: both axes run backwards.
+    The patient's right is on the left, and front or top is up: both axes are reversed.
     """
     window = (array - DISPLAY_MIN_HU) / (DISPLAY_MAX_HU - DISPLAY_MIN_HU)
     return (window.clip(0, 1) * 255).round().astype(np.uint8).T[::-1, ::-1]

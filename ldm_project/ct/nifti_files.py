@@ -1,4 +1,4 @@
-"""NIfTI files as volumes, and where they lie."""
+"""Reads NIfTI files as volumes with their affines."""
 
 import math
 import re
@@ -14,16 +14,16 @@ from ldm_project.errors import DataError
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 BIDS_SUBJECT = re.compile(r"(?<![a-zA-Z0-9])sub-[a-zA-Z0-9]+")
-MAX_GZIP_RATIO = 1032  # of a file's content to its size; deflate reaches no more
+MAX_GZIP_RATIO = 1032  # largest ratio of content to file size that deflate can reach
 
 
 def is_nifti(path: Path) -> bool:
-    """Returns whether a file's name is one of NIfTI."""
+    """Returns ``True`` if a file has a NIfTI suffix."""
     return path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
 def nifti_patient(path: Path) -> str:
-    """Returns the subject that a BIDS path names (``sub-01``), else the file: NIfTI has no more."""
+    """Returns the subject in a BIDS path (``sub-01``), else the path: NIfTI names no patient."""
     named = BIDS_SUBJECT.findall(str(path))
     return named[-1] if named else str(path)
 
@@ -32,13 +32,13 @@ def nifti_hu(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns a file's volume ``(X, Y, Z)`` float32 as it is stored, and its affine to RAS, mm.
 
     Raises:
-        DataError: it is no single volume of grey voxels.
-        Exception: whatever nibabel makes of a damaged file.
+        DataError: the file is not a single volume of grey voxels.
+        Exception: nibabel may raise any exception for a damaged file.
     """
     with _quiet():
         image: Any = nib.load(path)
         shape = image.shape
-        while len(shape) > 3 and shape[-1] == 1:  # one volume, written as a series of one
+        while len(shape) > 3 and shape[-1] == 1:  # one volume, stored as a series of length 1
             shape = shape[:-1]
         if len(shape) not in (2, 3):
             raise DataError(
@@ -62,7 +62,7 @@ def nifti_hu(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps nibabel from telling each fault of a header on stderr; it raises what matters."""
+    """Keeps nibabel from printing header faults on stderr; serious ones are raised anyway."""
     logger = nib.imageglobals.logger
     was_disabled = logger.disabled
     logger.disabled = True
@@ -73,14 +73,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _directions(affine: np.ndarray) -> np.ndarray:
-    """Returns the axes of an affine, each of length 1; no numbers where one has no length."""
+    """Returns the axes of an affine, scaled to length 1; an axis of length 0 stays 0."""
     axes = affine[:3, :3]
     with np.errstate(all="ignore"):
         return np.nan_to_num(axes / np.linalg.norm(axes, axis=0))
 
 
 def _check_size(path: Path, image: Any) -> None:
-    """Checks that a file can hold as many voxels as it says, before memory is asked for them."""
+    """Checks that a file is large enough for the voxels in its header, before memory is used."""
     num_bytes = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
     size = path.stat().st_size
     if num_bytes > size * (MAX_GZIP_RATIO if path.name.lower().endswith(".gz") else 1):

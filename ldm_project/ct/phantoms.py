@@ -1,4 +1,4 @@
-"""Chest CT phantoms in Hounsfield units, each different, for use without any data."""
+"""Draws chest CT phantoms in Hounsfield units, each different, for use without any data."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Hounsfield units of what a chest CT shows.
+# Hounsfield units of the tissues in a chest CT.
 AIR_HU, FAT_HU, MUSCLE_HU, LUNG_HU, BLOOD_HU = -1000.0, -100.0, 50.0, -830.0, 160.0
 MARROW_HU, CORTEX_HU = 250.0, 600.0
 NOISE_HU = 12.0
@@ -70,7 +70,7 @@ def phantom_hu(size: tuple[int, ...], *, seed: int, epoch: int = 0) -> Tensor:
 
 
 def _axis(length: int) -> np.ndarray:
-    """Returns the middles of pixels from -1 to 1."""
+    """Returns the centres of ``length`` pixels that span -1 to 1."""
     return (np.arange(length) + 0.5) / length * 2 - 1
 
 
@@ -81,7 +81,7 @@ def _drawn(anatomy: Anatomy, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.
     muscle = _ellipse(x, y, *muscle_size)
     image = np.where(body < 1, FAT_HU, AIR_HU)
     image = np.where(muscle < 1, MUSCLE_HU, image)
-    # Lungs are widest in the middle and end in a dome above and below.
+    # Lungs are widest in the middle, and end in a dome at the top and at the bottom.
     height = np.sqrt(np.clip(1 - (z / 1.05) ** 2, 0.05, 1))
     for side in (-1, 1):
         lung_x, lung_y = x - side * anatomy.lung_x, y - 0.02
@@ -128,5 +128,5 @@ def _with_bones(
 def _ellipse(
     x: np.ndarray, y: np.ndarray, width: float | np.ndarray, depth: float | np.ndarray
 ) -> np.ndarray:
-    """Returns 1 on the ellipse with these half-axes, less inside."""
+    """Returns the ellipse's equation: 1 on its edge, less inside; both sizes are half-axes."""
     return (x / width) ** 2 + (y / depth) ** 2

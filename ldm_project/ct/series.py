@@ -1,4 +1,4 @@
-"""Which slices make a scan: a series' slices that lie in one stack, and what is left out of it."""
+"""Groups DICOM slices into scans: the slices of a series that form one stack."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -25,9 +25,9 @@ SPACING_TOLERANCE_FRACTION = 0.001
 
 @dataclass(frozen=True)
 class SortedSlices:
-    """Slices by scan, each scan's in the order in which they are stacked, and why some are in none.
+    """The slices of each scan in stack order, and the reasons for leaving out the remaining ones.
 
-    Each text of ``left_out`` stands for the slices of one series that are left out for one reason.
+    Each text of ``left_out`` covers all slices of one series that are left out for one reason.
     """
 
     scans: tuple[tuple[DicomSlice, ...], ...]
@@ -35,7 +35,7 @@ class SortedSlices:
 
 
 def sort_slices(slices: Iterable[DicomSlice]) -> SortedSlices:
-    """Returns scans of slices in any order: of each series, those that are one stack."""
+    """Returns the scans among slices in any order: one stack from each series."""
     series: dict[tuple[str, ...], list[DicomSlice]] = defaultdict(list)
     for one in slices:
         series[one.series].append(one)
@@ -49,10 +49,10 @@ def sort_slices(slices: Iterable[DicomSlice]) -> SortedSlices:
 
 
 def check_stack(name: str, slices: Sequence[DicomSlice]) -> None:
-    """Checks that the slices of a scan, in their order, are an even, upright stack of CT.
+    """Checks that the slices of a scan, in stack order, are evenly spaced CT without tilt.
 
     Raises:
-        DataError: they are not; it begins with the scan's name.
+        DataError: they are not; the message begins with the scan's name.
     """
     first = slices[0]
     if first.modality != CT:
@@ -85,7 +85,7 @@ def check_stack(name: str, slices: Sequence[DicomSlice]) -> None:
 
 
 def _largest_stack(slices: Sequence[DicomSlice]) -> tuple[list[DicomSlice], list[str]]:
-    """Returns the slices of a series that can be one stack, and why others are left out."""
+    """Returns a series' largest stack, and the reasons for leaving out its other slices."""
     reasons: list[str] = []
 
     def keep(group: Sequence[DicomSlice], is_kept: Callable[[DicomSlice], bool], why: str) -> list:
@@ -115,7 +115,7 @@ def _largest_stack(slices: Sequence[DicomSlice]) -> tuple[list[DicomSlice], list
 
 
 def _without_copies(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
-    """Returns slices but those that are another one's copy: of one UID, at one place."""
+    """Returns the slices without duplicates, which share both UID and place."""
     seen = set()
     kept = []
     for one in slices:
@@ -127,7 +127,7 @@ def _without_copies(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
 
 
 def _fit_together(one: DicomSlice, other: DicomSlice) -> bool:
-    """Returns whether two slices can be of one stack: alike in size, spacing and direction."""
+    """Returns ``True`` if two slices have the size, spacing and direction of one stack."""
     if (one.is_grey, one.shape, one.has_place) != (other.is_grey, other.shape, other.has_place):
         return False
     if one.spacing_mm is None or other.spacing_mm is None:
@@ -139,7 +139,7 @@ def _fit_together(one: DicomSlice, other: DicomSlice) -> bool:
 
 
 def _difference(main: DicomSlice, other: DicomSlice) -> str:
-    """Returns what keeps a slice out of a stack."""
+    """Returns the difference, in words, that keeps a slice out of a stack."""
     if not other.is_grey:
         return "a colour image"
     if not other.has_place:
@@ -152,7 +152,7 @@ def _difference(main: DicomSlice, other: DicomSlice) -> str:
 
 
 def _in_order(slices: list[DicomSlice]) -> list[DicomSlice]:
-    """Returns slices by their place along the normal, or by file and frame where none has one."""
+    """Returns slices sorted along the normal; by file and frame if they have no positions."""
     by_file = sorted(slices, key=lambda one: (one.path, one.frame))
     if not slices[0].has_place:
         return by_file
@@ -163,7 +163,7 @@ def _in_order(slices: list[DicomSlice]) -> list[DicomSlice]:
 def _axes(one: DicomSlice) -> np.ndarray:
     assert one.orientation is not None
     axes = unit_axes(one.orientation)
-    assert axes is not None  # read_slices has seen to it
+    assert axes is not None  # read_slices checks it
     return axes
 
 

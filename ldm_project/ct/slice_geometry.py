@@ -1,4 +1,4 @@
-"""How slices lie in space: which are parallel, in what order, and whether evenly spaced."""
+"""The geometry of slices in space: their axes, their tilt and their spacing."""
 
 from functools import lru_cache
 
@@ -8,29 +8,29 @@ from scipy.optimize import minimize_scalar
 Triple = tuple[float, float, float]
 Cosines = tuple[float, float, float, float, float, float]
 
-# Lengths and angle of the two image axes may be this far from 1 and 90 degrees (as a cosine).
+# Tolerance for the lengths of the two image axes (1) and the cosine of their angle (0).
 AXES_TOLERANCE = 0.02
 PARALLEL_TOLERANCE_DEGREES = 1.0
 MAX_TILT_DEGREES = 1.0
-# How far a slice may lie from its even place, in parts of the distance of slices.
+# The largest distance of a slice from its evenly spaced position, as a fraction of the spacing.
 PLACE_TOLERANCE = 0.1
-# Rounded positions may lie farther off, but not so far that a missing slice would look like it.
+# Rounded positions may lie farther off, but by less than a missing slice would cause.
 ROUNDED_PLACE_TOLERANCE = 0.2
-# A gap of a missing slice is twice as wide as the others; rounding never comes near that.
+# A missing slice leaves a gap twice as wide as the spacing; rounding alone causes far less.
 MISSING_GAP_RATIO = 1.75
 FINEST_ROUNDING_DIGITS = 4
 MAX_TILT_ROUNDING_MM = 0.1  # positions in whole mm would hide a tilt of a few slices
 
 
-@lru_cache(maxsize=1024)  # all slices of a series ask for the same
+@lru_cache(maxsize=1024)  # all slices of a series have the same orientation
 def unit_axes(orientation: Cosines) -> np.ndarray | None:
-    """Returns the row and the column axis ``(2, 3)``, each of length 1.
+    """Returns the row axis and the column axis ``(2, 3)``, each of length 1.
 
-    ``None`` where the six cosines of ImageOrientationPatient are no two axes at right angles.
+    ``None`` if the six cosines of ImageOrientationPatient are not two axes at right angles.
     """
     axes = np.asarray(orientation, dtype=float).reshape(2, 3)
     lengths = np.linalg.norm(axes, axis=1)
-    if not np.all(np.abs(lengths - 1) < AXES_TOLERANCE):  # also where they are no numbers
+    if not np.all(np.abs(lengths - 1) < AXES_TOLERANCE):  # true for NaN as well
         return None
     axes = axes / lengths[:, None]
     axes.setflags(write=False)
@@ -44,15 +44,15 @@ def normal_of(axes: np.ndarray) -> np.ndarray:
 
 
 def are_parallel(axes: np.ndarray, other: np.ndarray) -> bool:
-    """Returns whether both axes point the same way; slices turned in their plane do not."""
+    """Returns ``True`` if both axes agree; slices rotated within one plane are not parallel."""
     cosines = np.sum(axes * other, axis=1)
     return bool(np.all(cosines > np.cos(np.radians(PARALLEL_TOLERANCE_DEGREES))))
 
 
 def tilt_degrees(positions: np.ndarray, normal: np.ndarray) -> float:
-    """Returns the angle between the normal and the line along which slices are stacked.
+    """Returns the angle in degrees between the normal and the direction of the stack.
 
-    What rounded positions may add to it is taken off.
+    The part of the angle that rounding of the positions can explain is subtracted.
     """
     line = positions[-1] - positions[0]
     along = line @ normal
@@ -66,9 +66,9 @@ def tilt_degrees(positions: np.ndarray, normal: np.ndarray) -> float:
 
 
 def unevenness(positions: np.ndarray, normal: np.ndarray) -> str | None:
-    """Returns what is wrong with the spacing of slices, or ``None`` where it is even.
+    """Returns the fault in the spacing of slices, in words; ``None`` if it is even.
 
-    Each slice is judged by its distance from the place that it has in an even stack. Half of the
+    Each slice is judged by its distance from its position in an evenly spaced stack. Half of the
     unit to which positions are rounded is always allowed.
 
     Args:
@@ -94,7 +94,7 @@ def unevenness(positions: np.ndarray, normal: np.ndarray) -> str | None:
 
 
 def sideways_mm(positions: np.ndarray) -> float:
-    """Returns how far a slice lies beside the line from the first to the last one, at most."""
+    """Returns the largest distance in mm of a slice from the line from the first to the last."""
     line = positions[-1] - positions[0]
     line = line / np.linalg.norm(line)
     offsets = positions - positions[0]
@@ -103,7 +103,7 @@ def sideways_mm(positions: np.ndarray) -> float:
 
 
 def _farthest_off(places: np.ndarray) -> float:
-    """Returns how far the farthest place is from the even places that fit best."""
+    """Returns the largest distance of a position from the best fit of even spacing."""
     numbers = np.arange(len(places))
     gaps = np.diff(places)
     if np.ptp(gaps) == 0:
@@ -118,9 +118,9 @@ def _farthest_off(places: np.ndarray) -> float:
 
 
 def _unit_mm(values: np.ndarray) -> float:
-    """Returns the unit to which numbers seem rounded: 1, 0.1 ...; 0 where they are not.
+    """Returns the unit in mm to which the values seem rounded: 1, 0.1 ...; 0 if not rounded.
 
-    Numbers that are all the same tell nothing, and differ by nothing.
+    Also 0 for equal values, which reveal no unit.
     """
     if np.ptp(values) == 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""Where ``data=`` leads: the files of a folder or glob, or of a public data set that is fetched."""
+"""Turns ``data=`` into files: of a folder, a glob, or a public data set (downloaded if needed)."""
 
 from collections.abc import Iterable
 from glob import glob, has_magic
@@ -9,22 +9,22 @@ from ldm_project.ct.tcia import collection_files
 from ldm_project.errors import DataError
 
 DECATHLON_SCHEME, TCIA_SCHEME = "msd:", "tcia:"
-# Of a collection, where no number is given: a whole one can have hundreds of gigabytes.
+# Series to take from a collection by default: all of them can be hundreds of gigabytes.
 DEFAULT_NUM_SERIES = 20
-# macOS writes such files beside others, under their names with this before them.
+# macOS puts this prefix on the metadata files that it writes beside other files.
 MACOS_PREFIX = "._"
 
 
 def source_files(source: str) -> list[Path]:
-    """Returns the files of a source in order; a public data set is downloaded when first asked.
+    """Returns the files of a source in order; downloads a public data set at first use.
 
     Args:
-        source: ``msd:TASK``, ``tcia:COLLECTION`` or ``tcia:COLLECTION:NUMBER``; else a folder,
-            whose folders count too, a glob, or a file.
+        source: ``msd:TASK``, ``tcia:COLLECTION`` or ``tcia:COLLECTION:NUMBER``; else a folder
+            (with its subfolders), a glob, or a file.
 
     Raises:
-        DataError: nothing is there, or it cannot be downloaded.
-        CacheError: there is no place to download to.
+        DataError: the source has no files, or cannot be downloaded.
+        CacheError: the folder for the download cannot be made.
     """
     if source.startswith(DECATHLON_SCHEME):
         return task_images(source.removeprefix(DECATHLON_SCHEME))
@@ -34,7 +34,7 @@ def source_files(source: str) -> list[Path]:
 
 
 def _collection(source: str) -> tuple[str, int]:
-    """Returns a collection's name and how many of its series to take."""
+    """Returns a collection's name and the number of its series to take."""
     name, _, number = source.removeprefix(TCIA_SCHEME).partition(":")
     if not number:
         return name, DEFAULT_NUM_SERIES

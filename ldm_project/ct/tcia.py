@@ -1,4 +1,4 @@
-"""CT of The Cancer Imaging Archive: the first series of a collection, downloaded when first asked.
+"""CT of The Cancer Imaging Archive: a collection's first series, downloaded at first use.
 
 Source: https://wiki.cancerimagingarchive.net/display/Public/NBIA+Search+REST+API+Guide.
 """
@@ -25,14 +25,14 @@ from ldm_project.errors import DataError
 COLLECTION_NAME = re.compile(r"[A-Za-z0-9][\w .()+-]*")
 SERIES_UID = re.compile(r"[0-9.]+")
 LISTING_FILE = "series.json"
-TIMEOUT_S = 60.0  # without a byte
-# What the network, a torn archive and a full disk raise.
+TIMEOUT_S = 60.0  # longest wait for the next byte
+# The exceptions of the network, of a broken archive and of a full disk.
 DOWNLOAD_ERRORS = (OSError, HTTPException, BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 @dataclass(frozen=True, order=True)
 class Series:
-    """A CT series of a collection, in the order in which they are taken: patient by patient."""
+    """A CT series of a collection; sorting puts series in the order of patients, then UIDs."""
 
     patient: str
     uid: str
@@ -42,10 +42,10 @@ class Series:
 
 
 def collection_files(collection: str, num_series: int, *, base_url: str = BASE_URL) -> list[Path]:
-    """Returns the files of a collection's first CT series; what is not here yet is downloaded.
+    """Returns the files of a collection's first CT series; downloads the missing ones.
 
-    The list of a collection's series is kept too: the same ones are taken ever after, without a
-    network.
+    The list of the collection's series is kept too, so later calls take the same series and need
+    no network.
 
     Args:
         collection: its name, ``LIDC-IDRI``.
@@ -53,8 +53,8 @@ def collection_files(collection: str, num_series: int, *, base_url: str = BASE_U
         base_url: of the archive's REST interface, up to the name of a query.
 
     Raises:
-        DataError: there is no such collection of CT, or a download fails.
-        CacheError: there is no place to download to.
+        DataError: the archive has no CT collection of that name, or a download fails.
+        CacheError: the folder for the download cannot be made.
     """
     if not COLLECTION_NAME.fullmatch(collection):
         raise DataError(f"data=tcia:{collection} names no collection; try tcia:LIDC-IDRI:20.")
@@ -70,17 +70,17 @@ def collection_files(collection: str, num_series: int, *, base_url: str = BASE_U
 
 
 def _listing(collection: str, folder: Path, base_url: str) -> list[Series]:
-    """Returns the CT series of a collection, from the archive when first asked."""
+    """Returns the CT series of a collection; asks the archive only at first use."""
     kept = folder / LISTING_FILE
     try:
         return [Series(**item) for item in json.loads(kept.read_text())]
-    except (OSError, ValueError, TypeError):  # not there, or damaged
+    except (OSError, ValueError, TypeError):  # the kept list is missing or damaged
         pass
     url = f"{base_url}getSeries?{urlencode({'Collection': collection, 'Modality': 'CT'})}"
     try:
         with urlopen(url, timeout=TIMEOUT_S) as answer:
             text = answer.read().decode()
-        # the archive says nothing at all where it knows no such collection
+        # the archive answers an unknown collection with an empty body
         series = sorted(_series(item) for item in json.loads(text or "[]"))
     except (*DOWNLOAD_ERRORS, ValueError, KeyError, TypeError) as error:
         raise _no_download(f"The list of series of {collection!r}", url, folder, error) from error
@@ -96,10 +96,10 @@ def _listing(collection: str, folder: Path, base_url: str) -> list[Series]:
 
 
 def _series(item: dict[str, object]) -> Series:
-    """Returns a series of the archive's answer.
+    """Returns a series from one item of the archive's answer.
 
     Raises:
-        ValueError: it has no UID.
+        ValueError: the item has no UID.
     """
     uid = str(item["SeriesInstanceUID"])
     if not SERIES_UID.fullmatch(uid):
@@ -124,7 +124,7 @@ def _announce(collection: str, missing: Sequence[Series], folder: Path) -> None:
 
 
 def _download(series: Series, folder: Path, base_url: str) -> None:
-    """Brings a series into the folder, where it appears only when it is whole."""
+    """Downloads a series into the folder, where it appears only when complete."""
     url = f"{base_url}getImage?{urlencode({'SeriesInstanceUID': series.uid})}"
     try:
         with TemporaryDirectory(prefix="unfinished-", dir=folder) as staging:

@@ -1,4 +1,4 @@
-"""Precision, threads, memory layout: the networks run faster, or fit, and compute the same."""
+"""Precision, threads and memory layout: makes the networks faster or smaller in memory."""
 
 import torch
 from torch import nn
@@ -15,16 +15,16 @@ BF16, FP32 = "bf16", "fp32"
 CPU_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "sve_bf16")
 
 
-# Under it oneDNN 3.12 on AMX reads memory that nobody wrote for a weight's gradient (seen as NaN in
-# torch 2.13), and convolves wrongly to an axis of 1 (pytorch/pytorch#169688); in bf16 and 3D alone.
+# Below it, and only in bf16 and 3D, oneDNN 3.12 on AMX reads uninitialised memory for a weight's
+# gradient (NaN in torch 2.13), and convolves wrongly to an axis of 1 (pytorch/pytorch#169688).
 MIN_CPU_BF16_AXIS = 3
 
 
 def resolve_precision(precision: str | None, device: torch.device, spec: ModelSpec) -> str:
-    """Returns ``bf16`` or ``fp32``; ``None`` takes the quicker one.
+    """Returns ``bf16`` or ``fp32``; ``precision=None`` takes the faster of the two.
 
-    A CPU without instructions for bf16 emulates it, and the layers of ``tiny`` are too small to
-    make up for the conversions.
+    bf16 is slower on a CPU that must emulate it, and for ``tiny``, whose small layers save less
+    time than the conversions cost.
 
     Raises:
         InvalidInputError: bf16 is asked for where a CPU computes it wrongly.
@@ -48,8 +48,8 @@ def resolve_precision(precision: str | None, device: torch.device, spec: ModelSp
 def limit_threads(model_size: str) -> None:
     """Gives the ``tiny`` networks one thread of the CPU.
 
-    They gain nothing from more, and two that wait for each other on a busy machine are several
-    times slower than one.
+    More threads gain nothing there, and on a busy machine two threads that wait for each other are
+    several times slower than one.
     """
     if model_size == TINY:
         torch.set_num_threads(1)
@@ -61,7 +61,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def checkpoint_gradients(unet: nn.Module) -> None:
-    """Makes a UNet, in place, compute its blocks again on the way back and keep less for it."""
+    """Changes a UNet in place to save memory: the backward pass computes its blocks again."""
     blocks = {
         module
         for name, module in unet.named_modules()
@@ -71,10 +71,10 @@ def checkpoint_gradients(unet: nn.Module) -> None:
 
 
 def prepared(unet: nn.Module, *, is_compiled: bool) -> nn.Module:
-    """Returns the UNet as it samples quickest: channels last on a GPU, compiled if asked for.
+    """Returns the UNet prepared for sampling: channels last on a GPU, compiled if asked for.
 
-    Compiled for a GPU it runs as CUDA graphs, which write each prediction over the one before: no
-    sampler may look back at one.
+    A UNet compiled for a GPU runs as CUDA graphs, where each prediction overwrites the previous
+    one, so no sampler may keep a prediction.
     """
     is_on_gpu = device_of(unet).type == "cuda"
     if is_on_gpu:
@@ -86,7 +86,7 @@ def prepared(unet: nn.Module, *, is_compiled: bool) -> nn.Module:
 
 
 def channels_last(unet: nn.Module) -> None:
-    """Moves the weights of convolutions, in place, into the order that tensor cores read."""
+    """Reorders the weights of convolutions, in place, to the layout that tensor cores read."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for weight in unet.parameters():
         if weight.ndim in formats:

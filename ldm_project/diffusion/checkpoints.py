@@ -1,4 +1,4 @@
-"""Trained networks on disk: safetensors with a JSON config beside them, whole or not there."""
+"""Trained networks on disk: safetensors with a JSON config, written completely or not at all."""
 
 import json
 import math
@@ -33,7 +33,7 @@ KIND_LDM = "ldm"
 
 @dataclass(frozen=True)
 class VqganCheckpoint:
-    """A trained VQ-GAN and what it was built from."""
+    """A trained VQ-GAN and the spec that it was built from."""
 
     spec: ModelSpec
     vqgan: VQVAE
@@ -43,7 +43,7 @@ class VqganCheckpoint:
 class LdmCheckpoint:
     """A trained LDM: its UNet works on latents of its VQ-GAN, divided by ``latent_scale``.
 
-    ``objective`` is what the UNet was trained as: ``diffusion`` or ``rflow``.
+    ``objective`` is the UNet's training objective: ``diffusion`` or ``rflow``.
     """
 
     spec: ModelSpec
@@ -54,19 +54,19 @@ class LdmCheckpoint:
 
 
 def save_vqgan(folder: Path, spec: ModelSpec, vqgan: VQVAE) -> None:
-    """Writes a VQ-GAN checkpoint; one that is there already is replaced only when this is whole.
+    """Writes a VQ-GAN checkpoint; an existing one is replaced only when the new one is complete.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the checkpoint cannot be written.
     """
     _save(folder, {"kind": KIND_VQGAN, "spec": spec.to_dict()}, {"vqgan": vqgan})
 
 
 def save_ldm(folder: Path, ldm: LdmCheckpoint) -> None:
-    """Writes an LDM checkpoint; one that is there already is replaced only when this is whole.
+    """Writes an LDM checkpoint; an existing one is replaced only when the new one is complete.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the checkpoint cannot be written.
     """
     config = {
         "kind": KIND_LDM,
@@ -101,7 +101,7 @@ def load_ldm(folder: Path, *, backend: str, device: str | None) -> LdmCheckpoint
     latent_scale = config.get("latent_scale")
     if not (isinstance(latent_scale, float) and 0 < latent_scale < math.inf):
         raise _damaged(folder / CONFIG_FILE, f"latent_scale is {latent_scale!r}")
-    objective = config.get("objective", DIFFUSION)  # all there was before it was written
+    objective = config.get("objective", DIFFUSION)  # older checkpoints lack it
     if objective not in SAMPLERS_BY_OBJECTIVE:
         raise _damaged(folder / CONFIG_FILE, f"objective is {objective!r}")
     unet = build_unet(spec, backend=backend).to(resolve_device(device))
@@ -125,7 +125,7 @@ def _save(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module
             (new / CONFIG_FILE).write_text(text)
             for name, network in networks.items():
                 state = {key: value.contiguous() for key, value in canonical_state(network).items()}
-                # The weights know their config, so that files of two checkpoints never mix.
+                # The weights file repeats the config, which reveals mixed files of two checkpoints.
                 save_file(state, new / f"{name}.safetensors", metadata={"config": text})
             for file in new.iterdir():
                 _flush(file)
@@ -138,7 +138,7 @@ def _save(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module
 
 
 def _flush(file: Path) -> None:
-    """Waits until a file is on the disk: a power cut after the move must not leave it empty."""
+    """Waits until a file is on the disk: a power cut after the move must not empty the file."""
     with file.open("rb") as written:
         os.fsync(written.fileno())
 

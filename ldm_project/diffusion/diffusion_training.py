@@ -21,7 +21,7 @@ from ldm_project.diffusion.sharding import is_sharded, load_weights, shard, whol
 from ldm_project.parsing import num_fitting
 
 DIFFUSION_LEARNING_RATE = 3e-3
-ADD_NOISE = {DIFFUSION: noised, RFLOW: flowed}  # by what a UNet is trained as
+ADD_NOISE = {DIFFUSION: noised, RFLOW: flowed}  # by training objective
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class NoisyBatch:
 
 
 class DiffusionTraining:
-    """A UNet in training, the moving average of its weights, and how far it is.
+    """A UNet in training, the moving average of its weights, and the iterations done so far.
 
-    The average is what to sample from: it is free of the last batches' noise.
+    Sample from the average: it is free of the last batches' noise.
 
     Args:
         unet: from ``build_unet``; trained in place.
@@ -68,10 +68,10 @@ class DiffusionTraining:
         self.objective = objective
         self.learning_rate = learning_rate
         self.precision = precision
-        self.iteration = 0  # the last one that is done
+        self.iteration = 0  # number of the last finished iteration
         self.average = averaged(unet)
         self.optimiser = Optimiser(unet, learning_rate, iterations)
-        self._gathered: dict[str, Any] = {}  # the state when it was gathered last
+        self._gathered: dict[str, Any] = {}  # the state at the last gather
         self._gathered_average: nn.Module | None = None
 
     @property
@@ -81,10 +81,10 @@ class DiffusionTraining:
         return network.eval()
 
     def shard(self, device: torch.device, *, is_first: bool) -> None:
-        """Leaves each process a part of all weights; all must call it, before anything else.
+        """Divides the weights among the processes; all must call it, before anything else.
 
-        From then on the state and the averaged UNet are those of the last ``gather``, and in the
-        first process only.
+        After it, only the first process has the state and the averaged UNet, and they are those of
+        the last ``gather``.
         """
         self._gathered_average = deepcopy(self.unet).to(device) if is_first else None
         for network in (self.unet, self.average.module):
@@ -92,7 +92,7 @@ class DiffusionTraining:
         self.optimiser = Optimiser(self.unet, self.learning_rate, self.iterations)
 
     def gather(self) -> None:
-        """Brings what processes hold in parts together in the first one; all must call it."""
+        """Collects the parts of the state in the first process; all processes must call it."""
         if not is_sharded(self.unet):
             return
         self._gathered = {
@@ -105,16 +105,16 @@ class DiffusionTraining:
             average = {
                 name.removeprefix("module."): weight
                 for name, weight in self._gathered["average"].items()
-                if name.startswith("module.")  # beside them is how many were averaged
+                if name.startswith("module.")  # the state also counts the averaged weights
             }
             self._gathered_average.load_state_dict(average)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that the training needs to go on as if it had never stopped."""
+        """Returns everything that the training needs to continue as if it had never stopped."""
         return self._gathered or self._state_here()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what ``state_dict`` returned, in any number of processes."""
+        """Restores a state from ``state_dict``, in any number of processes."""
         load_weights(self.unet, state["unet"])
         load_weights(self.average, state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -140,16 +140,16 @@ def train_diffusion(
     processes: Processes = ALONE,
     stops_every: Collection[int] = (),
 ) -> Iterator[DiffusionStep]:
-    """Trains from where the training is to its last iteration, by mean absolute error.
+    """Trains from the next iteration to the last one, with the mean absolute error as loss.
 
     Args:
-        training: moved on in place; where processes share it, the same in all of them.
+        training: updated in place; if processes share it, it must be equal in all of them.
         latents: of the training set.
         batch_size: latents per iteration of all processes, drawn with replacement.
         seed: of the batches, their timesteps and their noise.
-        processes: that share each batch, and learn what one would learn from it.
-        stops_every: numbers of iterations after which a sharded training is gathered, and the
-            others wait for what the first process does with it; they do at the end too.
+        processes: that share each batch; together they learn what one process would.
+        stops_every: periods in iterations: after each, and at the end, a sharded training is
+            gathered, and the other processes wait while the first one uses it.
 
     Raises:
         InvalidInputError: the loss became infinite or NaN.
@@ -164,7 +164,7 @@ def train_diffusion(
         noisy, velocity = processes.share(batch.noisy), processes.share(batch.velocity)
         with autocast(device, training.precision):
             predicted = in_step(noisy, processes.share(batch.timesteps))
-        # Shares that differ in size weigh by it: the mean over processes is that over the batch.
+        # Each share is weighted by its size, so the mean over processes is the mean over the batch.
         weight = len(noisy) * processes.count / batch_size
         own_loss = weight * F.l1_loss(predicted.float(), velocity)
         loss = processes.mean(own_loss)
@@ -177,12 +177,12 @@ def train_diffusion(
             training.gather()
         yield DiffusionStep(iteration, loss.item())
         if is_due:
-            processes.meet()  # here they have more patience than where gradients meet
+            processes.meet()  # its timeout is longer than that of the gradient exchange
 
 
 @torch.inference_mode()
 def validation_loss(training: DiffusionTraining, latents: Latents) -> float:
-    """Returns the averaged UNet's error on held-out latents, with the same noise at each call."""
+    """Returns the averaged UNet's loss on held-out latents, with the same noise at each call."""
     generator = seeded_generator(b"validation")
     device = device_of(training.unet)
     batch = noisy_batch(
@@ -209,7 +209,7 @@ def noisy_batch(
     objective: str,
     device: torch.device,
 ) -> NoisyBatch:
-    """Returns the batch of an iteration; it follows from the generator alone."""
+    """Returns the batch of an iteration; all its random choices come from the generator."""
     chosen = torch.randint(len(latents.values), (batch_size,), generator=generator)
     clean = latents.scaled(chosen, device)
     noise = torch.randn(clean.shape, generator=generator).to(device)

@@ -1,4 +1,4 @@
-"""Feature networks from a file: ResNets that were trained on medical images by others."""
+"""Feature networks from a file: published ResNets that were trained on medical images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from ldm_project.errors import CheckpointError
 
-RADIMAGENET_EDGE = 224  # pixels; what its networks were trained at
+RADIMAGENET_EDGE = 224  # pixels; the training size of its networks
 COMPUTED_TOGETHER = 16
 EPSILON = 1e-6
 
-# Blocks of each stage, and whether they are bottlenecks.
+# The number of blocks in each stage, and whether they are bottlenecks.
 BUILDERS: dict[tuple[tuple[int, ...], bool], Callable[..., nn.Module]] = {
     ((1, 1, 1, 1), False): resnet.resnet10,
     ((2, 2, 2, 2), False): resnet.resnet18,
@@ -32,7 +32,7 @@ NAMES_BY_NUMBER = {
     "backbone.1.": "bn1.",
     **{f"backbone.{stage + 3}.": f"layer{stage}." for stage in (1, 2, 3, 4)},
 }
-HEADS = ("fc.", "conv_seg.")  # what was trained on top; features are what is below
+HEADS = ("fc.", "conv_seg.")  # the output layers, left out: features are their input
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FeatureNetwork:
     """A pre-trained ResNet."""
 
     network: nn.Module
-    num_channels: int  # that it takes; they are all the same here
+    num_channels: int  # of the input; we give each channel the same grey image
 
     @property
     def dims(self) -> int:
@@ -64,7 +64,7 @@ def load_feature_network(path: Path, dims: int, device: torch.device) -> Feature
     """Returns the network of a checkpoint: MedicalNet's in 3D, RadImageNet's ResNet-50 in 2D.
 
     Raises:
-        CheckpointError: no such file, no such network, or one of other dimensions.
+        CheckpointError: no such file, no known network in it, or one of other dimensions.
 
     Source: Chen, Ma & Zheng 2019 (arXiv:1904.00625), https://github.com/Tencent/MedicalNet;
         Mei et al. 2022 (10.1148/ryai.210315), https://github.com/BMEII-AI/RadImageNet.
@@ -97,7 +97,7 @@ def load_feature_network(path: Path, dims: int, device: torch.device) -> Feature
 
 
 def _named_state(path: Path) -> Mapping[str, Tensor]:
-    """Returns the weights by the names that torchvision and MONAI give them, heads left out."""
+    """Returns the weights, without heads, under the names that torchvision and MONAI use."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
@@ -117,19 +117,19 @@ def _named_state(path: Path) -> Mapping[str, Tensor]:
 
 
 def _builder(state: Mapping[str, Tensor]) -> Callable[..., nn.Module]:
-    """Returns the function that builds the ResNet of these weights; KeyError if there is none."""
+    """Returns the function that builds the ResNet of these weights; KeyError if unknown."""
     blocks = {tuple(name.split(".")[:2]) for name in state if name.startswith("layer")}
     depths = tuple(sum(stage == f"layer{number}" for stage, _ in blocks) for number in (1, 2, 3, 4))
     return BUILDERS[depths, "layer1.0.conv3.weight" in state]
 
 
 def _as_trained_2d(images: Tensor) -> Tensor:
-    """Returns images as RadImageNet's example gives them: in [-1, 1], 224 pixels wide and high."""
+    """Returns images as RadImageNet's example prepares them: in [-1, 1], 224 x 224 pixels."""
     return F.interpolate(images, (RADIMAGENET_EDGE,) * 2, mode="bilinear", antialias=True)
 
 
 def _as_trained_3d(volumes: Tensor) -> Tensor:
-    """Returns volumes as MedicalNet takes them: each with mean 0 and std 1."""
+    """Returns volumes as MedicalNet expects them: each with mean 0 and std 1."""
     axes = tuple(range(1, volumes.ndim))
     centred = volumes - volumes.mean(dim=axes, keepdim=True)
     return centred / centred.std(dim=axes, keepdim=True).clamp(min=EPSILON)

@@ -1,4 +1,4 @@
-"""The arithmetic that an image takes, counted on the shapes of the networks alone."""
+"""Counts the arithmetic of an image from the shapes of the networks alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ldm_project.diffusion.models import (
 )
 
 FLOP_PER_TFLOP = 1e12
-META = torch.device("meta")  # shapes without numbers: any size costs milliseconds
+META = torch.device("meta")  # tensors with shapes but no data: any size takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -23,27 +23,27 @@ class Cost:
     """The arithmetic of one image in TFLOP; a multiplication and an addition count as two."""
 
     step_tflop: float  # one denoising step
-    decode_tflop: float  # the latent to an image, whole
+    decode_tflop: float  # one decoding of a whole latent to an image
 
     def sample_tflop(self, steps: int) -> float:
-        """Returns the TFLOP of one image: a fixed part and one for each step."""
+        """Returns the TFLOP of one image: its decoding and its denoising steps."""
         return self.decode_tflop + steps * self.step_tflop
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The numbers of trainable weights of the networks."""
+    """The number of trainable weights of each network."""
 
     unet: int
     vqgan: int
 
 
 def cost_of(spec: ModelSpec) -> Cost:
-    """Returns the arithmetic of an image; neither weights nor voxels are needed."""
+    """Returns the arithmetic of an image; needs neither trained weights nor data."""
     with META:
         unet, vqgan = build_unet(spec).eval(), build_vqgan(spec).eval()
         latents, timesteps = torch.zeros(1, *spec.latent_shape), torch.zeros(1)
-    # Looking up the nearest code is an argmin, not counted; its distances are under a percent.
+    # The argmin for the nearest code is not counted; the distances it needs are under a percent.
     return Cost(
         step_tflop=_tflop(lambda: unet(latents, timesteps)),
         decode_tflop=_tflop(lambda: vqgan.decode(latents)),
@@ -69,7 +69,7 @@ def diffusion_iteration_tflop(spec: ModelSpec, batch_size: int) -> float:
 
 
 def vqgan_iteration_tflop(spec: ModelSpec, batch_size: int) -> float:
-    """Returns the TFLOP of one training iteration of the autoencoder, both ways through it.
+    """Returns the TFLOP of one training iteration of the autoencoder: forward and backward pass.
 
     The discriminator, which takes part in the last iterations only, is left out.
     """

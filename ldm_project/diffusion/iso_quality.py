@@ -1,4 +1,4 @@
-"""Which sampler and number of steps give images as good as 1000 steps for the least carbon."""
+"""Finds the sampler and step count that match the quality of 1000 steps for the least carbon."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,30 +8,34 @@ from ldm_project.diffusion.quality import Quality
 
 @dataclass(frozen=True)
 class Setting:
-    """A sampler at a number of steps: what an image costs in g CO2e, and how good it is."""
+    """A sampler at a number of steps: the g CO2e of an image, and the quality of its images."""
 
     sampler: str
     steps: int
-    co2e_g_per_sample: float | None  # None: nothing could be measured
+    co2e_g_per_sample: float | None  # None: not measured
     quality: Quality
 
     @property
     def co2e_g_per_accepted_sample(self) -> float | None:
-        """g CO2e for one image that is neither memorised nor unlike real ones, rejects included.
+        """The g CO2e of one accepted image, with its share of the rejected images.
 
-        ``None`` where nothing was measured, or every image was rejected.
+        An image is rejected if it is memorised or unlike every real one. ``None`` if the CO2e was
+        not measured, or every image was rejected.
         """
         return self.per_accepted_sample(self.co2e_g_per_sample)
 
     def per_accepted_sample(self, cost: float | None) -> float | None:
-        """Returns the cost of an accepted image from that of an image; ``None`` without either."""
+        """Returns the cost of an accepted image, given an image's cost.
+
+        ``None`` if the cost is ``None``, or if every image was rejected.
+        """
         if cost is None or self.quality.accepted_fraction == 0:
             return None
         return cost / self.quality.accepted_fraction
 
 
 def carbon_of(setting: Setting) -> float | None:
-    """Returns the g CO2e of an image; ``None`` where nothing could be measured."""
+    """Returns the g CO2e of an image; ``None`` if it was not measured."""
     return setting.co2e_g_per_sample
 
 
@@ -41,17 +45,17 @@ def iso_quality(
     *,
     cost_of: Callable[[Setting], float | None] = carbon_of,
 ) -> Setting | None:
-    """Returns the cheapest setting that is as good as the reference, itself included.
+    """Returns the cheapest setting that is as good as the reference, which may win itself.
 
-    As good means: its KID is no higher than the upper end of the reference's interval.
+    A setting is as good if its KID is at most the upper end of the reference's interval.
 
     Args:
         settings: to choose from.
-        reference: whose quality is to be reached.
-        cost_of: an image of a setting, rejected ones included.
+        reference: the setting whose quality must be reached.
+        cost_of: returns the cost of an image, accepted or not, of a setting.
 
     Returns:
-        ``None`` where no such setting has a known cost and an accepted image.
+        ``None`` if no such setting has both a known cost and an accepted image.
     """
     as_good = [
         (cost, position)
@@ -63,7 +67,7 @@ def iso_quality(
 
 
 def pareto_front(settings: Sequence[Setting]) -> list[Setting]:
-    """Returns the settings that none beats in both carbon and KID, the cheapest first."""
+    """Returns the settings that no other beats in both carbon and KID, the cheapest first."""
     priced = sorted(
         (
             (cost, setting.quality.kid.value, position)

@@ -16,10 +16,10 @@ from ldm_project.diffusion.models import canonical_state, encode
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents ``(N, C, *S)`` of a training set on the CPU, and ``scale``, what divides them.
+    """Latents ``(N, C, *S)`` of a training set on the CPU, and their divisor ``scale``.
 
-    They are the encoder's continuous outputs: sampling moves its results to the codebook, which
-    takes out what small errors the UNet leaves.
+    Latents are the encoder's continuous outputs. Sampling moves its results to the nearest codes,
+    which removes the UNet's small errors.
     """
 
     values: Tensor
@@ -31,7 +31,7 @@ class Latents:
 
 
 def encode_latents(vqgan: VQVAE, images: Iterable[Tensor]) -> Latents:
-    """Returns the latents of a training set, whose scale is their standard deviation.
+    """Returns the latents of a training set; their scale is their standard deviation.
 
     Args:
         vqgan: trained.
@@ -43,7 +43,7 @@ def encode_latents(vqgan: VQVAE, images: Iterable[Tensor]) -> Latents:
 def keep_latents(
     path: Path, vqgan: VQVAE, images: Iterable[Tensor], *, shape: tuple[int, ...]
 ) -> None:
-    """Writes the latents of a training set to a file, in which they stay while they are trained on.
+    """Writes the latents of a training set to a file, so that training need not load them all.
 
     Args:
         path: of the file.
@@ -59,12 +59,12 @@ def keep_latents(
 
 
 def open_latents(path: Path) -> Latents:
-    """Returns the latents in a file that is whole; memory holds no more than is in use."""
+    """Returns the latents in a complete file; only the latents in use are in memory."""
     return _with_scale(torch.from_numpy(open_array(path)))
 
 
 def weights_digest(vqgan: VQVAE) -> str:
-    """Returns a digest of a VQ-GAN's weights; two VQ-GANs differ where it does."""
+    """Returns a digest of a VQ-GAN's weights, which is equal only for equal weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(canonical_state(vqgan).items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""The networks of a latent diffusion model, from MONAI core or monai-generative, by one name."""
+"""Builds the networks of a latent diffusion model with either MONAI core or monai-generative."""
 
 import re
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from ldm_project.presets import ModelPreset
 from ldm_project.settings import RunSettings
 
 IMAGE_CHANNELS = 1
-# Group normalisation over single channels would erase how bright a latent is.
+# Group normalisation over single channels would erase the brightness of a latent.
 MIN_CHANNELS_PER_GROUP = 4
 MAX_NORM_GROUPS = 32
 NUM_KMEANS_ROUNDS = 10
@@ -28,8 +28,8 @@ MIN_LATENT_STD = 1e-3
 class ModelSpec:
     """Everything needed to rebuild both networks of an LDM.
 
-    ``preset`` holds the widths that ``model_size`` names, the present ones if none are given; a
-    checkpoint keeps them, so that it can still be loaded after a preset has changed.
+    ``preset`` holds the widths for ``model_size``; ``None`` takes the current ones. A checkpoint
+    keeps its widths, so it can still be loaded after a preset has changed.
     """
 
     dims: int
@@ -41,7 +41,7 @@ class ModelSpec:
         """Checks the size and fills in the preset.
 
         Raises:
-            InvalidInputError: no such preset, or a size that the networks cannot halve.
+            InvalidInputError: the preset is unknown, or the networks cannot halve the size.
         """
         check_size(tuple(self.size), self.dims, self.model_size)
         if self.preset is None:
@@ -65,16 +65,16 @@ class ModelSpec:
         return tuple(axis // 2**num_halvings for axis in self.latent_shape[1:])
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the spec as JSON can hold it."""
+        """Returns the spec as a dictionary that JSON can hold."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelSpec":
-        """Returns the spec that ``to_dict`` described.
+        """Returns the spec of a dictionary from ``to_dict``.
 
         Raises:
-            KeyError, TypeError, ValueError: the values describe no spec.
-            InvalidInputError: they describe one that cannot be built.
+            KeyError, TypeError, ValueError: the values do not describe a spec.
+            InvalidInputError: the values describe a spec that cannot be built.
         """
         widths: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -89,7 +89,7 @@ class ModelSpec:
 
 
 def spec_of(settings: RunSettings) -> ModelSpec:
-    """Returns the shape of the networks that a command works with."""
+    """Returns the spec of the networks of a command."""
     return ModelSpec(settings.dims, settings.size, settings.model_size)
 
 
@@ -112,13 +112,13 @@ def build_vqgan(spec: ModelSpec, *, backend: str = "core") -> VQVAE:
         "num_embeddings": widths.num_codes,
         "embedding_dim": widths.latent_channels,
         "decay": 0.9,  # of the codebook's moving average over iterations
-        "ddp_sync": False,  # one process trains it, whatever others wait
+        "ddp_sync": False,  # one process trains the VQ-GAN, even if other processes wait
     }
     if backend == "core":
         return VQVAE(channels=widths.vqgan_channels, **arguments)
     from generative.networks.nets.vqvae import VQVAE as GenerativeVQVAE  # noqa: N811
 
-    # The same methods and weights as core's, so one type stands for both.
+    # Both classes have the same methods and weights, so core's type stands for both.
     return cast(VQVAE, GenerativeVQVAE(num_channels=widths.vqgan_channels, **arguments))
 
 
@@ -134,7 +134,7 @@ def build_discriminator(spec: ModelSpec) -> nn.Module:
 
 
 def build_unet(spec: ModelSpec, *, backend: str = "core") -> nn.Module:
-    """Returns an untrained diffusion UNet: latents and timesteps in, predicted noise out."""
+    """Returns an untrained diffusion UNet: latents and timesteps in, predicted velocity out."""
     check_backend(backend)
     widths = spec.widths
     arguments: dict[str, Any] = {
@@ -162,7 +162,7 @@ def build_unet(spec: ModelSpec, *, backend: str = "core") -> nn.Module:
         num_channels=widths.unet_channels, **arguments
     )
     for name, weight in network.named_parameters():
-        weight.requires_grad_(canonical_name(name) is not None)  # others never get a gradient
+        weight.requires_grad_(canonical_name(name) is not None)  # unused weights never get one
     return network
 
 
@@ -172,7 +172,7 @@ def encode(vqgan: VQVAE, images: Tensor) -> Tensor:
 
 
 def decode(vqgan: VQVAE, latents: Tensor) -> Tensor:
-    """Returns images ``(B, 1, *S)`` in [-1, 1]; each latent is moved to its nearest code first."""
+    """Returns images ``(B, 1, *S)`` in [-1, 1], decoded from each latent's nearest code."""
     return vqgan.decode(quantise(vqgan, latents)).clamp(-1.0, 1.0)
 
 
@@ -185,10 +185,10 @@ def quantise(vqgan: VQVAE, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def standardise_latents(vqgan: VQVAE, latents: Tensor) -> Tensor:
-    """Returns latents ``(B, C, *S)`` with mean 0 and std 1 in each channel, as will be encoded.
+    """Rescales a VQ-GAN so that these latents get mean 0 and std 1 per channel; returns them.
 
-    The encoder's last convolution is rescaled to that, and the decoder's first one takes the
-    inverse, exact but for the zeros that it pads with. Diffusion starts from such latents.
+    Rescales the encoder's last convolution in place, and the decoder's first one by the inverse
+    (exact except for its zero padding). Latents are ``(B, C, *S)``. Diffusion needs such a scale.
     """
     axes = (0, *range(2, latents.ndim))
     mean, std = latents.mean(axes), latents.std(axes).clamp(min=MIN_LATENT_STD)
@@ -205,13 +205,13 @@ def standardise_latents(vqgan: VQVAE, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def start_codebook(vqgan: VQVAE, latents: Tensor) -> None:
-    """Places the codes where latents ``(B, C, *S)`` lie, by k-means.
+    """Places the codes among the latents ``(B, C, *S)``, by k-means.
 
-    A codebook that starts anywhere else stays dead: hardly a code is ever the nearest.
+    A codebook that starts elsewhere stays unused: hardly any code is ever the nearest.
     """
     quantiser = vqgan.quantizer.quantizer
     vectors = latents.movedim(1, -1).flatten(end_dim=-2)
-    # Evenly spaced vectors; repeated when there are fewer than codes.
+    # Start from evenly spaced vectors, repeated if there are fewer vectors than codes.
     spread = torch.linspace(0, len(vectors) - 1, quantiser.num_embeddings, device=vectors.device)
     codes = vectors[spread.round().long()]
     for _ in range(NUM_KMEANS_ROUNDS):
@@ -259,7 +259,7 @@ def load_canonical_state(network: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def canonical_name(name: str) -> str | None:
-    """Returns MONAI core's name of a weight; ``None`` for one that the network never uses.
+    """Returns MONAI core's name of a weight; ``None`` for a weight that the network never uses.
 
     Core's own names come back unchanged, so one rule serves both backends and both directions.
     """
@@ -280,7 +280,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def resolve_device(device: str | None) -> torch.device:
-    """Returns the device of a name; ``None`` takes a GPU where there is one.
+    """Returns the device with a name; ``None`` takes a GPU if this machine has one.
 
     Raises:
         InvalidInputError: torch knows no such device, or this machine has none.
@@ -303,7 +303,7 @@ def check_backend(backend: str) -> None:
     """Checks that a backend's name is known.
 
     Raises:
-        InvalidInputError: it is not.
+        InvalidInputError: the name is unknown.
     """
     if backend not in BACKENDS:
         raise InvalidInputError(f"backend is {backend!r}; use one of {', '.join(BACKENDS)}.")

@@ -1,7 +1,8 @@
 """The noise in a latent at each timestep, and the schedulers that remove it.
 
-Two processes: diffusion, where noise follows a cosine, and rectified flow, where latents move to
-noise in a straight line. A UNet is trained for one process and sampled by its schedulers.
+There are two kinds of process: diffusion, where noise follows a cosine, and rectified flow, where
+latents move to noise in a straight line. A UNet is trained for one kind and sampled by its
+schedulers.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from ldm_project.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class EulerStep:
-    """Latents after a step, by the name that diffusers gives them."""
+    """Latents after a step, under the attribute name that diffusers uses."""
 
     prev_sample: Tensor
 
@@ -34,11 +35,11 @@ class RectifiedFlowScheduler:
         self.timesteps = torch.empty(0)
 
     def set_timesteps(self, steps: int, device: torch.device) -> None:
-        """Divides the way from noise alone into equal steps."""
+        """Divides the path from pure noise to data into equal steps."""
         self.timesteps = timestep_of(torch.arange(steps, 0, -1, device=device) / steps)
 
     def step(self, velocity: Tensor, timestep: Tensor, latents: Tensor) -> EulerStep:  # noqa: ARG002  # diffusers' signature
-        """Returns the latents one step nearer to data; ``velocity`` points to noise."""
+        """Returns the latents one step closer to data; ``velocity`` points towards noise."""
         return EulerStep(latents - velocity / len(self.timesteps))
 
 
@@ -47,8 +48,8 @@ NoiseScheduler = (
 )
 
 # Cosine: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 17. The UNet predicts the velocity
-# (Salimans & Ho 2022, arXiv:2202.00512, eq. D.1), which stays bounded where nothing but noise is
-# left. Trailing spacing starts there: Lin et al. 2023 (arXiv:2305.08891), Table 2.
+# (Salimans & Ho 2022, arXiv:2202.00512, eq. D.1), which stays bounded at pure noise. Trailing
+# spacing starts at pure noise: Lin et al. 2023 (arXiv:2305.08891), Table 2.
 NOISE_SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
     "beta_schedule": "squaredcos_cap_v2",
@@ -58,7 +59,7 @@ NOISE_SCHEDULE: dict[str, Any] = {
 
 
 def build_noise_scheduler(sampler: str) -> NoiseScheduler:
-    """Returns a new scheduler; MONAI's own are wrong below the trained number of steps.
+    """Returns a new scheduler, from diffusers: MONAI's are wrong for fewer than 1000 steps.
 
     Raises:
         InvalidInputError: no such sampler.
@@ -67,7 +68,7 @@ def build_noise_scheduler(sampler: str) -> NoiseScheduler:
         return DDPMScheduler(clip_sample=False, **NOISE_SCHEDULE)
     if sampler == "ddim":
         # DDIM is DPM-Solver++ of order one (Lu et al. 2022, arXiv:2211.01095, section 4);
-        # diffusers' DDIMScheduler rounds its stride, wrong where steps do not divide 1000.
+        # diffusers' DDIMScheduler rounds its stride, which is wrong if steps do not divide 1000.
         return DPMSolverMultistepScheduler(solver_order=1, **NOISE_SCHEDULE)
     if sampler == "dpmpp":
         return DPMSolverMultistepScheduler(solver_order=2, **NOISE_SCHEDULE)
@@ -79,10 +80,10 @@ def build_noise_scheduler(sampler: str) -> NoiseScheduler:
 
 
 def check_sampler(sampler: str, objective: str) -> None:
-    """Checks that a sampler suits what a UNet was trained as: ``diffusion`` or ``rflow``.
+    """Checks that a sampler suits the UNet's training objective: ``diffusion`` or ``rflow``.
 
     Raises:
-        InvalidInputError: it would make noise of it.
+        InvalidInputError: the sampler is for the other objective, and would produce noise.
     """
     suited = SAMPLERS_BY_OBJECTIVE[objective]
     if sampler not in suited:
@@ -95,15 +96,15 @@ def check_sampler(sampler: str, objective: str) -> None:
 def set_denoising_steps(scheduler: NoiseScheduler, steps: int, device: torch.device) -> None:
     """Spreads a number of denoising steps over the trained timesteps, noisiest first.
 
-    For 62 of the counts from 1 to 1000 (61 and 201 among them) diffusers' arithmetic rounds one
-    step too many into the list, at timestep -1; that one is taken off again.
+    For 62 of the counts from 1 to 1000 (61 and 201 among them) a rounding error in diffusers adds
+    an extra step at timestep -1, which is removed here.
     """
     scheduler.set_timesteps(steps, device=device)
     if len(scheduler.timesteps) == steps:
         return
     scheduler.timesteps = scheduler.timesteps[:steps]
     if isinstance(scheduler, DPMSolverMultistepScheduler | UniPCMultistepScheduler):
-        # One noise level per step, then none.
+        # One noise level per step, then zero noise.
         scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])
 
 
@@ -119,7 +120,7 @@ def noised(clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Ten
 
 
 def flowed(clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns latents moved towards noise in a straight line, and their velocity, to be learnt.
+    """Returns latents moved straight towards noise, and their velocity, which the UNet learns.
 
     ``clean`` and ``noise`` are ``(B, C, *S)``, ``timesteps`` ``(B,)`` from 0 to 999.
     """
@@ -128,10 +129,10 @@ def flowed(clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Ten
 
 
 def time_of(timesteps: Tensor) -> Tensor:
-    """Returns the share of noise that rectified flow has at timesteps 0 to 999: 0.001 to 1."""
+    """Returns the noise fraction of rectified flow at timesteps 0 to 999: 0.001 to 1."""
     return (timesteps + 1) / NUM_TRAIN_TIMESTEPS
 
 
 def timestep_of(time: Tensor) -> Tensor:
-    """Returns the timestep, whole or between two, at which a latent has this share of noise."""
+    """Returns the timestep, possibly fractional, at which a latent has this noise fraction."""
     return time * NUM_TRAIN_TIMESTEPS - 1

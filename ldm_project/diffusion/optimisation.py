@@ -1,4 +1,4 @@
-"""The optimiser of both trainings, Adam along a cosine, and a moving average of the weights."""
+"""The optimiser of both trainings (Adam, cosine learning rate) and a moving average of weights."""
 
 import math
 from typing import Any
@@ -58,7 +58,7 @@ class Optimiser:
         return {**state, "adam": {**state["adam"], "state": by_index}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state that ``state_dict`` returned and that has been made whole."""
+        """Restores a state from ``state_dict``, whose tensors must be whole, not sharded."""
         moments = {
             index: {name: part(value, self._parameters[index]) for name, value in of_one.items()}
             for index, of_one in state["adam"]["state"].items()
@@ -76,7 +76,7 @@ def learning_rate_factor(step: int, iterations: int) -> float:
 def averaged(network: nn.Module) -> AveragedModel:
     """Returns an exponential moving average of a network's weights, to be updated each step.
 
-    It forgets quickly at first, when the weights are far from where they will end.
+    The average forgets quickly at first, while the weights still change a lot.
     """
 
     def average(averages: Any, weights: Any, num_averaged: Any) -> None:
@@ -86,12 +86,12 @@ def averaged(network: nn.Module) -> AveragedModel:
 
 
 def average_decay(num_averaged: int) -> float:
-    """Returns the fraction of the average that stays when the next weights are added."""
+    """Returns the fraction of the old average that is kept when the next weights are added."""
     return min(MAX_AVERAGE_DECAY, (1 + num_averaged) / (10 + num_averaged))
 
 
 def check_loss(loss: Tensor, name: str, iteration: int, learning_rate: float) -> None:
-    """Checks that a training goes on well.
+    """Checks that the loss of a training is finite.
 
     Raises:
         InvalidInputError: the loss is infinite or NaN.

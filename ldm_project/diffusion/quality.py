@@ -1,4 +1,4 @@
-"""The quality of sampled images: distances to real ones, diversity, and copies of those."""
+"""The quality of sampled images: distances to real images, diversity, and copies of real images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,24 +21,24 @@ NUM_RESAMPLES = 200
 CONFIDENCE_FRACTION = 0.95
 HU_PER_BIN = 10.0
 HU_EDGES = np.arange(HU_MIN, HU_MAX + HU_PER_BIN, HU_PER_BIN)
-MAX_PAIRS = 64  # of samples that are compared with each other
+MAX_PAIRS = 64  # samples that are compared in pairs
 ENCODED_TOGETHER = 16
 
 # Wang et al. 2003 (multi-scale structural similarity), section 3.2: weights of the scales, the
 # finest first; its window of 11 pixels is that of Wang et al. 2004, section III.C.
 SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SSIM_SIGMA, SSIM_KERNEL_SIZE = 1.5, 11
-MAX_COMPARED_VOXELS = 2**20  # of images that are compared at once
-NETWORK_RANGE = 2.0  # of images in [-1, 1]
+MAX_COMPARED_VOXELS = 2**20  # voxels of images that are compared at once
+NETWORK_RANGE = 2.0  # width of [-1, 1]
 
-# A sample is memorised if it lies much nearer to a training image than unseen real images do,
-# and no image at all if it lies much farther away: both in medians of these.
+# Bounds as multiples of the median distance from unseen real images to the nearest training image:
+# a sample is memorised if it lies much nearer, and unlike every real image if much farther.
 MEMORISED_BELOW, REJECTED_ABOVE = 0.5, 2.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and the interval in which a repetition would find it, with 95 % confidence."""
+    """A figure and its 95 % confidence interval."""
 
     value: float
     low: float
@@ -47,7 +47,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The data that judge images: features, the histogram of HU, and some of the images."""
+    """What images are judged by: features, the histogram of HU, and some of the images."""
 
     features: np.ndarray  # (N, D)
     hu_fractions: np.ndarray  # of the voxels, in each bin of HU_EDGES
@@ -61,11 +61,11 @@ class Quality:
 
     Attributes:
         frechet: Fréchet distance of features.
-        kid: kernel distance of features; about 0 where nothing can be told apart.
+        kid: kernel distance of features; about 0 if the two sets cannot be told apart.
         hu_wasserstein: Wasserstein-1 distance of the histograms, in HU.
-        pair_ms_ssim: mean likeness of two of the images; 1 where all are the same.
-        memorised_fraction: of the images, copies of training images.
-        accepted_fraction: of the images, neither memorised nor unlike every real one.
+        pair_ms_ssim: mean similarity of two of the images; 1 if all are equal.
+        memorised_fraction: share of images that are copies of training images.
+        accepted_fraction: share of images that are neither memorised nor unlike every real image.
     """
 
     frechet: Estimate
@@ -78,12 +78,12 @@ class Quality:
 
 @dataclass(frozen=True)
 class Features:
-    """Features that images are compared by.
+    """A way to compute the features that images are compared by.
 
     Attributes:
-        of: features ``(N, D)`` of images ``(N, 1, *S)`` in [-1, 1].
-        keeps_scale: whether distances are taken as they are, as is usual for networks that others
-            have published, or in units of the features' spread over the training images.
+        of: returns features ``(N, D)`` of images ``(N, 1, *S)`` in [-1, 1].
+        keeps_scale: ``True`` leaves features unscaled, as is usual for published networks;
+            ``False`` divides them by their std over the training images.
     """
 
     of: Callable[[Tensor], np.ndarray]
@@ -91,7 +91,7 @@ class Features:
 
 
 def image_set(features: Features, images: Tensor) -> ImageSet:
-    """Returns the data that judge images ``(N, 1, *S)`` in [-1, 1]."""
+    """Returns the features, the histogram and examples of images ``(N, 1, *S)`` in [-1, 1]."""
     hu = hu_from_network(images).cpu().numpy()
     counts, _ = np.histogram(hu.clip(HU_MIN, HU_MAX), HU_EDGES)
     return ImageSet(
@@ -111,8 +111,8 @@ def features_of_encoder(vqgan: VQVAE) -> Features:
 def encoder_features(vqgan: VQVAE, images: Tensor) -> np.ndarray:
     """Returns features ``(N, D)`` of images ``(N, 1, *S)``, from the VQ-GAN's encoder.
 
-    They are the mean of each channel at a few places and its spread: what the diffusion model
-    works in.
+    The features are each channel's mean at a few places, and its spread. The diffusion model works
+    in the same channels.
     """
     rows = []
     for start in range(0, len(images), ENCODED_TOGETHER):
@@ -125,12 +125,12 @@ def encoder_features(vqgan: VQVAE, images: Tensor) -> np.ndarray:
 
 
 def judge(images: ImageSet, training: ImageSet, held_out: ImageSet) -> Quality:
-    """Returns the comparison of images with those that the model was trained on.
+    """Returns the comparison of images with the model's training images.
 
     Args:
-        images: what is judged.
+        images: to judge.
         training: real images that the model was trained on.
-        held_out: real images that it was not; they say how near real images are to each other.
+        held_out: real images not trained on; they show how near real images are to each other.
     """
     judged, seen, unseen = _comparable(images, training, held_out, by=training)
     distances = nearest_distances(judged, seen)
@@ -148,9 +148,9 @@ def judge(images: ImageSet, training: ImageSet, held_out: ImageSet) -> Quality:
 
 
 def _comparable(*sets: ImageSet, by: ImageSet) -> list[np.ndarray]:
-    """Returns the features of each set, in units in which one set has mean 0 and std 1.
+    """Returns the features of each set, scaled so that the set ``by`` has mean 0 and std 1.
 
-    No scale of the encoder, and no channel that is larger than others, then decides a distance.
+    Distances then do not depend on the encoder's scale, nor on one channel with large values.
     """
     if by.keeps_scale:
         return [images.features for images in sets]
@@ -173,7 +173,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _covariance_root(features: np.ndarray) -> np.ndarray:
-    """Returns A with AᵀA the covariance of features ``(N, D)``, of no more rows than D."""
+    """Returns A, of at most D rows, such that AᵀA is the covariance of features ``(N, D)``."""
     root = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
     return root if len(root) <= root.shape[1] else np.linalg.qr(root).R
 
@@ -201,8 +201,8 @@ def estimate(
 ) -> Estimate:
     """Returns a distance with its bootstrap interval over both sets' images.
 
-    Drawing with replacement repeats images, which moves every distance up; the interval is moved
-    back by as much, so that it lies around the distance of the images themselves.
+    Drawing with replacement repeats images, which increases every distance; the interval is moved
+    back by that increase, so that it lies around the distance of the images themselves.
     """
     generator = np.random.default_rng(seed)
     value = distance(first, second)
@@ -216,7 +216,7 @@ def estimate(
 
 
 def hu_wasserstein(first: np.ndarray, second: np.ndarray) -> float:
-    """Returns the Wasserstein-1 distance in HU of two histograms: the area between their sums."""
+    """Returns the Wasserstein-1 distance of two histograms in HU: area between cumulative sums."""
     return float(np.abs(np.cumsum(first - second)).sum() * HU_PER_BIN)
 
 
@@ -226,7 +226,7 @@ def nearest_distances(features: np.ndarray, training: np.ndarray) -> np.ndarray:
 
 
 def pair_ms_ssim(images: Tensor) -> float:
-    """Returns the mean MS-SSIM of neighbours among images ``(N, *S)``; 1 for a single one."""
+    """Returns the mean MS-SSIM of neighbours among images ``(N, *S)``; 1 for a single image."""
     if len(images) < 2:
         return 1.0
     num_together = max(1, MAX_COMPARED_VOXELS // images[0].numel())
@@ -241,15 +241,15 @@ def pair_ms_ssim(images: Tensor) -> float:
 
 
 def ms_ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Returns the likeness ``(N,)`` of pairs of images ``(N, *S)`` in [-1, 1] over their scales.
+    """Returns the MS-SSIM ``(N,)`` of pairs of images ``(N, *S)`` in [-1, 1].
 
-    Each scale halves the image, and needs room for the window; the weights of the scales that are
-    used sum to 1.
+    Each scale halves the image, until the window no longer fits; the weights of the scales in use
+    are normalised to sum to 1.
     """
     size = first.shape[1:]
     kernel_size = min(SSIM_KERNEL_SIZE, (min(size) - 1) | 1)  # odd
     num_scales = 1
-    # MONAI asks for room at 1, 1, 4, 9 and 16 times the window, a little more than the halving.
+    # MONAI requires sizes of 1, 1, 4, 9 and 16 times the window, a little more than halving needs.
     while num_scales < len(SSIM_WEIGHTS) and (
         min(size) // max(2**num_scales, num_scales**2) >= kernel_size
     ):

@@ -1,4 +1,4 @@
-"""From noise to images: denoising as a loop that any of the samplers drives."""
+"""From noise to images: one denoising loop for all samplers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,11 +50,11 @@ def initial_noise(spec: ModelSpec, indices: Sequence[int], *, seed: int) -> Tens
 def denoise(
     unet: nn.Module, noise: Tensor, *, sampler: str, steps: int, precision: str = FP32
 ) -> Iterator[DenoisingStep]:
-    """Yields the latents after each denoising step, the last of them finished samples.
+    """Yields the latents after each denoising step; the last latents are the finished samples.
 
     Args:
         unet: predicts the velocity of latents ``(B, C, *S)`` at timesteps ``(B,)``.
-        noise: where the samples start, ``(B, C, *S)``; what ``ddpm`` adds later follows from it.
+        noise: the starting noise, ``(B, C, *S)``; it also seeds the noise that ``ddpm`` adds.
         sampler: ``ddpm``, ``ddim``, ``dpmpp`` or ``unipc``, or ``rflow`` for a rectified flow.
         steps: 1 to 1000.
         precision: ``fp32`` or ``bf16``, of the UNet alone: latents stay in full precision.
@@ -79,12 +79,12 @@ def denoise(
 
 @torch.inference_mode()
 def decode_samples(vqgan: VQVAE, latents: Tensor, scale: float) -> Tensor:
-    """Returns images ``(B, 1, *S)`` in [-1, 1] of latents that were divided by ``scale``."""
+    """Returns images ``(B, 1, *S)`` in [-1, 1], decoded from latents divided by ``scale``."""
     return decode_in_tiles(vqgan, latents * scale)
 
 
 def _step_function(scheduler: NoiseScheduler, noise: Tensor) -> Callable[..., Any]:
-    """Returns the scheduler's step; DDPM's own noise is seeded by each sample's first noise."""
+    """Returns the scheduler's step; the noise that DDPM adds is seeded by the starting noise."""
     if not isinstance(scheduler, DDPMScheduler):
         return scheduler.step
     generators = [seeded_generator(sample.cpu().numpy().tobytes()) for sample in noise]

@@ -20,14 +20,14 @@ from torch.optim import Optimizer
 # Per weight, in a process that holds all of them: the weight, its gradient, the optimiser's two
 # moments, the moving average, and the copy of the gradient that DDP averages, 4 bytes each.
 TRAINING_BYTES_PER_WEIGHT = 24
-# Of a GPU's memory; the rest is for what the layers keep for the way back.
+# Of a GPU's memory; the rest is for the activations that the backward pass needs.
 MAX_TRAINING_FRACTION = 0.5
 # With both, the first process alone gets what is gathered.
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def fits(num_weights: int, device: torch.device) -> bool:
-    """Returns whether the training of so many weights leaves a GPU half of its memory."""
+    """Returns ``True`` if a training of ``num_weights`` leaves half of a GPU's memory free."""
     if device.type != "cuda":
         return True
     memory_bytes = torch.cuda.get_device_properties(device).total_memory
@@ -35,21 +35,21 @@ def fits(num_weights: int, device: torch.device) -> bool:
 
 
 def shard(unet: nn.Module, device: torch.device) -> None:
-    """Leaves each process, in place, an equal part of every weight on its device.
+    """Divides every weight equally among the processes, in place, each part on its device.
 
-    A block's weights come together while it computes, and part again. All processes must call it,
-    with the same weights; on the way only one block is whole on the device.
+    The weights of a block are gathered while the block computes, and divided again. All processes
+    must call this, with equal weights; meanwhile only one block is whole on the device.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    levels: Any = unet  # as both libraries build it
+    levels: Any = unet  # both libraries use the same attributes
     for module in (*levels.down_blocks, levels.middle_block, *levels.up_blocks, unet):
         sharded: FSDPModule = fully_shard(module, mesh=mesh)
-        if device.type == "cpu":  # Gloo knows no mean
+        if device.type == "cpu":  # Gloo cannot compute a mean
             sharded.set_force_sum_reduction_for_comms(True)
 
 
 def is_sharded(network: nn.Module) -> bool:
-    """Returns whether this process holds a part of the network only."""
+    """Returns ``True`` if this process holds only a part of the network."""
     return isinstance(network, FSDPModule)
 
 

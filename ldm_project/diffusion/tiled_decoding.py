@@ -1,4 +1,4 @@
-"""Latents to images in tiles that overlap, so that memory does not grow with the image."""
+"""Decodes latents to images in overlapping tiles, so that memory does not grow with the image."""
 
 import math
 
@@ -14,16 +14,16 @@ MAX_TILE_VOXELS = 2**23
 
 
 def decode_in_tiles(vqgan: VQVAE, latents: Tensor, *, max_voxels: int = MAX_TILE_VOXELS) -> Tensor:
-    """Returns images ``(B, 1, *S)`` in [-1, 1], as ``decode`` would of all latents at once.
+    """Returns images ``(B, 1, *S)`` in [-1, 1], equal to ``decode`` of all latents at once.
 
-    The decoder is made of convolutions, so a voxel depends on latents nearby only. Tiles overlap
-    by as many latents as that, so there is no seam, and nothing to blend.
+    The decoder is made of convolutions, so a voxel depends only on latents nearby. Tiles overlap
+    by that distance, so there are no seams and no blending.
 
     Args:
         vqgan: trained.
         latents: ``(B, C, *S / 4)``.
-        max_voxels: of the images decoded at once; a tile that is hardly more than its overlap is
-            decoded even where it has more.
+        max_voxels: of the images decoded at once; exceeded where a tile would otherwise be hardly
+            larger than its overlap.
     """
     batch_size, axes = len(latents), latents.shape[2:]
     if batch_size * math.prod(axes) * DOWNSAMPLING_FACTOR ** len(axes) <= max_voxels:
@@ -48,10 +48,10 @@ def decode_in_tiles(vqgan: VQVAE, latents: Tensor, *, max_voxels: int = MAX_TILE
 
 
 def decoder_reach(vqgan: VQVAE) -> int:
-    """Returns the number of latents, along each axis, over which a voxel depends on others.
+    """Returns the distance in latents, along each axis, up to which latents affect a voxel.
 
-    At each level, every residual layer has two 3×3 convolutions and the upsampling reaches one
-    position further; levels are finer by the strides before them. One 3×3 comes before all.
+    At each level, every residual layer has two 3×3 convolutions, and the upsampling reaches one
+    position further. Each level is finer by the strides before it. One 3×3 convolution comes first.
     """
     decoder = vqgan.decoder
     reach, latents_per_position = 1.0, 1.0

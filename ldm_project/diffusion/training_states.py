@@ -1,4 +1,4 @@
-"""The state of an unfinished training on disk: whole, or not there."""
+"""The state of an unfinished training on disk: written completely or not at all."""
 
 import os
 import zipfile
@@ -15,30 +15,30 @@ FORMAT_VERSION = 1
 
 
 class Resumable(Protocol):
-    """A training that can be taken up where it was left."""
+    """A training that can continue where it stopped."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that it needs to go on."""
+        """Returns everything that the training needs to continue."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what ``state_dict`` returned."""
+        """Restores a state from ``state_dict``."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training was, and the parameters that it had been started with."""
+    """The state of a training, and the parameters that it was started with."""
 
     started_with: dict[str, Any]
     values: dict[str, Any]
 
 
 def save_training(path: Path, training: Resumable, started_with: Mapping[str, Any]) -> None:
-    """Writes the state of a training; an older one is replaced only when this one is whole.
+    """Writes the state of a training; an older state is replaced only when this one is complete.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the state cannot be written.
     """
     content = {
         "format_version": FORMAT_VERSION,
@@ -51,9 +51,9 @@ def save_training(path: Path, training: Resumable, started_with: Mapping[str, An
         with staging.open("wb") as file:
             torch.save(content, file)
             file.flush()
-            os.fsync(file.fileno())  # a power cut after the move must not leave it empty
+            os.fsync(file.fileno())  # or a power cut after the move could leave it empty
         staging.replace(path)
-    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+    except (OSError, RuntimeError) as error:  # torch: RuntimeError on a full disk
         staging.unlink(missing_ok=True)
         raise CheckpointError(
             f"Cannot write the training's state {path}: {error}. Free disk space; "
@@ -87,7 +87,7 @@ def load_training(path: Path) -> TrainingState:
 
 
 def take_up(training: Resumable, state: TrainingState, path: Path) -> None:
-    """Puts a training where its state says it was.
+    """Restores a training from its saved state.
 
     Raises:
         CheckpointError: the state belongs to other networks.

@@ -1,4 +1,4 @@
-"""The training of a VQ-GAN: a plain autoencoder, then quantised, then adversarial too."""
+"""The training of a VQ-GAN: first a plain autoencoder, then quantised, then also adversarial."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -28,9 +28,9 @@ DISCRIMINATOR_LEARNING_RATE = 1e-3
 QUANTISER_START_FRACTION = 0.5
 ADVERSARIAL_START_FRACTION = 0.8
 ADVERSARIAL_WEIGHT = 0.01
-# Of the difference of the spectra, which joins in with the quantiser: by itself, an L1 leaves out
-# fine structure and noise. Over three seeds, L1 stays the same and the KID of reconstructions falls
-# by half; from the first iteration on, one training of three never finds the image.
+# Weight of the spectral loss, which starts with the quantiser: an L1 loss alone leaves out fine
+# structure and noise. Over three seeds, it halves the KID of reconstructions at the same L1. If it
+# starts at the first iteration, one training of three never reconstructs the image.
 SPECTRAL_WEIGHT = 1.0
 NUM_CODEBOOK_BATCHES = 8  # whose encoder outputs the codebook starts from
 
@@ -52,7 +52,7 @@ class VqganStep:
 
 
 class VqganTraining:
-    """A VQ-GAN in training, its discriminator, and how far both are.
+    """A VQ-GAN in training, its discriminator, and the iterations done so far.
 
     Args:
         vqgan: from ``build_vqgan``; trained in place.
@@ -80,7 +80,7 @@ class VqganTraining:
         self.learning_rate = learning_rate
         self.spectral_weight = spectral_weight
         self.precision = precision
-        self.iteration = 0  # the last one that is done
+        self.iteration = 0  # number of the last finished iteration
         self.optimiser = Optimiser(vqgan, learning_rate, iterations)
         self.adversary = Optimiser(
             discriminator, DISCRIMINATOR_LEARNING_RATE, iterations - self.adversarial_start
@@ -98,7 +98,7 @@ class VqganTraining:
         return int(self.iterations * ADVERSARIAL_START_FRACTION)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that the training needs to go on as if it had never stopped."""
+        """Returns everything that the training needs to continue as if it had never stopped."""
         return {
             "iteration": self.iteration,
             "vqgan": self.vqgan.state_dict(),
@@ -109,7 +109,7 @@ class VqganTraining:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what ``state_dict`` returned."""
+        """Restores a state from ``state_dict``."""
         self.vqgan.load_state_dict(state["vqgan"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -121,10 +121,10 @@ class VqganTraining:
 
 
 def train_vqgan(training: VqganTraining, batches: Iterator[Tensor]) -> Iterator[VqganStep]:
-    """Trains from where the training is to its last iteration, one record per iteration.
+    """Trains from the next iteration to the last one; yields one record per iteration.
 
     Args:
-        training: moved on in place.
+        training: updated in place.
         batches: images ``(B, 1, *S)`` in [-1, 1], beginning with the next iteration's.
 
     Raises:
@@ -142,7 +142,7 @@ def train_vqgan(training: VqganTraining, batches: Iterator[Tensor]) -> Iterator[
 
 @torch.inference_mode()
 def reconstructed(training: VqganTraining, images: Tensor) -> Tensor:
-    """Returns images ``(B, 1, *S)`` in [-1, 1] encoded and decoded, by codes once there are any."""
+    """Returns images ``(B, 1, *S)`` in [-1, 1], encoded, quantised (once codes exist), decoded."""
     vqgan = training.vqgan
     latents = encode(vqgan, images)
     if training.iteration > training.quantiser_start:
@@ -193,7 +193,7 @@ def _train_on(training: VqganTraining, images: Tensor, iteration: int) -> VqganS
 
 
 def _sum(terms: Mapping[str, Tensor]) -> Tensor:
-    """Returns the sum of the terms, always in the same order, on which its last bits depend."""
+    """Returns the sum of the terms in a fixed order, since its last bits depend on the order."""
     order = ("reconstruction_loss", "spectral_loss", "quantisation_loss", "adversarial_loss")
     first, *others = (terms[name] for name in order if name in terms)
     return sum(others, first)

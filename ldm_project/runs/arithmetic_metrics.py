@@ -1,4 +1,4 @@
-"""TFLOP beside a run's energy: the arithmetic of a unit of work, and the J of a TFLOP.
+"""Logs the arithmetic of a unit of work in TFLOP, and the energy of a TFLOP in J.
 
 The keys are the project's own: ``ldm/tflop_per_<unit>`` and ``ldm/joules_per_tflop``.
 """

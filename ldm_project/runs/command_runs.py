@@ -35,19 +35,19 @@ def command_run(
 ) -> Iterator[str]:
     """Gives the id of the run that the block writes to, created but not yet active.
 
-    Where several processes share the command, all of them enter this: the first one finds or
-    creates the run, and all get its id.
+    If several processes share the command, all of them must enter this context: the first one
+    finds or creates the run, and all get its id.
 
-    ``mlflow run`` has made a run and logged its parameters already: the command that it starts
-    adopts that run. A training that another command sets off gets a top-level run of its own. A
-    training that is resumed goes on in its old run; if ``mlflow run`` made a run for the resuming,
-    a tag there names the old one. Processes that a launcher has started anew go on in their run.
-    If the block fails, the run is marked as failed.
+    ``mlflow run`` creates a run and logs its parameters, and the command that it starts uses that
+    run. A training that another command starts gets its own top-level run. A resumed training
+    continues in its old run; if ``mlflow run`` created a run for the resuming, a tag of the new run
+    names the old one. Processes that a launcher restarts continue in their run. If the block fails,
+    the run is marked as failed.
 
     Args:
         settings: of the command.
-        name: of a new run; ``None`` takes the command's.
-        triggered_by_run_id: run of the command that set this one off.
+        name: of a new run; ``None`` takes the command's name.
+        triggered_by_run_id: run of the command that started this one.
         processes: that share the command.
     """
     if not processes.is_first:
@@ -98,9 +98,8 @@ def tracked(
         settings: of the command.
         unit: what one unit of the block is.
         total_units: that the block will do.
-        run_id: the run to write to, which further processes need; a process in which a run is
-            active writes to that one.
-        is_alone: whether no other process of a launch does a part of the block.
+        run_id: the run to write to; needed in a process without an active run.
+        is_alone: whether this process does the whole block, even if a launcher started others.
     """
     return track(
         run_id=None if mlflow.active_run() else run_id,

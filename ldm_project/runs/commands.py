@@ -1,4 +1,4 @@
-"""Runs the command of given settings, in one process or several, and prints its cost."""
+"""Runs the command that its settings describe, in one process or several, and prints its cost."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,7 +49,7 @@ def run_command(settings: RunSettings) -> list[str]:
 
 @contextmanager
 def memory_explained() -> Iterator[None]:
-    """Makes a block that runs out of memory fail with what to lower.
+    """Turns running out of memory in a block into an error that says which parameters to lower.
 
     Raises:
         InvalidInputError: the memory of the computer or of a GPU is not enough.
@@ -68,7 +68,7 @@ def memory_explained() -> Iterator[None]:
 
 
 def _launched(settings: SharedSettings) -> list[str]:
-    """Runs a command in several processes; the first of them prints what it cost."""
+    """Runs a command in several processes; the first process prints the cost."""
     check_devices(settings.device, settings.num_processes)
     with command_run(settings) as run_id:
         launch(settings, run_id)
@@ -84,7 +84,7 @@ def _run_together(settings: RunSettings, processes: Processes) -> list[str]:
             f"num_processes is {settings.num_processes}, but the launcher has started "
             f"{processes.count}; leave num_processes out."
         )
-    # The state of a training that is resumed may lie where only the first process sees it.
+    # Only the first process may be able to read the state of a resumed training.
     settings = processes.shared(as_started(settings) if processes.is_first else None)
     return _run(settings, processes)
 
@@ -138,7 +138,7 @@ def _run_line(run_id: str) -> str:
 def summary(run: Run) -> list[str]:
     """Returns the energy and CO2e of a finished run as text, per unit and in all.
 
-    A run that nothing could measure has no figures; its lines give the reason.
+    If the energy could not be measured, the lines give the reason instead of figures.
     """
     metrics, tags = run.data.metrics, run.data.tags
     unit = tags.get(keys.TAG_UNIT, "")

@@ -27,8 +27,8 @@ from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.metering.meter import Meter
 from mlflow_carbon.units import joules_from_kwh
 
-PROBE_S = 2.0  # of steps, and of decodings, that are measured at least
-MIN_PROBED = 2  # steps, and decodings
+PROBE_S = 2.0  # shortest measurement of the steps, and of the decodings
+MIN_PROBED = 2  # fewest steps, and fewest decodings
 
 # The project's own keys: a prediction is not what the run itself spent.
 PREFIX = "ldm/estimate"
@@ -68,7 +68,7 @@ def run_estimate(settings: EstimateSettings) -> tuple[str, Prediction]:
 def untrained_ldm(settings: EstimateSettings) -> LdmCheckpoint:
     """Returns networks of the size asked for with random weights.
 
-    The cost of a network depends on its shape and not on its weights, so none need be trained.
+    The cost of a network depends on its shape and not on its weights, so no training is needed.
     """
     spec, device = spec_of(settings), resolve_device(settings.device)
     unet = build_unet(spec, backend=settings.backend).to(device).eval().requires_grad_(False)
@@ -94,7 +94,7 @@ def predict(ldm: LdmCheckpoint, settings: EstimateSettings) -> Prediction:
 def predicted(
     spec: ModelSpec, settings: EstimateSettings, *, step: Probe, decoding: Probe
 ) -> Prediction:
-    """Returns the cost of an image from that of a step and of a decoding of its batch."""
+    """Returns the cost of an image, given the cost of a step and of a decoding of its batch."""
     batch_size = settings.batch_size
     energy_kwh = None
     if step.energy_kwh is not None and decoding.energy_kwh is not None:

@@ -1,4 +1,4 @@
-"""Trainings that can be taken up again: one state per run, until its model is registered."""
+"""Trainings that can be resumed: keeps one state per run until the run's model is registered."""
 
 import os
 import sys
@@ -27,11 +27,11 @@ LAUNCH_VARIABLE = "TORCHELASTIC_RUN_ID"  # the launch's name: the run's id where
 
 
 def as_started(settings: RunSettings) -> RunSettings:
-    """Returns the settings of the interrupted training to resume, or those given without one.
+    """Returns the settings of the interrupted training; ``settings`` itself if none is resumed.
 
     Raises:
-        CheckpointError: there is no state of that training here, or it is damaged.
-        InvalidInputError: there is no such run, or a parameter was given another value.
+        CheckpointError: the training's state is missing here, or damaged.
+        InvalidInputError: the run does not exist, or a parameter that must not change has changed.
     """
     run_id = settings.resumed_run_id
     if run_id is None:
@@ -63,7 +63,7 @@ def state_file(run_id: str) -> Path:
 
 
 class StateKeeper:
-    """Writes a training's state now and then; a disk that is full does not stop the training."""
+    """Writes a training's state from time to time; a full disk does not stop the training."""
 
     def __init__(self, run_id: str, training: Resumable, settings: TrainingSettings) -> None:
         self._path = state_file(run_id)
@@ -73,7 +73,7 @@ class StateKeeper:
         self._has_warned = False
 
     def save(self, iteration: int) -> None:  # noqa: ARG002  # the state holds it
-        """Writes the state; the first time that fails, prints a warning."""
+        """Writes the state; prints a warning at the first failure."""
         try:
             save_training(self._path, self._training, self._started_with)
         except CheckpointError as error:
@@ -92,7 +92,7 @@ def state_left_in(path: Path) -> TrainingState | None:
 
 
 def go_on(training: Resumable, state: TrainingState | None, run_id: str) -> None:
-    """Puts a training where the run's earlier process left it; does nothing for a new one.
+    """Restores a training from the state of an earlier process; does nothing if it is ``None``.
 
     Raises:
         CheckpointError: the state belongs to other networks.
@@ -102,7 +102,7 @@ def go_on(training: Resumable, state: TrainingState | None, run_id: str) -> None
 
 
 def how_to_resume(command: str, run_id: str) -> str:
-    """Returns a sentence on how the run's training can go on; empty where it cannot."""
+    """Returns a sentence on how to resume the run's training; "" if it cannot be resumed."""
     is_file = state_file(run_id).is_file()
     way = f"`mlflow run . -e {command} -P resume={run_id}`"
     return f"The training can go on: {way}." if is_file else ""
@@ -110,7 +110,7 @@ def how_to_resume(command: str, run_id: str) -> str:
 
 @contextmanager
 def kept_until_registered(command: str, run_id: str) -> Iterator[None]:
-    """Deletes the run's state when the block, which trains and registers, has ended well."""
+    """Deletes the run's state after the block, which trains and registers, has succeeded."""
     try:
         yield
     except BaseException:  # Ctrl-C too
@@ -125,7 +125,7 @@ def kept_until_registered(command: str, run_id: str) -> Iterator[None]:
 def training_run(
     settings: TrainingSettings, run_id: str, tags: Mapping[str, str], *, is_first: bool = True
 ) -> Iterator[None]:
-    """Makes the run active for a block that trains and registers; further processes have none.
+    """Makes the run active, in the first process only, for a block that trains and registers.
 
     Args:
         settings: of the training.

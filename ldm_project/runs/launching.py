@@ -20,13 +20,14 @@ _elastic_logger = logging.getLogger("torch.distributed.elastic")
 
 
 def launch(settings: SharedSettings, run_id: str) -> None:
-    """Runs a command in as many processes as it asks for, all of them in one run.
+    """Runs a command in as many processes as its settings say, all of them in one run.
 
-    They are programs of their own, not forks: the meter knows them by the environment that they
-    were started with.
+    The processes are started anew, not forked: the meter recognises them by the environment
+    variables that they were started with.
 
     Raises:
-        LdmProjectError: one of them failed, or this one was told to stop; the others have ended.
+        LdmProjectError: a process failed, or this process was told to stop; all processes it
+            started have ended.
     """
     command, num_processes = settings.command, settings.num_processes
     options = [

@@ -1,4 +1,4 @@
-"""The quality command: samplers and step counts judged beside their emissions, a run for each."""
+"""The quality command: judges samplers and step counts, and measures each in a run of its own."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -48,7 +48,7 @@ TAG_KID = "ldm.kid"  # as text, for compare --group-by
 
 @dataclass(frozen=True)
 class RealImages:
-    """Real images that the model was trained on, that it was not, and the latter decoded again."""
+    """Real training images, held-out images, and reconstructions of the held-out images."""
 
     training: ImageSet
     held_out: ImageSet
@@ -62,7 +62,7 @@ class QualityReport:
     settings: tuple[Setting, ...]
     best: Setting | None
     front: tuple[Setting, ...]
-    real: Quality  # held-out images against those trained on: nothing can be expected to be better
+    real: Quality  # held-out against training images: the best quality that can be expected
     reconstruction: Quality  # what the autoencoder alone loses
 
 
@@ -95,7 +95,7 @@ def run_quality(settings: QualitySettings) -> tuple[str, QualityReport]:
 
 
 def published_features(settings: QualitySettings) -> Features | None:
-    """Returns the features of the network that was asked for; ``None`` where none was.
+    """Returns the features of the chosen network; ``None`` if the settings name no network.
 
     Raises:
         CheckpointError: the file holds no such network.
@@ -121,7 +121,7 @@ def real_images(ldm: LdmCheckpoint, settings: TrainSettings, features: Features)
 
 
 def _images_of(scans: CtScans, dims: int) -> Tensor:
-    """Returns volumes, or as many slices of them as training saw, at most 512."""
+    """Returns volumes, or the slices of the training's epochs; at most 512 images."""
     num_epochs = MAX_SLICE_EPOCHS if dims == 2 else 1
     images = (image for epoch in range(num_epochs) for image in scans.images(epoch))
     return torch.stack(list(islice(images, MAX_REAL_IMAGES)))
@@ -228,7 +228,7 @@ def _row(name: str, cost_g: float | None, quality: Quality) -> str:
 
 
 def _short(value: float) -> str:
-    """Returns two digits, or all before the point: an exponent would not fit the column."""
+    """Returns a number with two digits or as a whole number: an exponent would be too wide."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 

@@ -22,7 +22,7 @@ MODELS_SCHEME = "models:/"
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A trained model, where its checkpoint lies here, and the run and version it came from."""
+    """A trained model: its local checkpoint, and the run and the version that it came from."""
 
     uri: str
     checkpoint: Path
@@ -50,14 +50,14 @@ def find_model(
         asked_for: a checkpoint folder or ``models:/name/version`` (or alias); ``None`` looks for
             the newest version.
         kind: ``vqgan`` or ``ldm``.
-        name: that the newest version is registered by.
+        name: under which the newest version is registered.
         data_digest: the data that the newest version must have been trained on; ``None`` for any.
 
     Returns:
-        ``None`` only where nothing was asked for and no registered version fits.
+        ``None`` only if ``asked_for`` is ``None`` and no registered version fits.
 
     Raises:
-        CheckpointError: what was asked for is not there.
+        CheckpointError: the model that was asked for does not exist.
     """
     if asked_for is not None:
         return model_at(asked_for, kind)
@@ -98,7 +98,7 @@ def check_size(spec: ModelSpec, settings: RunSettings, reference: ModelReference
     """Checks that a checkpoint makes images of the size asked for.
 
     Raises:
-        CheckpointError: it makes others.
+        CheckpointError: the checkpoint makes images of another size.
     """
     size = settings.size
     if spec.dims != settings.dims or tuple(spec.size) != size:

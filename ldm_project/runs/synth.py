@@ -1,7 +1,7 @@
 """The synth command: CT images sampled, measured per image and saved as one run.
 
-Every process that shares the sampling runs the same function. Where they exchange something, all
-of them do, in the same order; ``is_first`` guards what only the first one writes.
+Every process that shares the sampling runs the same function, and all processes exchange values in
+the same order; ``is_first`` guards what only the first process writes.
 """
 
 import tempfile
@@ -46,8 +46,8 @@ class SampledBatch:
 def run_synth(settings: SynthSettings, *, processes: Processes = ALONE) -> str:
     """Samples CT images in a run of its own; returns the run's id.
 
-    Where no LDM is given, or registered for this size and data, the first process trains a tiny
-    one, in runs that have ended before the meter of this one starts.
+    If no LDM is given or registered for this size and data, the first process trains a tiny LDM.
+    The runs of that training end before the meter of the sampling starts.
 
     Args:
         settings: what to sample.
@@ -84,13 +84,13 @@ def sampling_run(
     tags: Mapping[str, str] | None = None,
     is_first: bool = True,
 ) -> Iterator[None]:
-    """Makes the run active for a block that samples; further processes have none.
+    """Makes the run active, in the first process only, for a block that samples.
 
     Args:
         settings: of the sampling.
         reference: the model that is sampled from.
         run_id: of its run.
-        tags: that the run gets beside those of every sampling.
+        tags: further tags of the run, beside the tags of every sampling.
         is_first: whether this process writes to the run.
     """
     if not is_first:
@@ -113,9 +113,9 @@ def sample_batches(
 ) -> Iterator[SampledBatch]:
     """Yields batch after batch, each denoised and decoded inside a window of its own.
 
-    Processes that share the work take a batch each in a window; the first one yields all batches,
-    the others none. The batches are those of a process alone, because an image's last bits depend
-    on the size of its batch.
+    Processes that share the work take one batch each per window; the first process yields all
+    batches, other processes yield nothing. The division into batches does not depend on the number
+    of processes, because an image's last bits depend on the size of its batch.
     """
     num_samples, batch_size = settings.num_samples, settings.batch_size
     batches = [
@@ -178,7 +178,7 @@ def _save(folder: Path, sampled: Iterator[SampledBatch]) -> None:
 
 
 def _tags(settings: SynthSettings, reference: ModelReference) -> dict[str, str]:
-    """Returns the run tags with the values of the parameters that were left open."""
+    """Returns the run tags, which hold the values chosen for parameters left at ``auto``."""
     return {
         "ldm.size": size_text(settings.size),
         "ldm.model": reference.uri,

@@ -1,7 +1,7 @@
 """The train command: a diffusion UNet trained, measured, logged and registered as one run.
 
-Every process that shares a training runs the same function. Where they exchange something, all of
-them do, in the same order; ``is_first`` guards what only the first one has or writes.
+Every process that shares a training runs the same function, and all processes exchange values in
+the same order; ``is_first`` guards what only the first process has or writes.
 """
 
 import sys
@@ -95,11 +95,11 @@ def run_train(
 ) -> str:
     """Trains a diffusion UNet in a run of its own; returns the registered LDM's URI.
 
-    Where no VQ-GAN is given, or registered for this size and data, the first process trains one
-    in another run while the others wait.
+    If no VQ-GAN is given or registered for this size and data, the first process trains a VQ-GAN
+    in another run while the other processes wait.
 
     Args:
-        settings: of the training; where one is resumed, as it had been started.
+        settings: of the training; for a resumed training, the settings that it was started with.
         triggered_by_run_id: run of the command that needs the LDM.
         processes: that share each batch; all of them call this.
     """
@@ -121,7 +121,7 @@ def run_train(
 
 
 def _materials(settings: TrainSettings, run_id: str, processes: Processes) -> Materials:
-    """Returns the scans and the VQ-GAN; if none is registered, it is trained first.
+    """Returns the scans and the VQ-GAN; trains a VQ-GAN first if none is registered.
 
     Raises:
         CheckpointError: the VQ-GAN is of another size.
@@ -161,7 +161,7 @@ def _shape(settings: TrainSettings, materials: Materials, processes: Processes) 
 def _training(
     settings: TrainSettings, shape: Shape, run_id: str, processes: Processes
 ) -> DiffusionTraining:
-    """Returns a new training, or an interrupted one where it was left."""
+    """Returns a new training, or the interrupted training with its state restored."""
     device = resolve_device(settings.device)
     torch.manual_seed(settings.seed)
     unet = build_unet(shape.spec, backend=settings.backend)
@@ -197,7 +197,7 @@ def _trained(
     run_id: str,
     processes: Processes,
 ) -> Latents:
-    """Moves the training on to its last iteration, measured; returns what it was trained on."""
+    """Trains to the last iteration, with measurement; returns the latents of the training set."""
     processes.meet()  # before the first window, which would hold the waiting
     with tracked(
         settings,
@@ -235,7 +235,7 @@ def _repeated(
     latents: Latents,
     run_id: str,
 ) -> list[Repeated]:
-    """Returns the first process's work on the way: previews, and states to go on from."""
+    """Returns the first process's repeated actions: logging previews and saving states."""
     ldm = materials.ldm(training, latents)
     preview = LdmPreview(training, ldm, materials.held_out, settings.seed)
     # A training that goes on does so with the VQ-GAN that it began with.

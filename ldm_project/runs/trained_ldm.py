@@ -1,4 +1,4 @@
-"""The LDM that a sampling command works with: found and loaded, a tiny one trained first."""
+"""Finds and loads the LDM that a sampling command uses; trains a tiny LDM if none fits."""
 
 import sys
 from dataclasses import replace
@@ -24,7 +24,7 @@ from ldm_project.settings import RunSettings, SamplingSettings
 def trained_ldm(
     settings: SamplingSettings, run_id: str, processes: Processes = ALONE
 ) -> ModelReference:
-    """Returns the model to sample from; if there is none, the first process trains it.
+    """Returns the model to sample from; if no model fits, the first process trains one.
 
     Args:
         settings: of the sampling.
@@ -32,7 +32,7 @@ def trained_ldm(
         processes: that share the sampling; all of them call this.
 
     Raises:
-        CheckpointError: there is none, and training it would take longer than a minute.
+        CheckpointError: no model fits, and training one would take longer than a minute.
     """
     if not processes.is_first:
         return model_at(processes.shared(), "ldm")
@@ -50,10 +50,10 @@ def find_ldm(settings: SamplingSettings) -> ModelReference | None:
 
 
 def open_ldm(reference: ModelReference, settings: SamplingSettings) -> LdmCheckpoint:
-    """Returns the networks on their device, as they sample quickest.
+    """Returns the networks on their device, prepared for fast sampling.
 
     Raises:
-        CheckpointError: they are damaged, or make images of another size.
+        CheckpointError: the checkpoint is damaged, or makes images of another size.
     """
     ldm = load_ldm(reference.checkpoint, backend=settings.backend, device=settings.device)
     check_size(ldm.spec, settings, reference)

@@ -1,4 +1,4 @@
-"""The latents that a training learns from: kept in the cache since an earlier one, or encoded."""
+"""The latents that a training learns from: read from the cache, or encoded if missing there."""
 
 import math
 from itertools import islice
@@ -16,7 +16,7 @@ from ldm_project.diffusion.latents import keep_latents, weights_digest
 from ldm_project.diffusion.models import device_of
 from ldm_project.settings import TrainSettings
 
-FORMAT_VERSION = 1  # of what follows; another one where images are drawn or encoded otherwise
+FORMAT_VERSION = 1  # raise it whenever images are drawn or encoded in another way
 TAG_LATENTS = "ldm.latents"  # whether the run's energy has their encoding in it
 ENCODED, CACHED = "encoded", "cached"
 
@@ -24,10 +24,11 @@ ENCODED, CACHED = "encoded", "cached"
 def encoded_file(settings: TrainSettings, vqgan: VqganCheckpoint, scans: CtScans) -> Path:
     """Returns the file of a training's latents: of every volume, or of slices of some epochs.
 
-    They are encoded where it is missing or damaged; a tag of the active run says whether.
+    If the file is missing or damaged, the latents are encoded first; a tag of the active run says
+    whether they were.
 
     Raises:
-        CacheError: they cannot be kept.
+        CacheError: the file cannot be written.
     """
     path = latents_file(settings, vqgan.vqgan, scans)
     is_encoded = is_whole(path)
@@ -41,7 +42,7 @@ def encoded_file(settings: TrainSettings, vqgan: VqganCheckpoint, scans: CtScans
 
 
 def latents_file(settings: TrainSettings, vqgan: VQVAE, scans: CtScans) -> Path:
-    """Returns the file of a training's latents, named by all that their bits depend on."""
+    """Returns the file of a training's latents, named by a digest of all that determines them."""
     key = digest_of(
         f"{FORMAT_VERSION} {weights_digest(vqgan)} {settings.backend} {device_of(vqgan).type} "
         f"{scans.identity} {_batches_to_encode(settings, scans)}"
@@ -50,7 +51,7 @@ def latents_file(settings: TrainSettings, vqgan: VQVAE, scans: CtScans) -> Path:
 
 
 def _batches_to_encode(settings: TrainSettings, scans: CtScans) -> tuple[int, int]:
-    """Returns the size of a batch, and how many hold every volume, or slices of some epochs."""
+    """Returns the batch size, and the number of batches for all volumes or the kept slices."""
     batch_size = settings.batch_size
     num_epochs = 1
     if settings.dims == 2:

@@ -27,7 +27,7 @@ PREVIEW_STEPS = 10
 
 
 class VqganPreview:
-    """Shows held-out images above what the VQ-GAN makes of them."""
+    """Shows held-out images above their reconstructions by the VQ-GAN."""
 
     def __init__(self, training: VqganTraining, spec: ModelSpec, held_out: CtScans) -> None:
         self._training = training
@@ -44,7 +44,7 @@ class VqganPreview:
 
 
 class LdmPreview:
-    """Shows a few samples of the UNet as it is, always from the same noise.
+    """Shows a few samples of the UNet in training, always from the same noise.
 
     Args:
         training: of the UNet.

@@ -1,4 +1,4 @@
-"""A training loop as a run shows it: windows, losses, and what is repeated on the way."""
+"""Runs a training loop with windows, logged losses, and actions repeated on the way."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -79,7 +79,7 @@ def run_training(
 
 
 def losses_of(step: VqganStep | DiffusionStep) -> dict[str, float]:
-    """Returns the losses of an iteration by name; one that has not joined yet is left out."""
+    """Returns the losses of an iteration by name, without terms that are not in use yet."""
     return {
         name: loss
         for name, loss in asdict(step).items()

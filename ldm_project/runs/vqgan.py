@@ -48,7 +48,7 @@ def run_vqgan(
     """Trains a VQ-GAN in a run of its own; returns the registered model's URI.
 
     Args:
-        settings: of the training; where one is resumed, as it had been started.
+        settings: of the training; for a resumed training, the settings that it was started with.
         triggered_by_run_id: run of the command that needs the VQ-GAN.
         processes: this one, which trains alone.
     """
@@ -84,7 +84,7 @@ def run_vqgan(
 
 
 def _training(settings: VqganSettings, run_id: str) -> VqganTraining:
-    """Returns a new training, or an interrupted one where it was left."""
+    """Returns a new training, or the interrupted training with its state restored."""
     spec, device = spec_of(settings), resolve_device(settings.device)
     torch.manual_seed(settings.seed)
     training = VqganTraining(

@@ -16,7 +16,7 @@ CHECKPOINT_ARTIFACT = "checkpoint"
 
 
 class VectorQuantisedAutoencoder(PythonModel):
-    """Passes CT images through the latent space that the LDM lives in."""
+    """Reconstructs CT images: encodes them to the LDM's latent space, and decodes them."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Loads the checkpoint that was logged beside this file."""

@@ -13,7 +13,7 @@ class FakeClock:
         self.now_s = 0.0
         self.machine_s = 0.0
         self.process_tree_s = 0.0
-        self.patience_s: float | None = None  # real time; for devices that never answer
+        self.patience_s: float | None = None  # real time to wait for devices that never answer
         self.on_advance: list[Callable[[float], None]] = []
 
     def advance(self, seconds: float) -> None:

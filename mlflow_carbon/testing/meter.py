@@ -29,7 +29,7 @@ def reading(
     duration_s: float = 1.0,
     start_unix_s: float = START_UNIX_S,
 ) -> Reading:
-    """Makes the reading of an interval with these energies; without any it holds no device.
+    """Makes the reading of an interval with these energies; without energies it holds no device.
 
     Args:
         cpu_joules: estimated from the CPU's design power.
@@ -59,7 +59,7 @@ class FakeMeter:
 
     Attributes:
         scripted: the readings that are left.
-        description: what the meter says of itself.
+        description: the meter's description of itself.
         num_opened: windows so far.
     """
 
@@ -81,7 +81,7 @@ class FakeMeter:
         """Returns the next reading.
 
         Raises:
-            MeterError: there is none left.
+            MeterError: no reading is left.
         """
         if not self.scripted:
             raise MeterError(
@@ -100,7 +100,7 @@ class FakeMeter:
         """Lets the test say by ``on_minute`` when a minute is over.
 
         Raises:
-            MeterError: it is not a minute.
+            MeterError: ``duration_s`` is not a minute.
         """
         if duration_s != SECONDS_PER_MINUTE:
             raise MeterError(f"The fake meter knows minutes only, not {duration_s:g} s.")
@@ -109,7 +109,7 @@ class FakeMeter:
 
     @property
     def on_minute(self) -> Callable[[Reading], None] | None:
-        """What a minute's reading is to be given to; ``None`` where nobody listens."""
+        """The function to call with a minute's reading; ``None`` if nothing is registered."""
         return self._tell_minute if self._minute_listeners else None
 
     def _tell_minute(self, minute: Reading) -> None:
@@ -119,7 +119,7 @@ class FakeMeter:
 
 @contextmanager
 def meter_process_by(meter: EnergyMeter) -> Iterator[None]:
-    """Meters every run that starts in the block by this meter, where no other is named.
+    """Meters every run that starts in the block by this meter, unless the run names another.
 
     So autologged code, which takes no ``meter=``, is tested without hardware.
     """

@@ -23,7 +23,7 @@ class FakeNode:
 
     @property
     def pci_dir(self) -> Path:
-        """Where the machine shows its PCI devices; there are none unless a test puts some."""
+        """The folder of the machine's PCI devices; empty unless a test adds devices."""
         return self.powercap.root.parent / "pci"
 
     def __enter__(self) -> "FakeNode":
