@@ -28,7 +28,7 @@ class MeterSettings:
         sim_gpu_util_fraction: its utilisation.
 
     Raises:
-        InvalidInputError: a value is outside what it may be.
+        InvalidInputError: a value is out of range.
     """
 
     components: str = ALL_COMPONENTS

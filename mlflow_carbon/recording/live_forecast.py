@@ -42,7 +42,7 @@ class CarbonPlan:
             before the window that may exceed it, and a function is called with each new verdict.
 
     Raises:
-        InvalidInputError: a value is outside what it may be.
+        InvalidInputError: a value is out of range.
     """
 
     total_units: float | None = None

@@ -28,7 +28,7 @@ class Footprint:
         """Returns its emissions in kg by Eq. 1; ``None`` keeps what the run recorded.
 
         Raises:
-            InvalidInputError: the PUE or the intensity is outside what it may be.
+            InvalidInputError: the PUE or the intensity is out of range.
         """
         if intensity_g_per_kwh is None and pue is None:
             return self.co2e_kg

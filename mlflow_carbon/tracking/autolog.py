@@ -68,7 +68,7 @@ def autolog(
         silent: whether to say and warn of nothing.
 
     Raises:
-        MlflowCarbonError: a setting is outside what it may be.
+        MlflowCarbonError: a setting is out of range.
     """
     logging.getLogger("mlflow.carbon").disabled = silent
     chosen = (region, month, pue, intensity_set, carbon_intensity_g_per_kwh)

@@ -19,7 +19,7 @@ def chosen_options(environment: Mapping[str, str] = os.environ) -> TrackingOptio
     """Returns the options by which autologged runs are metered and reported.
 
     Raises:
-        MlflowCarbonError: a setting is outside what it may be; names the variable it is from.
+        MlflowCarbonError: a setting is out of range; names the variable it is from.
     """
     options = TrackingOptions(
         region=_chosen("region", str, environment),

@@ -84,7 +84,7 @@ class ProcessMetering:
             is_alone: whether no other process of a launch meters the run.
 
         Raises:
-            MlflowCarbonError: a setting is outside what it may be.
+            MlflowCarbonError: a setting is out of range.
         """
         with self._lock:
             tracking = self._runs.get(run_id)

@@ -260,7 +260,7 @@ def track(
         meter: a started meter to use instead of the process's own.
 
     Raises:
-        MlflowCarbonError: a setting is outside what it may be, or two contradict each other;
+        MlflowCarbonError: a setting is out of range, or two contradict each other;
             raised before the block starts, never later.
     """
 

@@ -42,7 +42,7 @@ class TrackingOptions:
         """Returns the factors that turn energy into CO2e.
 
         Raises:
-            MlflowCarbonError: a setting is outside what it may be.
+            MlflowCarbonError: a setting is out of range.
         """
         if self.unit not in keys.UNITS:
             raise InvalidInputError(
