@@ -81,7 +81,7 @@ class FakeMeter:
         """Returns the next reading.
 
         Raises:
-            MeterError: there is none left.
+            MeterError: there is no reading left.
         """
         if not self.scripted:
             raise MeterError(

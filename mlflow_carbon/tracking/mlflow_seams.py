@@ -334,7 +334,7 @@ def _do_nothing(*_: Any, **__: Any) -> None:
 
 
 def _find(name: str) -> Any:
-    """Returns what ``module:attribute.attribute`` names.
+    """Returns the object that ``module:attribute.attribute`` names.
 
     Raises:
         ImportError: there is no such module.
