@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def _drop(descriptor: int) -> None:
-    """Lets what a stream still holds go nowhere, so that the interpreter ends without a word."""
+    """Discards the text left in a stream's buffer, so that the interpreter ends silently."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
 

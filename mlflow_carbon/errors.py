@@ -3,7 +3,7 @@
 ::
 
     MlflowCarbonError             anything below; the user can fix it
-    ├── InvalidInputError         a value is outside what it may be     also a ValueError
+    ├── InvalidInputError         a value is out of range               also a ValueError
     ├── NoIntensityError          no carbon intensity is known          also a ValueError
     ├── NoRunsError               the store holds no such run           also a LookupError
     ├── TrackingStoreError        the store or registry cannot be used  also a RuntimeError
@@ -40,7 +40,7 @@ class MlflowCarbonError(Exception):
 
 
 class InvalidInputError(MlflowCarbonError, ValueError):
-    """A value is outside what it may be (negative energy, PUE below 1, an unknown option)."""
+    """A value is out of range (negative energy, PUE below 1, an unknown option)."""
 
 
 class NoIntensityError(MlflowCarbonError, ValueError):

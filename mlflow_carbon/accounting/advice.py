@@ -15,9 +15,9 @@ class Option:
     """One place or month to run in.
 
     Attributes:
-        intensity: of that place and time, with its source.
-        co2e_g: of the energy asked about.
-        ratio_to_best: how many times the best option; ``None`` where the best emits nothing.
+        intensity: carbon intensity of that place and time, with its source.
+        co2e_g: emissions of the energy asked about.
+        ratio_to_best: ``co2e_g`` over the best option's; ``None`` where the best emits nothing.
     """
 
     intensity: CarbonIntensity
@@ -47,7 +47,7 @@ def rank(
 ) -> tuple[Option, ...]:
     """Returns the options from best to worst for a run's energy in kWh.
 
-    Options compare only inside one basis: see ``intensity.basis_notice``.
+    Options compare only within one basis: see ``intensity.basis_notice``.
 
     Args:
         energy_kwh: IT energy of the run.
@@ -55,7 +55,7 @@ def rank(
         pue: facility energy over IT energy, the same everywhere.
 
     Raises:
-        InvalidInputError: there is no option, or a figure is outside what it may be.
+        InvalidInputError: there is no option, or a figure is out of range.
     """
     priced = [
         (co2e_g(energy_kwh, pue=pue, intensity_g_per_kwh=intensity.g_per_kwh), intensity)
@@ -77,14 +77,14 @@ def best_start(
     """Finds the start at which a run at constant power emits least and meets the deadline.
 
     The mean intensity over the run is linear in its start except where the start or the end
-    crosses into another slot, so the best start is now, the last one possible, or one of those.
-    Of equal ones the earliest is taken.
+    crosses into another slot, so the candidates are now, the last possible start and those
+    crossings. Of equally good starts the earliest is taken.
 
     Args:
-        series: hourly intensities, a forecast or those of another year.
+        series: hourly intensities: a forecast, or another year's.
         now_s: the earliest start, in s since 1970.
         duration_s: length of the run, in s.
-        deadline_s: when it must have ended, in s since 1970.
+        deadline_s: when the run must have ended, in s since 1970.
 
     Raises:
         InvalidInputError: the duration is not above zero, or the run cannot end in time.

@@ -19,10 +19,10 @@ class MeanStd:
 
 
 def validate_pue(pue: float) -> float:
-    """Returns the power usage effectiveness.
+    """Returns the power usage effectiveness as it is.
 
     Raises:
-        InvalidInputError: it is outside 1 to 3.
+        InvalidInputError: the PUE is outside 1 to 3.
     """
     if not MIN_PUE <= pue <= MAX_PUE:
         raise InvalidInputError(
@@ -43,7 +43,7 @@ def facility_energy_kwh(energy_kwh: float, pue: float) -> float:
 
 
 def co2e_g(energy_kwh: float, *, pue: float, intensity_g_per_kwh: float) -> float:
-    """Returns emissions in g of IT energy in kWh.
+    """Returns the emissions of IT energy in kWh, in g CO2e.
 
     Source: Seyfarth et al. 2024, arXiv:2407.14892, Eq. 1.
 
@@ -91,10 +91,10 @@ def pooled_std(stds: Sequence[float], nums: Sequence[float]) -> float | None:
 
 
 def checked(name: str, value: float) -> float:
-    """Returns an amount.
+    """Returns the value as it is.
 
     Raises:
-        InvalidInputError: it is negative or not finite.
+        InvalidInputError: the value is negative or not finite.
     """
     if not (math.isfinite(value) and value >= 0):
         raise InvalidInputError(

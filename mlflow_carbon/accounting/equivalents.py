@@ -49,8 +49,8 @@ class Equivalent:
     Attributes:
         quantity: how many units, by ``factor``.
         factor: the edition that was used.
-        least: the quantity by the edition that gives least.
-        most: the quantity by the edition that gives most.
+        least: the smallest quantity that any edition gives.
+        most: the largest quantity that any edition gives.
     """
 
     quantity: float
@@ -85,8 +85,8 @@ def equivalent(co2e_kg: float, kind: str, *, edition: str | None = None) -> Equi
     Args:
         co2e_kg: what was emitted.
         kind: ``car`` (km), ``phone`` (charges), ``flight`` (passenger km) or ``tree`` (urban
-            seedlings grown for ten years, which take that much up).
-        edition: ``None`` takes the default one of the kind.
+            seedlings grown for ten years, which take up that much).
+        edition: ``None`` takes the kind's default edition.
 
     Raises:
         InvalidInputError: the mass is negative or not finite, or there is no such kind or edition.
@@ -121,8 +121,8 @@ def budget_share(
     Args:
         co2e_kg: what was emitted.
         remaining_gt: CO2 that may still be emitted, in Gt.
-        population: people who share it.
-        years: years that it must last.
+        population: people who share that CO2.
+        years: years that it must last them.
 
     Raises:
         InvalidInputError: the mass is negative or not finite, or an assumption is not above zero.
@@ -143,7 +143,7 @@ def budget_share(
 
 @cache
 def factors() -> tuple[Factor, ...]:
-    """Returns every factor that is shipped, of every edition."""
+    """Returns every factor that the package ships, of every edition."""
     return tuple(_read())
 
 

@@ -23,7 +23,7 @@ EXCEEDED = "exceeded"  # more than the budget is spent
 
 @dataclass(frozen=True)
 class EnergyForecast:
-    """IT energy of some units of work in kWh, by what some windows measured.
+    """Expected IT energy in kWh of work still to be done, from measured windows.
 
     Attributes:
         num_units: units still to be done.
@@ -32,7 +32,7 @@ class EnergyForecast:
         spread_kwh: std × N of the units still to be done, as the paper prints behind ±;
             ``None`` for one window.
         interval: where the total will lie; ``None`` for one window.
-        statistics: what the windows say of one unit, with their number.
+        statistics: energy of one unit by the windows, with their number.
     """
 
     num_units: float
@@ -73,11 +73,11 @@ def forecast_energy(
     Args:
         statistics: of the measured windows, all of the same unit.
         num_units: units still to be done.
-        spent_kwh: measured energy to add: a run's own, when its total is forecast.
+        spent_kwh: measured energy to add, as when a running run's total is forecast.
         confidence_fraction: of the prediction interval.
 
     Raises:
-        InvalidInputError: a figure is outside what it may be.
+        InvalidInputError: a figure is out of range.
     """
     if not (math.isfinite(spent_kwh) and spent_kwh >= 0):
         raise InvalidInputError(f"spent_kwh is {spent_kwh}; give a finite number, 0 or more.")
@@ -118,10 +118,10 @@ def price(forecast: EnergyForecast, *, pue: float, intensity_g_per_kwh: float) -
 def work_asked(
     *, iterations: int | None = None, samples: int | None = None, units: float | None = None
 ) -> tuple[str, float]:
-    """Returns the name of the one argument that was given, and its number.
+    """Returns the name and the value of the one argument that was given.
 
     Raises:
-        InvalidInputError: not exactly one was given, or it is not above zero.
+        InvalidInputError: not exactly one argument was given, or its value is not above zero.
     """
     asked = {"iterations": iterations, "samples": samples, "units": units}
     given = {name: number for name, number in asked.items() if number is not None}
@@ -144,17 +144,17 @@ def num_units_asked(
     samples: int | None = None,
     units: float | None = None,
 ) -> float:
-    """Returns the number of a run's units that was asked for.
+    """Returns the number of units asked for, in the run's own unit.
 
     Args:
         unit: what the run counts.
-        iterations: for runs that count these.
-        samples: for runs that count these.
-        units: of whatever the run counts.
+        iterations: for runs that count iterations.
+        samples: for runs that count samples.
+        units: for any run, in its own unit.
 
     Raises:
-        InvalidInputError: not exactly one was given, it is not above zero, or the run counts
-            another unit: iterations and samples do not convert.
+        InvalidInputError: not exactly one number was given, the number is not above zero, or the
+            run counts another unit: iterations and samples do not convert.
     """
     name, number = work_asked(iterations=iterations, samples=samples, units=units)
     if name not in ("units", f"{unit}s"):
@@ -173,8 +173,8 @@ def judge_spent(
     """Judges whether the energy spent so far keeps a run's budget of kg CO2e.
 
     Raises:
-        InvalidInputError: the budget is not above zero and finite, or another figure is outside
-            what it may be.
+        InvalidInputError: the budget is not above zero and finite, or another figure is
+            out of range.
     """
     if not (math.isfinite(budget_kg) and budget_kg > 0):
         raise InvalidInputError(f"carbon_budget_kg is {budget_kg}; give kg CO2e above 0.")
@@ -202,17 +202,17 @@ def judge_budget(
 
     Args:
         statistics: of the windows so far.
-        num_units_left: units still to be done; 0 after the last window; ``None`` if unknown:
-            then only the next window is judged.
+        num_units_left: units still to be done; 0 after the last window; ``None`` if unknown, so
+            that only the next window is judged.
         num_units_next: units of the next window.
         budget_kg: what the whole run may emit.
-        spent_kwh: measured so far, gaps between windows included.
+        spent_kwh: energy measured so far, gaps between windows included.
         pue: facility energy over IT energy.
-        intensity_g_per_kwh: of the place and time of the run.
+        intensity_g_per_kwh: carbon intensity at the place and time of the run.
 
     Raises:
-        InvalidInputError: the budget is not above zero and finite, or another figure is outside
-            what it may be.
+        InvalidInputError: the budget is not above zero and finite, or another figure is
+            out of range.
     """
 
     def kg(energy_kwh: float) -> float:

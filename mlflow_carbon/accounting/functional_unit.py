@@ -28,7 +28,7 @@ class Device:
         """Checks the figures.
 
         Raises:
-            InvalidInputError: one is outside what it may be.
+            InvalidInputError: a figure is out of range.
         """
         _check("embodied_kg", self.embodied_kg, minimum=0.0)
         if not (math.isfinite(self.lifetime_years) and self.lifetime_years > 0):
@@ -55,7 +55,7 @@ class SoftwareCarbonIntensity:
 
 
 def embodied_g(device: Device, duration_s: float) -> float:
-    """Returns the share of a device's making that falls on some s of its life, in g.
+    """Returns the share of a device's embodied emissions for ``duration_s`` of use, in g CO2e.
 
     Source: ISO/IEC 21031:2024, M = TE × TS × RS.
 
@@ -78,16 +78,16 @@ def software_carbon_intensity(
     """Returns operational plus embodied g CO2e per functional unit.
 
     Args:
-        operational_g: by Eq. 1, for the whole work.
+        operational_g: emissions of the whole work by Eq. 1.
         num_units: functional units that were done.
-        unit: what one of them is: ``sample``, ``iteration``.
+        unit: name of the functional unit, such as ``sample`` or ``iteration``.
         duration_s: how long the devices were reserved.
-        devices: those that were reserved, with figures the user gives: none are assumed.
+        devices: the reserved devices, with the user's own figures: the package assumes none.
 
     Source: ISO/IEC 21031:2024, SCI = (O + M) per R. Offsets do not lower it.
 
     Raises:
-        InvalidInputError: a figure is outside what it may be.
+        InvalidInputError: a figure is out of range.
     """
     _check("operational_g", operational_g, minimum=0.0)
     if not (math.isfinite(num_units) and num_units > 0):

@@ -10,12 +10,12 @@ from scipy.special import stdtrit
 from mlflow_carbon.accounting.uncertainty import DEFAULT_CONFIDENCE_FRACTION
 from mlflow_carbon.errors import InvalidInputError
 
-_ROUNDING_FRACTION = 1e-9  # of the energy: a smaller distance from the line is one of adding up
+_ROUNDING_FRACTION = 1e-9  # of the energy: a smaller distance from the line is rounding
 
 
 @dataclass(frozen=True)
 class StepsPoint:
-    """The energy per unit of one run, sampled with so many denoising steps."""
+    """The energy per unit of one run, and the number of denoising steps it sampled with."""
 
     num_steps: int
     energy_kwh_per_unit: float
@@ -24,7 +24,7 @@ class StepsPoint:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A fitted figure with its interval; no bounds where no run tells the error."""
+    """A fitted figure with its interval; without bounds where the runs do not tell the error."""
 
     value: float
     low: float | None
@@ -40,12 +40,12 @@ class StepsModel:
         step_kwh: what each denoising step adds.
         residual_std_kwh: std of the runs about the line; 0 where all lie on it; ``None`` for two
             runs.
-        num_runs: how many were fitted.
-        step_counts: which step counts they had.
-        unit: what the energy is per.
+        num_runs: number of runs fitted.
+        step_counts: the step counts of the runs.
+        unit: the unit that the energy is counted per.
         confidence_fraction: of every interval.
         covariance_kwh2: of the fixed and the step energy, row by row; ``None`` for two runs, and
-            for runs that all lie on the line: they tell nothing of the error.
+            for runs that all lie on the line, which do not tell the error.
     """
 
     fixed_kwh: Estimate
@@ -63,7 +63,7 @@ class StepsModel:
         return self.residual_std_kwh == 0
 
     def energy_kwh(self, num_steps: int) -> float:
-        """Returns the fitted energy of one unit with so many steps."""
+        """Returns the fitted energy in kWh of one unit with ``num_steps`` denoising steps."""
         return self.fixed_kwh.value + num_steps * self.step_kwh.value
 
     def saving_fraction(self, from_steps: int, to_steps: int) -> Estimate:
@@ -100,13 +100,13 @@ def fit_steps(
     """Returns the least-squares line through the energy per unit of runs, with t intervals.
 
     Args:
-        points: one a run, at two step counts or more; all per the same unit.
+        points: one for each run, with two different step counts or more; all per the same unit.
         confidence_fraction: of the intervals, with runs - 2 degrees of freedom. Two runs, and
             runs that all lie on the line, get no interval.
 
     Raises:
         InvalidInputError: there are fewer than two step counts, the units differ, or a figure
-            is outside what it may be.
+            is out of range.
     """
     runs = list(points)
     _check(runs)
@@ -143,7 +143,7 @@ def fit_steps(
 
 
 def proportional_saving_fraction(from_steps: int, to_steps: int) -> float:
-    """Returns the saving if energy were purely proportional to steps, as the paper has it.
+    """Returns the saving if energy were proportional to the steps, as the paper assumes.
 
     Raises:
         InvalidInputError: a step count is below 1.

@@ -12,8 +12,8 @@ from mlflow_carbon.errors import InvalidInputError
 
 # docs/statistics.md: from 20 windows on, the corrected interval covers what it promises.
 MIN_WINDOWS_FOR_CORRELATION = 20
-# Fewer windows say less of their correlation, and the interval heeds it in part: not at all at 3,
-# in full from 10 on. Chosen by simulation, so that the coverage rises without a step.
+# Below that number the correlation is uncertain, so only a share of its correction is applied:
+# none at 3 windows, all from 10 on. Chosen by simulation: the coverage rises without a step.
 _NUM_WINDOWS_UNHEEDED, _NUM_WINDOWS_HEEDED = 3, 10
 MIN_DISTINCT_READINGS = 5
 DEFAULT_CONFIDENCE_FRACTION = 0.95
@@ -22,7 +22,7 @@ INDEPENDENT = "prediction interval, windows taken as independent"
 WIDENED = "prediction interval, widened for the autocorrelation of few windows"
 CORRECTED = "prediction interval, corrected for autocorrelation"
 
-_POWER_DIGITS = 6  # sensors tell mW; beyond that one power differs from itself by rounding
+_POWER_DIGITS = 6  # sensors tell mW; digits beyond these differ by rounding only
 _MAX_AUTOCORRELATION = 0.95
 _WANDERING_SIGNIFICANCE = 0.05  # of the test whether correlation outlasts the correction
 _DIFFERENCE = 1e-4  # of the autocorrelation, for a numerical derivative
@@ -30,7 +30,7 @@ _DIFFERENCE = 1e-4  # of the autocorrelation, for a numerical derivative
 
 @dataclass(frozen=True)
 class Stretch:
-    """One measured stretch of work; ``power_w`` is its mean power where that is known."""
+    """One measured stretch of work; ``power_w`` is its mean power, where known."""
 
     energy_kwh: float
     num_units: float
@@ -39,21 +39,22 @@ class Stretch:
 
 @dataclass(frozen=True)
 class UnitStatistics:
-    """What the windows of one run say of the energy of one unit.
+    """The energy of one unit of work, estimated from the windows of one run.
 
     Attributes:
         mean_kwh: energy of all windows over units of all windows (the run value).
         max_kwh: largest per-unit window value.
         std_kwh: sample std of the per-unit window values (``std_within``); ``None`` for one window.
         unit_variance_kwh2: variance of one unit, if windows are sums of independent units.
-        num_windows: how many there are.
-        num_units: units in all of them.
+        num_windows: number of windows.
+        num_units: units of all windows together.
         num_distinct_readings: different powers among the windows; ``None`` where no power is known.
         autocorrelation: of each window with the next, corrected for its bias; uncertain below
             ``MIN_WINDOWS_FOR_CORRELATION`` windows; ``None`` for three or fewer.
-        effective_num_windows: independent windows that would fix the mean as well as these do.
+        effective_num_windows: number of independent windows that would determine the mean as
+            well as these windows do.
         is_wandering: whether means of neighbouring windows differ more than ``autocorrelation``
-            explains: power drifts, and the interval is too narrow.
+            explains, so that power drifts and the interval is too narrow.
     """
 
     mean_kwh: float
@@ -124,16 +125,16 @@ def unit_statistics(windows: Sequence[Stretch]) -> UnitStatistics:
 
 
 def spread_kwh(statistics: UnitStatistics, num_units: float) -> float | None:
-    """Returns std × N: how far N equal copies of one unit would lie from N mean ones, in kWh.
+    """Returns std × N, the standard deviation of N equal copies of one unit, in kWh.
 
-    It is what the paper prints behind ±. It does not say how well the total is known: as a
-    standard error it would hold only if all N units erred together.
+    The paper prints this figure behind ±. The figure does not say how well the total is known:
+    it would be the standard error only if all N units erred together.
 
     Returns:
         ``None`` for one window, which has no spread.
 
-    Source: Seyfarth et al. 2024, arXiv:2407.14892, section 2.4; that it is linear in N follows
-        from the printed figures, see docs/statistics.md.
+    Source: Seyfarth et al. 2024, arXiv:2407.14892, section 2.4; the printed figures show that
+        the spread is linear in N, see docs/statistics.md.
     """
     _check_num_units(num_units)
     return None if statistics.std_kwh is None else statistics.std_kwh * num_units
@@ -150,9 +151,9 @@ def prediction_interval(
     For independent windows the variance of the prediction error is s²(N²/M + N) with M measured
     units, and its ratio to the estimate follows t with n - 1 degrees of freedom. From
     ``MIN_WINDOWS_FOR_CORRELATION`` windows on, both terms are scaled as in a first-order
-    autoregression of the windows, and the degrees of freedom pay for estimating it. With fewer
-    windows the interval for independent ones is widened towards the scaled one, never narrowed:
-    by a share that grows from 0 at three windows to 1 at ten.
+    autoregression of the windows, and the degrees of freedom allow for its having been estimated.
+    With fewer windows the interval for independent windows is widened towards the scaled
+    interval, never narrowed, by a share that grows from 0 at three windows to 1 at ten.
 
     Returns:
         ``None`` for one window, which says nothing about the next.
@@ -191,7 +192,7 @@ def prediction_interval(
 
 
 def cautions(statistics: UnitStatistics, coverage_fraction: float | None = None) -> tuple[str, ...]:
-    """Returns the cautions for a reader of the figures, a sentence each; empty if all is well.
+    """Returns one sentence for each reason to distrust the figures; empty without any.
 
     Args:
         statistics: of the windows.
@@ -228,14 +229,14 @@ def cautions(statistics: UnitStatistics, coverage_fraction: float | None = None)
 def _margin_kwh(
     statistics: UnitStatistics, num_units: float, confidence_fraction: float, *, phi: float | None
 ) -> float:
-    """Returns half the width of the interval in kWh; ``None`` takes windows as independent."""
+    """Returns half the width of the interval in kWh; without ``phi``, windows are independent."""
     assert statistics.unit_variance_kwh2 is not None
     n = statistics.num_windows
     num_future_windows = num_units * n / statistics.num_units
     variance_kwh2 = statistics.unit_variance_kwh2 * statistics.num_units / n
     degrees = float(n - 1)
     if phi is not None:
-        # the mean is fitted to correlated windows, so they vary less about it than they should
+        # the mean is fitted to the correlated windows, which thus vary too little about it
         variance_kwh2 *= (n - 1) / (n - _variance_factor(phi, n))
         degrees = _degrees_of_freedom(phi, n, num_future_windows)
     error_kwh = math.sqrt(variance_kwh2 * _error_factor(phi or 0.0, n, num_future_windows))
@@ -249,13 +250,13 @@ def _treatment(num_windows: int) -> str:
 
 
 def _heeded_fraction(num_windows: int) -> float:
-    """Returns the share of the correction for correlation that few windows get, 0 to 1."""
+    """Returns the share of the correction for correlation to apply for few windows, 0 to 1."""
     share = (num_windows - _NUM_WINDOWS_UNHEEDED) / (_NUM_WINDOWS_HEEDED - _NUM_WINDOWS_UNHEEDED)
     return min(max(share, 0.0), 1.0)
 
 
 def _effective_num_windows(phi: float | None, num_windows: int) -> float:
-    """Returns the number of independent windows that would fix the mean as well."""
+    """Returns the number of independent windows that would determine the mean as well."""
     factor = 1.0 if phi is None else _variance_factor(phi, num_windows)
     if num_windows < MIN_WINDOWS_FOR_CORRELATION:
         factor = 1 + _heeded_fraction(num_windows) * max(factor - 1, 0.0)
@@ -274,9 +275,10 @@ def _autocorrelation(residuals: np.ndarray) -> float:
 
 
 def _is_wandering(residuals: np.ndarray, phi: float) -> bool:
-    """Tests whether block means vary more than a first-order autoregression lets them.
+    """Tests whether block means vary more than a first-order autoregression explains.
 
-    Blocks as long as there are blocks; the ratio of variances follows chi² over its degrees.
+    A block has as many windows as there are blocks; the ratio of variances follows chi² over its
+    degrees of freedom.
     """
     n = len(residuals)
     length = math.isqrt(n)
@@ -291,7 +293,7 @@ def _is_wandering(residuals: np.ndarray, phi: float) -> bool:
 
 
 def _variance_factor(phi: float, num_windows: float) -> float:
-    """Returns the variance of a sum of so many windows over that of independent ones."""
+    """Returns the variance of a sum of ``num_windows`` windows over that of independent ones."""
     k = max(1, round(num_windows))
     return (1 + phi) / (1 - phi) - 2 * phi * (1 - phi**k) / (k * (1 - phi) ** 2)
 

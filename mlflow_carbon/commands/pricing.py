@@ -157,7 +157,7 @@ class Pricing:
         """Checks every value that can be checked without a store.
 
         Raises:
-            MlflowCarbonError: a value is outside what it may be, or nothing is known for it.
+            MlflowCarbonError: a value is out of range, or nothing is known for it.
         """
         from mlflow_carbon.accounting.emissions import validate_pue
         from mlflow_carbon.grid.intensity import check_lookup, given_intensity

@@ -15,12 +15,12 @@ from mlflow_carbon.grid.intensity import (
 )
 from mlflow_carbon.grid.providers import LiveIntensity
 
-SETTINGS = ("region", "intensity_set", "pue")  # those that have a default
+SETTINGS = ("region", "intensity_set", "pue")  # the settings that have a default
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What is assumed for a setting that the user leaves open."""
+    """The values of the settings that the user leaves open."""
 
     region: str = "WORLD"
     intensity_set: str = "ember"
@@ -93,15 +93,15 @@ def resolve_assumptions(
         region: country name, ISO code, ``EU27`` or ``WORLD``.
         month: ``2022-02``; ``None`` for the year's mean of the set.
         pue: facility energy over IT energy, 1 to 3.
-        intensity_set: the only set to look in; ``None`` tries the default's first.
-        carbon_intensity_g_per_kwh: the user's own figure, which takes the place of a known one;
-            the region then only names it.
-        live: what a provider has answered; takes the place of region, month and set.
-        defaults: what is assumed where nothing is given.
+        intensity_set: the only set to look in; ``None`` tries the default set first.
+        carbon_intensity_g_per_kwh: the user's own figure, used instead of a published one;
+            the region then is only its name.
+        live: a provider's answer, used instead of region, month and set.
+        defaults: values of the settings that are not given.
 
     Raises:
-        NoIntensityError: nothing is known for that region and period.
-        InvalidInputError: a setting is outside what it may be, or two contradict each other.
+        NoIntensityError: no intensity is known for that region and period.
+        InvalidInputError: a setting is out of range, or two settings contradict each other.
     """
     used_pue = validate_pue(defaults.pue if pue is None else pue)
     if carbon_intensity_g_per_kwh is not None:

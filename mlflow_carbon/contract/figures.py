@@ -1,4 +1,4 @@
-"""A run's metrics and tags, each refused on reading where no run can have such a figure."""
+"""Reads a run's metrics and tags, and refuses a figure that no run can have."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from mlflow_carbon.errors import BadRecordError
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-# What no run can reach, in any unit of the contract. Databases keep infinity as 1.8e308.
+# No run can reach this amount in any unit of the contract. Databases keep infinity as 1.8e308.
 MAX_AMOUNT = 1e18
 MAX_COUNT = 2**31 - 1
 MAX_TIME_MS = 7_258_118_400_000  # the year 2200
@@ -21,9 +21,9 @@ Histories = Mapping[str, Sequence["Metric"]]
 
 @dataclass(frozen=True)
 class Figures:
-    """What a store holds of one run, or of one node of it.
+    """The metrics and tags that a store holds of one run, or of one of its nodes.
 
-    Every method raises ``BadRecordError`` for a value that cannot be.
+    Every method raises ``BadRecordError`` for an impossible value.
     """
 
     run_id: str
@@ -31,14 +31,14 @@ class Figures:
     tags: Mapping[str, str]
 
     def amount(self, key: str, lowest: float = 0.0, highest: float = MAX_AMOUNT) -> float | None:
-        """Returns a metric; ``None`` where there is none."""
+        """Returns a metric's value; ``None`` if the run has no such metric."""
         value = self.metrics.get(key)
         return None if value is None else self._within(key, value, lowest, highest)
 
     def tagged_amount(
         self, key: str, lowest: float = 0.0, highest: float = MAX_AMOUNT
     ) -> float | None:
-        """Returns the number in a tag; ``None`` where there is no such tag."""
+        """Returns the number in a tag; ``None`` if the run has no such tag."""
         text = self.tags.get(key)
         if text is None:
             return None
@@ -49,12 +49,12 @@ class Figures:
         return self._within(key, value, lowest, highest)
 
     def tagged_count(self, key: str) -> int | None:
-        """Returns the whole number in a tag, 0 or more; ``None`` where there is no such tag."""
+        """Returns the whole number in a tag, 0 or more; ``None`` if the run has no such tag."""
         text = self.tags.get(key)
         return None if text is None else self.count_in(key, text)
 
     def count_in(self, key: str, text: str) -> int:
-        """Returns the whole number that a text is, 0 or more; ``key`` is for the error."""
+        """Returns a text as a whole number, 0 or more; ``key`` is for the error."""
         is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_COUNT))
         if not is_number or int(text) > MAX_COUNT:
             raise self._error(key, text, f"a whole number from 0 to {MAX_COUNT}")
@@ -70,7 +70,7 @@ class Figures:
     def points(
         self, key: str, histories: Histories, lowest: float = 0.0
     ) -> dict[int, tuple[float, int]]:
-        """Returns a series as value and time stamp in ms by step; empty where it is not given."""
+        """Returns a series as value and time stamp in ms, by step; empty if it is not given."""
         return {
             point.step: (
                 self._within(f"{key} at step {point.step}", point.value, lowest, MAX_AMOUNT),

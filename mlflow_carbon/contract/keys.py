@@ -24,7 +24,7 @@ WINDOW_DURATION_S = f"{WINDOW_PREFIX}/duration_s"
 WINDOW_POWER_W = f"{WINDOW_PREFIX}/power_w"
 WINDOW_NUM_UNITS = f"{WINDOW_PREFIX}/num_units"
 
-# A running run's own total as its windows foretell it; one point per window that adds to it.
+# A running run's total as forecast from its windows; one point per window of the forecast.
 FORECAST_ENERGY_KWH = "carbon/forecast/energy_kwh"
 FORECAST_CO2E_G = "carbon/forecast/co2e_g"
 FORECAST_CO2E_G_LOW = "carbon/forecast/co2e_g_low"
@@ -45,7 +45,7 @@ TAG_INTENSITY_FALLBACK = "carbon.intensity_fallback"
 TAG_COMPONENTS = "carbon.components"
 TAG_CPU_TDP_SOURCE = "carbon.cpu_tdp_source"
 TAG_CPU_IDLE_POWER_W = "carbon.cpu_idle_power_w"  # the idle part of an estimated CPU's power
-TAG_UNREAD_DEVICES = "carbon.unread_devices"  # those that should be counted and cannot be read
+TAG_UNREAD_DEVICES = "carbon.unread_devices"  # devices to count that cannot be read
 TAG_ATTRIBUTION = "carbon.attribution"
 TAG_HARDWARE = "carbon.hardware"
 TAG_TRACKER = "carbon.tracker"
@@ -54,14 +54,14 @@ TAG_UNIT = "carbon.unit"
 TAG_NUM_UNITS = "carbon.num_units"
 TAG_NUM_WINDOWS = "carbon.num_windows"
 TAG_NUM_DISTINCT_READINGS = "carbon.num_distinct_readings"  # different powers of the windows
-TAG_OVERLAPPING_WINDOWS = "carbon.num_overlapping_windows"  # marked ones that share a point
-TAG_SHARED = "carbon.shared"  # 'true': other runs' energy of the same time is in it too
+TAG_OVERLAPPING_WINDOWS = "carbon.num_overlapping_windows"  # marked windows that share a point
+TAG_SHARED = "carbon.shared"  # 'true': the energy includes that of other runs at that time
 TAG_FIRST_WINDOW_STEP = "carbon.first_window_step"  # windows before it count another unit
 TAG_TRIGGERED_BY_RUN_ID = "carbon.triggered_by_run_id"
 TAG_ERROR = "carbon.error"
-TAG_LAUNCH = "carbon.launch"  # by which the processes of one launch find their run
+TAG_LAUNCH = "carbon.launch"  # the processes of one launch find their run by it
 TAG_NUM_NODES = "carbon.num_nodes"
-TAG_MISSING_NODES = "carbon.missing_nodes"  # those whose energy is not in the total, or not all
+TAG_MISSING_NODES = "carbon.missing_nodes"  # nodes whose energy is not in the total, or not all
 TAG_NODE_STATE = "carbon.state"  # of one node, by node_tag()
 TAG_PARTIAL = "carbon.partial"  # 'true': the total is a lower bound, a killed run's windows
 TAG_MODEL_INPUT_IDS = "carbon.model_input_ids"  # the logged models that a metered run used
@@ -139,7 +139,7 @@ def window_component_energy_kwh(component: str) -> str:
 
 
 def window_key_of_unit(window_key: str, unit: str) -> str:
-    """Returns the key of a window series of another unit than the run's own.
+    """Returns the key of the window series of a unit other than the run's own.
 
     So ``carbon/window/energy_kwh`` becomes ``carbon/window/unit/epoch/energy_kwh``.
     """
@@ -153,12 +153,12 @@ def is_window_component(key: str) -> bool:
 
 
 def node_metric(metric: str, node_index: int) -> str:
-    """Returns the key of one node's part of a total of the run: carbon/node/1/energy_kwh."""
+    """Returns the key of one node's part of a run's total: carbon/node/1/energy_kwh."""
     return f"carbon/node/{node_index}/{metric.removeprefix('carbon/')}"
 
 
 def node_tag(tag: str, node_index: int) -> str:
-    """Returns the key of what a run's tag says of one further node: carbon.node.1.hardware."""
+    """Returns the key of a run's tag for one further node: carbon.node.1.hardware."""
     return f"carbon.node.{node_index}.{tag.removeprefix(TAG_PREFIX)}"
 
 
@@ -188,8 +188,8 @@ def band(co2e_kg: float) -> str:
 def emission_tags(co2e_kg: float, energy_kwh: float, region: str) -> dict[str, str]:
     """Returns the tags of the contract for a model version and its registered model.
 
-    Tags never compare numerically in MLflow, so each limit that the model stays under is a
-    tag of its own: ``tags.`carbon.under_1kg` = 'true'``.
+    MLflow compares tags as text only, so each limit that the model stays under is a tag of its
+    own: ``tags.`carbon.under_1kg` = 'true'``.
     """
     tags = {
         TAG_MODEL_CO2E_KG: f"{co2e_kg:.6g}",

@@ -1,4 +1,4 @@
-"""The energy of one interval, device by device, and what a meter says of how it measured it."""
+"""The energy of one interval, device by device, and a meter's description of its methods."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mlflow_carbon.contract import keys
 
-# These count in steps: energy in a counter's, busy time in those of the kernel's clock.
+# These methods count in steps: a counter's steps of energy, the kernel clock's of busy time.
 COUNTING_METHODS = (keys.METHOD_COUNTER, keys.METHOD_TDP)
 
 
@@ -27,11 +27,11 @@ class Reading:
     Attributes:
         devices: empty if nothing could be measured, never zeros.
         coverage_fraction: share of the time that counters or samples observed, averaged over the
-            devices that should be there; one that cannot be read, or whose power is assumed,
-            counts 0. ``None`` if ``devices`` is empty.
+            devices that should be there; a device that cannot be read, or whose power is
+            assumed, counts 0. ``None`` if ``devices`` is empty.
         num_readings: readings of the device that was read most often, both ends included.
-        silent: component and index of devices whose energy will be known only later; they are
-            not in ``devices``.
+        silent: component and index of the devices whose energy will be known only later; these
+            are not in ``devices``.
     """
 
     start_unix_s: float
@@ -49,10 +49,10 @@ class Reading:
         return sum(device.energy_kwh for device in self.devices)
 
     def without_silent(self) -> "Reading":
-        """Returns the reading without counters that did not move: it was shorter than their step.
+        """Returns the reading without the counters that did not move in it.
 
-        That is no energy of 0 but one that is not known. Of windows it holds less: many that are
-        shorter than a step add up to what was counted.
+        The interval was shorter than their step, so their energy is not 0 but unknown. In a
+        series of windows it is less so: many short windows add up to what was counted.
         """
         counted = tuple(
             device
@@ -72,10 +72,10 @@ class Reading:
 
 
 def joined(readings: Iterable[Reading]) -> Reading:
-    """Returns the readings of intervals that follow each other as one, from the first one's start.
+    """Returns the readings of consecutive intervals as one, which starts where the first starts.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no reading.
     """
     first, *others = readings
     for other in others:
@@ -107,13 +107,13 @@ def _sum(first: Reading, second: Reading) -> Reading:
 
 @dataclass(frozen=True)
 class MeterDescription:
-    """What a meter measures on this machine, how, and what it cannot.
+    """What a meter measures on this machine, how, and what it cannot measure.
 
     Attributes:
-        components: what is measured.
+        components: those that are measured.
         method_by_component: every component asked for; ``unavailable`` if it cannot be measured.
-        cpu_tdp_source: where the CPU's power is from if it is assumed: ``table: …``, ``generic``,
-            ``family …``, ``user``, ``unknown``; ``None`` if it is not.
+        cpu_tdp_source: source of an assumed CPU power: ``table: …``, ``generic``, ``family …``,
+            ``user``, ``unknown``; ``None`` if the power is not assumed.
         attribution: as in the settings.
         hardware: counts and models.
         tracker: name and version.
@@ -133,7 +133,7 @@ class MeterDescription:
     cpu_idle_power_w: float | None = None
 
     def tags(self) -> dict[str, str]:
-        """Returns the run tags that say what measured, how, on what, and what it could not."""
+        """Returns the run tags of the tracker, its methods, the hardware and what was missed."""
         tags = {
             keys.TAG_COMPONENTS: ",".join(self.components),
             keys.TAG_ATTRIBUTION: self.attribution,
@@ -154,7 +154,10 @@ class MeterDescription:
 
     @classmethod
     def read(cls, tags: Mapping[str, str]) -> "MeterDescription | None":
-        """Returns what ``tags`` wrote; all problems as one sentence, ``None`` without a tracker."""
+        """Returns the description that ``tags`` wrote, its problems as one sentence.
+
+        ``None`` if the tags name no tracker.
+        """
         tracker = tags.get(keys.TAG_TRACKER)
         if tracker is None:
             return None
@@ -177,7 +180,7 @@ class MeterDescription:
 
 
 def _power_w(text: str | None) -> float | None:
-    """Returns the power in a tag; ``None`` where there is none, or none that can be."""
+    """Returns the power in a tag; ``None`` without a tag or if the power is impossible."""
     try:
         power_w = math.nan if text is None else float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""One metered run as it stands in a store: writes itself to metrics and tags, and reads itself."""
+"""One metered run as a store holds it: written to metrics and tags, and read from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,36 +18,36 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 
-IS_PARTIAL, NOT_PARTIAL = "true", "false"  # a run that was taken up again has been
+IS_PARTIAL, NOT_PARTIAL = "true", "false"  # "false": was partial, until the run was resumed
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What one run measured, what was assumed, and how; ``None`` or empty where it does not say.
+    """One run's measurements, assumptions and methods; ``None`` or empty where not recorded.
 
     Attributes:
         run_id: MLflow's.
-        scope: ``parent`` for a run whose energy contains that of metered children.
+        scope: ``parent`` for a run whose energy contains that of metered child runs.
         total: of the whole metered interval.
         energy_per_unit: by unit, from the windows.
-        co2e_g: as recorded; by Eq. 1 where it is written for the first time.
+        co2e_g: as recorded; by Eq. 1 when written for the first time.
         pue: as recorded.
         intensity: as recorded.
         defaulted: settings that the user did not choose.
         fallback_reason: why the intensity is not the live one asked for.
-        description: how it was measured.
+        description: how the run was measured.
         error: what could not be measured.
         unit: what the windows count.
-        num_units: of all windows of that unit.
-        num_windows: of that unit.
-        num_distinct_readings: different mean powers among them.
-        first_window_step: of that unit; windows before it count another one.
-        num_nodes: of a run on several; 0 for a run on one.
-        missing_nodes: those whose energy is not in the total, or not all of it.
-        parts: what each node has written, by its index.
+        num_units: units of all windows of ``unit``.
+        num_windows: number of windows of ``unit``.
+        num_distinct_readings: number of different mean powers of these windows.
+        first_window_step: step of the first window of ``unit``; earlier windows count another.
+        num_nodes: number of nodes, if more than one; 0 for a run on one node.
+        missing_nodes: nodes whose energy is not in the total, or not all of it.
+        parts: each node's figures, by its index.
         is_partial: whether the total is a lower bound: the sum of a killed run's windows.
-        windows: with the histories of their series only; those of earlier units too.
-        total_end_ms: the newest time stamp of the total; with its history only.
+        windows: windows of every unit; empty unless the histories of their series were given.
+        total_end_ms: newest time stamp of the total; ``None`` unless its history was given.
     """
 
     run_id: str
@@ -92,7 +92,7 @@ class RunRecord:
         )
 
     def summing(self, windows: WindowColumns, unit: str) -> "RunRecord":
-        """Returns the record with what its windows of one unit say, if there are any."""
+        """Returns the record with the sums of its windows of one unit, if it has windows."""
         if not len(windows):
             return self
         energy = windows.energy_per_unit()
@@ -109,7 +109,7 @@ class RunRecord:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Returns the totals of the run: energy by component and device, CO2e, what was assumed."""
+        """Returns the run's totals: energy by component and device, CO2e and the assumptions."""
         values = {} if self.total is None else self.total.metrics()
         energy_kwh = values.get(keys.ENERGY_KWH)
         if energy_kwh is not None and self.total is not None:
@@ -127,7 +127,7 @@ class RunRecord:
         return values
 
     def tags(self) -> dict[str, str]:
-        """Returns what the run is tagged with at its end."""
+        """Returns the tags that the run gets at its end."""
         tags = {keys.TAG_SCHEMA: keys.SCHEMA_VERSION}
         if self.scope is not None:
             tags[keys.TAG_SCOPE] = self.scope
@@ -144,11 +144,11 @@ class RunRecord:
         return tags | self.partial_tags()
 
     def partial_tags(self) -> dict[str, str]:
-        """Returns the tag of a total that is a lower bound; none for one that is whole."""
+        """Returns the tag of a total that is a lower bound; empty for a complete total."""
         return {keys.TAG_PARTIAL: IS_PARTIAL} if self.is_partial else {}
 
     def node_tags(self) -> dict[str, str]:
-        """Returns the tags of a run on several nodes; none for a run on one."""
+        """Returns the tags of a run on several nodes; empty for a run on one node."""
         tags = {} if not self.num_nodes else {keys.TAG_NUM_NODES: str(self.num_nodes)}
         if self.missing_nodes:
             tags[keys.TAG_MISSING_NODES] = ",".join(self.missing_nodes)
@@ -157,7 +157,7 @@ class RunRecord:
         return tags
 
     def window_tags(self) -> dict[str, str]:
-        """Returns the tags that say how many windows and units the per-unit figures rest on."""
+        """Returns the tags with the numbers of windows and units behind the per-unit figures."""
         tags = {} if self.unit is None else {keys.TAG_UNIT: self.unit}
         if self.first_window_step > 1:
             tags[keys.TAG_FIRST_WINDOW_STEP] = str(self.first_window_step)
@@ -194,7 +194,7 @@ class RunRecord:
     def read(
         cls, run: "Run", histories: Mapping[str, Sequence["Metric"]] = {}
     ) -> "RunRecord":  # read only
-        """Returns what a run of MLflow holds.
+        """Returns the record of an MLflow run.
 
         Args:
             run: metered or not.
@@ -202,7 +202,7 @@ class RunRecord:
                 ``total_end_ms``.
 
         Raises:
-            BadRecordError: a figure is what no run can have measured.
+            BadRecordError: a figure is one that no run can have measured.
         """
         return cls.parse(run.info.run_id, run.data.metrics, run.data.tags, histories)
 
@@ -214,7 +214,7 @@ class RunRecord:
         tags: Mapping[str, str],
         histories: Mapping[str, Sequence["Metric"]] = {},  # read only
     ) -> "RunRecord":
-        """Returns what a run's metrics and tags say, wherever they were read; see ``read``."""
+        """Returns the record in a run's metrics and tags, wherever they come from; see ``read``."""
         figures = Figures(run_id, metrics, tags)
         unit = tags.get(keys.TAG_UNIT)
         first_step = figures.tagged_count(keys.TAG_FIRST_WINDOW_STEP) or 1
@@ -250,9 +250,9 @@ class RunRecord:
         )
 
     def or_lower_bound(self) -> "RunRecord":
-        """Returns the record; without a total, with the sum of its windows as a lower bound.
+        """Returns the record; if it has no total, with the sum of its windows as a lower bound.
 
-        A run that was killed has windows and no total. What overlaps among them counts once.
+        A killed run has windows and no total. Of windows that overlap only one counts.
         """
         has_total = self.total is not None and self.total.energy_kwh is not None
         if has_total or not self.windows:
@@ -276,13 +276,13 @@ def _co2e_g(figures: Figures) -> float | None:
 
 
 def _pue(figures: Figures) -> float | None:
-    """Returns the PUE of the totals; of a run that has none yet, that of its start."""
+    """Returns the PUE logged with the totals; before there are totals, the PUE of the start."""
     pue = figures.amount(keys.PUE, MIN_PUE, MAX_PUE)
     return figures.tagged_amount(keys.TAG_PUE, MIN_PUE, MAX_PUE) if pue is None else pue
 
 
 def _intensity(figures: Figures) -> CarbonIntensity | None:
-    """Returns the intensity as recorded; where it is from is empty where the run does not say."""
+    """Returns the intensity as recorded; its source is empty where the run does not name it."""
     g_per_kwh = figures.amount(keys.INTENSITY_G_PER_KWH)
     if g_per_kwh is None:
         g_per_kwh = figures.tagged_amount(keys.TAG_INTENSITY_G_PER_KWH)

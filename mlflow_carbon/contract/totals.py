@@ -1,4 +1,4 @@
-"""What a run, or one node of it, spent in its whole metered interval."""
+"""The energy of a run, or of one of its nodes, over the whole metered interval."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
 from mlflow_carbon.contract.windows import UnitEnergy, Window
 from mlflow_carbon.units import watts_from_kwh
 
-RUNNING, ENDED = "running", "ended"  # what a node's state says
+RUNNING, ENDED = "running", "ended"  # the states of a node
 
-MAX_COVERAGE_FRACTION = 1.01  # what is above 1 is rounding
+MAX_COVERAGE_FRACTION = 1.01  # the excess over 1 is rounding
 _ENERGY, _POWER = "energy_kwh", "power_w"
 _UNIT_BY_KEY = {keys.energy_kwh_per_unit(unit): unit for unit in keys.UNITS}
 _NO_COMPONENTS = ("window", "forecast", "node")
@@ -19,15 +19,15 @@ _NO_COMPONENTS = ("window", "forecast", "node")
 
 @dataclass(frozen=True)
 class Total:
-    """Energy of an interval as the contract has it.
+    """Energy of an interval, in the terms of the contract.
 
     Attributes:
-        duration_s: of the interval; ``None`` where it does not say.
+        duration_s: of the interval; ``None`` where not recorded.
         energy_kwh: of all components; ``None`` where nothing was measured.
         coverage_fraction: share of the time that counters or samples observed, where known.
         energy_kwh_by_component: all devices of each component together.
-        devices: those of the components whose devices are told apart. A sum over nodes has
-            none, and windows know components only.
+        devices: the devices of the components that tell them apart; empty for a sum over nodes
+            or over windows, which have components only.
     """
 
     duration_s: float | None
@@ -38,7 +38,7 @@ class Total:
 
     @classmethod
     def of(cls, reading: Reading) -> "Total":
-        """Returns what a meter has read."""
+        """Returns the total of a meter's reading."""
         return cls(
             duration_s=reading.duration_s,
             energy_kwh=reading.energy_kwh,
@@ -49,7 +49,7 @@ class Total:
 
     @classmethod
     def of_windows(cls, windows: Iterable[Window]) -> "Total":
-        """Returns the sum of windows that do not overlap; how much was observed is not known."""
+        """Returns the sum of windows that do not overlap; its coverage is not known."""
         total = cls(0.0)
         for window in windows:
             parts_kwh = window.energy_kwh_by_component
@@ -58,7 +58,7 @@ class Total:
 
     @classmethod
     def read(cls, figures: Figures, node_index: int | None = None) -> "Total | None":
-        """Returns the total of a run, or of one node of it; ``None`` where none was written."""
+        """Returns the total of a run, or of one of its nodes; ``None`` if not written yet."""
         prefix = keys.node_metric("carbon/", node_index) if node_index is not None else "carbon/"
         duration_s = figures.amount(f"{prefix}duration_s")
         energy_kwh = figures.amount(f"{prefix}{_ENERGY}")
@@ -83,10 +83,9 @@ class Total:
         return cls(duration_s, energy_kwh, coverage_fraction, by_component, tuple(devices))
 
     def plus(self, other: "Total") -> "Total":
-        """Returns this interval and one that follows it as one.
+        """Returns this interval and a following one, joined.
 
-        Energy that nobody measured adds nothing, and time that nobody is known to have observed
-        counts as not observed.
+        Unmeasured energy adds nothing, and time of unknown coverage counts as not observed.
         """
         energies_kwh = [kwh for kwh in (self.energy_kwh, other.energy_kwh) if kwh is not None]
         duration_s = (self.duration_s or 0.0) + (other.duration_s or 0.0)
@@ -104,7 +103,7 @@ class Total:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Returns duration, coverage, and energy in all and by component and device."""
+        """Returns duration, coverage, and the energy: all, by component and by device."""
         values = {} if self.duration_s is None else {keys.DURATION_S: self.duration_s}
         if self.energy_kwh is None:
             return values
@@ -119,7 +118,7 @@ class Total:
         return values
 
     def power_metrics(self) -> dict[str, float]:
-        """Returns the mean power of each energy in ``metrics``; none for no duration."""
+        """Returns the mean power of each energy in ``metrics``; empty without a duration."""
         if not self.duration_s:
             return {}
         return {
@@ -134,10 +133,10 @@ class NodePart:
     """What one node of several has measured so far, and until when.
 
     Attributes:
-        total: ``None`` where it has written none yet.
+        total: the node's own; ``None`` if it has not written one yet.
         energy_per_unit: the run values of its own windows, by unit, in kWh.
         end_ms: time stamp of the total.
-        has_ended: whether there will be no more.
+        has_ended: whether the node measures no more.
     """
 
     total: Total | None
@@ -147,7 +146,7 @@ class NodePart:
 
     @classmethod
     def read(cls, figures: Figures, node_index: int) -> "NodePart | None":
-        """Returns what a node has written; ``None`` where it has said nothing."""
+        """Returns the figures that a node has written; ``None`` if it has written nothing."""
         key = keys.node_tag(keys.TAG_NODE_STATE, node_index)
         if key not in figures.tags:
             return None
@@ -164,20 +163,20 @@ class NodePart:
         )
 
     def metrics(self, node_index: int) -> dict[str, float]:
-        """Returns the node's figures under the names that the run has for them."""
+        """Returns the node's figures under the run's names for them."""
         values = {} if self.total is None else self.total.metrics()
         for unit, energy_kwh in self.energy_per_unit.items():
             values[keys.energy_kwh_per_unit(unit)] = energy_kwh
         return {keys.node_metric(key, node_index): value for key, value in values.items()}
 
     def tags(self, node_index: int) -> dict[str, str]:
-        """Returns the tag that says whether the node measures on, and until when it has."""
+        """Returns the tag with the node's state and the time stamp of its total."""
         state = ENDED if self.has_ended else RUNNING
         return {keys.node_tag(keys.TAG_NODE_STATE, node_index): f"{state} {self.end_ms}"}
 
 
 def read_parts(figures: Figures) -> dict[int, NodePart]:
-    """Returns what each node of a run has written, by its index."""
+    """Returns the figures that each node of a run has written, by its index."""
     parts = {}
     for key in figures.tags:
         if not key.startswith("carbon.node."):
@@ -204,7 +203,7 @@ def read_energy_per_unit(figures: Figures) -> dict[str, UnitEnergy]:
 
 
 def added_by_component(totals: Iterable[Total]) -> dict[str, float]:
-    """Returns the energy of each component in all of these together, in kWh."""
+    """Returns the energy of each component over all the totals, in kWh."""
     by_component: dict[str, float] = {}
     for total in totals:
         for component, energy_kwh in total.energy_kwh_by_component.items():
@@ -213,10 +212,10 @@ def added_by_component(totals: Iterable[Total]) -> dict[str, float]:
 
 
 def _added_devices(first: Total, second: Total) -> Iterator[DeviceEnergy]:
-    """Yields the devices of both parts, where both say which device used what.
+    """Yields the devices of both totals, their energies added.
 
-    Of a component that one part knows as a whole only, a single device has it all; which of
-    several had how much is not known.
+    Where one total has a component's energy but not its devices', a single device gets all of
+    it; among several devices the split is not known, and none is yielded.
     """
     for component in added_by_component((first, second)):
         by_part = [_devices_of(first, component), _devices_of(second, component)]
@@ -242,6 +241,6 @@ def _added_devices(first: Total, second: Total) -> Iterator[DeviceEnergy]:
 
 
 def _devices_of(total: Total, component: str) -> list[DeviceEnergy] | None:
-    """Returns a component's devices; ``None`` where only the whole component is known."""
+    """Returns a component's devices; ``None`` if only the component's sum is known."""
     devices = [device for device in total.devices if device.component == component]
     return None if not devices and component in total.energy_kwh_by_component else devices

@@ -1,4 +1,4 @@
-"""A run's windows by what they count: a series for each unit, one of which is the run's own."""
+"""A run's windows by unit: a series for each unit, one of which is the run's own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from mlflow_carbon.contract.windows import UnitEnergy, Window, WindowSeries
 
 @dataclass(frozen=True)
 class PlacedWindow:
-    """Where a window goes: the metrics of one point, their step, and the tags that say more."""
+    """A window as it is logged: the metrics of one point, their step, and further tags."""
 
     metrics: dict[str, float]
     step: int
@@ -20,15 +20,15 @@ class PlacedWindow:
 class UnitSeries:
     """A run's window series.
 
-    The first unit that the user marks is the run's own, and ``carbon/window`` is its series; it
-    takes the place of minutes and of a framework's epochs. Where windows lie in one another the
-    inner ones close first, so theirs is the run's unit. Every other unit has its own series,
-    ``carbon/window/unit/<unit>``: inner and outer windows are in no common mean.
+    The first unit that the user marks is the run's own and replaces minutes and a framework's
+    epochs; its series is ``carbon/window``. Of nested windows the inner ones close first, so the
+    run's unit is theirs. Every other unit has a series of its own, ``carbon/window/unit/<unit>``,
+    so that no mean mixes inner and outer windows.
 
     Attributes:
-        main: of the run's own unit.
-        others: by unit.
-        is_replaceable: whether nobody but the plugin or a framework has marked ``main``.
+        main: the series of the run's own unit.
+        others: the series of the other units, by unit.
+        is_replaceable: whether only the plugin or a framework has marked ``main``, not the user.
     """
 
     main: WindowSeries = field(default_factory=WindowSeries)
@@ -58,6 +58,6 @@ class UnitSeries:
         return PlacedWindow(metrics, series.num_points, {})
 
     def energy_per_other_unit(self) -> Mapping[str, UnitEnergy]:
-        """Returns the run value of each unit but the run's own."""
+        """Returns the run value of every unit except the run's own."""
         found = {unit: series.windows.energy_per_unit() for unit, series in self.others.items()}
         return {unit: energy for unit, energy in found.items() if energy is not None}

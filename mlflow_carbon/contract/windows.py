@@ -1,4 +1,4 @@
-"""One marked stretch of a run's work, and the series of them that stands in the store."""
+"""One marked stretch of a run's work, and the series of such windows in the store."""
 
 import math
 from array import array
@@ -13,14 +13,14 @@ from mlflow_carbon.contract.figures import Figures, Histories
 from mlflow_carbon.contract.measurement import Reading
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, watts_from_kwh
 
-TIME_STEP_S = 0.002  # time stamps are whole ms, so two ends that meet may differ by so much
+TIME_STEP_S = 0.002  # time stamps are whole ms, so ends that meet may differ by this
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One marked stretch of work: what it cost, and how many units of what it did.
+    """One marked stretch of work: its energy, and the number of units that it did.
 
-    ``unit`` is ``None`` where a later unit has taken the place of its own in the store.
+    ``unit`` is ``None`` where a later unit has replaced the window's own in the store.
     """
 
     end_unix_s: float
@@ -32,7 +32,7 @@ class Window:
 
     @classmethod
     def of(cls, reading: Reading, num_units: float, unit: str) -> "Window | None":
-        """Returns the window that a meter has read; ``None`` where it holds no energy."""
+        """Returns the window of a meter's reading; ``None`` if the reading has no energy."""
         if reading.energy_kwh is None:
             return None
         return cls(
@@ -46,7 +46,7 @@ class Window:
 
     @property
     def start_unix_s(self) -> float:
-        """When it began."""
+        """The window's start, in s since 1970."""
         return self.end_unix_s - self.duration_s
 
     @property
@@ -56,7 +56,7 @@ class Window:
 
     @property
     def stretch(self) -> Stretch:
-        """What statistics need of it."""
+        """The part of the window that statistics need."""
         return Stretch(self.energy_kwh, self.num_units, self.power_w)
 
     def metrics(self) -> dict[str, float]:
@@ -76,16 +76,16 @@ class Window:
     def read(
         cls, figures: Figures, histories: Histories, *, unit: str | None, first_step: int
     ) -> "dict[int, Window]":
-        """Returns a run's windows by step, as far as their series are given.
+        """Returns a run's windows by step, as far as ``histories`` has their series.
 
         Args:
             figures: of the run.
             histories: points by metric.
-            unit: what those from ``first_step`` on count.
-            first_step: of the newest unit.
+            unit: what the windows from ``first_step`` on count.
+            first_step: step of the first window of the newest unit.
 
         Raises:
-            BadRecordError: a point is what no window can have measured.
+            BadRecordError: a point is one that no window can have measured.
         """
         energies = figures.points(keys.WINDOW_ENERGY_KWH, histories)
         durations = figures.points(keys.WINDOW_DURATION_S, histories)
@@ -110,7 +110,7 @@ class Window:
         }
 
     def after(self, unix_s: float) -> "Window | None":
-        """Returns the part after a time, the energy spread evenly; ``None`` if nothing is."""
+        """Returns the part after a time, with its share of the energy; ``None`` if empty."""
         after_s = min(self.end_unix_s - unix_s, self.duration_s)
         if after_s <= TIME_STEP_S or self.duration_s <= 0:
             return None
@@ -135,13 +135,13 @@ class UnitEnergy:
 class WindowColumns:
     """Energy, units and mean power of windows in order: 24 bytes each, whatever they measured.
 
-    A run may have a hundred thousand windows; its summary needs no more of them than this.
+    A run may have a hundred thousand windows; its summary needs only these three figures.
     """
 
     def __init__(self, windows: Iterable[Window] = ()) -> None:
         self.energies_kwh = array("d")
         self.nums_units = array("d")
-        self.powers_w = array("d")  # NaN where it is not known
+        self.powers_w = array("d")  # NaN where the power is not known
         for window in windows:
             self.append(window)
 
@@ -161,7 +161,7 @@ class WindowColumns:
 
     @property
     def num_distinct_readings(self) -> int | None:
-        """Different mean powers among the windows; ``None`` where none is known."""
+        """Number of different mean powers of the windows; ``None`` if no power is known."""
         return num_distinct_readings(
             None if math.isnan(power_w) else power_w for power_w in self.powers_w
         )
@@ -181,9 +181,9 @@ class WindowSeries:
     """The points of the window metrics so far.
 
     Attributes:
-        unit: what its windows count; ``None`` before the first.
-        windows: those that count ``unit``; points before them counted something else.
-        num_points: the last step that is taken.
+        unit: what the windows count; ``None`` before the first window.
+        windows: the windows that count ``unit``; earlier points counted another unit.
+        num_points: number of points so far, which is also the last step.
     """
 
     unit: str | None = None
@@ -191,10 +191,10 @@ class WindowSeries:
     num_points: int = 0
 
     def add(self, window: Window) -> dict[str, str]:
-        """Takes one more point; another unit than before makes a new start.
+        """Adds a point; a unit other than before makes a new start.
 
         Returns:
-            The tags that say so.
+            The tags of a new start.
         """
         self.num_points += 1
         if window.unit == self.unit:
@@ -207,16 +207,17 @@ class WindowSeries:
 
 
 def without_overlap(windows: Sequence[Window]) -> list[Window]:
-    """Returns windows of which none overlaps another and that hold the most energy together.
+    """Returns the windows that do not overlap and together hold the most energy.
 
-    What overlaps was spent once, so the sum of these is a lower bound of what all of them spent.
+    Overlapping windows hold the same energy twice, so the sum of the windows returned is a lower
+    bound of the energy of them all.
 
     Source: Kleinberg and Tardos 2005, Algorithm Design, 6.1 (weighted interval scheduling).
     """
     ordered = sorted(windows, key=lambda window: window.end_unix_s)
     ends_s = [window.end_unix_s for window in ordered]
-    best_kwh = [0.0]  # of the first so many windows
-    previous = []  # how many windows end before this one starts
+    best_kwh = [0.0]  # of the first 0, 1, 2 … windows
+    previous = []  # for each window, how many windows end before it starts
     for number, window in enumerate(ordered):
         num_before = bisect_right(ends_s, window.start_unix_s + TIME_STEP_S, hi=number)
         previous.append(num_before)

@@ -36,7 +36,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class IntensitySeries:
-    """Slots in order; between two of them there may be a hole."""
+    """Slots in order of time, possibly with holes between them."""
 
     slots: tuple[Slot, ...]
     basis: str
@@ -54,7 +54,7 @@ class EnergySpan:
 
 @dataclass(frozen=True)
 class _Format:
-    """Which columns of a file are which, and how its numbers become g/kWh."""
+    """The columns of a file that hold time and intensity, and its factor to g/kWh."""
 
     timestamp: str
     intensity: str
@@ -72,15 +72,15 @@ def read_intensity_file(path: Path | str, *, basis: str = DIRECT) -> IntensitySe
     - WattTime: ``point_time,value`` (v3) or ``timestamp,MOER`` (v2), pounds of CO2 per MWh of the
       marginal plants, which is another basis than the rest.
 
-    A slot lasts until the next time stamp, but never longer than the shortest one in the file,
-    so that a missing row is a hole and not an hour twice as long.
+    A slot lasts until the next time stamp, but never longer than the file's shortest slot, so
+    that a missing row leaves a hole instead of doubling the hour before it.
 
     Args:
         path: the file.
         basis: which column of an Electricity Maps export to take, ``direct`` or ``lifecycle``.
 
     Raises:
-        InvalidInputError: the file cannot be read, has no such columns, or a row is wrong.
+        InvalidInputError: the file cannot be read, lacks these columns, or has a wrong row.
     """
     if basis not in BASES:
         raise InvalidInputError(
@@ -107,7 +107,7 @@ def mean_g_per_kwh(series: IntensitySeries, start_s: float, end_s: float) -> flo
     """Returns the mean intensity in g/kWh between two times in s since 1970, weighted by time.
 
     Raises:
-        NoIntensityError: the series does not cover all of it.
+        NoIntensityError: the series does not cover the whole interval.
         InvalidInputError: the end is before the start.
     """
     if not end_s >= start_s:
@@ -145,7 +145,7 @@ def intensity_of_spans(
     Args:
         series: hourly intensities.
         spans: the run's windows, or the run as a whole, with their own time stamps.
-        region: where the series is for; it names the result.
+        region: the place that the series is for, kept as the result's region.
 
     Raises:
         NoIntensityError: the series does not cover every span.
@@ -221,11 +221,11 @@ def _format_of(columns: list[str], basis: str, path: Path | str) -> _Format:
 def _points(
     reader: "csv.DictReader[str]", layout: _Format, path: Path | str
 ) -> Iterator[tuple[float, float]]:
-    """Yields time in s since 1970 and intensity in g/kWh of every row that has one."""
+    """Yields time in s since 1970 and intensity in g/kWh of every row with an intensity."""
     for row in reader:
         text = (row[layout.intensity] or "").strip()
         if not text:
-            continue  # exports leave out what is not known: a hole
+            continue  # a hole: exports leave an unknown intensity empty
         place = f"line {reader.line_num} of {str(path)!r}"
         try:
             time_s = unix_s_from_iso8601((row[layout.timestamp] or "").strip())

@@ -25,22 +25,22 @@ MONTHLY_SET_BY_BASIS = {
 MONTHLY_SETS = tuple(MONTHLY_SET_BY_BASIS.values())
 FALLBACK_YEARLY_SETS = (DEFAULT_SET, "eea")
 GIVEN = "given"  # set, period and basis of a figure that the user brings
-OWN_FIGURE = "carbon_intensity_g_per_kwh"  # the argument that such a figure is given by
+OWN_FIGURE = "carbon_intensity_g_per_kwh"  # the argument for the user's own figure
 
 
 @dataclass(frozen=True)
 class CarbonIntensity:
-    """One carbon intensity and where it is from.
+    """One carbon intensity with its origin.
 
     Attributes:
         g_per_kwh: CO2e per kWh of electricity.
         region: ISO 3166-1 alpha-2, ``EU27`` or ``WORLD``.
         period: ``2022`` or ``2022-02``.
-        intensity_set: figures of one set are comparable; those of two need not be.
+        intensity_set: the data set; figures of one set compare, figures of two sets may not.
         basis: direct or life-cycle, production or consumption.
-        source: who published it.
-        source_url: where.
-        licence: under what licence it is passed on here.
+        source: the publisher.
+        source_url: address of the publication.
+        licence: licence under which the package ships the figure.
     """
 
     g_per_kwh: float
@@ -73,7 +73,7 @@ def resolve_region(name: str) -> str:
             f"Give {country} for the whole.",
             instead=OWN_FIGURE,
         )
-    # a code of two letters with one wrong is half alike
+    # a two-letter code with one wrong letter has a similarity of 0.5
     cutoff = 0.5 if len(folded) <= 3 else 0.6
     near = difflib.get_close_matches(folded, codes, n=6, cutoff=cutoff)
     nearest = list(dict.fromkeys(codes[spelling] for spelling in near))[:3]
@@ -85,13 +85,13 @@ def resolve_region(name: str) -> str:
 
 
 def region_name(code: str) -> str:
-    """Returns the name of a region's code; what is no code is its own name."""
+    """Returns the name of the region with a code; any other text is returned as it is."""
     names = {row["iso2"]: row["name"] for row in _rows(REGIONS_FILE)}
     return names.get(code, code)
 
 
 def region_label(name: str) -> str:
-    """Returns the code of a region, or the name itself where it is the user's own."""
+    """Returns the code of a region; a name that is the user's own is returned as it is."""
     try:
         return resolve_region(name)
     except NoIntensityError:
@@ -116,7 +116,7 @@ def lookup_intensity(
         preferred_set: look here first, then in the worldwide yearly sets.
 
     Raises:
-        NoIntensityError: no set that may be used has the region and period.
+        NoIntensityError: none of the sets searched has the region and period.
         InvalidInputError: ``month`` is no month and no year, or there is no such set.
     """
     code = resolve_region(region)
@@ -152,10 +152,10 @@ def lookup_intensity(
 def check_lookup(
     regions: Iterable[str], *, month: str | None = None, intensity_set: str | None = None
 ) -> None:
-    """Checks regions, a month and a set before it is known which set will be preferred.
+    """Checks regions, a month and a set before the preferred set is known.
 
     Raises:
-        NoIntensityError: no set that may be used has a region in that month or year.
+        NoIntensityError: none of the sets searched has a region in that month or year.
         InvalidInputError: ``month`` is no month and no year, or there is no such set.
     """
     _check_set(intensity_set)
@@ -176,9 +176,10 @@ def check_lookup(
 
 
 def stage_of(basis: str) -> str | None:
-    """Returns ``direct`` or ``life-cycle`` for a basis; ``None`` where it is neither.
+    """Returns ``direct`` or ``life-cycle`` for a basis; ``None`` if the basis is neither.
 
-    Direct figures count what a plant emits, life-cycle ones its fuel and its making, too.
+    Direct figures count a plant's own emissions, life-cycle figures also those of its fuel supply
+    and its construction.
     """
     folded = basis.casefold()
     if "life-cycle" in folded or "lifecycle" in folded:
@@ -187,11 +188,11 @@ def stage_of(basis: str) -> str | None:
 
 
 def stage_notice(intensity: CarbonIntensity, *, expected_set: str = DEFAULT_SET) -> str | None:
-    """Returns a sentence where a figure is direct and those expected are life-cycle, or inverse.
+    """Returns a warning where a figure is direct and the expected set life-cycle, or inverse.
 
     Args:
         intensity: the figure that was found.
-        expected_set: the set that other figures are of, which did not have this one.
+        expected_set: the set of the other figures, which lacks this one.
     """
     expected = {
         stage_of(value.basis)
@@ -219,7 +220,7 @@ def stage_notice(intensity: CarbonIntensity, *, expected_set: str = DEFAULT_SET)
 
 
 def given_intensity(g_per_kwh: float, *, region: str = GIVEN) -> CarbonIntensity:
-    """Returns the user's own figure in g/kWh; the region only names it and need not be known.
+    """Returns the intensity for the user's own figure in g/kWh; any text will do as region.
 
     Raises:
         InvalidInputError: the figure is negative or not finite.
@@ -242,7 +243,7 @@ def given_intensity(g_per_kwh: float, *, region: str = GIVEN) -> CarbonIntensity
 
 
 def yearly_sets() -> tuple[str, ...]:
-    """Returns the names of the sets that hold years."""
+    """Returns the names of the sets with yearly figures."""
     return tuple(dict.fromkeys(value.intensity_set for value in _yearly()))
 
 
@@ -287,7 +288,7 @@ def monthly_intensities(
 
 
 def basis_notice(bases: Iterable[tuple[str, str]]) -> str | None:
-    """Returns a sentence where intensities rest on more than one basis; ``None`` where not.
+    """Returns a warning where intensities rest on more than one basis, else ``None``.
 
     Direct and life-cycle figures, CO2 and CO2e, or production and consumption do not compare.
 

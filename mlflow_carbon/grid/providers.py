@@ -27,17 +27,17 @@ MAX_ANSWER_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class Provider:
-    """Who can be asked: how the question is put and how the answer is read.
+    """A provider of live intensities: how to ask it, and how to read its answer.
 
     Attributes:
-        name: what the user calls it.
-        base_url: where it answers.
+        name: the user's name for the provider.
+        base_url: address of its interface.
         regions: ISO 3166-1 alpha-2 codes it knows; ``None`` for the whole world.
-        key_variable: the environment variable that holds its key; ``None`` if it needs none.
+        key_variable: the environment variable with its key; ``None`` if it needs no key.
         path: makes the rest of the address from a zone.
         parse: reads the answer for a zone and returns intensity in g/kWh, period, basis.
-        source: who publishes.
-        licence: under what terms.
+        source: the publisher.
+        licence: terms of use.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Provider:
 
 @dataclass(frozen=True)
 class LiveIntensity:
-    """An intensity, and why it is not a live one where it is not (for a tag)."""
+    """An intensity and, if it is not live, the reason why (for a tag)."""
 
     intensity: CarbonIntensity
     fallback_reason: str | None
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Follows no redirect: it would carry the key to another host."""
+    """Follows no redirect, which would carry the key to another host."""
 
     def redirect_request(self, *_: Any) -> None:
         """Returns nothing, so that the answer counts as an error."""
@@ -73,7 +73,7 @@ def fetch_intensity(
     base_url: str | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> CarbonIntensity:
-    """Returns the carbon intensity of a zone now, asked over the network.
+    """Asks a provider over the network for the present carbon intensity of a zone.
 
     Args:
         provider: a name in ``PROVIDERS``.
@@ -81,11 +81,11 @@ def fetch_intensity(
             (``DK-DK1``, ``US-CAL-CISO``).
         api_key: for providers that need one; sent to ``base_url`` only.
         base_url: another address of the same interface; ``None`` for the public one.
-        timeout_s: after so many s, whatever the server does, there is no answer.
+        timeout_s: time limit for the whole answer, whatever the server does.
 
     Raises:
         InvalidInputError: there is no such provider, it does not know the zone, or needs a key.
-        NoIntensityError: it did not answer in time, or not with an intensity.
+        NoIntensityError: the provider did not answer in time, or without an intensity.
     """
     chosen = _provider(provider)
     _check_question(chosen, zone, api_key)
@@ -127,11 +127,11 @@ def ask_provider(
     base_url: str | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> LiveIntensity:
-    """Returns the live intensity, or that of the latest year with the reason why it is not live.
+    """Returns the live intensity; failing that, the latest year's and why it is not live.
 
     Args:
         provider: a name in ``PROVIDERS``.
-        zone: as in ``fetch_intensity``; the fall-back is that of its whole country.
+        zone: as in ``fetch_intensity``; the fall-back is the figure of the whole country.
         environment: holds the key of a provider that needs one.
         preferred_set: where the fall-back is looked up first.
         base_url: another address of the same interface; ``None`` for the public one.
@@ -139,8 +139,8 @@ def ask_provider(
 
     Raises:
         NoIntensityError: there is no such region.
-        InvalidInputError: there is no such provider, it does not know the zone, or needs a key:
-            what the user can put right before the run.
+        InvalidInputError: there is no such provider, it does not know the zone, or needs a key,
+            all of which the user can correct before the run.
     """
     key_variable = _provider(provider).key_variable
     api_key = None if key_variable is None else environment.get(key_variable)
@@ -155,7 +155,7 @@ def ask_provider(
 
 
 def check_provider(provider: str, zone: str, *, environment: Mapping[str, str]) -> None:
-    """Checks, before anybody is asked, that a provider can be asked for a zone.
+    """Checks, without using the network, that a provider can be asked for a zone.
 
     Raises:
         NoIntensityError: there is no such region.
@@ -167,7 +167,7 @@ def check_provider(provider: str, zone: str, *, environment: Mapping[str, str]) 
 
 
 def split_zone(zone: str) -> tuple[str, str]:
-    """Returns the code of a zone's country, and the part of it: ``DK-DK1`` is DK and DK1.
+    """Splits a zone into its country's code and the part of it: ``DK-DK1`` is DK and DK1.
 
     Raises:
         NoIntensityError: no region is called that.
@@ -188,7 +188,7 @@ def _provider(name: str) -> Provider:
 
 
 def _check_question(chosen: Provider, zone: str, api_key: str | None) -> None:
-    """Checks what the user can put right.
+    """Checks the parts of a question that the user can correct.
 
     Raises:
         NoIntensityError: there is no such region.
@@ -211,8 +211,8 @@ def _check_question(chosen: Provider, zone: str, api_key: str | None) -> None:
 def _answer(name: str, address: str, headers: Mapping[str, str], timeout_s: float) -> Any:
     """Returns the JSON at an address.
 
-    A time-out of the socket starts anew with every byte and does not cover the name look-up, so
-    a thread asks and is left alone when the time is up.
+    A socket's own time-out restarts with every byte and does not cover the name look-up, so the
+    request runs in a thread, which is abandoned when the time is up.
     """
     answers: queue.Queue[tuple[Any, str | None]] = queue.Queue()
     asker = threading.Thread(
@@ -231,7 +231,7 @@ def _answer(name: str, address: str, headers: Mapping[str, str], timeout_s: floa
 
 
 def _ask(address: str, headers: Mapping[str, str], timeout_s: float) -> tuple[Any, str | None]:
-    """Returns the JSON at an address, or the reason for having none."""
+    """Returns the JSON at an address, or the reason why it could not be had."""
     request = Request(address, headers={"Accept": "application/json", **headers})
     try:
         with build_opener(_NoRedirects).open(request, timeout=timeout_s) as response:

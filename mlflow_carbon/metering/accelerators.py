@@ -1,4 +1,4 @@
-"""Accelerators of any vendor that the machine shows, whether or not anything reads their energy."""
+"""Accelerators of any vendor in the machine, whether or not their energy can be read."""
 
 import re
 from collections.abc import Mapping
@@ -23,11 +23,12 @@ _CLASSES = ("0x0300", "0x0302", "0x0380", "0x1200")
 # Graphics inside a CPU's package has no memory of its own but at most this much of the machine's.
 _INTEGRATED_BYTES = 3 * 1024**3
 
-# By what a process reaches the GPUs of a driver. A container without it shows the bus all the same.
+# The device file by which a process reaches a driver's GPUs. A container without the file still
+# shows the PCI bus.
 _DEVICE_OF_DRIVER = {"nvidia": "nvidiactl", "amdgpu": "dri", "i915": "dri", "xe": "dri"}
 _OF_A_GUEST = "vfio-pci"  # given to a virtual machine
 
-# What hides GPUs of a vendor from a process; the first that is set counts.
+# Variables that hide a vendor's GPUs from a process; the first that is set counts.
 _VISIBLE = {
     AMD: ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
     INTEL: ("ZE_AFFINITY_MASK",),
@@ -37,7 +38,7 @@ _VISIBLE = {
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A GPU or the like that the machine shows."""
+    """A GPU or similar accelerator in the machine."""
 
     vendor: str
     name: str  # Intel GPU 0000:29:00.0
@@ -52,7 +53,7 @@ def find_accelerators(
         pci_dir: where the kernel shows its PCI devices.
         environment: the process's environment variables, which may hide some.
         torch: the torch module, or ``None`` where it is not loaded.
-        dev_dir: where the kernel shows what a process may use.
+        dev_dir: where the kernel shows the devices that a process may use.
     """
     found = []
     on_bus = _on_bus(pci_dir, dev_dir)
@@ -90,7 +91,7 @@ def _is_part(path: Path, vendor: str) -> bool:
 
 
 def _is_in_reach(path: Path, dev_dir: Path) -> bool:
-    """Returns whether a device is this machine's or container's own; so is one without a driver."""
+    """Returns whether this machine or container may use a device; yes for one without a driver."""
     driver = (path / "driver").resolve().name if (path / "driver").exists() else ""
     needed = _DEVICE_OF_DRIVER.get(driver)
     return driver != _OF_A_GUEST and (needed is None or (dev_dir / needed).exists())
@@ -116,7 +117,7 @@ def _num_in_torch(torch: Any, vendor: str) -> int:
 
 
 def _num_visible(vendor: str, environment: Mapping[str, str]) -> int | None:
-    """Returns the number of GPUs that the environment leaves to a process; ``None``: all."""
+    """Returns the number of GPUs that the environment leaves visible; ``None`` for all."""
     values = [environment[name] for name in _VISIBLE[vendor] if name in environment]
     if not values:
         return None

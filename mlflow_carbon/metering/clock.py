@@ -12,7 +12,7 @@ from mlflow_carbon.metering.local_ranks import LocalRanks
 
 
 class Clock(Protocol):
-    """What the meter asks about time; everything in s."""
+    """The times that the meter asks for, all in s."""
 
     def monotonic_s(self) -> float:
         """Returns a time that never jumps."""
@@ -54,7 +54,7 @@ class SystemClock:
     def machine_cpu_s(self) -> float:
         """Returns the CPU time that all processes have used, added over hardware threads."""
         times = psutil.cpu_times()
-        # guest is part of user; steal is time that other machines had; iowait is idle
+        # guest is part of user; other machines had the steal time; iowait is idle
         return sum(
             getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq")
         )
@@ -62,7 +62,7 @@ class SystemClock:
     def process_tree_cpu_s(self) -> float:
         """Returns the CPU time that this process and its descendants have used.
 
-        In a launch the other ranks of this node count too: one measures for all.
+        In a launch the other ranks of this node count too, as one rank measures for all.
         """
         return self._ranks.cpu_s()
 

@@ -21,16 +21,17 @@ from mlflow_carbon.metering.stillness import StillnessWatch, sampled_source
 # A sensor that was silent for more intervals than this did not observe the time between.
 MAX_GAP_INTERVALS = 3
 
-# Devices that were not there at the start are looked for this often.
+# Time between two searches for devices that have appeared since the start.
 LOOK_AGAIN_S = 1.0
 
 
 class Collector:
     """One component of Carbontracker's thread that stands for all devices.
 
-    Carbontracker's thread is told to wait 0 s between rounds; the wait is in here, on a
-    condition, so that the edge of a window can end it early. All devices are read in that one
-    thread and nobody waits for it without a limit: a driver that hangs holds up no user's code.
+    Carbontracker's thread is told to wait 0 s between rounds; the collector waits instead, on a
+    condition, so that the start or end of a window can end the wait early. That one thread reads
+    all devices, and every wait for it has a limit, so that a driver that hangs does not hold up
+    the user's code.
     """
 
     name = "mlflow_carbon"
@@ -54,11 +55,11 @@ class Collector:
         self._share = CpuShare(clock)
         self._stillness = StillnessWatch()
         self._looked_s = clock.monotonic_s()
-        self._problems: dict[str, str] = {}  # one for each cause
+        self._problems: dict[str, str] = {}  # one sentence for each cause
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """One sentence for each thing that is not measured as it should be."""
+        """One sentence for each fault in the measurement."""
         found = () if self.machine is None else self.machine.problems
         return tuple(dict.fromkeys((*found, *self._problems.values())))
 
@@ -66,21 +67,21 @@ class Collector:
         """Keeps a sentence for ``problems``."""
         self._problems.setdefault(problem, problem)
 
-    # What the user's threads call.
+    # Called by the user's threads.
 
     def listen(self, listener: Callable[[Snapshot], None]) -> None:
-        """Calls ``listener`` after each reading, in the sampling thread: it may wait for none."""
+        """Calls ``listener``, which must not wait, after each reading in the sampling thread."""
         with self._condition:
             self._listeners = [*self._listeners, listener]
 
     def ignore(self, listener: Callable[[Snapshot], None]) -> None:
-        """Calls ``listener`` no more."""
+        """Stops calling ``listener``."""
         with self._condition:
             self._listeners = [other for other in self._listeners if other is not listener]
 
     @property
     def is_stalled(self) -> bool:
-        """Whether the thread has left a question unanswered so far."""
+        """Whether the thread still owes an answer to an earlier request."""
         return self._is_stalled
 
     @property
@@ -89,10 +90,10 @@ class Collector:
         return self._snapshot
 
     def snapshot(self, timeout_s: float) -> Snapshot:
-        """Reads every device now and returns the tallies; the last ones if that takes too long.
+        """Reads every device now and returns the tallies; on a timeout, the previous tallies.
 
-        After one timeout, callers get the last tallies at once until the thread answers again.
-        The snapshot's own time is that of this call: the wait is not measured as the caller's work.
+        After one timeout, callers get the previous tallies at once until the thread answers
+        again. The snapshot has the time of this call, so the wait is not measured as work.
         """
         asked_s = self._clock.monotonic_s()
         with self._condition:
@@ -119,10 +120,10 @@ class Collector:
             self._has_ended = True
             self._condition.notify_all()
 
-    # What Carbontracker's thread calls.
+    # Called by Carbontracker's thread.
 
     def available(self) -> bool:
-        """Returns True: what is there shows when the thread looks for it."""
+        """Returns True: the devices are looked for later, in ``init``."""
         return True
 
     def init(self) -> None:
@@ -154,11 +155,11 @@ class Collector:
         for listener in listeners:
             try:
                 listener(snapshot)
-            except Exception as error:  # whatever it does, the readings go on
+            except Exception as error:  # whatever a listener raises, the readings go on
                 self.add_problem(f"A reading could not be used: {error!r}.")
 
     def shutdown(self) -> None:
-        """Lets go of the devices and wakes everybody who waits."""
+        """Releases the devices and wakes every waiting thread."""
         if not self._has_ended:
             self.add_problem(f"The sampling thread ended: {sys.exc_info()[1]!r}.")
         self.end()
@@ -171,7 +172,7 @@ class Collector:
                 self.add_problem(f"Letting go of the devices failed: {error!r}.")
 
     def _read(self) -> Snapshot:
-        """Reads every device at its own time; one that fails keeps its last tally."""
+        """Reads every device, each with its own time; a device that fails keeps its last tally."""
         time_s = self._clock.monotonic_s()
         machine = self._current_machine(time_s)
         is_shared = any(source.is_shared for source in machine.sources)
@@ -229,7 +230,7 @@ class Collector:
             return sampled
         has_fallen = tally.counter is not None and tally.counter.trusted is not None
         is_dead = tally.last_s - tally.moved_s >= STILL_S and source.read_power_w is None
-        if is_dead and not has_fallen:  # of a fall it is said already
+        if is_dead and not has_fallen:  # a fall is reported elsewhere
             self._problems.setdefault(
                 f"{name} is still", f"{name}'s energy counter stands still: no energy is known."
             )
@@ -244,7 +245,7 @@ class Collector:
     def _note_gap(
         self, source: EnergySource, before: Tally | None, after: Tally | None, value: float
     ) -> None:
-        """Says once of each device that a reading of it was not believed."""
+        """Adds a problem, once for each device, when a reading is not believed."""
         num_before = 0 if before is None else before.num_gaps
         if after is not None and after.num_gaps == num_before:
             return

@@ -3,21 +3,21 @@
 from dataclasses import dataclass
 from enum import Enum
 
-# No device draws more, where it does not tell its own limit. Packages of 500 W and GPUs of
-# 1,400 W are sold (Intel Xeon 6980P: ark.intel.com; NVIDIA GB300: nvidia.com/en-us/data-center).
+# The limit of a device that does not tell its own. Packages of 500 W and GPUs of 1,400 W are sold
+# (Intel Xeon 6980P: ark.intel.com; NVIDIA GB300: nvidia.com/en-us/data-center).
 MAX_PACKAGE_POWER_W = 1000.0
 MAX_GPU_POWER_W = 3000.0
 
 # Power may exceed a device's own limit for a while: limits hold on average.
 LIMIT_FACTOR = 2.0
 
-# A step may hold energy from before the last reading, but not from longer ago. NVML renews its
+# A step may hold energy from before the last reading, but only from this time. NVML renews its
 # figures every 20 to 100 ms (arXiv:2312.02741), RAPL every 1 ms: this is generous.
 MAX_STEP_S = 1.0
 
 
 class StepKind(Enum):
-    """What a reading of a counter says."""
+    """The kinds of step between two readings of a counter."""
 
     MOVED = "moved"
     STILL = "still"
@@ -34,12 +34,12 @@ class Count:
 
 @dataclass(frozen=True)
 class CounterState:
-    """What is remembered of a counter.
+    """The state kept of a counter between readings.
 
     Attributes:
         last: its latest reading.
-        moved_s: when it was last seen to move; at first, when it was first read.
-        trusted: the reading before one that could not be believed, until it moves on.
+        moved_s: when the counter was last seen to move; before that, when it was first read.
+        trusted: the last reading before a disbelieved one, kept until the counter moves on.
     """
 
     last: Count
@@ -49,13 +49,13 @@ class CounterState:
 
 @dataclass(frozen=True)
 class CounterStep:
-    """What one reading of a counter adds.
+    """The result of one reading of a counter.
 
     Attributes:
-        state: what is remembered from now on.
-        kind: what the reading says.
-        joules: energy since the reading before; 0 unless it moved.
-        is_observed: whether the counter tells of all the time since it last moved.
+        state: the state to keep.
+        kind: the kind of step.
+        joules: energy since the reading before; 0 unless the counter moved.
+        is_observed: whether the energy covers all the time since the counter last moved.
     """
 
     state: CounterState
@@ -69,15 +69,15 @@ def counter_step(
 ) -> CounterStep:
     """Judges a new reading of a counter.
 
-    A gain is believed up to what the device can draw since the counter last moved. Anything
-    else, a fall above all, is a gap: the counter was reset, or one reading was wrong. If the
-    next value follows from the one before the gap, only the gap itself has no energy.
+    A gain is believed up to the energy that the device can have drawn since the counter last
+    moved. Any other change, above all a fall, is a gap: the counter was reset, or one reading was
+    wrong. If the next value follows from the value before the gap, only the gap has no energy.
 
     Args:
-        state: what is remembered.
+        state: the state after the reading before.
         now: the new reading.
         max_power_w: the device never draws more.
-        wrap_joules: where the counter starts again at 0; ``None`` if it never does.
+        wrap_joules: value at which the counter starts again at 0; ``None`` if it never does.
     """
     elapsed_s = now.time_s - state.last.time_s
     moved = CounterState(now, now.time_s)
@@ -103,6 +103,6 @@ def counter_step(
 
 
 def _may_return(trusted_joules: float, wrong_joules: float, joules: float) -> bool:
-    """Returns whether a value may follow from the one that was trusted before a wrong one."""
+    """Returns whether a value may follow from the value trusted before a wrong one."""
     is_back = joules < wrong_joules if wrong_joules > trusted_joules else joules > wrong_joules
     return is_back and joules >= trusted_joules

@@ -33,18 +33,18 @@ _LIMIT_FILE = re.compile(r"constraint_\d+_(power_limit|max_power)_uw")
 
 @dataclass(frozen=True)
 class Zone:
-    """A RAPL zone that is not part of another one we count."""
+    """A RAPL zone that is not part of another counted zone."""
 
     component: str  # cpu (a whole package) or dram
     index: int  # socket
     name: str  # package-0, package-0-die-1, dram
     path: Path
-    package_name: str  # of the package that it is, or is part of
+    package_name: str  # the zone's package, or the zone itself if it is one
 
 
 @dataclass(frozen=True)
 class FoundSources:
-    """Sources of one kind, one sentence for each problem, and what should be read and cannot."""
+    """Sources of one kind, a sentence for each problem, and the devices that cannot be read."""
 
     sources: tuple[EnergySource, ...] = ()
     problems: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ def find_rapl(powercap_dir: Path, *, is_shared: bool) -> FoundSources:
 
 
 def _is_mirror(zone: Zone, joules: float, other_zone: Zone, other_joules: float) -> bool:
-    """Returns whether two dies of one package show one counter."""
+    """Returns whether two zones of one package show the same counter."""
     is_one_package = (
         zone.component == other_zone.component
         and zone.path.name.split(":")[1] != other_zone.path.name.split(":")[1]
@@ -100,9 +100,9 @@ def _is_mirror(zone: Zone, joules: float, other_zone: Zone, other_joules: float)
 
 
 def find_zones(powercap_dir: Path) -> tuple[list[Zone], list[str]]:
-    """Returns package and DRAM zones by socket, and a sentence for each that cannot be used.
+    """Returns package and DRAM zones by socket, and a sentence for each unusable zone.
 
-    Left out are core and uncore, which are parts of the package, and psys, which contains it.
+    Core and uncore, which are parts of the package, and psys, which contains it, are left out.
     """
     names, problems = _zone_names(powercap_dir)
     by_msr = {place[1:]: found for place, found in names.items() if not place[0]}
@@ -118,7 +118,7 @@ def find_zones(powercap_dir: Path) -> tuple[list[Zone], list[str]]:
     return zones, problems
 
 
-# A zone's place: whether it is read by MMIO, the number of the package and of the part.
+# A zone's place: whether it is read by MMIO, the package's number and the part's.
 _Names = dict[tuple[bool, int, int], tuple[str, Path]]
 
 
@@ -180,7 +180,7 @@ def _rapl_source(zone: Zone, *, is_shared: bool) -> EnergySource:
 
 
 def _package_limit_w(path: Path) -> float:
-    """Returns a power that a package never draws, by its own limits where it tells them."""
+    """Returns a power that a package never exceeds, by its own limits where it tells them."""
     limits_w = [0.0]
     for file in path.iterdir():
         if _LIMIT_FILE.fullmatch(file.name):
@@ -205,7 +205,7 @@ def gpu_source(nvml: Any, gpu: Gpu, *, sampled_power_w: Callable[[], float]) -> 
         sampled_power_w: reads its power.
 
     Raises:
-        Exception: neither can be read; whatever ``sampled_power_w`` raises.
+        Exception: neither can be read; any that ``sampled_power_w`` raises.
     """
 
     def read_joules() -> float:
@@ -236,7 +236,7 @@ def gpu_source(nvml: Any, gpu: Gpu, *, sampled_power_w: Callable[[], float]) -> 
 
 
 def _gpu_limit_w(nvml: Any, gpu: Gpu) -> float:
-    """Returns a power that a GPU never draws, by its own limit where it tells one."""
+    """Returns a power that a GPU never exceeds, by its own limit where it tells one."""
     try:
         _, limit_milliwatts = nvml.nvmlDeviceGetPowerManagementLimitConstraints(gpu.handle)
         limit_w = LIMIT_FACTOR * float(limit_milliwatts) / MILLIWATTS_PER_WATT

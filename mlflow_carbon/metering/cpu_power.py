@@ -13,16 +13,16 @@ from pathlib import Path
 
 from mlflow_carbon.errors import InvalidInputError
 
-# Used where neither name nor family say which server it is: the median of TDP over threads of the
-# server CPUs in data/cpu_tdp.csv (a test holds it).
+# Used where neither name nor family identifies the server: the median of TDP over threads of the
+# server CPUs in data/cpu_tdp.csv (a test checks the figure).
 GENERIC_WATTS_PER_THREAD = 3.75
 
 GENERIC = "generic"
 USER = "user"
 UNKNOWN = "unknown"
 
-# What a virtual machine or a socket full of cores may be called. Other names without a model are
-# those of laptops, boards and machines of another kind: no server's figure fits them.
+# Names of virtual machines and large sockets. Other names without a model belong to laptops,
+# boards and other machines, which no server's figure fits.
 _SERVER_NAMES = re.compile(r"\b(epyc|xeon|opteron)\b", re.IGNORECASE)
 _OTHER_NAMES = re.compile(
     r"\b(core|ryzen|athlon|celeron|pentium|atom|apple|neoverse|cortex|arm\w*|aarch64|ampere|"
@@ -33,12 +33,12 @@ _OTHER_NAMES = re.compile(
 
 @dataclass(frozen=True)
 class Cpu:
-    """The CPU as this machine sees it.
+    """The CPU as this machine reports it.
 
     Attributes:
         vendor: as the kernel names it, GenuineIntel or AuthenticAMD; empty on other machines.
         family: of an x86 CPU, as ``model`` and ``stepping``.
-        is_x86: whether the kernel describes it as one.
+        is_x86: whether the kernel describes the CPU as x86.
     """
 
     name: str
@@ -65,7 +65,7 @@ class CpuModel:
 
 @dataclass(frozen=True)
 class ThreadPower:
-    """Power of one hardware thread at its package's TDP, and where the figure comes from.
+    """Power of one hardware thread at its package's TDP, with the source of the figure.
 
     Attributes:
         watts_per_thread: ``None`` if it is unknown.
@@ -77,7 +77,7 @@ class ThreadPower:
 
 
 def read_cpu(cpuinfo_path: Path = Path("/proc/cpuinfo")) -> Cpu:
-    """Returns this machine's CPU without running any program, but for ``sysctl`` on macOS."""
+    """Returns this machine's CPU; runs no program, except ``sysctl`` on macOS."""
     if cpuinfo_path.exists():
         return parse_cpuinfo(cpuinfo_path.read_text())
     name = _macos_name() if platform.system() == "Darwin" else platform.processor()
@@ -128,17 +128,17 @@ def thread_power(
     """Returns the power of one hardware thread: TDP of a package over its threads.
 
     The model is found by the CPU's name, else by its family and model number. A virtual machine
-    that tells neither counts as a typical server.
+    that has neither counts as a typical server.
 
     Args:
         cpu: the machine's CPU.
-        tdp_w: TDP of one package, overrides the tables.
-        threads: hardware threads of one package, overrides what the tables or the machine say.
-        tables: CPU models by plain name, the first that has the model wins.
+        tdp_w: TDP of one package; overrides the tables.
+        threads: hardware threads of one package; overrides the tables and the machine.
+        tables: CPU models by plain name; the first table with the model wins.
 
     Raises:
-        InvalidInputError: ``tdp_w`` is given for a virtual machine, and nothing says how many
-            threads the package has, of which the machine sees a part.
+        InvalidInputError: ``tdp_w`` is given for a virtual machine, which sees only a part of the
+            package's threads, and the number of all of them is not known.
     """
     plain = plain_name(cpu.name)
     model = next((table[plain] for table in tables if plain in table), None)
@@ -160,7 +160,7 @@ def thread_power(
 
 
 def _without_model(cpu: Cpu) -> ThreadPower:
-    """Returns a typical server's figure for what may be a server, else none."""
+    """Returns a typical server's figure for a CPU that may be a server's, else no figure."""
     is_server = _SERVER_NAMES.search(cpu.name) is not None
     is_emulated = "Processor (" in cpu.name  # QEMU's names: Intel Core Processor (Haswell, IBRS)
     is_other = not cpu.is_x86 or (_OTHER_NAMES.search(cpu.name) is not None and not is_emulated)
@@ -170,7 +170,7 @@ def _without_model(cpu: Cpu) -> ThreadPower:
 
 
 def _by_family(cpu: Cpu) -> ThreadPower | None:
-    """Returns the power by the CPU's family and model number; ``None`` for other than servers."""
+    """Returns the power by the CPU's family and model number; ``None`` if not a server's."""
     generation = next((known for known in load_generations() if known.has(cpu)), None)
     if generation is None:
         return None
@@ -194,13 +194,13 @@ def _threads_per_package(cpu: Cpu, model: CpuModel | None) -> float | None:
     if model is None or model.num_threads is None or model.num_cores is None:
         # A guest sees a part of a package.
         return None if cpu.is_virtual else cpu.num_threads / cpu.num_sockets
-    # A guest's threads are threads, whatever its host tells it of cores.
+    # A guest's threads are hardware threads, whatever its host reports of cores.
     is_smt_off = not cpu.is_virtual and not cpu.has_smt
     return model.num_cores if is_smt_off else model.num_threads
 
 
 def plain_name(name: str) -> str:
-    """Returns a CPU's name without marks, clock rates and words that name no model."""
+    """Returns a CPU's name without trademark signs, clock rates and words that name no model."""
     plain = name.split("@")[0]
     plain = re.sub(r"\((R|TM)\)", " ", plain, flags=re.IGNORECASE)
     plain = re.sub(r"\b\d+-Core\b|\b\d+(st|nd|rd|th) Gen\b", " ", plain, flags=re.IGNORECASE)
@@ -211,9 +211,9 @@ def plain_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Generation:
-    """Server CPUs of one family and model number, and the one that stands for them.
+    """Server CPUs of one family and model number, and the CPU that stands for them all.
 
-    Clouds buy the parts with many cores: the figure is that of such a part.
+    The figure is that of a CPU with many cores, which clouds buy.
     """
 
     vendor: str

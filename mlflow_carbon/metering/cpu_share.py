@@ -4,21 +4,21 @@ from mlflow_carbon.metering.clock import Clock
 
 # The kernel counts CPU time in ticks of 10 ms: a share of one tick is 0 or 1.
 MIN_BUSY_S = 0.02
-# A machine that does so little is given this long.
+# How long to wait for that much busy time on a machine that does little.
 PATIENCE_S = 0.5
-# Nothing ran for so long: our share of that is 0.
+# If nothing ran for this long, our share is 0.
 IDLE_S = 2.0
 
 
 class CpuShare:
-    """Says, reading by reading, which share of the energy since the last share is ours."""
+    """Returns, reading by reading, this process tree's share of the energy since the last share."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._before: tuple[float, float, float] | None = None  # time, own and all CPU time
 
     def fraction(self) -> float | None:
-        """Returns our share of the CPU time since the last share; ``None``: ask again later."""
+        """Returns our share of the CPU time since the last share; ``None`` if not known yet."""
         time_s = self._clock.monotonic_s()
         own_s, all_s = self._clock.process_tree_cpu_s(), self._clock.machine_cpu_s()
         if self._before is None:

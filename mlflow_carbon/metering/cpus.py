@@ -29,7 +29,7 @@ from mlflow_carbon.metering.readings import EnergySource
 
 
 def find_cpu(settings: MeterSettings, parts: CarbontrackerParts, clock: Clock) -> Machine:
-    """Returns the CPUs and memory to read, or the CPU by its load."""
+    """Returns the CPUs and memory to read, or the CPU estimated by its load."""
     if settings.sim_cpu_tdp_w is not None:
         handler = parts.simulated_cpu(
             SIMULATED_NAME, settings.sim_cpu_tdp_w, settings.sim_cpu_util_fraction
@@ -45,7 +45,7 @@ def find_cpu(settings: MeterSettings, parts: CarbontrackerParts, clock: Clock) -
         found = Machine(rapl.sources, hardware, problems=rapl.problems, unread=rapl.unread)
         if any(source.component == "cpu" for source in rapl.sources):
             return found
-        # The estimate stands for all packages.
+        # The estimate covers all packages.
         found = replace(found, unread=tuple(name for name in found.unread if "cpu" not in name))
     if platform.system() == "Darwin":
         handler = parts.powermetrics.AppleSiliconCPU(pids=[], devices_by_pid=False)
@@ -59,7 +59,7 @@ def find_cpu(settings: MeterSettings, parts: CarbontrackerParts, clock: Clock) -
 def _with_estimated_cpu(
     found: Machine, settings: MeterSettings, parts: CarbontrackerParts, clock: Clock, *, cpu: Cpu
 ) -> Machine:
-    """Returns the machine with its CPU estimated by load; without it if its power is unknown."""
+    """Returns the machine with its CPU estimated by load, or without if the power is unknown."""
     power, problems = _thread_power(settings, parts, cpu)
     found = replace(found, problems=(*found.problems, *problems), cpu_tdp_source=power.source)
     if power.watts_per_thread is None:
@@ -89,7 +89,7 @@ def _with_estimated_cpu(
 def _thread_power(
     settings: MeterSettings, parts: CarbontrackerParts, cpu: Cpu
 ) -> tuple[ThreadPower, tuple[str, ...]]:
-    """Returns the power of a thread, and a sentence if what the user gave cannot be used."""
+    """Returns the power of a thread, and a sentence if the user's figures cannot be used."""
     tables = (load_models(), load_carbontracker_models(parts.cpu_table))
     try:
         power = thread_power(

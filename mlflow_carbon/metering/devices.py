@@ -24,7 +24,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuSelection:
-    """The GPUs to measure, and one sentence for each thing to know about the choice."""
+    """The GPUs to measure, and sentences that explain the choice."""
 
     gpus: tuple[Gpu, ...]
     problems: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ def select_gpus(nvml: Any, environment: Mapping[str, str]) -> GpuSelection:
     chosen: list[Gpu] = []
     for identifier in (part.strip() for part in cuda_value.split(",")):
         gpu = _find(nvml, gpus, identifier)
-        if gpu is None:  # CUDA ignores this one and all that follow
+        if gpu is None:  # CUDA ignores this entry and all that follow
             if identifier not in NO_GPU:
                 problems.append(f"{CUDA_VARIABLE} names {identifier!r}, which NVML does not know.")
             break
@@ -65,13 +65,13 @@ def select_gpus(nvml: Any, environment: Mapping[str, str]) -> GpuSelection:
 
 
 def foreign_process_ids(nvml: Any, gpu: Gpu, ranks: LocalRanks) -> set[int]:
-    """Returns the compute processes on a GPU that are of none of this node's ranks.
+    """Returns the compute processes on a GPU that belong to no rank of this node.
 
-    Processes of other containers have ids that mean nothing here: those are left out.
+    Processes of other containers are left out: their ids mean nothing here.
     """
     try:
         processes = nvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
-    except nvml.NVMLError:  # not told to this user
+    except nvml.NVMLError:  # this user may not know
         return set()
     foreign_ids = {process.pid for process in processes} - ranks.process_ids()
     return {process_id for process_id in foreign_ids if psutil.pid_exists(process_id)}
@@ -91,7 +91,7 @@ def _is_in_pci_order(environment: Mapping[str, str]) -> bool:
 
 
 def _find(nvml: Any, gpus: list[Gpu], identifier: str) -> Gpu | None:
-    """Returns the GPU that one entry of CUDA_VISIBLE_DEVICES names; ``None`` if none is."""
+    """Returns the GPU that one entry of CUDA_VISIBLE_DEVICES names; ``None`` if it names none."""
     if identifier.isdecimal():
         index = int(identifier)
         return gpus[index] if index < len(gpus) else None
@@ -126,8 +126,8 @@ def _has_mig_device(nvml: Any, gpu: Gpu, mig_uuid: str) -> bool:
 def _slurm_gpus(gpus: list[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
     """Returns the job's GPUs, or all where Slurm names none.
 
-    Slurm names them by their place on the node. If it also hides the others from the job, NVML
-    counts only the job's own and all of them are ours.
+    Slurm names the GPUs by their place on the node. If it also hides the other GPUs from the job,
+    NVML counts only the job's own, and all of these are returned.
     """
     for variable in SLURM_VARIABLES:
         indices = _indices(environment.get(variable, ""))
@@ -138,7 +138,7 @@ def _slurm_gpus(gpus: list[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, .
 
 
 def _hidden_gpus(num_shown: int, environment: Mapping[str, str]) -> list[str]:
-    """Returns a sentence if Slurm shows each rank only its own GPU: one rank measures for all."""
+    """Returns a sentence if Slurm shows each rank only its own GPU, as one rank measures all."""
     num_given = len(_indices(environment.get("SLURM_STEP_GPUS", "")))
     if num_given <= num_shown or find_place(environment).num_ranks == 1:
         return []

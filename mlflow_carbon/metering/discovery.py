@@ -1,4 +1,4 @@
-"""Looks for every device of this machine, each component for itself."""
+"""Looks for every device of this machine, one component after the other."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ def find_machine(
     environment: Mapping[str, str],
     pci_dir: Path,
 ) -> Machine:
-    """Returns every device to read. What cannot be read ends in ``problems``."""
+    """Returns every device to read, with a sentence in ``problems`` for each unreadable one."""
     finders: dict[str, Callable[[], Machine]] = {
         "gpu": lambda: find_gpus(settings, parts, environment, pci_dir),
         "cpu": lambda: find_cpu(settings, parts, clock),

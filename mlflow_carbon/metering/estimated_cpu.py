@@ -1,23 +1,23 @@
-"""The energy of a CPU that has no counter, by its load and the load curve of servers."""
+"""The energy of a CPU without a counter, by its load and the load curve of servers."""
 
 from collections import deque
 
 from mlflow_carbon.metering.clock import Clock
 from mlflow_carbon.metering.load_curve import tdp_fraction
 
-# The kernel counts busy time in ticks of 10 ms: a load needs some of them.
+# The kernel counts busy time in ticks of 10 ms: a load must be taken over several ticks.
 LOAD_OVER_S = 0.1
 
 
 class EstimatedCpu:
-    """A counter of J, as far as load and TDP tell; read in one thread."""
+    """A counter in J, estimated from load and TDP; to be read in one thread."""
 
     def __init__(self, full_power_w: float, *, num_threads: int, clock: Clock) -> None:
         """Reads nothing yet.
 
         Args:
             full_power_w: TDP of the threads that this machine sees.
-            num_threads: how many those are.
+            num_threads: number of these threads.
             clock: tells the time and the machine's CPU time.
         """
         self._full_power_w = full_power_w
@@ -28,7 +28,7 @@ class EstimatedCpu:
 
     @property
     def idle_power_w(self) -> float:
-        """What the threads draw when they do nothing."""
+        """Power of the threads when idle."""
         return self._full_power_w * tdp_fraction(0.0)
 
     def read_joules(self) -> float:

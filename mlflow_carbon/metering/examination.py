@@ -1,4 +1,4 @@
-"""What a meter can measure on this machine, how well, and what it will miss."""
+"""Finds what a meter can measure on this machine, how well, and what it will miss."""
 
 import time
 from collections.abc import Callable
@@ -34,13 +34,13 @@ class FoundDevice:
 
 @dataclass(frozen=True)
 class Examination:
-    """What one look at the machine found.
+    """The findings of one look at the machine.
 
     Attributes:
         description: what is measured and how.
-        reading: energy of every device during the look; without devices nothing can be measured.
-        missed: one sentence for each part of the machine that no figure will hold, with the way
-            to mend it where there is one.
+        reading: energy of every device during the look; has no devices if none can be measured.
+        missed: one sentence for each part of the machine that no figure will include, with a
+            remedy where one exists.
     """
 
     description: MeterDescription
@@ -49,7 +49,7 @@ class Examination:
 
     @property
     def devices(self) -> tuple[FoundDevice, ...]:
-        """Every device that is read, one whose counter did not move during the look too."""
+        """Every device that is read, even if its counter did not move during the look."""
         reading, methods = self.reading, self.description.method_by_component
         read = [
             FoundDevice(it.component, it.index, it.method, _power_w(reading, it.energy_kwh))
@@ -95,7 +95,7 @@ def examine(
 
 
 def missed_parts(description: MeterDescription, reading: Reading) -> tuple[str, ...]:
-    """Returns one sentence for each part of the machine that no figure will hold."""
+    """Returns one sentence for each part of the machine that no figure will include."""
     found = {device.component for device in reading.devices}
     found |= {component for component, _ in reading.silent}
     sentences = [*_missed_gpus(description, found), *_missed_cpu(description)]
@@ -149,7 +149,7 @@ def _missed_cpu(description: MeterDescription) -> list[str]:
 
 
 def _estimated_cpu(description: MeterDescription) -> str:
-    """Returns why and how the CPU is estimated, and what may help."""
+    """Returns a text on why and how the CPU is estimated, and what may help."""
     how = "its power is estimated by its TDP and load, what it draws when idle included."
     if any("RAPL" in problem for problem in description.problems):
         return f"CPU: no package's counter can be read, see above; {how}"

@@ -1,4 +1,4 @@
-"""The GPUs of a machine: NVIDIA's are read, those of others named."""
+"""The GPUs of a machine: NVIDIA's are read, other vendors' are only named."""
 
 import platform
 import sys
@@ -29,7 +29,7 @@ def find_gpus(
     environment: Mapping[str, str],
     pci_dir: Path,
 ) -> Machine:
-    """Returns the GPUs to read, and the names of those that nothing reads."""
+    """Returns the GPUs to read, and the names of the GPUs that cannot be read."""
     if settings.sim_gpu_w is not None:
         handler = parts.simulated_gpu(
             SIMULATED_NAME, settings.sim_gpu_w, settings.sim_gpu_util_fraction
@@ -52,11 +52,11 @@ def find_gpus(
 
 
 def _is_torch_loaded() -> bool:
-    return hasattr(sys.modules.get("torch"), "compile")  # one of the last names that it defines
+    return hasattr(sys.modules.get("torch"), "compile")  # one of the last names that torch defines
 
 
 def _with_foreign_gpus(machine: Machine, environment: Mapping[str, str], pci_dir: Path) -> Machine:
-    """Returns the machine with the GPUs that are there and that nothing reads."""
+    """Returns the machine with the names of its GPUs that cannot be read."""
     is_nvml_there = bool(machine.releases)
     names = [
         gpu.name
@@ -145,7 +145,7 @@ def _visible_gpus(nvidia: Any, environment: Mapping[str, str]) -> Machine:
 
 
 def _with_later_gpus(machine: Machine, now: Machine) -> Machine:
-    """Returns a machine with the GPUs that were not there when it was first looked at."""
+    """Returns a machine with the GPUs that have appeared since the first look."""
     sources = [source for source in now.sources if source.device not in machine.known]
     unread = [name for name in now.unread if name not in machine.unread]
     problems = [
@@ -163,13 +163,13 @@ def _with_later_gpus(machine: Machine, now: Machine) -> Machine:
 
 
 def _other_hardware(machine: Machine, now: Machine) -> list[str]:
-    """Returns a machine's hardware without the GPU models that are listed anew."""
+    """Returns a machine's hardware without the GPU models, which are listed anew."""
     models = {name.partition(" × ")[2] for name in now.hardware}
     return [name for name in machine.hardware if name.partition(" × ")[2] not in models]
 
 
 def _nvidia_power_w(nvidia: Any, gpu: Gpu) -> Callable[[], float]:
-    """Returns a reading of one GPU's power by a handler of Carbontracker's own."""
+    """Returns a function that reads one GPU's power by Carbontracker's handler."""
     handler = nvidia.NvidiaGPU(pids=[], devices_by_pid=False)
-    handler._handles = [gpu.handle]  # its own choice of GPUs knows indices only
+    handler._handles = [gpu.handle]  # the handler itself selects by index only
     return lambda: float(handler.power_usage()[0])

@@ -1,4 +1,4 @@
-"""Where a process stands among those that one launcher started: its node, and who leads that."""
+"""A process's place among those of one launch: its rank, its node, and the node's leader."""
 
 import hashlib
 import math
@@ -14,13 +14,13 @@ class Place:
     """A process's place in a launch; the defaults are those of a process on its own.
 
     Attributes:
-        rank: among all processes.
-        local_rank: among those of its node.
+        rank: the process's number among all processes.
+        local_rank: its number among the processes of its node.
         num_ranks: processes of the launch, on all nodes.
         node_index: from 0; rank 0 is on node 0.
         num_nodes: nodes of the launch.
-        launch_key: the same for all processes of the launch, and over its restarts where the
-            launcher has a name for it; a hash, so that a store shows no host.
+        launch_key: the same for all processes of the launch, and over restarts if the launcher
+            names the launch; a hash, so that no host shows in a store.
         num_restarts: how often the launcher has started the processes anew.
     """
 
@@ -34,12 +34,12 @@ class Place:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process measures its node; not where a launcher hides how many there are."""
+        """Whether this process measures its node; not where the launcher hides the node count."""
         return self.local_rank == 0 and self.node_index < self.num_nodes
 
     @property
     def is_first(self) -> bool:
-        """Whether this process leads the first node, whose run is that of the launch."""
+        """Whether this process leads the first node, whose run is the launch's run."""
         return self.is_leader and self.node_index == 0
 
 
@@ -47,10 +47,10 @@ ALONE = Place()
 
 
 def find_place(environment: Mapping[str, str]) -> Place:
-    """Returns a process's place by the variables of its launcher.
+    """Returns a process's place by its launcher's environment variables.
 
-    torchrun's come first, and those of others who set ``RANK`` and ``LOCAL_RANK`` (accelerate,
-    DeepSpeed, Lightning), then Slurm's, then Open MPI's. Values that make no sense are as none.
+    First come the variables of torchrun and others that set ``RANK`` and ``LOCAL_RANK``
+    (accelerate, DeepSpeed, Lightning), then Slurm's, then Open MPI's. Invalid values are ignored.
     """
     for find in (_torch_place, _slurm_place, _open_mpi_place):
         place = find(environment)
@@ -80,10 +80,10 @@ def _torch_place(environment: Mapping[str, str]) -> Place | None:
 
 
 def _torch_launch_name(environment: Mapping[str, str]) -> str:
-    """Returns the rendezvous's name; without one its port, which may change with a restart.
+    """Returns the rendezvous's name; if it has none, its port, which may change with a restart.
 
-    Of the address, which a reader of the store could find by trying all of a network's, there
-    are twelve bits: thousands of addresses share them, two launches hardly ever do.
+    Only twelve bits of the address are used, as a reader of the store could find a whole address
+    by trying all. Thousands of addresses share these bits; two launches hardly ever do.
     """
     run_id = environment.get("TORCHELASTIC_RUN_ID", "none")
     if run_id != "none":
@@ -145,7 +145,7 @@ def _place(
     launch_name: str,
     num_restarts: int,
 ) -> Place:
-    """Returns a place; nodes that the launcher does not count are filled one after the other."""
+    """Returns a place; where the launcher does not number nodes, ranks fill them in order."""
     if node_index is None:
         node_index = rank // local_size if local_size else 0
     if num_nodes is None:
@@ -163,7 +163,7 @@ def _place(
 
 
 def _number(environment: Mapping[str, str], *names: str) -> int | None:
-    """Returns the first of the variables that holds a number from 0."""
+    """Returns the value of the first variable that holds a whole number of 0 or more."""
     for name in names:
         text = environment.get(name, "")
         if text.isdecimal():

@@ -1,4 +1,4 @@
-"""How much of its TDP a CPU draws at a load, as measured on servers."""
+"""The share of its TDP that a CPU draws at a load, as measured on servers."""
 
 import csv
 from functools import cache

@@ -11,7 +11,7 @@ from mlflow_carbon.metering.launch import find_place
 CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
 NO_GPU = ("", "-1", "NoDevFiles")  # CUDA ignores these and what follows them
 
-# Ranks start together; one that an elastic launcher starts later is found within this time.
+# Ranks start together; a rank that an elastic launcher starts later is found within this time.
 REFRESH_S = 10.0
 
 # Looking for new children takes 3 ms or more. A child counts from its own start once it is found.
@@ -20,7 +20,7 @@ LOOK_S = 0.25
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """CPU time of one process: its own, and that of the children that it has waited for."""
+    """CPU time of one process: its own, and that of the children it has waited for."""
 
     own_s: float
     waited_s: float
@@ -28,7 +28,7 @@ class CpuTimes:
 
     @property
     def all_s(self) -> float:
-        """Both together."""
+        """The sum of both."""
         return self.own_s + self.waited_s
 
 
@@ -44,10 +44,10 @@ class LocalRanks:
         self._looked_s: float | None = None
 
     def cpu_s(self) -> float:
-        """Returns the CPU time that all of them have used; it never falls.
+        """Returns the CPU time that the ranks and their descendants have used; it never falls.
 
-        A process that has ended counts as far as it was seen, and wholly once its parent has
-        waited for it. One whose parent ends first is still followed.
+        A process that has ended counts as it was last seen, and in full once its parent has
+        waited for it. A process whose parent ends first is still followed.
         """
         processes = set(self._seen)
         if self._looked_s is None or time.monotonic() - self._looked_s >= LOOK_S:
@@ -60,14 +60,14 @@ class LocalRanks:
         return self._cpu_s
 
     def process_ids(self) -> set[int]:
-        """Returns the ids of all of them."""
+        """Returns the ids of the ranks and their descendants."""
         return {process.pid for processes in self._trees().values() for process in processes}
 
     def merged(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Returns this process's environment with CUDA_VISIBLE_DEVICES of all the ranks.
 
-        In a launch the variable counts as the launcher set it: a rank that narrows its own later
-        says nothing of the others.
+        In a launch the variable counts as the launcher set it, as a rank may narrow its own
+        later, which says nothing about the other ranks.
         """
         if self._place.num_ranks == 1:
             return dict(environment)
@@ -85,7 +85,7 @@ class LocalRanks:
         return {root: _descendants(root, children) for root in roots}
 
     def _found_roots(self) -> list[psutil.Process]:
-        """Returns this process and the other ranks, or the wrapper that each was started by."""
+        """Returns this process and the other ranks; for a rank with a wrapper, the wrapper."""
         this = psutil.Process()
         if self._place.num_ranks == 1:
             return [this]
@@ -105,7 +105,7 @@ class LocalRanks:
 
 
 def merged_gpus(values: Iterable[str | None]) -> str | None:
-    """Returns the value of CUDA_VISIBLE_DEVICES that shows what any of these shows."""
+    """Returns the value of CUDA_VISIBLE_DEVICES that shows every GPU of the given values."""
     merged: dict[str, None] = {}
     for value in values:
         if value is None:
@@ -169,7 +169,7 @@ def _used_s(
 ) -> float:
     """Returns the CPU time that was used between two looks at the same processes.
 
-    A parent that waits for a child adds the child's whole time to its own; what was counted
+    A parent that waits for a child adds the child's whole time to its own, so the time counted
     while the child lived is subtracted. Without a wait there is nothing to subtract.
     """
     counted_s: dict[int, float] = {}  # of the children that have ended, by their parent

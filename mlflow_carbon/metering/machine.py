@@ -1,4 +1,4 @@
-"""What there is to measure on a machine, and how to let go of it."""
+"""The devices to measure on a machine, and how to release them."""
 
 import math
 import platform
@@ -31,13 +31,13 @@ class CarbontrackerParts:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found to measure, and how to let go of it.
+    """The devices found on a machine, and how to release them.
 
     Attributes:
         unread: one name for each device that should be counted and cannot be read.
         cpu_idle_power_w: the part of an estimated CPU's power that it draws when it does nothing.
-        releases: what lets go of the devices.
-        find_more: what finds devices that this machine does not have yet.
+        releases: functions that release the devices.
+        find_more: functions that look for devices not found yet.
     """
 
     sources: tuple[EnergySource, ...] = ()
@@ -55,7 +55,7 @@ class Machine:
         return {source.device for source in self.sources}
 
     def method_by_component(self, settings: MeterSettings) -> dict[str, str]:
-        """Returns the method of each component asked for; the weaker one where devices differ."""
+        """Returns the method of each component asked for; if devices differ, the weaker method."""
         methods = dict.fromkeys(settings.measured_components, keys.METHOD_UNAVAILABLE)
         for source in self.sources:
             if methods.get(source.component) != keys.METHOD_SAMPLED:
@@ -68,7 +68,7 @@ class Machine:
         return replace(self, sources=tuple(sources))
 
     def looked_at_again(self) -> "Machine":
-        """Returns the machine with the devices that have appeared since."""
+        """Returns the machine with the devices that have appeared since the last look."""
         machine = self
         for find in self.find_more:
             machine = find(machine)
@@ -76,7 +76,7 @@ class Machine:
 
 
 def handler_source(component: str, method: str, handler: Any) -> EnergySource:
-    """Returns a source that asks one of Carbontracker's handlers for its power, all in one."""
+    """Returns a source of the total power of one of Carbontracker's handlers."""
     return EnergySource(
         component,
         0,
@@ -88,7 +88,7 @@ def handler_source(component: str, method: str, handler: Any) -> EnergySource:
 
 
 def find_apple(component: str, handler: Any) -> Machine:
-    """Returns Apple's figure, if powermetrics may run without asking for a password."""
+    """Returns Apple's power figure, if powermetrics may run without asking for a password."""
     command = ["sudo", "-n", "powermetrics", "--help"]
     if shutil.which("sudo") is None or subprocess.run(command, capture_output=True).returncode:
         return Machine(

@@ -1,4 +1,4 @@
-"""Carbontracker as an energy meter: its thread and its components, made right and harmless."""
+"""Carbontracker as an energy meter: its thread and components, corrected and made safe."""
 
 import os
 import sys
@@ -42,8 +42,8 @@ JOIN_TIMEOUT_S = 0.5
 class Meter:
     """Measures the machine between ``start`` and ``stop``, and windows in between.
 
-    Nothing here raises into the user's run, keeps it waiting for more than 2 s, prints, or opens
-    a socket. In a forked child every method does nothing.
+    No method raises into the user's run, delays it by more than 2 s, prints, or opens a socket.
+    In a forked child every method does nothing.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Meter:
 
         Args:
             settings: what is measured, and how.
-            clock: of this machine unless a test brings its own.
+            clock: ``None`` takes this machine's; a test brings its own.
             pci_dir: where the kernel shows its PCI devices.
         """
         self._settings = settings
@@ -72,7 +72,7 @@ class Meter:
         self._open_windows: set[OpenWindow] = set()
 
     def start(self) -> None:
-        """Finds the devices and starts to read them; what fails ends in ``description``."""
+        """Finds the devices and starts to read them; failures are in ``description``."""
         if self._whole is not None:
             return
         self._process_id = os.getpid()
@@ -109,7 +109,7 @@ class Meter:
         """Hands the energy of each ``duration_s`` from now on to ``use``, in the meter's thread.
 
         Returns:
-            What ends it; ``use`` is not called after that, nor after ``stop``.
+            A function that ends this; ``use`` is not called after it, nor after ``stop``.
         """
         window = self._opened(self._snapshot())
 
@@ -126,16 +126,16 @@ class Meter:
         return lambda: self._collector.ignore(look)
 
     def sample(self) -> None:
-        """Reads every device now, besides the readings at the interval and at ends of windows."""
+        """Reads every device now, in addition to the regular readings."""
         self._snapshot()
 
     @property
     def is_answered(self) -> bool:
-        """Whether the devices have answered, as far as is known; one that hangs has not."""
+        """Whether the devices have answered every request so far; a device that hangs has not."""
         return not self._collector.is_stalled
 
     def stop(self) -> Reading:
-        """Returns the energy since ``start``, gaps between windows included, and ends the thread.
+        """Ends the thread and returns the energy since ``start``, gaps between windows included.
 
         Another call returns the same reading.
         """
@@ -172,7 +172,7 @@ class Meter:
         )
 
     def _is_ours(self) -> bool:
-        """Returns whether this is the process that has the thread, not a forked child."""
+        """Returns whether this process has the thread and is not a forked child."""
         return os.getpid() == self._process_id
 
     def _synchronized_snapshot(self) -> Snapshot:
@@ -186,7 +186,7 @@ class Meter:
         return self._collector.snapshot(READ_TIMEOUT_S)
 
     def _opened(self, snapshot: Snapshot) -> OpenWindow:
-        """Returns a window that opens with a snapshot, however long ago that was taken."""
+        """Returns a window that opens with a snapshot, however old."""
         since_s = self._clock.monotonic_s() - snapshot.opens_s
         return OpenWindow(snapshot, self._clock.unix_s() - since_s)
 
@@ -220,7 +220,7 @@ def synchronize_gpu(torch: Any) -> None:
         return  # a CUDA error is the user's: his own next call raises it
 
 
-# Carbontracker. It is imported when the first meter starts, for that takes 0.1 to 0.5 s.
+# Carbontracker. It is imported when the first meter starts, as importing takes 0.1 to 0.5 s.
 
 
 class _SilentLog:
@@ -242,7 +242,7 @@ def _start_carbontracker_thread(collector: Collector) -> Any:
     thread = CarbonTrackerThread(
         components=[collector],
         logger=_SilentLog(),
-        ignore_errors=True,  # otherwise an error ends the process: os._exit(70)
+        ignore_errors=True,  # else an error would end the process: os._exit(70)
         delete=collector.shutdown,
         update_interval=0,  # the collector waits
     )
@@ -251,7 +251,7 @@ def _start_carbontracker_thread(collector: Collector) -> Any:
 
 
 def _end_carbontracker_thread(thread: Any, collector: Collector) -> None:
-    """Does what the thread's own ``stop`` does, but waits for it only so long."""
+    """Does what the thread's own ``stop`` does, but waits for the thread for a limited time."""
     thread.shutdown_event.set()
     thread.measuring_event.set()
     collector.end()

@@ -1,4 +1,4 @@
-"""What a meter is told to measure, and how to attribute it."""
+"""What a meter is to measure, and how to attribute the energy."""
 
 from dataclasses import dataclass
 
@@ -15,20 +15,20 @@ class MeterSettings:
 
     Attributes:
         components: ``all``, or ``gpu`` and ``cpu``, comma-separated; DRAM belongs to the CPU.
-        attribution: ``whole_node`` counts all that the CPUs use, ``process_share`` this process
-            tree's share of it by CPU time, ``gpu_only`` leaves the CPUs out. GPUs are always
-            counted whole.
-        interval_s: time between two readings; the ends of windows are read besides.
+        attribution: ``whole_node`` counts all energy of the CPUs, ``process_share`` this process
+            tree's share by CPU time, ``gpu_only`` leaves the CPUs out. GPUs are always counted
+            whole.
+        interval_s: time between two readings; further readings are taken at the ends of windows.
         cpu_tdp_w: TDP of one CPU package, in place of the table's.
-        cpu_threads: hardware threads of one such package. A virtual machine shows a part of them
-            only, so that there ``cpu_tdp_w`` says nothing without it.
+        cpu_threads: hardware threads of one such package. A virtual machine shows only some of
+            them, so there ``cpu_tdp_w`` is of no use without this number.
         sim_cpu_tdp_w: TDP of a simulated CPU, used instead of the real one.
         sim_cpu_util_fraction: its utilisation.
         sim_gpu_w: full power of a simulated GPU, used instead of the real ones.
         sim_gpu_util_fraction: its utilisation.
 
     Raises:
-        InvalidInputError: a value is outside what it may be.
+        InvalidInputError: a value is out of range.
     """
 
     components: str = ALL_COMPONENTS

@@ -1,4 +1,4 @@
-"""What the rest of the package asks of a meter; a test may bring one of its own."""
+"""The interface of a meter to the rest of the package; a test may bring its own meter."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class EnergyMeter(Protocol):
         ...
 
     def close_window(self, window: OpenWindow) -> Reading:
-        """Returns the energy since the window was opened; each is closed once."""
+        """Returns the energy since the window was opened; a window is closed once."""
         ...
 
     def reading_so_far(self, window: OpenWindow) -> Reading:
@@ -40,6 +40,6 @@ class EnergyMeter(Protocol):
         """Hands the energy of each ``duration_s`` from now on to ``use``.
 
         Returns:
-            What ends it.
+            A function that ends this.
         """
         ...

@@ -1,4 +1,4 @@
-"""Readings of energy sources, added up per device, and what an interval of them yields."""
+"""Readings of energy sources, added up per device, and the energy of an interval of them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,10 +15,10 @@ from mlflow_carbon.metering.counter_steps import (
 )
 from mlflow_carbon.units import kwh_from_joules
 
-# Time counts as observed by these methods only; the others assume a power.
+# Only these methods observe; the other methods assume a power.
 OBSERVING_METHODS = (keys.METHOD_COUNTER, keys.METHOD_SAMPLED)
 
-# The energy of a counter that stands still for longer than this will not be known.
+# If a counter stands still for longer than this, the energy of that time stays unknown.
 STILL_S = 2.0
 
 Device = tuple[str, int]  # component and index
@@ -30,10 +30,10 @@ class EnergySource:
 
     Attributes:
         read: returns J of a counter, W of a sensor.
-        wrap_joules: where the counter starts again at 0.
-        is_shared: only this process tree's share of the CPU time is counted.
-        max_power_w: the device never draws more; what says otherwise is not believed.
-        read_power_w: a counter's second opinion, where the device has a power sensor too.
+        wrap_joules: value at which the counter starts again at 0.
+        is_shared: whether only this process tree's share, by CPU time, is counted.
+        max_power_w: the device never draws more; a reading above it is not believed.
+        read_power_w: reads the power sensor of a device with a counter, to check the counter.
     """
 
     component: str
@@ -61,15 +61,15 @@ class Tally:
     """Readings of one source added up since the first.
 
     Attributes:
-        last_s: time of the last reading that was believed, or from which a counter goes on.
+        last_s: time of the last believed reading, or of the reading a counter goes on from.
         energy_joules: the energy that is known.
         observed_s: how much of the time the source observed.
-        num_moves: readings that made more energy known.
-        num_gaps: readings that could not be believed.
-        counter: of a counter, what is remembered.
-        power_w: of a sensor, its last value.
-        is_doubtful: the sensor's last value was not believed.
-        unshared_joules: energy of which our share is not known yet.
+        num_moves: number of readings that added energy.
+        num_gaps: number of readings that were not believed.
+        counter: state of a counter; ``None`` for a sensor.
+        power_w: last value of a sensor.
+        is_doubtful: whether the sensor's last value was not believed.
+        unshared_joules: energy whose share that is ours is not known yet.
     """
 
     first_s: float
@@ -86,7 +86,7 @@ class Tally:
 
     @property
     def moved_s(self) -> float:
-        """When the source last had news."""
+        """When the source last added energy."""
         return self.last_s if self.counter is None else self.counter.moved_s
 
 
@@ -94,11 +94,11 @@ class Tally:
 class Snapshot:
     """Every device's tally at one time; a device that was never read is not in it.
 
-    Reading the devices takes time. A window that it opens begins when that is over.
+    Reading the devices takes time. A window opened by a snapshot begins when the reading is over.
 
     Attributes:
         time_s: when the reading was asked for.
-        ended_s: when it was over; ``None``: at once.
+        ended_s: when the reading was over; ``None`` if at ``time_s``.
     """
 
     time_s: float
@@ -107,7 +107,7 @@ class Snapshot:
 
     @property
     def opens_s(self) -> float:
-        """When a window that it opens begins."""
+        """When a window opened by this snapshot begins."""
         return self.time_s if self.ended_s is None else self.ended_s
 
 
@@ -120,7 +120,7 @@ def add_reading(
     max_gap_s: float,
     share_fraction: float | None = 1.0,
 ) -> Tally | None:
-    """Returns the tally with one more reading; ``None`` if the first cannot be believed.
+    """Returns the tally with one more reading; ``None`` if the first reading is not believed.
 
     Args:
         source: where the reading is from.
@@ -128,8 +128,7 @@ def add_reading(
         time_s: when it was read.
         value: J of a counter, W of a sensor.
         max_gap_s: a sensor silent for longer than this did not observe the gap.
-        share_fraction: share of the energy since the last share that is ours; ``None`` if that is
-            not known yet.
+        share_fraction: our share of the energy since the last share; ``None`` if not known yet.
     """
     if source.is_power:
         return _with_power(source, tally, time_s=time_s, power_w=value, max_gap_s=max_gap_s)
@@ -154,7 +153,7 @@ def add_reading(
 
 
 def _observed_s(tally: Tally, time_s: float) -> float:
-    """Returns the time of which a counter that moves now tells: that since it last moved."""
+    """Returns the time that a counter's move covers: since its last move, if that was recent."""
     still_s = time_s - tally.moved_s
     return still_s if still_s <= STILL_S else time_s - tally.last_s
 
@@ -214,7 +213,7 @@ def reading_between(
         closed: the snapshot at the end.
         methods: every device that is read, and how.
         start_unix_s: time of day at the start.
-        num_unread: devices that should be read and cannot.
+        num_unread: number of devices that should be read and cannot be.
     """
     duration_s = max(closed.time_s - opened.opens_s, 0.0)
     devices = []

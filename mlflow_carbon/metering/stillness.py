@@ -1,20 +1,20 @@
-"""Watches counters that stand still, and knows what a device drew meanwhile by its own sensor."""
+"""Watches for counters that stand still while the device's power sensor shows a power."""
 
 from dataclasses import dataclass, replace
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.readings import STILL_S, Device, EnergySource, Tally
 
-# A counter that has moved within this time is only between two steps.
+# A counter that has moved within this time is between two steps, not still.
 LOOK_AFTER_S = 0.5
 
-# What a device may draw before its counter must have moved; counters count mJ.
+# By this energy a device's counter must have moved; counters count mJ.
 MIN_MISSED_JOULES = 1.0
 
 
 @dataclass(frozen=True)
 class Missed:
-    """What a device drew while its counter stood still, by its power sensor."""
+    """The energy of a device while its counter stood still, by its power sensor."""
 
     joules: float
     power_w: float
@@ -28,7 +28,7 @@ class StillnessWatch:
         self._missed: dict[Device, Missed] = {}
 
     def sampled(self, source: EnergySource, tally: Tally) -> Tally | None:
-        """Returns the tally as the power sensor has it, once the counter is known to stand still.
+        """Returns the tally by the power sensor, once the counter is known to stand still.
 
         From then on the device is to be sampled.
 

@@ -1,4 +1,4 @@
-"""Runs that were never metered get the energy that their system metrics tell of."""
+"""Gives runs that were never metered the energy derived from their system metrics."""
 
 import difflib
 import math
@@ -29,7 +29,7 @@ _RUNNING = "RUNNING"
 
 @dataclass(frozen=True)
 class CpuPower:
-    """Design power of a node's CPUs together, and where the figure is from."""
+    """Design power of all CPUs of a node, and the source of the figure."""
 
     tdp_w: float
     source: str
@@ -37,7 +37,7 @@ class CpuPower:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A run that was not metered, and what its system metrics say of its energy."""
+    """A run that was not metered, and its energy by its system metrics."""
 
     run: Run
     is_parent: bool
@@ -45,13 +45,13 @@ class Candidate:
 
     @property
     def has_energy(self) -> bool:
-        """Whether there is anything to write."""
+        """Whether the run has energy to write."""
         return self.found.reading.energy_kwh is not None
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The runs of some experiments: those to backfill, and how many there is nothing to do for."""
+    """The runs to backfill in some experiments, and the numbers of runs to leave alone."""
 
     candidates: tuple[Candidate, ...]
     num_metered: int
@@ -60,7 +60,7 @@ class Survey:
 
 
 def cpu_power(name: str | None, tdp_w: float | None) -> CpuPower | None:
-    """Returns the design power of a CPU by its name or as given; ``None`` where neither is.
+    """Returns a CPU's design power by its name or as given; ``None`` if neither is given.
 
     Raises:
         InvalidInputError: both are given, the power is not above 0, or the table lacks the CPU.
@@ -143,7 +143,7 @@ def figures(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Returns the metrics and tags of a candidate's run.
 
-    Power and energy per minute are those of the covered time; nothing is made up for the rest.
+    Power and energy per minute are those of the covered time; other time adds nothing.
     """
     total, covered_s = candidate.found.reading, candidate.found.covered_s
     covered = replace(total, duration_s=covered_s)

@@ -1,4 +1,4 @@
-"""Sends a run's figures in order from a thread of its own: a slow or absent store costs nothing."""
+"""Sends a run's figures in order from a separate thread, so that no run waits for the store."""
 
 import logging
 import threading
@@ -20,20 +20,20 @@ _logger = logging.getLogger("mlflow.carbon")
 
 MAX_POINTS = 1000  # of one log_batch, by MLflow
 MAX_TAGS = 100
-NUM_LINGERING = 2  # the very first batch waits for one more
+NUM_LINGERING = 2  # the very first batch waits for a second
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 CLOSE_TIMEOUT_S = 15.0
 STUCK_S = 2.0  # MLflow's own retries can hold a call for minutes
 
-# Errors that no later attempt mends: the run is gone, or the store calls the batch invalid.
+# Errors that no later attempt cures: the run is gone, or the store calls the batch invalid.
 FINAL_ERRORS = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
 
 
 class Delivery:
     """Keeps the batches of one run in order until the store has them.
 
-    Batches that wait are sent together, so a store that needs seconds per call keeps up. Sending
-    one twice does no harm: MLflow stores equal points once.
+    Waiting batches are sent together, so a store that needs seconds per call keeps up. Sending a
+    batch twice does no harm: MLflow stores equal points once.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Delivery:
 
         Args:
             send: writes one batch to the store; raises what the store raises.
-            journal: where batches wait beyond this process; ``None`` keeps them in memory only.
+            journal: keeps waiting batches on disk; ``None`` keeps them in memory only.
             first_retry_s: wait after a first failure; doubles up to ``LAST_RETRY_S``.
-            linger_s: how long the very first batch waits for others to be sent with.
-            interval_s: how long batches wait after a call for others to be sent with; no longer
-                than until they fill a call.
+            linger_s: how long the very first batch waits for more batches.
+            interval_s: how long batches wait after a call for more batches; they are sent as soon
+                as they fill a call.
         """
         self._send = send
         self._journal = journal
@@ -61,10 +61,10 @@ class Delivery:
         self._linger_s = linger_s
         self._interval_s = interval_s
         self._pending: deque[Batch] = deque()
-        self._num_points = 0  # of all that is pending
+        self._num_points = 0  # of all pending batches
         self._changed = threading.Condition()
         self._is_closing = False
-        self._is_awaited = False  # somebody waits for what is pending
+        self._is_awaited = False  # a caller waits for the pending batches
         self._has_warned = False
         self._has_warned_of_journal = False
         self.has_lost = False  # the store refused a batch for good
@@ -72,7 +72,7 @@ class Delivery:
         self._thread: threading.Thread | None = None
 
     def put(self, batch: Batch) -> None:
-        """Takes a batch; returns at once."""
+        """Queues a batch; returns at once."""
         with self._changed:
             self._pending.append(batch)
             self._num_points += len(batch.points)
@@ -83,7 +83,7 @@ class Delivery:
                 self._thread = self._start_thread()
 
     def flush(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
-        """Sends what is pending now; returns whether the store has taken it in time."""
+        """Sends the pending batches; returns whether the store has taken them in time."""
         with self._changed:
             self._is_awaited = True
             self._changed.notify_all()
@@ -95,14 +95,14 @@ class Delivery:
         """Waits until all is delivered, at most for ``timeout_s``; a second call returns at once.
 
         Returns:
-            Whether it was; what was not stays in the journal for ``mlflow-carbon recover``.
+            Whether all was delivered; the rest stays in the journal for ``mlflow-carbon recover``.
         """
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
             is_prompt = self._changed.wait_for(self._is_empty, min(STUCK_S, timeout_s))
             if not is_prompt:
-                self._start_thread()  # the first may be asleep in MLflow's own retries
+                self._start_thread()  # the first thread may be asleep in MLflow's own retries
             is_delivered = self._changed.wait_for(self._is_empty, max(0.0, timeout_s - STUCK_S))
             num_left = len(self._pending)
         is_kept = self._journal is not None and self._journal.is_whole
@@ -129,7 +129,7 @@ class Delivery:
         return self._num_points >= MAX_POINTS
 
     def _run(self) -> None:
-        """Sends what is pending until the delivery is closed and empty."""
+        """Sends pending batches until the delivery is closed and empty."""
         retry_s = self._first_retry_s
         with self._changed:
             self._changed.wait_for(
@@ -166,7 +166,7 @@ class Delivery:
         return None
 
     def _forget(self, num_delivered: int) -> None:
-        """Drops what is delivered; another thread may have dropped some of it already."""
+        """Drops delivered batches; another thread may have dropped some of them already."""
         num_new = max(0, num_delivered - self._num_delivered)
         for _ in range(num_new):
             self._num_points -= len(self._pending.popleft().points)
@@ -176,7 +176,7 @@ class Delivery:
         self._changed.notify_all()
 
     def _note(self, write: Callable[[Journal], None]) -> None:
-        """Writes to the journal; one that cannot be written, on a full disk say, ends nothing."""
+        """Writes to the journal; if that fails, as on a full disk, the delivery goes on."""
         if self._journal is None:
             return
         try:
@@ -197,7 +197,7 @@ class Delivery:
 
 
 def merged(batches: list[Batch]) -> Batch:
-    """Returns one batch with the points of all in order, and the last value of each tag."""
+    """Returns one batch with the points of all batches in order, and each tag's last value."""
     points = tuple(point for batch in batches for point in batch.points)
     tags = {key: value for batch in batches for key, value in batch.tags.items()}
     return Batch(points, tags)

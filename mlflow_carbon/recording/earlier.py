@@ -1,4 +1,4 @@
-"""What an earlier part of a resumed run has written, so that its energy is not lost."""
+"""Reads the figures of a resumed run's earlier parts, so that their energy is not lost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ class EarlierPart:
     """One or more earlier parts of a run, added up.
 
     Attributes:
-        total: of all of them.
-        series: the windows of the run's own unit that they have written.
-        other_series: those of other units.
+        total: sum of all earlier parts.
+        series: their windows of the run's own unit.
+        other_series: their windows of other units.
         scope: as the run is tagged.
         newest_ms: the newest time stamp that they have written.
-        is_partial: whether the run is tagged as one whose total is a lower bound.
+        is_partial: whether the run's total is tagged as a lower bound.
     """
 
     total: Total
@@ -36,7 +36,7 @@ class EarlierPart:
     is_partial: bool = False
 
     def unit_series(self) -> UnitSeries:
-        """Returns the series for this part to go on with."""
+        """Returns the series that the present part continues."""
         is_replaceable = self.series.unit in (None, keys.UNIT_MINUTE)
         return UnitSeries(self.series, dict(self.other_series), is_replaceable)
 
@@ -44,15 +44,15 @@ class EarlierPart:
 def read_earlier_part(
     client: MlflowClient, run: Run, *, node_index: int | None = None
 ) -> EarlierPart | None:
-    """Returns what is on a run that was metered before; ``None`` if it was not.
+    """Returns the earlier parts of a run; ``None`` if the run was not metered before.
 
-    A part that was killed left windows and no totals, or totals of the time before it; the
-    windows after those count too.
+    A killed part left windows without totals, or with totals of the time before it; the windows
+    after those totals count too.
 
     Args:
         client: of the run's store.
         run: the run.
-        node_index: whose part it is where the run is on several nodes; the first has the windows.
+        node_index: the node to read in a run on several nodes; the first node has the windows.
 
     Raises:
         Exception: whatever the store raises.
@@ -92,7 +92,9 @@ def _other_series(client: MlflowClient, run: Run) -> dict[str, WindowSeries]:
 
 
 def read_earlier_total(client: MlflowClient, run: Run) -> EarlierPart | None:
-    """Returns the totals alone; ``None`` if none were written. Windows may be another part's.
+    """Returns the earlier totals without windows, which may be another part's.
+
+    ``None`` if the run has no totals.
 
     Raises:
         Exception: whatever the store raises.

@@ -34,7 +34,7 @@ class Batch:
 
 
 def journal_dir() -> Path:
-    """Returns the folder of journals: the variable's, else the user's state folder."""
+    """Returns the folder of journals: as the variable says, else in the user's state folder."""
     if chosen := os.environ.get(JOURNAL_DIR_VARIABLE):
         return Path(chosen)
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -42,9 +42,9 @@ def journal_dir() -> Path:
 
 
 class Journal:
-    """The file of one run's batches; it is gone once all of them are delivered.
+    """The file of one run's batches, which is removed once all of them are delivered.
 
-    Only its user may read or write it, and it is locked for as long as its process lives.
+    Only its user may read or write the file, and it stays locked while its process lives.
     """
 
     def __init__(self, folder: Path, *, run_id: str, tracking_uri: str) -> None:
@@ -57,7 +57,7 @@ class Journal:
         self._path = folder / f"{run_id}-{uuid.uuid4().hex[:8]}{SUFFIX}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         self._file: int | None = os.open(self._path, flags, _ONLY_OWNER_FILE)
-        self.is_whole = True  # whether it holds all that it was given
+        self.is_whole = True  # whether every record was written
         process = this_process()
         self._write(
             {
@@ -72,15 +72,15 @@ class Journal:
         )
 
     def append(self, batch: Batch) -> None:
-        """Adds a batch that is to be delivered.
+        """Adds a batch to deliver.
 
         Raises:
-            OSError: the disk is full, say; the journal takes no more from then on.
+            OSError: the write failed, as on a full disk; from then on the journal takes no more.
         """
         self._write({"points": [astuple(point) for point in batch.points], "tags": batch.tags})
 
     def mark_delivered(self, num_batches: int) -> None:
-        """Notes that the first ``num_batches`` not yet delivered ones now are.
+        """Notes that the first ``num_batches`` undelivered batches have been delivered.
 
         Raises:
             OSError: as for ``append``.
@@ -88,10 +88,10 @@ class Journal:
         self._write({"delivered": num_batches})
 
     def close(self, *, is_delivered: bool) -> None:
-        """Closes the file, and removes it where nothing is left to deliver.
+        """Closes the file, and removes it if nothing is left to deliver.
 
         Raises:
-            OSError: it could not.
+            OSError: the file cannot be closed or removed.
         """
         if self._file is None:
             return
@@ -101,7 +101,7 @@ class Journal:
         os.close(file)
 
     def _write(self, record: dict[str, object]) -> None:
-        """Writes a line into the kernel, where it outlives a killed process."""
+        """Hands a line to the kernel, so that it survives if the process is killed."""
         if self._file is None or not self.is_whole:
             return
         left = f"{json.dumps(record)}\n".encode()
@@ -112,11 +112,11 @@ class Journal:
 
 
 def _make_private(folder: Path) -> None:
-    """Creates the folder for its user alone; one of earlier releases is closed to others."""
+    """Creates the folder for its user alone; closes an earlier release's folder to others."""
     if not folder.is_dir():
         folder.mkdir(mode=_ONLY_OWNER_FOLDER, parents=True, exist_ok=True)
     elif folder.name == OWN_FOLDER and folder.stat().st_mode & ~_ONLY_OWNER_FOLDER & 0o777:
         try:
             folder.chmod(_ONLY_OWNER_FOLDER)
-        except OSError:  # another user's: the files are closed to others all the same
+        except OSError:  # another user's folder; the files are closed to others anyway
             return

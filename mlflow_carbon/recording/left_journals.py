@@ -1,4 +1,4 @@
-"""Journals that processes left behind, read without trust: each file and each line for itself."""
+"""Journals that processes left behind, read without trust: every file and line is checked."""
 
 import json
 import math
@@ -30,16 +30,17 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 @dataclass(frozen=True)
 class LeftBehind:
-    """A journal whose process is gone, and what of it the store may not have.
+    """A journal whose process is gone, with the batches that the store may lack.
 
     Attributes:
         path: of the file.
-        run_id: whose figures they are.
+        run_id: the run of the figures.
         tracking_uri: of the run's store, without credentials.
-        machine: digest of where its process ran; older releases do not say.
-        batches: all of them where a line cannot be read, which may be one that counts.
-        num_bad_lines: lines that cannot be read, or hold what is no figure of ours.
-        may_live: whether its process ran on another machine that may still write to it.
+        machine: digest of the process's machine; empty in journals of older releases.
+        batches: those not marked as delivered; all of them if a line cannot be read, as that
+            line may be such a mark.
+        num_bad_lines: lines that cannot be read, or hold no figure of this package.
+        may_live: whether the process ran on another machine and may still write to the journal.
     """
 
     path: Path
@@ -53,7 +54,7 @@ class LeftBehind:
 
 @dataclass(frozen=True)
 class Living:
-    """A journal that its process still writes."""
+    """A journal that its process still writes to."""
 
     path: Path
     run_id: str
@@ -61,18 +62,18 @@ class Living:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A file among the journals that is none, or is not to be trusted."""
+    """A file among the journals that is not a journal, or cannot be trusted."""
 
     path: Path
     reason: str
 
 
 class _BadError(Exception):
-    """A file or a line is not what it should be; the message says why."""
+    """A file or line is not as it should be; the message says why."""
 
 
 def left_behind(folder: Path, *, run_id: str = "") -> Iterator[LeftBehind]:
-    """Yields the journals of processes that have ended, oldest first: of one run, or of all."""
+    """Yields the journals of ended processes, oldest first, of one run or of all runs."""
     for found in journals(folder, run_id=run_id):
         if isinstance(found, LeftBehind):
             yield found
@@ -84,14 +85,14 @@ def journals(
     run_id: str = "",
     is_shared_folder: Callable[[Path], bool] = is_shared_folder,
 ) -> Iterator[LeftBehind | Living | Unusable]:
-    """Yields every journal in a folder, oldest first, and what else has a journal's name.
+    """Yields every journal in a folder, oldest first, and any other file with a journal's name.
 
     A journal is locked until the next one is asked for.
 
     Args:
         folder: of journals.
-        run_id: whose journals; empty for all.
-        is_shared_folder: whether other machines write to it too.
+        run_id: the run whose journals to yield; empty for all runs.
+        is_shared_folder: tells whether other machines write to the folder too.
     """
     paths = []
     with suppress(OSError):
@@ -121,11 +122,11 @@ def _modified_s(path: Path) -> float:
 
 
 def _open(path: Path) -> int:
-    """Opens a regular file of our own that only we may write, and no link to one.
+    """Opens a regular file, not a link, that only this user owns and may write.
 
     Raises:
-        OSError: it cannot be opened.
-        _BadError: it is something else.
+        OSError: the file cannot be opened.
+        _BadError: it is no such file.
     """
     _check_file(path.lstat())  # opening a device or a FIFO may do something
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -148,7 +149,7 @@ def _check_file(status: os.stat_result) -> None:
 
 
 def _read(path: Path, file: int, *, is_shared: bool) -> LeftBehind | Living | Unusable | None:
-    """Returns what an open file is; ``None`` for one that is empty or gone."""
+    """Reads an open file as a journal; ``None`` if it is empty or gone."""
     try:
         with os.fdopen(os.dup(file), "rb") as stream:
             return _parsed(path, stream.readlines(), has_lock=lock(file), is_shared=is_shared)
@@ -187,7 +188,7 @@ def _parsed(
 
 
 def _undelivered(lines: list[bytes]) -> tuple[tuple[Batch, ...], int]:
-    """Returns the batches that the store may not have, and how many lines cannot be read."""
+    """Returns the batches that the store may lack, and the number of unreadable lines."""
     batches: list[Batch] = []
     num_delivered = num_bad_lines = 0
     for line in lines:
@@ -199,7 +200,7 @@ def _undelivered(lines: list[bytes]) -> tuple[tuple[Batch, ...], int]:
                 batches.append(_batch(record))
         except _BadError:
             num_bad_lines += 1
-    if num_bad_lines:  # sending again changes nothing, counting wrong loses figures
+    if num_bad_lines:  # sending twice changes nothing, a miscount loses figures
         return tuple(batches), num_bad_lines
     return tuple(batches[num_delivered:]), 0
 
@@ -256,7 +257,7 @@ def _count(value: object, highest: int) -> int:
 
 
 def _text(value: object) -> str:
-    """Returns a text that every database takes."""
+    """Returns a text that every database accepts."""
     if not isinstance(value, str) or "\0" in value:
         raise _BadError("its first line is no journal's")
     try:

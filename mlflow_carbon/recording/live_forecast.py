@@ -1,4 +1,4 @@
-"""While a run goes on: the forecast of its own total, and whether it keeps its carbon budget."""
+"""Forecasts a running run's total, and judges whether the run keeps its carbon budget."""
 
 import math
 from array import array
@@ -23,8 +23,8 @@ from mlflow_carbon.errors import InvalidInputError
 
 WARN, STOP = "warn", "stop"
 
-# The spread is computed from all windows: at each of the first ones, later when there are so many
-# more, or a run of 100,000 windows would spend its time on that.
+# The spread is computed from all windows: after each of the first windows, later only when their
+# number has grown by this share, else a run of 100,000 windows would spend its time on the spread.
 NUM_ALWAYS_COMPUTED = 20
 GROWTH_FRACTION = 0.05
 
@@ -33,16 +33,16 @@ OnBudget = str | Callable[[BudgetVerdict], None]
 
 @dataclass(frozen=True)
 class CarbonPlan:
-    """What the user says of the run as a whole.
+    """The user's plan for the run as a whole.
 
     Attributes:
-        total_units: units that will be done from now on; ``None`` where nobody knows.
-        budget_kg: CO2e that the run may emit; ``None`` for as much as it takes.
+        total_units: units that will be done from now on; ``None`` if unknown.
+        budget_kg: CO2e that the run may emit; ``None`` for no limit.
         on_budget: ``warn`` says when the budget will be exceeded, ``stop`` ends the user's loop
             before the window that may exceed it, and a function is called with each new verdict.
 
     Raises:
-        InvalidInputError: a value is outside what it may be.
+        InvalidInputError: a value is out of range.
     """
 
     total_units: float | None = None
@@ -64,11 +64,11 @@ class CarbonPlan:
 
 @dataclass(frozen=True)
 class LiveFigures:
-    """What a window adds to what is known of the run's end.
+    """The forecast after a window.
 
     Attributes:
-        values: points of the forecast's series; empty where there is none.
-        is_news: whether the state of the budget is another than before.
+        values: points of the forecast's series; empty without a forecast.
+        is_news: whether the state of the budget has changed.
     """
 
     values: dict[str, float]
@@ -76,18 +76,18 @@ class LiveFigures:
 
 
 class LiveForecast:
-    """The windows of one run as they come; not to be used in two threads at once.
+    """The forecast of one run, updated window by window; not for two threads at once.
 
-    A window counts with the gap before it, so that what is foretold is the run's own total.
+    A window counts with the gap before it, so that the forecast is of the run's own total.
     """
 
     def __init__(self, plan: CarbonPlan, *, spent_kwh: float = 0.0, num_nodes: int = 1) -> None:
-        """Starts with what an earlier part of the run has spent.
+        """Starts with the energy of an earlier part of the run.
 
         Args:
-            plan: what is to be done.
-            spent_kwh: of the node that is looked at.
-            num_nodes: nodes of the run; the others are taken to spend as much.
+            plan: the user's.
+            spent_kwh: energy of an earlier part on this node.
+            num_nodes: nodes of the run; each is assumed to spend as much as this one.
         """
         self.plan = plan
         self._num_nodes = num_nodes
@@ -102,14 +102,14 @@ class LiveForecast:
         self._is_planned = is_planned
         self._energies_kwh = array("d")
         self._nums_units = array("d")
-        self._energy_kwh = 0.0  # of all of them
+        self._energy_kwh = 0.0  # of all these windows
         self._num_units = 0.0
         self._statistics: UnitStatistics | None = None
         self._next_computed = 0
 
     @property
     def is_wanted(self) -> bool:
-        """Whether there is anything to say: a budget, or a known number of units."""
+        """Whether a forecast is possible: there is a budget or a known number of units."""
         return self.plan.budget_kg is not None or self._units_left is not None
 
     @property
@@ -118,12 +118,12 @@ class LiveForecast:
         return self.verdict is not None and self.verdict.state in (STOP_NOW, EXCEEDED)
 
     def replan(self, plan: CarbonPlan) -> None:
-        """Takes another plan for the work that is still to be done."""
+        """Replaces the plan for the work still to be done."""
         self.plan = plan
         self._plan_units(plan.total_units)
 
     def expect(self, num_units: float) -> None:
-        """Takes note that so many units are still to be done, unless the user gave the total."""
+        """Notes the number of units still to be done, unless the user gave the total."""
         if self.plan.total_units is None:
             self._plan_units(num_units)
 
@@ -138,13 +138,13 @@ class LiveForecast:
         spent_kwh: float | None,
         assumptions: Assumptions,
     ) -> LiveFigures:
-        """Returns what another window says of the run's end.
+        """Adds a window and returns the new forecast.
 
         Args:
-            window: the one that was just closed.
-            is_planned: whether it counts the unit that the plan counts.
-            spent_kwh: measured by the run so far, gaps between windows included; ``None`` where
-                that is not known, so that there are no gaps.
+            window: the window just closed.
+            is_planned: whether the window counts the plan's unit.
+            spent_kwh: measured by the run so far, gaps between windows included; ``None`` if
+                unknown, so that no gaps count.
             assumptions: what turns energy into CO2e.
         """
         energy_kwh = window.energy_kwh * self._num_nodes
@@ -174,7 +174,7 @@ class LiveForecast:
         return LiveFigures(values, self._is_news(verdict))
 
     def end(self, spent_kwh: float, assumptions: Assumptions) -> bool:
-        """Judges the budget by all that the run has spent; returns whether that is news."""
+        """Judges the budget by the run's whole energy; returns whether its state has changed."""
         if self.plan.budget_kg is None:
             return False
         return self._is_news(
@@ -187,12 +187,12 @@ class LiveForecast:
         )
 
     def _is_news(self, verdict: BudgetVerdict) -> bool:
-        """Keeps a verdict; returns whether its state is another than before."""
+        """Keeps a verdict; returns whether its state has changed."""
         before, self.verdict = self.verdict, verdict
         return before is None or before.state != verdict.state
 
     def _updated(self, window: Stretch) -> tuple[UnitStatistics, bool]:
-        """Returns the statistics, mean and maximum up to date, and whether the spread is too."""
+        """Returns up-to-date statistics, and whether their spread is up to date as well."""
         self._energies_kwh.append(window.energy_kwh)
         self._nums_units.append(window.num_units)
         self._energy_kwh += window.energy_kwh
@@ -212,7 +212,7 @@ class LiveForecast:
         return self._statistics, False
 
     def _left_after(self, num_units: float) -> float | None:
-        """Returns the units still to be done; ``None`` where that is not or no longer known."""
+        """Returns the number of units still to be done; ``None`` if not, or no longer, known."""
         if self._units_left is not None:
             left = self._units_left - num_units
             is_done = math.isclose(left, 0.0, abs_tol=1e-9 * self._units_planned)
@@ -223,7 +223,7 @@ class LiveForecast:
 def _forecast_values(
     statistics: UnitStatistics, left: float, spent_kwh: float, assumptions: Assumptions
 ) -> dict[str, float]:
-    """Returns the points of the forecast's series; after the last unit all are what was spent."""
+    """Returns the points of the forecast's series; after the last unit, all equal ``spent_kwh``."""
     pue, g_per_kwh = assumptions.pue, assumptions.intensity.g_per_kwh
     if left == 0:
         spent_g = co2e_g(spent_kwh, pue=pue, intensity_g_per_kwh=g_per_kwh)

@@ -1,4 +1,4 @@
-"""Windows as they are marked: those of one unit that overlap are measured as one."""
+"""Windows as they are marked; overlapping windows of one unit are measured as one."""
 
 import threading
 from collections.abc import Callable
@@ -10,18 +10,18 @@ from mlflow_carbon.metering.protocol import EnergyMeter, OpenWindow
 
 @dataclass(eq=False)
 class Stretch:
-    """What is measured as one window: as many marked ones of one unit as overlap.
+    """Overlapping marked windows of one unit, measured together as one window.
 
     Attributes:
-        unit: what it counts.
+        unit: what the windows count.
         opened: the meter's window.
         is_automatic: whether a framework marked it, not the user.
-        reading: what it cost; ``None`` until its last marked window ends.
-        num_units: of all its marked windows that hold no others.
-        num_marks: marked windows so far.
-        running: those that go on, in the order in which they were opened.
-        num_uncounted: those whose units are still to be told.
-        other_units: of windows that were open while it was.
+        reading: the energy; ``None`` until the last marked window ends.
+        num_units: units of all marked windows, except those that hold others.
+        num_marks: number of marked windows so far.
+        running: marked windows still open, in the order of opening.
+        num_uncounted: number of marked windows whose units are not known yet.
+        other_units: units of the other windows that were open at the same time.
     """
 
     unit: str
@@ -37,13 +37,13 @@ class Stretch:
 
 @dataclass(eq=False)
 class MarkedWindow:
-    """One marked window; its unit is its own from its opening.
+    """One marked window; its unit is fixed when it opens.
 
     Attributes:
-        stretch: what it is measured with.
-        thread_id: of the thread that opened it.
-        is_stopped: whether its work has ended.
-        is_outer: whether it holds another one of its unit and thread, whose units count.
+        stretch: the stretch that the window is measured in.
+        thread_id: of the thread that opened the window.
+        is_stopped: whether the window's work has ended.
+        is_outer: whether the window holds another of its unit and thread, whose units count.
     """
 
     stretch: Stretch
@@ -64,12 +64,12 @@ class MarkedWindows:
         """
         self._meter = meter
         self._add = add
-        # By unit and whether a framework marks it: the user's windows take its place.
+        # By unit and whether a framework marks it, as the user's windows replace a framework's.
         self._running: dict[tuple[str, bool], Stretch] = {}
-        self._lock = threading.Lock()  # never that of whoever the meter's thread calls
+        self._lock = threading.Lock()  # never shared with what the meter's thread calls
 
     def open(self, unit: str, *, is_automatic: bool) -> MarkedWindow:
-        """Opens a window; it joins one of its unit that is open already."""
+        """Opens a window, which joins an open stretch of its unit."""
         with self._lock:
             stretch = self._running.get((unit, is_automatic))
             if stretch is None:
@@ -85,7 +85,7 @@ class MarkedWindows:
             return window
 
     def stop(self, window: MarkedWindow) -> None:
-        """Ends the window's work; how many units it did is told by ``count``."""
+        """Ends the window's work; ``count`` then gives the number of its units."""
         with self._lock:
             if window.is_stopped:
                 return
@@ -100,7 +100,7 @@ class MarkedWindows:
                 del self._running[stretch.unit, stretch.is_automatic]
 
     def count(self, window: MarkedWindow, num_units: float) -> None:
-        """Counts the units of a window that has ended; the last one of its stretch hands it on.
+        """Counts the units of an ended window; after the last window, the stretch is handed on.
 
         A window that holds others of its unit counts their units, not its own.
         """

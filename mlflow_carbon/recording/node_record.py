@@ -1,4 +1,4 @@
-"""What one node of several writes about itself: that it measures, each minute how much, its end."""
+"""The figures that one node of several writes: its start, its energy each minute, its end."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.earlier import EarlierPart
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
-# Of a further node; the same tags of the first one are the run's own.
+# Tags of a further node; the first node's are the run's own.
 OWN_TAGS = (keys.TAG_HARDWARE, keys.TAG_ERROR)
 
 
@@ -30,7 +30,7 @@ class Put(Protocol):
 
 
 class NodeRecord:
-    """One node's figures in a run of several; they are written by its leader only."""
+    """One node's figures in a run on several nodes; only the node's leader writes them."""
 
     def __init__(self, place: Place, put: Put) -> None:
         self._index = place.node_index
@@ -46,13 +46,13 @@ class NodeRecord:
         assumptions: Assumptions,
         end_of: Callable[[Reading], float],
     ) -> None:
-        """Says that the node is measured, and from now on each minute what it has spent.
+        """Writes that the node is measured, and from then on its energy each minute.
 
-        So a node that dies has lost a minute at most.
+        So a node that dies loses a minute at most.
 
         Args:
-            earlier: what the node has spent before.
-            meter: tells what it spends.
+            earlier: the node's earlier energy.
+            meter: measures the node.
             assumptions: what turns energy into CO2e.
             end_of: returns the time stamp of a reading.
         """
@@ -67,7 +67,7 @@ class NodeRecord:
         self._end_minutes = meter.every(SECONDS_PER_MINUTE, add)
 
     def resume(self, earlier: EarlierPart | None, assumptions: Assumptions) -> None:
-        """Adds an earlier part that is known only now, and says again that the node is measured."""
+        """Adds an earlier part that has become known, and writes again that the node measures."""
         if earlier is not None:
             this_part = self._so_far
             self._so_far = earlier.total if this_part is None else earlier.total.plus(this_part)
@@ -86,10 +86,10 @@ class NodeRecord:
 
         Args:
             total: of all parts of this node's work.
-            end_unix_s: when it ended.
+            end_unix_s: when the work ended.
             assumptions: what turns energy into CO2e.
             per_unit: figures per unit by this node's windows.
-            tags: what a run on this node alone would be tagged with.
+            tags: the tags that a run on this node alone would get.
         """
         if self._end_minutes is not None:
             self._end_minutes()

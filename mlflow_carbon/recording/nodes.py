@@ -1,7 +1,8 @@
-"""Totals of a run on several nodes: each writes its own, and whoever ends adds up what is there.
+"""Totals of a run on several nodes: each node writes its own, and adds up all when it ends.
 
-The nodes talk through the run alone. A sum's time stamp grows with what is in it, so the fullest
-one is the latest for MLflow, whoever writes it and when; a replay writes nothing.
+The nodes communicate only through the run. The time stamp of a sum grows with the totals in it, so
+MLflow takes the most complete sum as the latest, whoever writes it and when; a replay writes
+nothing.
 """
 
 import math
@@ -19,7 +20,7 @@ from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import ENDED, NodePart, Total, added_by_component
 from mlflow_carbon.contract.windows import UnitEnergy
 
-# Another node may write between our reading and our writing; it then looks again itself.
+# Another node may write between this node's reading and writing; that node then sums again.
 MAX_ROUNDS = 4
 
 
@@ -32,7 +33,7 @@ def ends_a_node(tags: Mapping[str, str]) -> bool:
 
 
 def settle(client: MlflowClient, run_id: str) -> None:
-    """Writes the sum of all nodes of a run, until it is that of what all of them have written.
+    """Writes the sum over a run's nodes, again until it has all that the nodes have written.
 
     Raises:
         Exception: whatever the store raises.
@@ -50,15 +51,15 @@ def settle(client: MlflowClient, run_id: str) -> None:
         tags = [RunTag(key, value) for key, value in _missing_tags(record).items()]
         client.log_batch(run_id, metrics=points, tags=tags)
         if keys.TAG_MISSING_NODES in run.data.tags and not tags:
-            with suppress(MlflowException):  # another node may have taken it away
+            with suppress(MlflowException):  # another node may have removed it
                 client.delete_tag(run_id, keys.TAG_MISSING_NODES)
 
 
 def summed(record: RunRecord) -> RunRecord:
-    """Returns the record with the totals of its nodes as its own, and the nodes that are missing.
+    """Returns the record with the sum of its nodes' totals, and the nodes that are missing.
 
-    The duration is the longest node's. A node that is missing, or died, should have measured for
-    as long; what it did not lowers the coverage. Devices are told apart on each node only.
+    The duration is the longest node's. A node that is missing or died should have measured for as
+    long, so the time it did not measure lowers the coverage. The sum has no devices.
     """
     parts, num_nodes = record.parts, max(record.num_nodes, max(record.parts, default=-1) + 1)
     totals = [part.total for part in parts.values() if part.total is not None]
@@ -97,9 +98,9 @@ def _num_ended(parts: Mapping[int, NodePart]) -> int:
 def _coverage_fraction(
     parts: Mapping[int, NodePart], num_nodes: int, duration_s: float
 ) -> float | None:
-    """Returns the observed share of all nodes' time; ``None`` where a node's is not known.
+    """Returns the observed share of all nodes' time; ``None`` if a node's share is not known.
 
-    A node that measured nothing is known to have observed nothing.
+    A node that measured nothing has a share of 0.
     """
     observed_s = expected_s = 0.0
     for index in range(num_nodes):
@@ -116,7 +117,7 @@ def _coverage_fraction(
 
 
 def _per_unit(parts: Mapping[int, NodePart], num_nodes: int) -> dict[str, UnitEnergy]:
-    """Returns the energy per unit where every node knows its own; they add up."""
+    """Returns the sum over nodes of the energy per unit, for units that every node has."""
     found: dict[str, UnitEnergy] = {}
     for unit in keys.UNITS:
         known = [p.energy_per_unit[unit] for p in parts.values() if unit in p.energy_per_unit]
@@ -126,14 +127,14 @@ def _per_unit(parts: Mapping[int, NodePart], num_nodes: int) -> dict[str, UnitEn
 
 
 def _sums(record: RunRecord) -> dict[str, float]:
-    """Returns the run's own totals, without those of each node."""
+    """Returns the run's own totals, without each node's."""
     return {
         key: value for key, value in record.metrics().items() if not key.startswith("carbon/node/")
     }
 
 
 def _missing_tags(record: RunRecord) -> dict[str, str]:
-    """Returns the tag that names the nodes whose energy is not in the sum, or not all of it."""
+    """Returns the tag with the nodes whose energy is not, or not all, in the sum."""
     missing = ",".join(record.missing_nodes)
     return {keys.TAG_MISSING_NODES: missing} if missing else {}
 

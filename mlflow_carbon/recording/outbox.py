@@ -1,4 +1,4 @@
-"""What is to be written to one run: held back at first if need be, then journaled and delivered."""
+"""The figures to write to one run: held back at first if need be, then journaled and delivered."""
 
 import functools
 import logging
@@ -25,7 +25,7 @@ LINGER_S = 1.0  # a shorter run, such as a trial of a sweep, is written in one c
 
 
 class Outbox:
-    """Takes the figures of one run; nobody who puts one in waits for the store.
+    """Takes the figures of one run, without making the caller wait for the store.
 
     Attributes:
         client: of the run's store.
@@ -45,7 +45,7 @@ class Outbox:
         Args:
             client: of the run's store.
             run_id: the run to write to.
-            marks_parent: whether the run's parent, if it has a metered one, is still to be tagged.
+            marks_parent: whether a metered parent run is still to be tagged as such.
             is_held: whether nothing is written before ``release``.
         """
         self.client = client
@@ -57,12 +57,12 @@ class Outbox:
 
     @property
     def is_held(self) -> bool:
-        """Whether everything is still kept back."""
+        """Whether all figures are still held back."""
         return self._held is not None
 
     @property
     def held(self) -> tuple[Batch, ...]:
-        """What is kept back."""
+        """The figures held back."""
         return tuple(self._held or ())
 
     def put(
@@ -93,7 +93,7 @@ class Outbox:
                 self._held.append(batch)
 
     def release(self) -> None:
-        """Writes what was held, and from now on all at once, if it is known to which run."""
+        """Writes the held figures, and all later ones at once, if the run to write to is known."""
         if not self.run_id:
             return
         with self._lock:
@@ -102,17 +102,17 @@ class Outbox:
                 self._deliver(batch)
 
     def address_to(self, run_id: str) -> None:
-        """Writes to a run that is found only now; what was held belongs to no run."""
+        """Sets the run to write to, found only now; figures held so far are dropped."""
         with self._lock:
             self.run_id, self._held = run_id, None
 
     def flush(self) -> bool:
-        """Sends what it has taken; returns whether the store has it. What is held stays so."""
+        """Sends the figures taken, except held ones; returns whether the store has them."""
         delivery = self._delivery
         return delivery is not None and delivery.flush() and not delivery.has_lost
 
     def close(self) -> bool:
-        """Waits for the store, for so long; returns whether it has taken everything."""
+        """Waits for the store for a limited time; returns whether it has taken everything."""
         delivery = self._delivery
         return delivery is not None and delivery.close() and not delivery.has_lost
 
@@ -127,7 +127,7 @@ class Outbox:
 
 
 class RunWriter:
-    """Writes batches to one run; with the first it also tags a metered parent as such."""
+    """Writes batches to one run; with the first batch, it also tags a metered parent run."""
 
     def __init__(self, client: MlflowClient, run_id: str, *, marks_parent: bool = True) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""Whether the process that wrote a file still lives, whatever the clocks say and whoever asks."""
+"""Tells whether the process that wrote a file still lives, from any process and any clock."""
 
 import hashlib
 import os
@@ -15,8 +15,8 @@ import psutil
 if sys.platform != "win32":
     import fcntl
 
-# Kept by one machine, so that a lock there tells of all its processes. Of any other the lock of
-# another machine may not be seen.
+# File systems of one machine, where a lock shows to all processes. On any other file system a
+# lock of another machine may not show.
 LOCAL_FILE_SYSTEMS = (
     *("apfs", "aufs", "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "hfs"),
     *("jfs", "ntfs", "overlay", "overlayfs", "ramfs", "reiserfs", "rootfs", "tmpfs", "ufs"),
@@ -26,15 +26,16 @@ LOCAL_FILE_SYSTEMS = (
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """What tells a process from any other, of any machine and time.
+    """The identity of a process among all processes of any machine and time.
 
     Attributes:
-        machine: digest of the machine's name; ``None`` where an older release did not say.
-        pid: on the machine.
-        create_time_s: by the clock, which may be set.
-        boot: of the machine and the PID namespace; ``None`` where the system does not say.
-        start_ticks: since the boot, by a clock that nobody sets; ``None`` as for ``boot``.
-        is_locked: whether it could lock its file.
+        machine: digest of the machine's name; ``None`` in files of older releases.
+        pid: process id on the machine.
+        create_time_s: start by the system clock, which may be set.
+        boot: id of the boot and the PID namespace; ``None`` if the system has none.
+        start_ticks: start in ticks since the boot, by a clock that cannot be set; ``None`` as
+            for ``boot``.
+        is_locked: whether the process could lock its file.
     """
 
     machine: str | None
@@ -49,7 +50,7 @@ class ProcessIdentity:
         """Returns the process that a journal's first line names.
 
         Raises:
-            ValueError: it names none.
+            ValueError: the line names no process.
         """
         machine, process = header.get("machine"), header.get("process")
         boot, start_ticks = header.get("boot"), header.get("start_ticks")
@@ -67,19 +68,19 @@ class ProcessIdentity:
 
 
 def this_process() -> ProcessIdentity:
-    """Returns the process that asks."""
+    """Returns the identity of the calling process."""
     pid = os.getpid()
     create_time_s = float(psutil.Process(pid).create_time())
     return ProcessIdentity(machine_digest(), pid, create_time_s, _boot(), _start_ticks(pid))
 
 
 def machine_digest() -> str:
-    """Returns what tells this machine from others without holding its name."""
+    """Returns a digest that identifies this machine without revealing its name."""
     return hashlib.blake2b(platform.node().encode(), digest_size=8).hexdigest()
 
 
 def lock(file: int) -> bool:
-    """Locks an open file until it is closed or the process ends; returns whether it could."""
+    """Locks an open file until it is closed or the process ends; returns whether that worked."""
     if sys.platform == "win32":
         return False
     try:
@@ -93,13 +94,13 @@ def is_alive(writer: ProcessIdentity, *, has_lock: bool, is_shared: bool) -> boo
     """Returns whether a process lives; ``None`` where this machine cannot tell.
 
     Args:
-        writer: of the file.
-        has_lock: whether we could lock the file, so that nobody else holds it.
-        is_shared: whether other machines write to its folder too.
+        writer: the process that wrote the file.
+        has_lock: whether we could lock the file, so that no other process holds the lock.
+        is_shared: whether other machines write to the file's folder too.
     """
     is_here = writer.machine == machine_digest()
     if writer.is_locked:
-        if not has_lock:  # by the process, or by children that it has left behind
+        if not has_lock:  # the process has it, or children that it has left behind
             return not (is_here and _has_certainly_ended(writer))
         return False if is_here or not is_shared else None
     if is_shared and not is_here:
@@ -113,7 +114,7 @@ def is_alive(writer: ProcessIdentity, *, has_lock: bool, is_shared: bool) -> boo
 
 
 def is_shared_folder(folder: Path) -> bool:
-    """Returns whether a folder may be that of several machines."""
+    """Returns whether several machines may share a folder."""
     place = folder.resolve()
     mounts = [
         mount
@@ -125,7 +126,7 @@ def is_shared_folder(folder: Path) -> bool:
 
 
 def _has_certainly_ended(process: ProcessIdentity) -> bool:
-    """Returns whether a process of this machine has ended, as far as the system tells."""
+    """Returns whether a process of this machine has surely ended."""
     boot = _boot()
     if boot is None or process.boot is None or process.start_ticks is None:
         return False
@@ -142,7 +143,7 @@ def _boot() -> str | None:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """Returns when a process started, in ticks since the boot; ``None`` if there is none.
+    """Returns a process's start in ticks since the boot; ``None`` if there is no such process.
 
     Source: proc(5), /proc/<pid>/stat, field 22; the name in field 2 may hold spaces.
     """

@@ -37,8 +37,8 @@ TOO_SHORT = "A counter did not move: the run was shorter than its step, its ener
 class Recorder:
     """Meters one run: windows while it goes on, totals when it ends.
 
-    Nothing it does can stop the run or make it wait for the store: what the store does not take
-    at once is delivered later, and what could not be measured is absent and named in a tag.
+    The recorder never stops the run or makes it wait for the store: figures that the store does
+    not take at once are delivered later; what could not be measured is absent and named in a tag.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Recorder:
             meter: a started one.
             unit: what a marked window counts.
             assumptions: what turns energy into CO2e.
-            earlier: what an earlier part of the same run has written; this one adds to it.
-            plan: how much work the run will do, and what it may emit.
-            place: the node that is measured, among those whose energy the run is to have.
+            earlier: figures of an earlier part of the same run, to add to.
+            plan: how much work the run will do, and how much it may emit.
+            place: the measured node, among all nodes of the run.
         """
         self._outbox = outbox
         self.meter = meter
@@ -86,29 +86,29 @@ class Recorder:
 
     @property
     def run_id(self) -> str:
-        """The run that is written to; empty while a further node looks for it."""
+        """The run to write to; empty while a further node looks for the run."""
         return self._outbox.run_id
 
     @property
     def client(self) -> MlflowClient:
-        """Of the run's store."""
+        """The client of the run's store."""
         return self._outbox.client
 
     @property
     def series_unit(self) -> str | None:
-        """What the windows so far count; ``None`` before the first."""
+        """The unit of the windows so far; ``None`` before the first window."""
         return self._series.main.unit
 
     @property
     def is_held(self) -> bool:
-        """Whether everything is still kept back."""
+        """Whether all figures are still held back."""
         return self._outbox.is_held
 
     def start(self, tags: Mapping[str, str] = {}) -> None:  # read only
-        """Opens the run's own interval and tags the run with what is assumed about it.
+        """Opens the run's own interval and tags the run with its assumptions.
 
         Args:
-            tags: further ones, such as that by which other nodes find the run.
+            tags: further tags, such as the one by which other nodes find the run.
         """
         scope = keys.SCOPE_RUN if self._earlier is None else self._earlier.scope
         own_tags = {
@@ -131,7 +131,7 @@ class Recorder:
         self._total = self.meter.open_window()
 
     def release(self) -> None:
-        """Writes what was held, and from now on all at once, if it is known to which run."""
+        """Writes the held figures, and all later ones at once, if the run to write to is known."""
         self._outbox.release()
 
     def mark_as_parent(self) -> None:
@@ -139,7 +139,7 @@ class Recorder:
         self._outbox.put({}, None, {keys.TAG_SCOPE: keys.SCOPE_PARENT})
 
     def report_as(self, unit: str, assumptions: Assumptions) -> None:
-        """Changes what the windows and totals from now on are reported by."""
+        """Changes the unit and the assumptions of the windows and totals from now on."""
         self._unit = unit
         if assumptions != self.assumptions:
             self.assumptions = assumptions
@@ -147,47 +147,47 @@ class Recorder:
 
     @property
     def unit(self) -> str:
-        """What windows count of which nobody says it."""
+        """The unit of windows that are opened without one."""
         return self._unit
 
     def open(self, unit: str | None = None, *, is_automatic: bool = False) -> MarkedWindow:
         """Opens a window; any number may be open at once, in any thread.
 
         Args:
-            unit: what it counts; ``None`` for the run's own unit.
-            is_automatic: whether a framework marks it, not the user.
+            unit: what the window counts; ``None`` for the run's own unit.
+            is_automatic: whether a framework marks the window, not the user.
         """
         self._stop_minutes()
-        if self._is_forked():  # a lock of the parent's may be held here for ever
+        if self._is_forked():  # a lock that the parent held would stay locked here
             stretch = Stretch(unit or self._unit, self.meter.open_window(), is_automatic)
             return MarkedWindow(stretch, is_stopped=True)
         return self._marked.open(unit or self._unit, is_automatic=is_automatic)
 
     def stop(self, window: MarkedWindow) -> None:
-        """Ends a window whose units are not known yet; ``close`` tells them."""
+        """Ends a window whose units are not known yet; ``close`` then gives their number."""
         if not self._is_forked():
             self._marked.stop(window)
 
     def close(self, window: MarkedWindow, num_units: float) -> None:
         """Closes a window and writes it as the next point of its unit's series.
 
-        A window that did nothing (``num_units`` 0) or that nothing could measure is left out.
-        Windows of one unit that overlap become one point, with the units of all.
+        A window without work (``num_units`` 0) or without a measurement is left out. Overlapping
+        windows of one unit become one point with the units of all.
         """
         self.stop(window)
         if not self._is_forked():
             self._marked.count(window, num_units)
 
     def flush(self) -> bool:
-        """Sends what is written so far; returns whether the store has all of it."""
+        """Sends the figures so far; returns whether the store has all of them."""
         return self._outbox.flush()
 
     def mark_as_shared(self) -> None:
-        """Tags the run as one whose energy is that of other runs of the same time too."""
+        """Tags the run as one whose energy includes that of other runs at the same time."""
         self._outbox.put({}, None, {keys.TAG_SHARED: "true"})
 
     def write_to(self, run_id: str, earlier: EarlierPart | None) -> None:
-        """Writes to a run that is found only now; a further node has held nothing but totals."""
+        """Sets the run to write to, found only now; a further node has held only totals."""
         with self._lock:
             self._outbox.address_to(run_id)
             self._earlier = earlier
@@ -203,7 +203,7 @@ class Recorder:
         """Closes the run's interval and writes its totals; call it before the run ends.
 
         Returns:
-            Whether the store has all of it.
+            Whether the store has all of the run's figures.
         """
         if self._total is None or self._is_forked():
             return False
@@ -240,9 +240,9 @@ class Recorder:
             self._node.end(total, end_unix_s, self.assumptions, per_unit=per_unit, tags=tags)
 
     def _end_of(self, reading: Reading) -> float:
-        """Returns the time stamp of a reading, later than all that an earlier part has written.
+        """Returns a reading's time stamp, made later than any that an earlier part has written.
 
-        MLflow shows the value of the newest time stamp, whatever the clock has done since.
+        MLflow shows the value with the newest time stamp, even if the clock was set back since.
         """
         if self._shift_s is None:
             newest_ms = 0 if self._earlier is None else self._earlier.newest_ms
@@ -251,13 +251,13 @@ class Recorder:
         return reading.start_unix_s + reading.duration_s + self._shift_s
 
     def _described(self, *, is_silent: bool) -> dict[str, str]:
-        """Returns the tags of what was measured and assumed; warns of what was not measured."""
+        """Returns the tags of measurement and assumptions; warns of what was not measured."""
         description = self.meter.description
         if description.problems and not self.is_held:
             _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
         if is_silent:  # no warning: the trials of a sweep may all be that short
             description = replace(description, problems=(*description.problems, TOO_SHORT))
-        # Only now is it known what stays unchosen.
+        # Only now is it known which settings the user has left open.
         return description.tags() | self.assumptions.default_tags()
 
     def _add_minute(self, reading: Reading) -> None:
@@ -275,7 +275,7 @@ class Recorder:
         )
 
     def _overlap_tags(self, stretch: Stretch) -> dict[str, str]:
-        """Returns the tag of windows that overlap others of their unit; warns of the first."""
+        """Returns the tag for overlapping windows of one unit; warns at the first overlap."""
         if stretch.num_marks == 1:
             return {}
         if self._num_overlapping == 0:
@@ -327,14 +327,14 @@ class Recorder:
             self._outbox.put(values, end_unix_s, tags, step=placed.step)
 
     def _spent_kwh(self) -> float | None:
-        """Returns the run's energy up to the latest reading; ``None`` if nothing is measured."""
+        """Returns the run's energy in kWh up to the latest reading; ``None`` if not measured."""
         if self._total is None:
             return None
         energy_kwh = self.meter.reading_so_far(self._total).energy_kwh
         return None if energy_kwh is None else self._earlier_kwh + energy_kwh
 
     def _budget_tags(self) -> dict[str, str]:
-        """Returns the tags of the budget and its newest state, which the user is warned of."""
+        """Returns the tags of the budget and its newest state; warns the user of that state."""
         verdict, budget_kg = self.live.verdict, self.live.plan.budget_kg
         assert verdict is not None
         if verdict.state not in (WITHIN, AT_RISK) and not callable(self.live.plan.on_budget):
@@ -342,7 +342,7 @@ class Recorder:
         return {keys.TAG_BUDGET_KG: f"{budget_kg:g}", keys.TAG_BUDGET_STATE: verdict.state}
 
     def _stop_minutes(self) -> None:
-        """Leaves the windows to whoever marks them from now on."""
+        """Stops marking a window each minute, as others now mark windows."""
         if self._end_minutes is None or self._is_forked():
             return
         with self._lock:
@@ -356,7 +356,7 @@ class Recorder:
 
 
 def _whole_run(total: Total, end_unix_s: float) -> Window:
-    """Returns the one window, counted in minutes, of a run in which nobody marked any."""
+    """Returns the whole run as one window in minutes, for a run without marked windows."""
     assert total.energy_kwh is not None
     assert total.duration_s is not None
     return Window(

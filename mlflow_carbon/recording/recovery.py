@@ -1,4 +1,4 @@
-"""Sends to the store what processes that were killed, or could not reach it, left in journals."""
+"""Sends the store the journals of processes that were killed or could not reach the store."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -38,15 +38,15 @@ MAY_LIVE = (
 
 @dataclass(frozen=True)
 class Recovery:
-    """What became of one journal.
+    """The outcome for one journal.
 
     Attributes:
-        run_id: whose figures it holds; empty where it does not say.
-        path: where it was.
-        num_batches: sets of figures that it held for the store.
-        reason: why it was left where it is; ``None`` if it was not.
-        num_bad_lines: lines that could not be read.
-        kept: where it is now because of them.
+        run_id: the run of the journal's figures; empty if the journal does not say.
+        path: the journal's path before.
+        num_batches: number of batches that the journal held for the store.
+        reason: why the journal was left in place; ``None`` if it was sent.
+        num_bad_lines: number of lines that could not be read.
+        kept: new path of a journal kept because of bad lines.
     """
 
     run_id: str
@@ -63,16 +63,15 @@ def recover(
     *,
     is_shared_folder: Callable[[Path], bool] = is_shared_folder,
 ) -> Iterator[Recovery]:
-    """Sends every journal that belongs to the client's store, and yields what became of each.
+    """Sends every journal that belongs to the client's store, and yields the outcome for each.
 
-    Points keep their time stamps, and MLflow stores equal points once, so a journal that had been
-    delivered in part, or is sent twice, changes nothing. A run that was killed then gets the sum
-    of its windows as a lower bound of its total.
+    Points keep their time stamps, and MLflow stores equal points once, so sending a point twice
+    changes nothing. A killed run then gets the sum of its windows as a lower bound of its total.
 
     Args:
         client: of the store.
         folder: of journals.
-        is_shared_folder: whether other machines write to it too.
+        is_shared_folder: tells whether other machines write to the folder too.
     """
     here = without_credentials(client.tracking_uri)
     sent, living = set(), set()
@@ -98,7 +97,7 @@ def recover(
 
 
 def recover_run(client: MlflowClient, folder: Path, run_id: str) -> bool:
-    """Sends what a killed process of this machine has not sent of a run; returns whether it did."""
+    """Sends a run's figures left by killed processes of this machine; returns whether any were."""
     here = (without_credentials(client.tracking_uri), machine_digest())
     recoveries = [
         _recovered(client, left)
@@ -109,20 +108,20 @@ def recover_run(client: MlflowClient, folder: Path, run_id: str) -> bool:
 
 
 def write_lower_bound(client: MlflowClient, run_id: str) -> None:
-    """Writes to a run that was killed what its windows add up to, tagged as partial.
+    """Writes the sum of a killed run's windows as its total, tagged as partial.
 
     Raises:
         Exception: whatever the store raises.
     """
     run = client.get_run(run_id)
     record = RunRecord.read(run)
-    if record.parts:  # each node has written its own, minute by minute
+    if record.parts:  # each node has written its own total, minute by minute
         settle(client, run_id)
         return
     part = read_earlier_part(client, run)
     total_kwh = None if record.total is None else record.total.energy_kwh
     if part is None or part.total.energy_kwh in (None, total_kwh):
-        return  # nothing was measured, or nothing after the total
+        return  # no energy was measured, or none after the total
     bound = RunRecord(run_id, total=part.total, is_partial=True)
     bound = bound.summing(part.series.windows, part.series.unit or "")
     if record.intensity is not None and record.pue is not None:
@@ -133,7 +132,7 @@ def write_lower_bound(client: MlflowClient, run_id: str) -> None:
 
 
 def _recovered(client: MlflowClient, left: LeftBehind) -> Recovery:
-    """Sends one journal, and removes it when all of it has been sent."""
+    """Sends one journal, and removes it once all of it is sent."""
     reason = _send(client, left)
     recovery = Recovery(left.run_id, left.path, len(left.batches), reason, left.num_bad_lines)
     if reason is not None:
@@ -147,7 +146,7 @@ def _recovered(client: MlflowClient, left: LeftBehind) -> Recovery:
 
 
 def _put_away(left: LeftBehind) -> Path | None:
-    """Removes a journal that was sent; one with lines that nobody can read is renamed."""
+    """Removes a sent journal; renames it instead if it has unreadable lines."""
     if not left.num_bad_lines:
         left.path.unlink(missing_ok=True)
         return None
@@ -158,7 +157,7 @@ def _put_away(left: LeftBehind) -> Path | None:
 
 
 def _send(client: MlflowClient, left: LeftBehind) -> str | None:
-    """Sends one journal; returns why it could not."""
+    """Sends one journal; returns the reason if that failed."""
     writer = RunWriter(client, left.run_id)
     batches = list(left.batches)
     try:

@@ -1,4 +1,4 @@
-"""Windows that end before a counter has moved wait for the next ones, and are reported together."""
+"""Holds windows that end before a counter has moved, to report them with the following ones."""
 
 from dataclasses import dataclass
 
@@ -21,12 +21,12 @@ class SilentWindows:
         self._waiting: list[Work] = []
 
     def add(self, reading: Reading, num_units: float, unit: str) -> Work | None:
-        """Returns what is known now; ``None`` while a device of the window has no energy yet.
+        """Adds a window and returns the merged work; ``None`` while a device has no energy yet.
 
         Args:
             reading: of the newest window.
-            num_units: units that were done in it.
-            unit: what they are; windows of another unit are not merged with it.
+            num_units: units that the window did.
+            unit: what the window counts; windows of different units are not merged.
         """
         if unit != self._unit:
             self._unit, self._waiting = unit, []
@@ -34,7 +34,7 @@ class SilentWindows:
         if reading.silent:
             return None
         waiting, self._waiting = self._waiting, []
-        if reading.energy_kwh is None:  # lost, and with it that of the windows before
+        if reading.energy_kwh is None:  # lost, with the energy of the windows before
             return None
         return Work(
             joined([work.reading for work in waiting]), sum(work.num_units for work in waiting)

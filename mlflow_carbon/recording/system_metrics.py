@@ -32,8 +32,8 @@ class PowerSeries:
     """The power of one device over time, oldest first.
 
     Attributes:
-        power_w: NaN where what was logged cannot be: the steps to and from it have no energy.
-        num_odd: how many of these there are.
+        power_w: NaN for an impossible logged value: the steps to and from it have no energy.
+        num_odd: number of these values.
     """
 
     component: str
@@ -45,7 +45,7 @@ class PowerSeries:
 
 @dataclass(frozen=True)
 class Integral:
-    """Energy of one device over the time that its points cover; ``None`` where they cover none."""
+    """Energy of one device over the time its points cover; ``None`` if they cover no time."""
 
     energy_kwh: float | None
     covered_s: float
@@ -54,12 +54,12 @@ class Integral:
 
 @dataclass(frozen=True)
 class Backfilled:
-    """What the system metrics of one run say of its energy.
+    """The energy of one run by its system metrics.
 
     Attributes:
         reading: of the whole run; its energy is that of the covered time alone.
-        covered_s: how long that is, averaged over devices.
-        num_gaps: stretches without points, of all devices together.
+        covered_s: length of the covered time, averaged over devices.
+        num_gaps: number of stretches without points, over all devices.
         problems: what is left out, and why.
     """
 
@@ -70,7 +70,7 @@ class Backfilled:
 
 
 def has_system_metrics(run: Run) -> bool:
-    """Returns whether a run carries a system metric that energy can be got from."""
+    """Returns whether a run has a system metric from which energy can be derived."""
     names = run.data.metrics
     return any(_GPU_POWER.fullmatch(key) or _CPU_USE.fullmatch(key) for key in names)
 
@@ -81,8 +81,8 @@ def read_backfilled(client: MlflowClient, run: Run, *, cpu_tdp_w: float | None) 
     Args:
         client: of the store.
         run: ended, with system metrics.
-        cpu_tdp_w: design power of a node's CPUs together; ``None`` where nobody knows it, and
-            the CPU is left out.
+        cpu_tdp_w: design power of all CPUs of a node; ``None`` if unknown, which leaves the CPU
+            out.
     """
     gpus = _read_series(client, run, _GPU_POWER, component="gpu", power_w_of=_gpu_power_w)
     cpus: list[PowerSeries] = []
@@ -112,7 +112,7 @@ def backfilled(
     end_unix_s: float,
     problems: Sequence[str] = (),
 ) -> Backfilled:
-    """Returns the energy of an interval by these series; a device of one point has none.
+    """Returns the energy of an interval by these series; a device with one point has no energy.
 
     The coverage is the observed share of the time, averaged over devices; a CPU's power is
     assumed and counts 0.
@@ -155,7 +155,7 @@ def integrate(unix_s: Sequence[float], power_w: Sequence[float]) -> Integral:
 
     Args:
         unix_s: ascending times.
-        power_w: at these times; NaN where it is not known, which is a gap too.
+        power_w: power at these times; NaN where unknown, which is a gap too.
     """
     steps = [(start, end) for start, end in pairwise(zip(unix_s, power_w, strict=True))]
     lengths_s = [end[0] - start[0] for start, end in steps if end[0] > start[0]]
@@ -168,7 +168,7 @@ def integrate(unix_s: Sequence[float], power_w: Sequence[float]) -> Integral:
         if end_s - start_s > longest_s or math.isnan(start_w):
             num_gaps += 1
             continue
-        if math.isnan(end_w):  # the gap is counted from its value on
+        if math.isnan(end_w):  # the step after this value counts the gap
             continue
         covered_s += end_s - start_s
         energy_joules += (start_w + end_w) / 2 * (end_s - start_s)
@@ -177,12 +177,12 @@ def integrate(unix_s: Sequence[float], power_w: Sequence[float]) -> Integral:
 
 
 def _gpu_power_w(watts: float) -> float:
-    """Returns a GPU's logged power; NaN if no GPU draws it."""
+    """Returns a GPU's logged power in W; NaN if no GPU draws so much."""
     return watts if 0 <= watts <= MAX_GPU_POWER_W else math.nan
 
 
 def _cpu_power_w(percent: float, tdp_w: float) -> float:
-    """Returns a CPU's power by its use in percent; NaN if that is outside 0 to 100."""
+    """Returns a CPU's power in W by its use in percent; NaN if the use is outside 0 to 100."""
     return tdp_w * tdp_fraction(percent / 100) if 0 <= percent <= MAX_USE_PERCENT else math.nan
 
 
@@ -194,7 +194,7 @@ def _read_series(
     component: str,
     power_w_of: Callable[[float], float],
 ) -> list[PowerSeries]:
-    """Returns the series of all devices, numbered through over nodes."""
+    """Returns the series of all devices, numbered consecutively over the nodes."""
     found = [match for key in run.data.metrics if (match := pattern.fullmatch(key))]
     found.sort(key=lambda match: (match["node"] or "", int(match.groupdict().get("index", 0))))
     series = []

@@ -1,4 +1,4 @@
-"""What one run used and emitted, as the models that it trained show it."""
+"""The energy and CO2e of one run, as shown on the models that it trained."""
 
 from dataclasses import dataclass
 
@@ -25,10 +25,10 @@ class Footprint:
     def priced_kg(
         self, *, intensity_g_per_kwh: float | None = None, pue: float | None = None
     ) -> float:
-        """Returns its emissions in kg by Eq. 1; ``None`` keeps what the run recorded.
+        """Returns the run's emissions in kg by Eq. 1; ``None`` keeps the recorded factor.
 
         Raises:
-            InvalidInputError: the PUE or the intensity is outside what it may be.
+            InvalidInputError: the PUE or the intensity is out of range.
         """
         if intensity_g_per_kwh is None and pue is None:
             return self.co2e_kg
@@ -42,10 +42,10 @@ class Footprint:
 
 
 def read_footprint(run: Run) -> Footprint | None:
-    """Returns what a run recorded.
+    """Returns a run's recorded footprint.
 
     Returns:
-        ``None`` if it was not measured, or not to the end, or holds a figure that cannot be.
+        ``None`` if the run was not measured, or not to its end, or has an impossible figure.
     """
     try:
         record = RunRecord.read(run)
@@ -68,7 +68,7 @@ def read_footprint(run: Run) -> Footprint | None:
 
 
 def why_unmeasured(run: Run) -> str:
-    """Returns why a run has no footprint."""
+    """Returns the reason why a run has no footprint."""
     tags = run.data.tags
     try:
         RunRecord.read(run)

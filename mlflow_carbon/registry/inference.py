@@ -1,4 +1,4 @@
-"""What a sample of a model costs, from the metered runs that used it."""
+"""The emissions of one sample of a model, from the metered runs that used the model."""
 
 from functools import partial
 
@@ -17,9 +17,10 @@ _PER_SAMPLE = keys.energy_kwh_per_unit(SAMPLE)
 
 
 def note_used_models(client: MlflowClient, run: Run) -> list[str]:
-    """Tags a run with the logged models that it used, so that their runs are found; returns ids.
+    """Tags a run with the ids of the logged models that it used, and returns the ids.
 
-    Only a run that counts samples says what a sample costs; any other uses none here.
+    Models can then be matched to their runs. Only runs that count samples are tagged, as only
+    these give the emissions of a sample.
     """
     if run.data.tags.get(keys.TAG_UNIT) != SAMPLE or not run.inputs:
         return []
@@ -33,11 +34,11 @@ def note_used_models(client: MlflowClient, run: Run) -> list[str]:
 
 
 def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
-    """Returns the emissions of one sample of a model in g; ``None`` where no run measured it.
+    """Returns the emissions of one sample of a model in g; ``None`` if no run measured any.
 
-    It is the energy of all samples of all runs that used the model over their number, times PUE
-    and intensity. Where the runs differ in these, those of the newest count for all: regions are
-    never averaged. A run of figures that cannot be is left out.
+    This is the mean energy of a sample over all runs that used the model, times PUE and
+    intensity. Where the runs' factors differ, the newest run's are used: regions are never
+    averaged. A run with impossible figures is left out.
     """
     energy_kwh = num_samples = g_per_kwh = 0.0
     for run in _runs_that_used(client, model_id):  # oldest first
@@ -55,7 +56,7 @@ def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
 
 
 def _runs_that_used(client: MlflowClient, model_id: str) -> list[Run]:
-    """Returns the metered runs that used a model; a parent's samples are those of its children."""
+    """Returns the metered runs that used a model; for a parent run, its children instead."""
     return all_runs(
         client,
         [experiment.experiment_id for experiment in all_experiments(client)],

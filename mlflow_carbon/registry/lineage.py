@@ -1,4 +1,4 @@
-"""A model's full footprint: its own training and that of everything it was built from."""
+"""A model's full footprint: its own training and the training of all models it is built from."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -23,9 +23,9 @@ class Lineage:
     """The trainings that a model rests on, its own among them, each counted once.
 
     Attributes:
-        footprints: of the trainings, without those inside another one's energy.
+        footprints: of the trainings, except those contained in another training's energy.
         runs: all trainings that were found, measured or not, by their ids.
-        problems: why the sum is not known; empty where it is.
+        problems: reasons why the sum is not known; empty if it is.
     """
 
     footprints: tuple[Footprint, ...]
@@ -34,7 +34,7 @@ class Lineage:
 
     @property
     def num_runs(self) -> int:
-        """How many trainings were found, measured or not."""
+        """Number of trainings found, measured or not."""
         return len(self.runs)
 
     def priced_kg(
@@ -43,7 +43,7 @@ class Lineage:
         """Returns the emissions of all trainings in kg; ``None`` if one of them has no figure.
 
         Args:
-            price_kg: returns those of one training, and raises what it likes; as recorded.
+            price_kg: returns the emissions of one training, by default as recorded; may raise.
         """
         return None if self.problems else math.fsum(map(price_kg, self.footprints))
 
@@ -60,10 +60,10 @@ def version_lineage(client: MlflowClient, version: ModelVersion) -> Lineage:
 
 
 def read_lineage(client: MlflowClient, start: Iterable[str]) -> Lineage:
-    """Follows what a model names as its origin, over any depth, in circles too.
+    """Follows a model's origins to any depth; circles do no harm.
 
-    Origins are a run's model inputs (``mlflow.log_input``), and what the tag
-    ``carbon.parent_model`` of a run, logged model or version names.
+    Origins are a run's model inputs (``mlflow.log_input``), and the models named in the tag
+    ``carbon.parent_model`` of a run, logged model or version.
 
     Args:
         client: of the store and registry.
@@ -98,7 +98,7 @@ def read_lineage(client: MlflowClient, start: Iterable[str]) -> Lineage:
 
 
 def _follow(client: MlflowClient, reference: str) -> tuple[Run | None, set[str]]:
-    """Returns the run behind a reference, if it is one, and the references of its origins.
+    """Returns the run that a reference leads to, if any, and the references of its origins.
 
     Raises:
         MlflowException: there is no such run or model, or it may not be read.
@@ -116,7 +116,7 @@ def _follow(client: MlflowClient, reference: str) -> tuple[Run | None, set[str]]
 
 
 def _named(tags: Mapping[str, str]) -> set[str]:
-    """Returns the references in the tag by which users name what a model was built from."""
+    """Returns the references in the tag in which users name a model's origins."""
     names = tags.get(keys.TAG_PARENT_MODEL, "").split(",")
     return {name.strip() for name in names if name.strip()}
 
@@ -128,7 +128,7 @@ def _run_reference(reference: str, run_id: str | None) -> set[str]:
 
 
 def _is_inside(client: MlflowClient, run: Run, counted: Collection[str]) -> bool:
-    """Returns whether a run is nested in one of these, whose energy contains its own."""
+    """Returns whether a run is nested in a counted run, whose energy contains its own."""
     seen = {run.info.run_id}
     parent_run_id = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
     while parent_run_id is not None and parent_run_id not in seen:
@@ -137,7 +137,7 @@ def _is_inside(client: MlflowClient, run: Run, counted: Collection[str]) -> bool
         seen.add(parent_run_id)
         try:
             parent = client.get_run(parent_run_id)
-        except MlflowException:  # deleted: nothing of it is counted
+        except MlflowException:  # a deleted run, of which nothing is counted
             return False
         parent_run_id = parent.data.tags.get(MLFLOW_PARENT_RUN_ID)
     return False

@@ -20,10 +20,10 @@ _METHOD_PREFIX = keys.method_tag("")
 
 Writer = Callable[[str, str | None], None]  # sets a tag, or deletes it for None
 
-# What of the run's own tags a model carries too, besides its methods.
+# Tags of the run that its model gets too, in addition to the tags of its methods.
 _RUN_TAGS = (keys.TAG_PERIOD, keys.TAG_INTENSITY_SET, keys.TAG_INTENSITY_BASIS)
 
-# What is written on models; other carbon.* tags there are left alone.
+# The tags that this package writes on models; other carbon.* tags are left alone.
 _OWN_TAGS = {
     keys.TAG_MODEL_CO2E_KG,
     keys.TAG_MODEL_ENERGY_KWH,
@@ -41,12 +41,12 @@ _OWN_TAGS = {
 def version_tags(
     footprint: Footprint | None, lineage: Lineage, inference_co2e_g_per_sample: float | None
 ) -> dict[str, str]:
-    """Returns the tags of a model version; what is not known has none.
+    """Returns the tags of a model version; an unknown figure has no tag.
 
     Args:
-        footprint: of its own training.
-        lineage: of its own training and all before it.
-        inference_co2e_g_per_sample: of the runs that used it.
+        footprint: of the version's own training.
+        lineage: of that training and all it rests on.
+        inference_co2e_g_per_sample: by the runs that used the version.
     """
     tags: dict[str, str] = {}
     if inference_co2e_g_per_sample is not None:
@@ -67,7 +67,7 @@ def version_tags(
 
 
 def own_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Returns those of a model's tags that this package writes."""
+    """Returns the tags of a model that this package writes."""
     return {
         key: value
         for key, value in tags.items()
@@ -76,29 +76,29 @@ def own_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def tag_version(client: MlflowClient, version: ModelVersion, wanted: Mapping[str, str]) -> bool:
-    """Gives a version these tags and no others of ours; returns whether anything changed.
+    """Gives a version the wanted tags, removes our other tags; returns whether any changed.
 
     Raises:
-        MlflowException: the registry refuses; the version then has what it had before.
+        MlflowException: the registry refuses; the version then has its former tags.
     """
     return _replace(own_tags(version.tags), wanted, _version_writer(client, version))
 
 
 def show_version(client: MlflowClient, name: str, *, show: str | None = None) -> bool:
-    """Gives a registered model the tags of the version that it shows, and no older ones.
+    """Gives a registered model the tags of the version that it shows, and removes older ones.
 
-    That is its newest one, or the one of least CO2e; the tag ``carbon.shows`` remembers which.
+    It shows its newest version or the version of least CO2e, as its tag ``carbon.shows`` says.
 
     Args:
         client: of the registry.
         name: of the registered model.
-        show: ``newest`` or ``best`` from now on; ``None`` leaves it as it is.
+        show: ``newest`` or ``best`` from now on; ``None`` leaves the choice as it is.
 
     Returns:
         Whether anything changed.
 
     Raises:
-        MlflowException: the registry refuses; the model then has what it had before.
+        MlflowException: the registry refuses; the model then has its former tags.
     """
     tags = client.get_registered_model(name).tags
     current = own_tags(tags) | _shows(tags)
@@ -119,7 +119,7 @@ def _shows(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _co2e_kg(version: ModelVersion) -> tuple[bool, float, int]:
-    """Returns what the best version has the least of; one that was not measured comes last."""
+    """Returns the sort key that puts the version of least CO2e first, unmeasured ones last."""
     co2e_kg = number(version.tags, keys.TAG_MODEL_CO2E_KG)
     order = -int(version.version)  # the newest of equals
     if co2e_kg is None or not math.isfinite(co2e_kg):
@@ -136,14 +136,14 @@ def _replace(current: Mapping[str, str], wanted: Mapping[str, str], write: Write
             write_twice_if_raced(partial(write, change, wanted.get(change)))
         except Exception:
             for key in changes[:position]:
-                with suppress(Exception):  # the first error is the one to tell
+                with suppress(Exception):  # only the first error is reported
                     write(key, current.get(key))
             raise
     return bool(changes)
 
 
 def _version_writer(client: MlflowClient, version: ModelVersion) -> Writer:
-    """Returns what sets a tag of a version, or deletes it for ``None``."""
+    """Returns a function that sets a version's tag, or deletes it for ``None``."""
     name, number = version.name, str(version.version)
 
     def write(key: str, value: str | None) -> None:
@@ -156,7 +156,7 @@ def _version_writer(client: MlflowClient, version: ModelVersion) -> Writer:
 
 
 def _model_writer(client: MlflowClient, name: str) -> Writer:
-    """Returns what sets a tag of a registered model, or deletes it for ``None``."""
+    """Returns a function that sets a registered model's tag, or deletes it for ``None``."""
 
     def write(key: str, value: str | None) -> None:
         if value is None:

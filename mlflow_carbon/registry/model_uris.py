@@ -1,4 +1,4 @@
-"""What a ``models:/`` URI names, asked of the client that the caller has and of no other.
+"""Finds the model that a ``models:/`` URI names, using only the caller's client.
 
 MLflow's own helpers for this open a client of the environment's store.
 """
@@ -18,12 +18,12 @@ _LATEST = "latest"
 
 @dataclass(frozen=True)
 class ModelUri:
-    """The parts of a URI; a logged model has an id alone, all else a name and one thing more.
+    """The parts of a URI: a logged model's id, or a name with a version, alias or stage.
 
     Attributes:
         model_id: of a logged model: ``models:/m-0123``.
         name: of a registered model.
-        version: its number: ``models:/name/3``.
+        version: number of the version: ``models:/name/3``.
         alias: ``models:/name@alias``.
         stage: ``models:/name/Production``; ``latest`` for the newest version.
     """
@@ -36,14 +36,14 @@ class ModelUri:
 
 
 def parse_model_uri(uri: str) -> ModelUri:
-    """Returns what a URI names.
+    """Returns the parts of a model's URI.
 
     Raises:
-        MlflowException: it is no URI of a model.
+        MlflowException: the text is no URI of a model.
     """
     parts = uri.removeprefix(MODELS_SCHEME).lstrip("/").split("/")
     is_model = uri.startswith(MODELS_SCHEME) and all(part.strip() for part in parts)
-    if not is_model or len(parts) > 2:  # a name and what comes after it
+    if not is_model or len(parts) > 2:  # a name and a version or stage
         raise MlflowException(f"{uri!r} is no URI of a model", INVALID_PARAMETER_VALUE)
     if len(parts) == 1:
         name, at, alias = parts[0].rpartition("@")

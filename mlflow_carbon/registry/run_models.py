@@ -1,4 +1,4 @@
-"""Emissions put on models: when a run ends, when a model is registered later, or all anew."""
+"""Puts emissions on models: when a run ends, when a model is registered later, or all anew."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ _logger = logging.getLogger("mlflow.carbon")
 
 @dataclass(frozen=True)
 class TaggedModel:
-    """What became of one registered model; ``problems`` is empty where all went well."""
+    """The outcome for one registered model; ``problems`` is empty if all went well."""
 
     name: str
     num_versions: int
@@ -49,15 +49,15 @@ def record_run_models(client: MlflowClient, run_id: str) -> bool:
     """Puts a metered run's energy and CO2e on the models that it logged or registered.
 
     LoggedModels get the run's totals as metrics, versions and registered models the tags of the
-    contract. The models that the run used learn what a sample of them costs. What the store
-    refuses (a user who may only read) is logged in one warning and never raised.
+    contract. The models that the run used get the emissions of one sample. If the store refuses
+    (the user may only read, say), one warning is logged and nothing raised.
 
     Args:
         client: of the store that holds the run and its models.
         run_id: the metered run; its totals must be written.
 
     Returns:
-        Whether all that there was to write is written.
+        Whether everything has been written.
     """
     problems: list[str] = []
     with _noting(problems, f"the models of run {run_id}"):
@@ -80,11 +80,11 @@ def record_models_of_runs(
 
     Args:
         client: of the store that holds the runs and their models.
-        run_ids: the metered runs; their totals must be written, and none may be of samples.
-        experiment_ids: where they are.
+        run_ids: the metered runs; their totals must be written, and none may count samples.
+        experiment_ids: the experiments of these runs.
 
     Returns:
-        Whether all that there was to write is written.
+        Whether everything has been written.
     """
     problems: list[str] = []
     with_models: list[str] = []
@@ -99,7 +99,7 @@ def record_version(client: MlflowClient, version: ModelVersion) -> bool:
     """Puts emissions on a version that was registered after its run had been metered.
 
     Returns:
-        Whether they are there; what the registry refuses is logged in one warning, never raised.
+        Whether the emissions are there; a refusal by the registry is logged, never raised.
     """
     problems: list[str] = []
     _tag(client, [version], problems)
@@ -141,7 +141,7 @@ def registered_names(client: MlflowClient) -> list[str]:
 def _runs_with_models(
     client: MlflowClient, run_ids: Sequence[str], experiment_ids: Sequence[str]
 ) -> list[str]:
-    """Returns those of the runs that have logged a model, or that a version names, in order."""
+    """Returns the runs that have logged a model or that a version names, in order."""
     listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
     found = {version.run_id for version in all_versions(client, f"run_id IN ({listed})")}
     models = all_logged_models(client, experiment_ids, f"source_run_id IN ({listed})")
@@ -150,7 +150,7 @@ def _runs_with_models(
 
 
 def _tag(client: MlflowClient, versions: Iterable[ModelVersion], problems: list[str]) -> None:
-    """Tags versions, then their registered models, except one whose version was refused."""
+    """Tags versions, then their registered models, except a model whose version was refused."""
     by_place = {(version.name, version.version): version for version in versions}
     refused = set()
     for version in by_place.values():
@@ -164,12 +164,12 @@ def _tag(client: MlflowClient, versions: Iterable[ModelVersion], problems: list[
 
 
 def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str]) -> bool:
-    """Returns whether anything changed."""
+    """Tags a version; returns whether anything changed."""
     is_changed = False
     with _noting(problems, f"version {version.version} of {version.name!r}"):
         lineage = version_lineage(client, version)
         run = lineage.runs.get(version.run_id or "")
-        if version.run_id and run is None:  # what is there may be right: leave it
+        if version.run_id and run is None:  # the present tags may be right: keep them
             raise TrackingStoreError("; ".join(lineage.problems))
         model_id = _logged_model_of(client, version)
         tags = version_tags(
@@ -177,7 +177,7 @@ def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str
             lineage,
             None if model_id is None else sample_co2e_g(client, model_id),
         )
-        if may_hide_runs(client):  # runs that are not seen are no reason to take a figure away
+        if may_hide_runs(client):  # runs may be hidden, so keep the figure
             tags = _inference_tag(version.tags) | tags
         is_changed |= tag_version(client, version, tags)
     return is_changed
@@ -189,7 +189,7 @@ def _inference_tag(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _logged_model_of(client: MlflowClient, version: ModelVersion) -> str | None:
-    """Returns the id of the logged model that a version is, or is a copy of, if it is one."""
+    """Returns the id of the logged model that a version was made or copied from, if any."""
     seen: set[str] = set()
     source = version.source or ""
     while source.startswith(MODELS_SCHEME) and source not in seen:
@@ -212,10 +212,10 @@ def _versions_of_logged_model(client: MlflowClient, model_id: str) -> list[Model
 def _log_model_metrics(client: MlflowClient, footprint: Footprint, problems: list[str]) -> None:
     """Copies the totals of a run to its LoggedModels, one figure each.
 
-    A point on a model can never be taken away, and a filter finds the model by each of them. So a
-    model of an earlier part of a resumed run keeps the figure that it got then.
+    A point on a model can never be removed, and a filter finds the model by any of its points. So
+    a model of an earlier part of a resumed run keeps its first figure.
 
-    With the run's own time stamp MLflow stores no second point on the run.
+    The points have the run's own time stamp, so that MLflow stores no second point on the run.
     """
     run = footprint.run
     models = all_logged_models(
@@ -237,7 +237,7 @@ def _log_model_metrics(client: MlflowClient, footprint: Footprint, problems: lis
 
 
 def _last_part_ms(client: MlflowClient, run: Run) -> tuple[float, int]:
-    """Returns when the part of a run that was metered last began, and when it ended, in ms."""
+    """Returns the start and end of a run's last metered part, in ms."""
     durations = sorted(
         client.get_metric_history(run.info.run_id, keys.DURATION_S), key=_point_order
     )
@@ -249,7 +249,7 @@ def _last_part_ms(client: MlflowClient, run: Run) -> tuple[float, int]:
 
 
 def _point_order(point: Metric) -> tuple[int, int, float]:
-    """Returns what MLflow calls a point the latest by."""
+    """Returns the sort key by which MLflow takes a point as the latest."""
     return point.step, point.timestamp, point.value
 
 

@@ -233,7 +233,7 @@ def _namesakes(runs: pd.DataFrame, columns: Mapping[str, str]) -> Iterator[str]:
 
 
 def _doubts(priced: pd.DataFrame, group_columns: list[str]) -> Iterator[str]:
-    """Yields what makes the rows compare badly, inside a group or with each other."""
+    """Yields a sentence for each doubt about comparing runs of a group, or the groups."""
     is_by_file = priced["intensity_set"].eq(FILE_SET).all()
     for column, fix in _FIX_OF_MIXTURE.items():
         if column == "intensity_g_per_kwh" and is_by_file:

@@ -38,9 +38,9 @@ def judge(
         model: to be judged.
         max_co2e_kg: the limit.
         with_lineage: counts the trainings of all that the model was built from, too.
-        intensity_of: re-prices the recorded energy of a training by Eq. 1; where it returns
-            ``None``, what was recorded is kept.
-        pue: re-prices with this PUE; ``None`` keeps what was recorded.
+        intensity_of: returns the intensity that re-prices a training's recorded energy by Eq. 1,
+            or ``None`` to keep the recorded intensity.
+        pue: re-prices with this PUE; ``None`` keeps the recorded PUE.
 
     Raises:
         InvalidInputError: the limit is negative, or the PUE is outside 1 to 3.

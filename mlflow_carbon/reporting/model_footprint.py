@@ -20,7 +20,7 @@ _NO_SUCH_VERSION = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 @dataclass(frozen=True)
 class ModelFootprint:
-    """What is known of a model version's emissions.
+    """The known emissions of a model version.
 
     Attributes:
         uri: as it was asked for.

@@ -1,4 +1,4 @@
-"""What a run's windows say of more of its work, priced in any region: a frame and a text."""
+"""Forecasts more of a run's work from its windows, in any region, as a frame and as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

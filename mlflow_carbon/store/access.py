@@ -1,4 +1,4 @@
-"""A store opened for reading, which leaves it as it is, or for writing; and its errors told."""
+"""Opens a store, for reading without changing it or for writing, and explains its errors."""
 
 import atexit
 import importlib.util
@@ -33,7 +33,7 @@ PERMISSION_DENIED = ErrorCode.Name(databricks_pb2.PERMISSION_DENIED)
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _FORBIDDEN, _UNAUTHORIZED = 403, 401
-# What a database says, in lower case, and what to do then.
+# A database's error messages, in lower case, and their remedies.
 _ADVICE_BY_REASON = {
     "disk is full": "Free some space on the disk that holds it, or on the one for temporary files.",
     "no space left": "Free some space on the disk that holds it.",
@@ -41,14 +41,14 @@ _ADVICE_BY_REASON = {
     "readonly database": "This user may only read it; ask its owner.",
     "unable to open database file": "This user may not read the file; ask its owner.",
 }
-# What sqlite, PostgreSQL and MySQL say when a row that is new to this process is there already.
+# Messages of sqlite, PostgreSQL and MySQL when another process has already added the row.
 _SIGNS_OF_A_RACE = ("unique constraint", "duplicate entry")
 
 _logger = logging.getLogger("mlflow.carbon")
 
 
 class CopyClient(MlflowClient):
-    """A client of a copy of a store, which messages name by the place of the original."""
+    """A client of a copy of a store; messages name the original's place."""
 
     def __init__(self, copy_uri: str, original_uri: str) -> None:
         super().__init__(tracking_uri=copy_uri, registry_uri=copy_uri)
@@ -58,14 +58,14 @@ class CopyClient(MlflowClient):
 def open_client(tracking_uri: str | None = None, *, is_for_writing: bool = False) -> MlflowClient:
     """Returns a client of a store that exists.
 
-    MLflow creates a database that is missing and migrates one of an older release, which the
-    MLflow of its owner can then not open any more. Here the first is refused. Of the second a
-    copy is read, where it is a file of sqlite; else it is refused too.
+    MLflow itself would create a missing database, and would migrate an older release's, which
+    its owner's MLflow could then no longer open. Here a missing database is refused. Of an older
+    one a copy is read if it is an sqlite file; any other is refused.
 
     Args:
         tracking_uri: ``None`` takes MLflow's own choice (``MLFLOW_TRACKING_URI``, else
             ``sqlite:///mlflow.db`` in the working folder).
-        is_for_writing: whether the store itself is needed; a copy is then of no use.
+        is_for_writing: whether the store itself is needed, not a copy.
 
     Raises:
         TrackingStoreError: there is no store at that place, it is of another MLflow, or MLflow
@@ -76,7 +76,7 @@ def open_client(tracking_uri: str | None = None, *, is_for_writing: bool = False
     with store_errors(uri):
         schema = _schema(uri)
     registry_uri = mlflow.get_registry_uri()
-    if registry_uri != mlflow.get_tracking_uri():  # chosen by itself
+    if registry_uri != mlflow.get_tracking_uri():  # the user chose a separate registry
         _check_exists(registry_uri)
         with store_errors(registry_uri):
             _check_current(registry_uri, _schema(registry_uri))
@@ -98,7 +98,7 @@ def open_client(tracking_uri: str | None = None, *, is_for_writing: bool = False
 
 
 def _must_copy(schema: Schema, is_for_writing: bool) -> bool:
-    """Returns whether opening the store itself would change what is only to be read."""
+    """Returns whether a store to be read must be copied, as opening it would change it."""
     if is_for_writing:
         return False
     return schema.is_older or (schema.is_current and not schema.has_default_experiment)
@@ -106,10 +106,10 @@ def _must_copy(schema: Schema, is_for_writing: bool) -> bool:
 
 @contextmanager
 def store_errors(store: MlflowClient | str) -> Iterator[None]:
-    """Turns what MLflow and its database raise into one error that the user can act on.
+    """Turns the errors of MLflow and its database into one that the user can act on.
 
     Args:
-        store: its client or its URI.
+        store: client or URI of the store.
 
     Raises:
         TrackingStoreError: the block could not read the store.
@@ -127,22 +127,22 @@ def store_errors(store: MlflowClient | str) -> Iterator[None]:
 
 
 def place_of(store: MlflowClient | str) -> str:
-    """Returns the URI of a store, without credentials; that of the original for a copy."""
+    """Returns the URI of a store, without credentials; for a copy, the original's."""
     if isinstance(store, str):
         return redact(store)
     return redact(str(getattr(store, "original_uri", store.tracking_uri)))
 
 
 def may_hide_runs(client: MlflowClient) -> bool:
-    """Returns whether a server decides which runs this user sees, and leaves out the others."""
+    """Returns whether the store is a server, which may hide runs from this user."""
     return not _is_database(str(client.tracking_uri))
 
 
 def write_twice_if_raced(write: Callable[[], object]) -> None:
-    """Writes again where another process, as a second node, has just written the same first.
+    """Writes, and writes again if another process, as a second node, has just written the same.
 
     Raises:
-        Exception: whatever the store raises otherwise.
+        Exception: any other error of the store.
     """
     try:
         write()
@@ -153,7 +153,7 @@ def write_twice_if_raced(write: Callable[[], object]) -> None:
 
 
 def _kinds_of_store_error() -> tuple[type[Exception], ...]:
-    """Returns what is raised by MLflow, and by a database if one has been read."""
+    """Returns the exceptions of MLflow, and of the database if one has been read."""
     sqlalchemy_errors = sys.modules.get("sqlalchemy.exc")
     kinds = [MlflowException, sqlite3.Error]
     if sqlalchemy_errors is not None:
@@ -178,7 +178,7 @@ def _check_exists(uri: str) -> None:
     """Refuses a place without a store, which MLflow would make there.
 
     Raises:
-        TrackingStoreError: there is none.
+        TrackingStoreError: there is no store.
     """
     path = sqlite_path(uri) or _folder(uri)
     if path is not None and not path.exists():
@@ -228,10 +228,10 @@ def _is_database(uri: str) -> bool:
 
 
 def _check_current(uri: str, schema: Schema | None) -> None:
-    """Refuses a database that is not of the MLflow that is installed.
+    """Refuses a database that does not have the installed MLflow's schema.
 
     Raises:
-        TrackingStoreError: it is of another one, or holds no store.
+        TrackingStoreError: the database has another schema, or holds no store.
     """
     if schema is None or schema.is_current:
         return
@@ -255,14 +255,14 @@ def _check_current(uri: str, schema: Schema | None) -> None:
 
 
 def _opened_by_mlflow(uri: str) -> str:
-    """Returns the URI to give to MLflow, which makes folders of what ``sqlite:///file:`` names."""
+    """Returns the URI to give to MLflow, which takes ``sqlite:///file:`` for a folder."""
     if not is_file_uri(uri):
         return uri
     return f"sqlite+pysqlite:{uri.partition(':')[2]}"
 
 
 def _migrated_copy(path: Path) -> str:
-    """Returns the URI of a copy in the schema of the installed MLflow, kept until the end.
+    """Returns the URI of a copy in the installed MLflow's schema, kept until the process ends.
 
     Raises:
         sqlite3.Error: the file cannot be read, or the copy not be written.

@@ -1,4 +1,4 @@
-"""Listings of a store read to their end, each item once, while others write to the store."""
+"""Reads a store's listings to their end, each item once, even while others write to it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -8,9 +8,9 @@ from mlflow.entities import Experiment, LoggedModel, Run
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.store.entities import PagedList
 
-PAGE_SIZE = 1000  # what MLflow allows for runs and versions without a question
-_MAX_LOGGED_MODELS = 100  # more in one page are refused by some servers
-_MAX_EXPERIMENTS = 500  # of one question; a database takes a limited number of values
+PAGE_SIZE = 1000  # MLflow's limit for runs and versions
+_MAX_LOGGED_MODELS = 100  # some servers refuse more in one page
+_MAX_EXPERIMENTS = 500  # in one query, as a database takes a limited number of values
 
 Item = TypeVar("Item")
 
@@ -20,12 +20,12 @@ def every_item(
 ) -> Iterator[Item]:
     """Yields the items of all pages, each once.
 
-    A page begins where the one before it ended by count, so an item that is added meanwhile
-    moves others onto the next page, where they come again.
+    A page begins at a count of items, so an item added meanwhile moves others onto the next page,
+    which then repeats them.
 
     Args:
-        ask: returns the page of a token; the first has ``None``.
-        key: tells items apart.
+        ask: returns the page of a token; the first page's token is ``None``.
+        key: returns an item's identity.
     """
     seen: set[object] = set()
     token: str | None = None
@@ -43,7 +43,7 @@ def every_item(
 def all_experiments(client: MlflowClient) -> list[Experiment]:
     """Returns every active experiment that may be read, the oldest first.
 
-    A new one comes last, and moves no other to another page.
+    A new experiment comes last, so it moves no other to another page.
     """
     return list(
         every_item(
@@ -58,9 +58,9 @@ def all_experiments(client: MlflowClient) -> list[Experiment]:
 def all_runs(
     client: MlflowClient, experiment_ids: Sequence[str], filter_string: str = ""
 ) -> list[Run]:
-    """Returns every active run of these experiments that fits the filter, the oldest first.
+    """Returns every active run of some experiments that fits the filter, the oldest first.
 
-    Runs that start or are deleted meanwhile neither repeat nor hide another one.
+    Runs that start or are deleted meanwhile neither repeat nor hide another run.
     """
     chunks = [
         list(experiment_ids[start : start + _MAX_EXPERIMENTS])
@@ -73,10 +73,10 @@ def all_runs(
 def _runs_by_start(
     client: MlflowClient, experiment_ids: list[str], filter_string: str
 ) -> Iterator[Run]:
-    """Yields runs by their start; each question goes on from the start of the last run known.
+    """Yields runs by their start; each query begins at the start of the last run yielded.
 
-    A page token counts runs, so a run that is deleted meanwhile would hide one. A token is
-    followed only where more runs started in one millisecond than a page holds.
+    A page token counts runs, so a run deleted meanwhile would hide another. A token is used only
+    where more runs started in one millisecond than fit a page.
     """
     seen: set[str] = set()
     since_ms: int | None = None
@@ -104,7 +104,7 @@ def _runs_by_start(
 def newest_runs(
     client: MlflowClient, experiment_ids: Sequence[str], filter_string: str, *, max_runs: int
 ) -> list[Run]:
-    """Returns the runs that started last, the newest first, and no more than ``max_runs``."""
+    """Returns the ``max_runs`` runs that started last, or fewer, the newest first."""
     found: list[Run] = []
     for start in range(0, len(experiment_ids), _MAX_EXPERIMENTS):
         found += client.search_runs(

@@ -13,12 +13,12 @@ _SERIES = (keys.DURATION_S, *_WINDOW_SERIES)
 
 
 def read_record(client: MlflowClient, run: Run, *, has_components: bool = True) -> RunRecord:
-    """Returns what a run holds, its windows and the time stamp of its total included.
+    """Returns a run's record, with its windows and the time stamp of its total.
 
     Args:
         client: of the run's store.
         run: metered or not.
-        has_components: whether the windows are to know the energy of each component.
+        has_components: whether to read the energy of each component of the windows.
 
     Raises:
         BadRecordError: a figure is what no run can have measured.
@@ -32,7 +32,7 @@ def read_record(client: MlflowClient, run: Run, *, has_components: bool = True) 
 
 
 def read_windows_of_unit(client: MlflowClient, run: Run, unit: str) -> dict[int, Window]:
-    """Returns the windows, by step, of a unit that is not the run's own; none where it has none.
+    """Returns the windows, by step, of a unit that is not the run's own; empty without any.
 
     Raises:
         BadRecordError: a figure is what no run can have measured.

@@ -1,4 +1,4 @@
-"""One metered run with its windows, found by its id, by its name or as the latest one."""
+"""One metered run with its windows, found by id, by name or as the latest run."""
 
 import re
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE, wat
 LATEST = "latest"
 _RUN_ID = re.compile(r"[0-9a-fA-F]{32}")
 _METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
-_ROUNDING_FRACTION = 1e-9  # a smaller rest of the energy is one of adding up
-_NUM_NAMESAKES = 5  # as many ids as an error lists
+_ROUNDING_FRACTION = 1e-9  # of the energy: a smaller remainder is rounding
+_NUM_NAMESAKES = 5  # ids that an error lists
 
 
 @dataclass(frozen=True)
 class MeteredRun:
-    """What one run measured and assumed; ``None`` where it does not say.
+    """The measurements and assumptions of one run; ``None`` where not recorded.
 
     Attributes:
         run_id: MLflow's.
         name: of the run.
         unit: what the windows count.
-        windows: in the order in which they closed; the whole run where none was marked.
-        spans: when the energy was spent, that between the windows included.
-        window_duration_s: of all windows together.
+        windows: in the order in which they closed; the whole run if no window was marked.
+        spans: the times at which the energy was spent, between the windows too.
+        window_duration_s: duration of all windows together.
         energy_kwh: of the whole run.
         duration_s: of the whole run.
         coverage_fraction: share of the time that counters or samples observed.
@@ -67,7 +67,7 @@ class MeteredRun:
 
     @property
     def title(self) -> str:
-        """The run as people know it."""
+        """The run's name and id, for people."""
         return _title(self.run_id, self.name)
 
 
@@ -77,7 +77,7 @@ def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str]
     Args:
         client: of the store.
         text: an id, a name, or ``latest`` for the metered run that started last.
-        experiment_names: where to look for names; none looks everywhere.
+        experiment_names: where to look for names; empty looks everywhere.
 
     Raises:
         NoRunsError: there is no such run.
@@ -113,7 +113,7 @@ def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str]
 
 
 def _run_of_id(client: MlflowClient, run_id: str) -> Run | None:
-    """Returns the run of an id; ``None`` if there is none.
+    """Returns the run with an id; ``None`` if there is no such run.
 
     Raises:
         TrackingStoreError: the store cannot be read.
@@ -128,7 +128,7 @@ def _run_of_id(client: MlflowClient, run_id: str) -> Run | None:
 
 
 def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
-    """Returns what a run measured, window by window; of a killed one the sum of its windows.
+    """Returns a run's measurements, window by window; a killed run's total is their sum.
 
     Raises:
         NoRunsError: the run is not metered, not ended, or measured nothing.
@@ -153,7 +153,7 @@ def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
     )
     end_s = (record.total_end_ms or 0) / MILLISECONDS_PER_SECOND
     whole = EnergySpan(end_s - total.duration_s, end_s, total.energy_kwh)
-    if not marked:  # nobody marked any: the run is one, counted in minutes
+    if not marked:  # without marked windows the run is one window in minutes
         power_w = watts_from_kwh(total.energy_kwh, total.duration_s) if total.duration_s else None
         num_minutes = total.duration_s / SECONDS_PER_MINUTE
         stretches, spans = (Stretch(total.energy_kwh, num_minutes, power_w),), (whole,)
@@ -181,10 +181,10 @@ def read_metered_run(client: MlflowClient, run: Run) -> MeteredRun:
 
 
 def pue_of(run: MeteredRun, pue: float | None) -> float:
-    """Returns the PUE that was given, else the recorded one.
+    """Returns the given PUE, else the recorded one.
 
     Raises:
-        InvalidInputError: the PUE is not from 1 to 3, or none is given and none is recorded.
+        InvalidInputError: the PUE is outside 1 to 3, or is neither given nor recorded.
     """
     used = run.pue if pue is None else pue
     if used is None:
@@ -199,7 +199,7 @@ def _title(run_id: str, name: str) -> str:
 def _of_all_nodes(
     stretches: tuple[Stretch, ...], record: RunRecord, title: str
 ) -> tuple[Stretch, ...]:
-    """Returns the first node's windows with the energy of all nodes, taken to vary together.
+    """Returns the first node's windows scaled to all nodes, which are assumed to vary together.
 
     Raises:
         NoRunsError: a node's energy is missing.

@@ -66,16 +66,16 @@ def read_runs(
 
     Columns: ``TEXT_COLUMNS``, ``NUMBER_COLUMNS`` (kWh, s, g as their names say; NaN where the
     run has no such value), and every parameter and tag as ``params.<name>``, ``tags.<name>``.
-    ``scope`` is ``parent`` for a run whose energy contains that of metered children, whether
-    it is tagged so or only its children name it.
+    ``scope`` is ``parent`` for a run whose energy contains that of metered children, whether the
+    run is tagged so or only its children name it.
 
-    A run with a figure that cannot be (infinite energy, a PUE below 1) is left out by name.
+    A run with an impossible figure (infinite energy, a PUE below 1) is left out, and named.
 
     Args:
         client: of the store.
         experiment_names: where to look.
-        includes_partial: whether runs that were killed, or still go on, come too: with the sum of
-            their windows, a lower bound of their energy.
+        includes_partial: whether to include runs that were killed or still go on, with the sum of
+            their windows as a lower bound of their energy.
 
     Raises:
         TrackingStoreError: an experiment does not exist, or the store cannot be read.
@@ -116,7 +116,7 @@ def read_runs(
         )
     if faults:
         _logger.warning("Left out %s", told(faults))
-    # A child that failed is still inside its parent's energy, so unfinished ones count here.
+    # A failed child is still inside its parent's energy, so unfinished children count here.
     parent_run_ids = {run.data.tags.get(MLFLOW_PARENT_RUN_ID) for run in runs}
     rows = [
         _row(
@@ -132,7 +132,7 @@ def read_runs(
 
 
 def _records(runs: Sequence[Run]) -> tuple[dict[str, RunRecord], list[str]]:
-    """Returns the record of each run that can be read, by its id, and why the others cannot."""
+    """Returns the record of each readable run, by its id, and a reason for each other run."""
     records: dict[str, RunRecord] = {}
     faults = []
     for run in runs:
@@ -146,7 +146,7 @@ def _records(runs: Sequence[Run]) -> tuple[dict[str, RunRecord], list[str]]:
 def _partial_records(
     client: MlflowClient, runs: Sequence[Run]
 ) -> tuple[dict[str, RunRecord], list[str]]:
-    """Returns what is known of runs that did not finish, and why others cannot be read."""
+    """Returns the records of unfinished runs, by id, and a reason for each unreadable run."""
     records: dict[str, RunRecord] = {}
     faults = []
     for run in runs:
@@ -163,24 +163,24 @@ def _partial_records(
 def fault_of_tags(
     tags: Mapping[str, str], number_tags: Iterable[str], *, pue_tag: str | None = None
 ) -> str | None:
-    """Returns which of a model's tags holds no number, or one that cannot be; ``None`` for none."""
+    """Returns the first model tag with no number or an impossible one; ``None`` if all are fine."""
     for tag in number_tags:
         value = number(tags, tag)
         lowest, highest = (MIN_PUE, MAX_PUE) if tag == pue_tag else (0.0, MAX_AMOUNT)
-        if value is not None and not lowest <= value <= highest:  # nor is NaN
+        if value is not None and not lowest <= value <= highest:  # true for NaN too
             return f"{tag} is {tags[tag]!r:.{MAX_SHOWN}}"
     return None
 
 
 def told(faults: Sequence[str]) -> str:
-    """Lists the first few faults, and says how many more there are."""
+    """Lists the first few faults, and the number of further ones."""
     rest = len(faults) - _NUM_FAULTS_TOLD
     more = [f"and {rest} more"] if rest > 0 else []
     return "; ".join([*faults[:_NUM_FAULTS_TOLD], *more]) + "."
 
 
 def visibility_notice(client: MlflowClient, num_runs: int) -> str | None:
-    """Says how many runs the server let this user see; ``None`` where no server decides that."""
+    """Returns a notice of how many runs a server showed this user; ``None`` without a server."""
     if not client.tracking_uri.startswith(("http://", "https://")):
         return None
     runs_word = "run" if num_runs == 1 else "runs"
@@ -191,7 +191,7 @@ def _readable_experiments(client: MlflowClient, names: Sequence[str]) -> list[Ex
     """Returns the experiments, without those that the user may not read.
 
     Raises:
-        TrackingStoreError: one does not exist, or none may be read.
+        TrackingStoreError: an experiment does not exist, or the user may read none of them.
     """
     found, forbidden = [], []
     for name in names:
@@ -213,10 +213,10 @@ def _readable_experiments(client: MlflowClient, names: Sequence[str]) -> list[Ex
 
 
 def find_experiment(client: MlflowClient, name: str) -> Experiment:
-    """Returns the active experiment of that name.
+    """Returns the active experiment of a name.
 
     Raises:
-        TrackingStoreError: there is none; offers the nearest names.
+        TrackingStoreError: there is no such experiment; the message has the nearest names.
     """
     experiment = client.get_experiment_by_name(name)
     if experiment is not None and experiment.lifecycle_stage == "active":
@@ -251,7 +251,7 @@ def _row(
 
 
 def _numbers(record: RunRecord) -> dict[str, float | None]:
-    """Returns what stands in ``NUMBER_COLUMNS`` for a run."""
+    """Returns a run's values of ``NUMBER_COLUMNS``."""
     total = record.total or Total(None)
     per_unit = record.energy_per_unit.get(record.unit or "")
     return {
@@ -280,7 +280,7 @@ def methods(tags: Mapping[str, str]) -> str:
 
 
 def unquoted(value: str) -> str:
-    """Takes off the quotes of the shell, in which ``mlflow run`` logs a parameter."""
+    """Removes the shell's quotes, with which ``mlflow run`` logs a parameter."""
     if not value.startswith("'"):
         return value
     try:
@@ -291,7 +291,7 @@ def unquoted(value: str) -> str:
 
 
 def number(tags: Mapping[str, str], tag: str) -> float | None:
-    """Returns the number in a tag; ``None`` where there is no such tag, NaN where it holds none."""
+    """Returns the number in a tag; ``None`` without such a tag, NaN if the tag has no number."""
     text = tags.get(tag)
     try:
         return None if text is None else float(text)

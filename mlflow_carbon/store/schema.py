@@ -1,4 +1,4 @@
-"""Which MLflow a database belongs to, read without MLflow, which migrates what it opens."""
+"""Reads which MLflow a database belongs to, without MLflow, which would migrate the database."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, quote, unquote
 
 import mlflow
 
-# The newest schema of these releases, as their migration scripts say.
+# The newest schema of each release, by its migration scripts.
 _RELEASE_BY_REVISION = {
     "0584bdc529eb": "2.22",
     "bda7b8c39065": "3.0",
@@ -24,15 +24,15 @@ _RELEASE_BY_REVISION = {
 _ASSIGNMENT = re.compile(r"^(revision|down_revision)\b[^=\n]*=\s*(.+)$", re.MULTILINE)
 _CREATED = re.compile(r"^Create Date: (\d{4}-\d\d)", re.MULTILINE)
 _MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
-_DEFAULT_EXPERIMENT_ID = 0  # MLflow makes this one where it is missing
+_DEFAULT_EXPERIMENT_ID = 0  # MLflow creates this experiment if it is missing
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What a database says of itself.
+    """The schema of a database.
 
     Attributes:
-        revision: of its schema; ``None`` where the database holds no MLflow store.
+        revision: of the schema; ``None`` if the database holds no MLflow store.
         has_default_experiment: whether MLflow would add no experiment when it opens the store.
     """
 
@@ -41,17 +41,17 @@ class Schema:
 
     @property
     def is_current(self) -> bool:
-        """Whether it is the schema of the MLflow that is installed."""
+        """Whether this is the schema of the installed MLflow."""
         return self.revision == newest_revision()
 
     @property
     def is_older(self) -> bool:
-        """Whether the MLflow that is installed can migrate it."""
+        """Whether the installed MLflow can migrate this schema."""
         return not self.is_current and self.revision in _migrations()
 
     @property
     def release(self) -> str:
-        """The release of MLflow that it belongs to, as far as that is known."""
+        """The release of MLflow that the schema belongs to, as far as known."""
         if self.revision in _RELEASE_BY_REVISION:
             return f"MLflow {_RELEASE_BY_REVISION[self.revision]}"
         if self.revision in _migrations():
@@ -61,14 +61,14 @@ class Schema:
 
 @dataclass(frozen=True)
 class _Migration:
-    """One script of the MLflow that is installed: the revision that it replaces, and its month."""
+    """One migration script of the installed MLflow: the revision it replaces, and its month."""
 
     replaces: object
     created: str
 
 
 def newest_revision() -> str | None:
-    """Returns the schema of the MLflow that is installed; ``None`` where it has no scripts."""
+    """Returns the newest schema of the installed MLflow; ``None`` if that has no scripts."""
     replaced = {migration.replaces for migration in _migrations().values()}
     heads = [revision for revision in _migrations() if revision not in replaced]
     return heads[0] if len(heads) == 1 else None
@@ -76,7 +76,7 @@ def newest_revision() -> str | None:
 
 @cache
 def _migrations() -> Mapping[str | None, _Migration]:
-    """Returns the migrations that the installed MLflow brings, by the revision they lead to."""
+    """Returns the installed MLflow's migrations, by the revision that they lead to."""
     found: dict[str | None, _Migration] = {}
     for script in _MIGRATIONS.glob("*.py"):
         text = script.read_text(encoding="utf-8")
@@ -113,12 +113,12 @@ def is_sqlite(uri: str) -> bool:
 
 
 def is_file_uri(uri: str) -> bool:
-    """Returns whether a URI of sqlite holds one that sqlite itself reads, with its options."""
+    """Returns whether an sqlite URI contains one in sqlite's own form, with options."""
     return re.match(r"sqlite(\+\w+)?:///file:", uri) is not None
 
 
 def read_sqlite_schema(path: Path) -> Schema:
-    """Returns the schema of a database file, which stays as it is.
+    """Returns the schema of a database file, without changing the file.
 
     Raises:
         sqlite3.Error: the file cannot be read, or is no database.
@@ -135,12 +135,12 @@ def read_sqlite_schema(path: Path) -> Schema:
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """Returns a connection that can write nothing."""
+    """Returns a connection that cannot write."""
     return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
 
 
 def read_database_schema(uri: str) -> Schema:
-    """Returns the schema of a database on a server, by SELECT alone.
+    """Returns the schema of a database on a server, using only SELECT.
 
     Raises:
         SQLAlchemyError: the database cannot be read.

@@ -81,7 +81,7 @@ class FakeMeter:
         """Returns the next reading.
 
         Raises:
-            MeterError: no reading is left.
+            MeterError: there is no reading left.
         """
         if not self.scripted:
             raise MeterError(

@@ -16,12 +16,13 @@ from mlflow_carbon.tracking import mlflow_seams
 from mlflow_carbon.tracking.framework_windows import watch_frameworks
 from mlflow_carbon.tracking.patches import INTEGRATION, go_around, is_on, take_away
 
-# What follows a run is imported when the first run starts: this file is part of `import mlflow`.
+# The code that follows runs is imported when the first run starts, as this file is part of
+# `import mlflow`.
 _LIFECYCLE = "mlflow_carbon.tracking.run_lifecycle"
 
 
 def _letting_go(autolog: Callable[..., None]) -> Callable[..., None]:
-    """Makes each call begin with nothing replaced, and end following no run if it disables."""
+    """Makes each call remove earlier patches first, and stop following runs if it disables."""
 
     @functools.wraps(autolog)
     def call(*args: Any, **kwargs: Any) -> None:
@@ -50,25 +51,25 @@ def autolog(
 ) -> None:
     """Meters every run that this process works in, until it ends.
 
-    What is ``None`` is taken from the environment (``MLFLOW_CARBON_REGION`` and so on), else from
-    the defaults, which are tagged. Runs that are active already are metered from now on.
+    A setting that is ``None`` is taken from the environment (``MLFLOW_CARBON_REGION`` and so on),
+    else from the defaults, which are tagged. Runs already active are metered from now on.
 
     Args:
         region: where the electricity comes from: a name, an ISO code, ``EU27``, ``WORLD``.
         month: ``2022-02``; else the year's mean.
         pue: facility energy over IT energy.
         intensity_set: the only set of intensities to look in.
-        carbon_intensity_g_per_kwh: your own figure instead of a known one, in the environment
-            ``MLFLOW_CARBON_INTENSITY_G_PER_KWH``; the region then only names it.
+        carbon_intensity_g_per_kwh: your own figure instead of a published one, in the environment
+            ``MLFLOW_CARBON_INTENSITY_G_PER_KWH``; the region then is only its name.
         components: ``all``, or ``gpu`` and ``cpu``, comma-separated.
         attribution: ``whole_node``, ``process_share`` or ``gpu_only``.
         register_models: whether each model that a run logs is registered when the run ends.
         registered_model_name: the name to register under; else each model's own.
-        disable: whether to stop; runs that go on get their totals of the time until then.
-        silent: whether to say and warn of nothing.
+        disable: whether to stop; active runs get totals of the time until then.
+        silent: whether to suppress messages and warnings.
 
     Raises:
-        MlflowCarbonError: a setting is outside what it may be.
+        MlflowCarbonError: a setting is out of range.
     """
     logging.getLogger("mlflow.carbon").disabled = silent
     chosen = (region, month, pue, intensity_set, carbon_intensity_g_per_kwh)
@@ -115,7 +116,7 @@ def _run_was_created(
     run: Run, client: MlflowClient, experiment_id: str, start_time: Any = None, *_: Any, **__: Any
 ) -> None:
     del experiment_id
-    if start_time is None:  # else it is the record of a run that was
+    if start_time is None:  # a run with a start time records an earlier one
         _lifecycle().run_was_created(client, run)
 
 
@@ -162,6 +163,6 @@ def _model_was_registered(version: Any, client: MlflowClient, *_: Any, **__: Any
 
 
 def _stop_if_disabled() -> None:
-    """Follows no run any more, unless autologging was only set up anew."""
+    """Stops following runs, unless autologging was only set up anew."""
     if _LIFECYCLE in sys.modules and not is_on():
         _lifecycle().stop_following()

@@ -1,4 +1,4 @@
-"""What autologging is told: by the arguments of ``autolog()``, else by environment variables."""
+"""Autologging's settings: the arguments of ``autolog()``, else environment variables."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ def chosen_options(environment: Mapping[str, str] = os.environ) -> TrackingOptio
     """Returns the options by which autologged runs are metered and reported.
 
     Raises:
-        MlflowCarbonError: a setting is outside what it may be; names the variable it is from.
+        MlflowCarbonError: a setting is out of range; the message names its variable.
     """
     options = TrackingOptions(
         region=_chosen("region", str, environment),
@@ -55,7 +55,7 @@ def registered_model_name() -> str | None:
 
 
 def variable_of(name: str) -> str:
-    """Returns the environment variable of a setting: the word carbon once."""
+    """Returns the environment variable of a setting, with the word carbon only once."""
     return PREFIX + name.removeprefix("carbon_").upper()
 
 
@@ -64,7 +64,7 @@ def _argument(name: str) -> Any:
 
 
 def _chosen(name: str, read: Callable[[str], T], environment: Mapping[str, str]) -> T | None:
-    """Returns the argument of ``autolog()``; where that is open, the variable's value."""
+    """Returns the argument of ``autolog()``; if that is ``None``, the variable's value."""
     argument: T | None = _argument(name)
     variable = variable_of(name)
     text = environment.get(variable, "").strip()

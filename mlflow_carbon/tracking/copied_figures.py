@@ -1,8 +1,8 @@
 """Keeps the totals of a run's earlier parts off the models that a later part logs.
 
 ``log_model`` copies every point of step 0 from the run to the new model. In a resumed run these are
-the totals of all parts before; a point on a model can never be taken away, and a filter finds the
-model by each.
+the totals of all earlier parts. A point on a model can never be removed, and a filter finds the
+model by any of its points.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,22 @@ _OURS = "carbon/"
 
 
 def watch_copies(is_metered: Callable[[str], bool]) -> None:
-    """Looks from now on at what ``log_model`` copies; autologging does so already where it is on.
+    """Checks from now on what ``log_model`` copies, as autologging does while it is on.
 
     Args:
-        is_metered: whether this process meters the run of that id now.
+        is_metered: tells whether this process now meters the run with an id.
     """
     if not is_on():
         go_around(MlflowClient, "log_batch", before=partial(_leave_out, is_metered))
 
 
 def leave_out_old_figures(metrics: object, *, is_metered: bool) -> None:
-    """Takes figures of ours out of a list of points that is about to be written to a model.
+    """Removes this package's old figures from points about to be written to a model.
 
     Args:
-        metrics: what ``log_batch`` is given; anything but a list is left alone.
-        is_metered: while the run is metered its total is yet to come, and the model gets that
-            alone. After it, only the newest total of each name is the run's.
+        metrics: the metrics given to ``log_batch``; anything but a list is left alone.
+        is_metered: whether the run is still metered: the model then gets only the total yet to
+            come. Afterwards only the newest total of each name is kept.
     """
     if not isinstance(metrics, list) or not any(map(_is_copy, metrics)):
         return
@@ -57,7 +57,7 @@ def _leave_out(
 
 
 def _order(point: Metric) -> tuple[int, float]:
-    """Returns what MLflow calls a point the latest by, where all are of one step."""
+    """Returns the sort key by which MLflow takes a point of one step as the latest."""
     return point.timestamp, point.value
 
 

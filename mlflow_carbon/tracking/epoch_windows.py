@@ -1,4 +1,4 @@
-"""Windows of a framework's epochs or rounds: as many together as last long enough to measure."""
+"""Windows of a framework's epochs or rounds, of which several short ones share a window."""
 
 import time
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from mlflow_carbon.recording.marked_windows import MarkedWindow
 from mlflow_carbon.recording.recorder import Recorder
 
-# One reading a second: a shorter window would say little, and a point for each would cost more.
+# One reading is taken a second: a shorter window would say little and cost more.
 MIN_DURATION_S = 1.0
 
 
 class EpochWindows:
-    """Puts the epochs, or rounds of boosting, that a framework announces into windows of a run."""
+    """Turns the epochs or boosting rounds that a framework announces into windows of a run."""
 
     def __init__(
         self, recorder: Recorder, *, monotonic_s: Callable[[], float] = time.monotonic
@@ -25,7 +25,7 @@ class EpochWindows:
         self._is_within = False
 
     def begin(self, unit: str) -> None:
-        """Notes that an epoch begins; one of another unit within an epoch is a part of it."""
+        """Notes that an epoch begins; within another unit's epoch it counts as part of that one."""
         if unit != self._unit and not self._is_within:
             self.flush()
         if self._window is None:
@@ -43,12 +43,12 @@ class EpochWindows:
             self.flush()
 
     def training_ends(self, unit: str) -> None:
-        """Writes the epochs that have ended; what follows, such as saving, is in no window."""
+        """Writes the ended epochs; later work, such as saving, is in no window."""
         if unit == self._unit:
             self.flush()
 
     def flush(self) -> None:
-        """Writes the epochs that have ended; one that goes on is left out if it is alone."""
+        """Writes the ended epochs; a single epoch that still goes on is left out."""
         if self._window is not None:
             self._recorder.close(self._window, self._num_epochs)
         self._window, self._num_epochs, self._is_within = None, 0, False

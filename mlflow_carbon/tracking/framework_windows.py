@@ -1,4 +1,4 @@
-"""Windows of others' epochs: Lightning, Transformers, Keras, XGBoost, Carbontracker's users."""
+"""Windows for the epochs of Lightning, Transformers, Keras, XGBoost and Carbontracker's users."""
 
 import logging
 from collections.abc import Callable
@@ -18,12 +18,12 @@ class EpochCalls:
     """Which calls of a framework begin and end an epoch of training; they may be the same.
 
     Attributes:
-        module: where they are.
-        class_name: whose methods they are.
-        begin: called before it.
-        end: called after it.
-        over: called when the training is over; what follows, such as saving, is in no window.
-        unit: what it is.
+        module: the module of the class.
+        class_name: the class whose methods are called.
+        begin: method called before an epoch.
+        end: method called after an epoch.
+        over: method called when the training is over; later work is in no window.
+        unit: name of the unit: an epoch or a round.
     """
 
     module: str
@@ -62,12 +62,12 @@ FRAMEWORKS = (
 )
 CARBONTRACKER = "carbontracker.tracker"
 
-# On the user's own tracker: the run that its epoch belongs to, and the window.
+# Attributes set on the user's own tracker: the run of its epoch, and the window.
 _WINDOW = "_mlflow_carbon_window"
 
 
 def watch_frameworks() -> None:
-    """Marks windows from now on in those that are imported, and in the others once they are."""
+    """Marks windows from now on in each framework, once it is imported."""
     for calls in FRAMEWORKS:
         _when_imported(calls.module, partial(_watch_epochs, calls))
     _when_imported(CARBONTRACKER, _watch_carbontracker)
@@ -121,7 +121,7 @@ def _training_is_over(unit: str, *_: Any, **__: Any) -> None:
 
 
 def _watch_carbontracker(module: Any) -> None:
-    """Makes windows of the epochs of Carbontracker's users; its own figures stay as they are."""
+    """Makes windows of Carbontracker's epochs; Carbontracker's own figures stay as they are."""
     go_around(module.CarbonTracker, "epoch_start", after=_open_window)
     go_around(module.CarbonTracker, "epoch_end", before=_close_window)
     go_around(module.CarbonTracker, "stop", before=_drop_window)

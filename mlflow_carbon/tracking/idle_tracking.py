@@ -1,8 +1,8 @@
-"""Tracking in a rank that does not measure: another one of its node does, for all of them."""
+"""Tracking in a rank that does not measure, because another rank measures the whole node."""
 
 
 class IdleTracking:
-    """Takes what a block marks and does nothing with it."""
+    """Accepts the windows that a block marks, and does nothing with them."""
 
     must_stop = False
 
@@ -22,7 +22,7 @@ class IdleTracking:
         """Does nothing."""
 
     def heed_budget(self) -> None:
-        """Does nothing: the budget is the run's, and another rank writes to that."""
+        """Does nothing: another rank writes to the run and heeds its budget."""
 
     def tell_budget(self) -> None:
         """Does nothing."""

@@ -21,12 +21,12 @@ MAX_RUNS = 100
 
 
 def launch_tag(place: Place, ordinal: int) -> str:
-    """Returns what tells the run of a launch from others.
+    """Returns the tag value that identifies one run of a launch.
 
     Args:
         place: of the process that tags the run.
-        ordinal: how many runs the process has metered before; each rank of a launch does the same
-            ones in the same order.
+        ordinal: number of runs the process has metered before; every rank of a launch has the
+            same runs in the same order.
     """
     return f"{_name(place, ordinal)} {time.time():.0f}"
 
@@ -36,8 +36,8 @@ def find_launch_run(
 ) -> Run | None:
     """Returns the run that the first node's leader has tagged for this launch.
 
-    Runs of earlier launches of the same name are told apart by time: the tag is younger than this
-    process, or, for a first leader that was started anew, than the launcher.
+    Runs of earlier launches with the same name are told apart by time: the tag must be younger
+    than this process or, if the first leader was restarted, than the launcher.
 
     Args:
         client: of the store.
@@ -62,13 +62,13 @@ def find_launch_run(
 
 
 class RunSearch:
-    """Looks for a run in a thread of its own, and hands it over once it is there."""
+    """Looks for a run in a separate thread, and hands it over once found."""
 
     def __init__(self, find: Callable[[], Run | None], use: Callable[[Run], None]) -> None:
         """Starts to look.
 
         Args:
-            find: asks the store once; may raise what it likes.
+            find: asks the store once; may raise any exception.
             use: called once with the run.
         """
         self._find = find
@@ -79,7 +79,7 @@ class RunSearch:
         self._thread.start()
 
     def close(self, timeout_s: float) -> None:
-        """Waits for the run for so long, then gives up."""
+        """Waits for the run for at most ``timeout_s``, then gives up."""
         self._deadline_s = time.monotonic() + timeout_s
         self._is_closing.set()
         self._thread.join(timeout_s)

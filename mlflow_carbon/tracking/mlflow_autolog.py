@@ -14,7 +14,7 @@ _logger = logging.getLogger("mlflow.carbon")
 
 
 def follow_mlflow() -> None:
-    """Listens for ``mlflow.autolog()``, and switches on what the environment switches on."""
+    """Listens for ``mlflow.autolog()``, and switches autologging on if the environment says so."""
     mlflow_seams.listen_for_autolog(follow_autolog)
     if is_switched_on(os.environ):
         from mlflow_carbon.tracking.autolog import autolog
@@ -23,7 +23,7 @@ def follow_mlflow() -> None:
 
 
 def is_switched_on(environment: Mapping[str, str]) -> bool | None:
-    """Returns what the variable says; ``None`` if it says nothing that can be understood."""
+    """Returns the variable's value as a bool; ``None`` if it is unset or not understood."""
     text = environment.get(SWITCH, "").strip().lower()
     if text in ("true", "1"):
         return True
@@ -35,10 +35,10 @@ def is_switched_on(environment: Mapping[str, str]) -> bool | None:
 
 
 def follow_autolog(config: Mapping[str, Any]) -> None:
-    """Does with us what ``mlflow.autolog()`` does with all flavors of MLflow.
+    """Treats this package as ``mlflow.autolog()`` treats the flavors of MLflow.
 
     Args:
-        config: what it was called with.
+        config: the arguments of ``mlflow.autolog()``.
     """
     from mlflow_carbon.tracking.autolog import autolog
     from mlflow_carbon.tracking.patches import INTEGRATION, is_on

@@ -48,7 +48,7 @@ class Seam:
         return () if () in absent else absent[0]
 
     def sentence(self) -> str | None:
-        """Returns what is off, and why; ``None`` where the feature works."""
+        """Returns a sentence on the feature that is off, and why; ``None`` if it works."""
         missing = self.missing()
         if not missing:
             return None
@@ -155,7 +155,7 @@ def require_supported() -> None:
 
 
 def why_unsupported() -> str | None:
-    """Returns what to do about an MLflow that is too old; ``None`` where it is not."""
+    """Returns advice for an MLflow that is too old; ``None`` if the version is supported."""
     loaded = sys.modules.get("mlflow.version")
     version = metadata.version("mlflow-skinny") if loaded is None else str(loaded.VERSION)
     if int(version.split(".")[0]) >= MINIMUM_MAJOR:
@@ -190,7 +190,7 @@ def integration(name: str) -> Callable[[Callable[..., None]], Callable[..., None
 
 
 def setting_of(name: str, setting: str) -> Any:
-    """Returns what an integration's ``autolog()`` was called with; ``None`` for nothing."""
+    """Returns a setting of an integration's ``autolog()``; ``None`` if it is not set."""
     if not is_there(AUTOLOGGING):
         return None
     return _find("mlflow.utils.autologging_utils:get_autologging_config")(name, setting)
@@ -334,7 +334,7 @@ def _do_nothing(*_: Any, **__: Any) -> None:
 
 
 def _find(name: str) -> Any:
-    """Returns what ``module:attribute.attribute`` names.
+    """Returns the object that ``module:attribute.attribute`` names.
 
     Raises:
         ImportError: there is no such module.

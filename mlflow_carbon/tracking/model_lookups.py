@@ -27,9 +27,9 @@ class NewRun:
 
 
 class ModelLookups:
-    """Puts off what is hardly needed: only another process can have made models in such runs.
+    """Puts off look-ups of models in runs where only another process can have made any.
 
-    To look for them after each trial of a sweep would cost as much as its figures.
+    A look-up after each trial of a sweep would cost as much as writing the trial's figures.
     """
 
     def __init__(self) -> None:

@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def within(timeout_s: float, ask: Callable[[], T]) -> T | None:
-    """Returns what ``ask`` returns; ``None`` if it raises, or has not returned in time.
+    """Returns the result of ``ask``; ``None`` if it raises, or has not returned in time.
 
-    It goes on in a thread of its own, which does not keep the process from ending.
+    ``ask`` runs in a separate thread, which does not keep the process from ending.
     """
     answers: list[T] = []
 

@@ -51,7 +51,7 @@ class ProcessMetering:
 
     @property
     def meter(self) -> EnergyMeter | None:
-        """The meter of the runs that name no other; ``None`` while there is none."""
+        """The meter of the runs that name no other meter; ``None`` while no run needs it."""
         return self._lent or self._meter
 
     def tracking_of(self, run_id: str) -> RunTracking | None:
@@ -84,7 +84,7 @@ class ProcessMetering:
             is_alone: whether no other process of a launch meters the run.
 
         Raises:
-            MlflowCarbonError: a setting is outside what it may be.
+            MlflowCarbonError: a setting is out of range.
         """
         with self._lock:
             tracking = self._runs.get(run_id)
@@ -174,7 +174,7 @@ class ProcessMetering:
             tracking.finish()
 
     def forget(self, tracking: RunTracking) -> bool:
-        """Takes a run off the list; returns whether it was on it."""
+        """Removes a run from the list of metered runs; returns whether the list had it."""
         with self._lock:
             if self._runs.get(tracking.key) is not tracking:
                 return False

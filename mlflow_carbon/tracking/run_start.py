@@ -25,7 +25,7 @@ class RunStart:
         client: of the run's store.
         place: of the process among those that meter the run.
         experiment_id: of the run; ``None`` where nobody has said.
-        run: what the store says of it; ``None`` where it has not answered or was not asked.
+        run: as the store has it; ``None`` if the store has not answered or was not asked.
         earlier: what an earlier part of the run has written.
         is_sought: whether the process is a further node and looks for the first node's run.
     """
@@ -39,7 +39,7 @@ class RunStart:
 
     @property
     def parent_run_id(self) -> str | None:
-        """The run around it; ``None`` where there is none or nobody has said."""
+        """The parent run's id; ``None`` if the run has no parent, or this is not known."""
         return None if self.run is None else self.run.data.tags.get(MLFLOW_PARENT_RUN_ID)
 
     @property

@@ -104,12 +104,12 @@ class RunTracking:
 
     @property
     def client(self) -> MlflowClient:
-        """Of the run's store."""
+        """The client of the run's store."""
         return self._recorder.client
 
     @property
     def meter(self) -> EnergyMeter:
-        """What measures it."""
+        """The meter of the run."""
         return self._recorder.meter
 
     @property
@@ -119,7 +119,7 @@ class RunTracking:
 
     @property
     def assumptions(self) -> Assumptions:
-        """What turns its energy into CO2e."""
+        """The factors that turn the run's energy into CO2e."""
         return self._recorder.assumptions
 
     def join(self, options: TrackingOptions) -> None:

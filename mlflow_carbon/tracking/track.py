@@ -164,7 +164,7 @@ class _Bodies:
         self._began_s = time.monotonic()
 
     def end(self) -> None:
-        """The loop asks for the next."""
+        """The loop asks for the next item."""
         self._total_s += time.monotonic() - self._began_s
         self._num += 1
 
@@ -241,8 +241,8 @@ def track(
         pue: facility energy over IT energy; ``None`` takes the default's.
         intensity_set: the only set of intensities to look in.
         carbon_intensity_g_per_kwh: your own figure, from your supplier or your own mix, instead of
-            a known one; ``region`` then only names it.
-        defaults: what is assumed for what is left open; each use is tagged.
+            a published one; ``region`` then is only its name.
+        defaults: the values of settings left open; each use is tagged.
         settings: what is measured, and how a shared node is attributed.
         intensity_provider: who is asked, once and for 3 s at most, for the intensity of the region
             now: ``electricity-maps`` (key in ``ELECTRICITY_MAPS_API_KEY``),
@@ -260,7 +260,7 @@ def track(
         meter: a started meter to use instead of the process's own.
 
     Raises:
-        MlflowCarbonError: a setting is outside what it may be, or two contradict each other;
+        MlflowCarbonError: a setting is out of range, or two contradict each other;
             raised before the block starts, never later.
     """
 
@@ -342,7 +342,7 @@ def _live_intensity(
     """Asks a provider for its intensity; returns ``None`` without a provider.
 
     Raises:
-        MlflowCarbonError: it cannot be asked for that.
+        MlflowCarbonError: the provider cannot be asked for that region or period.
     """
     if provider is None:
         return None
@@ -365,7 +365,7 @@ def _length(items: Iterable[object]) -> int | None:
 
 
 def _active_run_id() -> str:
-    """Returns the run that this thread works in; empty where there is none."""
+    """Returns the id of this thread's active run; empty without an active run."""
     active_run = mlflow.active_run()
     return "" if active_run is None else str(active_run.info.run_id)
 
@@ -388,7 +388,7 @@ def _new_run(place: Place) -> Iterator[str]:
 
 
 def _run_before_restart(place: Place) -> str | None:
-    """Returns the run of a launch whose processes were started anew; ``None`` if there is none."""
+    """Returns the run of a restarted launch; ``None`` if there is no such run."""
     if place.num_restarts == 0:
         return None
     ordinal = process_metering().num_in_launch

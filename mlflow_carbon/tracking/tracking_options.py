@@ -42,7 +42,7 @@ class TrackingOptions:
         """Returns the factors that turn energy into CO2e.
 
         Raises:
-            MlflowCarbonError: a setting is outside what it may be.
+            MlflowCarbonError: a setting is out of range.
         """
         if self.unit not in keys.UNITS:
             raise InvalidInputError(
@@ -59,7 +59,7 @@ class TrackingOptions:
         )
 
     def within(self, outer: "TrackingOptions") -> "TrackingOptions":
-        """Returns these options with what they leave open taken from those around them."""
+        """Returns these options, with settings left open taken from the outer options."""
         pue = outer.pue if self.pue is None else self.pue
         own = (self.region, self.month, self.intensity_set, self.carbon_intensity_g_per_kwh)
         if all(choice is None for choice in own):
