@@ -165,7 +165,7 @@ sys.addaudithook(forbid)
 # Runs side by side
 
 
-def test_windows_of_a_users_threads_are_all_kept(store):
+def test_units_of_a_users_threads_are_all_kept_and_their_energy_counts_once(store):
     with mlflow.start_run() as run, mlflow_carbon.track(settings=SIMULATED) as tracker:
 
         def work() -> None:
@@ -177,7 +177,11 @@ def test_windows_of_a_users_threads_are_all_kept(store):
             thread.start()
         for thread in threads:
             thread.join()
-    assert mlflow.get_run(run.info.run_id).data.tags["carbon.num_windows"] == "4"
+    data = mlflow.get_run(run.info.run_id).data
+    assert data.tags["carbon.num_units"] == "4"
+    # the threads work at one time, so what they took together is no more than the whole
+    in_windows_kwh = 4 * data.metrics["carbon/energy_kwh_per_iteration"]
+    assert in_windows_kwh <= data.metrics["carbon/energy_kwh"]
 
 
 def test_runs_at_once_are_each_measured(store):
