@@ -44,8 +44,15 @@ def pytest_sessionstart(session):
     session.config.files_before = files_beside_the_code()
 
 
+def is_worker(config) -> bool:
+    """Returns whether this is one of several processes that share the tests (pytest-xdist)."""
+    return hasattr(config, "workerinput")
+
+
 def pytest_sessionfinish(session, exitstatus):
     """Fails a session whose tests have left something in the checkout, and says what."""
+    if is_worker(session.config):
+        return
     left = sorted(files_beside_the_code() - session.config.files_before)
     if left:
         session.config.files_left = left
@@ -67,6 +74,16 @@ def empty_store(tmp_path_factory):
         patch.chdir(folder)  # MLflow notes here, for all copies, where artifacts go
         mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(autouse=True)
+def mlflow_environment():
+    """MLflow's variables as they were: `set_experiment` and others set some for child processes."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)
