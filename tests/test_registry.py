@@ -71,6 +71,7 @@ def test_version_carries_the_tags_of_the_contract(client):
     version = trained_model(client, 8.0)
     # 8 kWh x 1.5 x 250 g/kWh = 3 kg: band C, under 10 kg and all higher limits.
     assert carbon_tags(client.get_model_version("m", version)) == {
+        "carbon.co2e": "3 kg",
         "carbon.co2e_kg": "3",
         "carbon.energy_kwh": "8",
         "carbon.pue": "1.5",
@@ -98,6 +99,8 @@ def test_registered_model_is_found_by_the_filter_of_its_band(client):
     trained_model(client, 0.2, name="small")  # 0.2 kWh x 1.5 x 250 g/kWh = 75 g: band A
     trained_model(client, 8.0, name="big")
     found = client.search_registered_models("tags.`carbon.band` = 'A'")
+    assert [model.name for model in found] == ["small"]
+    found = client.search_registered_models("tags.`carbon.co2e` LIKE '% g'")
     assert [model.name for model in found] == ["small"]
     found = client.search_registered_models("tags.`carbon.under_10kg` = 'true'")
     assert [model.name for model in found] == ["big", "small"]
@@ -163,16 +166,12 @@ def test_logged_model_is_found_by_a_number(client):
     assert not client.search_logged_models(experiment_ids, "metrics.`carbon/co2e_kg` < 2.9")
 
 
-def test_logged_model_gets_the_totals_and_no_series(client):
+def test_logged_model_gets_one_figure_and_no_curve(client):
     run_id = train(client, 8.0)
     model_id = log_model(client, run_id)
     record_run_models(client, run_id)
     metrics = {m.key: m.value for m in client.get_logged_model(model_id).metrics}
-    totals = client.get_run(run_id).data.metrics
-    assert metrics == {
-        key: value for key, value in totals.items() if not key.startswith("carbon/window/")
-    }
-    assert metrics[keys.ENERGY_KWH] == 8.0
+    assert metrics == {"carbon/co2e_kg": pytest.approx(3.0)}  # 8 kWh x 1.5 x 250 g/kWh
 
 
 def test_recording_twice_changes_nothing(client):
@@ -335,7 +334,7 @@ def test_each_of_many_logged_models_gets_its_figure(client):
     assert [len(model_points(client, model_id)) for model_id in model_ids] == [1] * 103
 
 
-def model_points(client, model_id, key=keys.ENERGY_KWH):
+def model_points(client, model_id, key=keys.CO2E_KG):
     """Returns the values of a model's points."""
     metrics = client.get_logged_model(model_id).metrics or []
     return [point.value for point in metrics if point.key == key]

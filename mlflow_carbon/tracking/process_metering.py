@@ -99,8 +99,7 @@ class ProcessMetering:
                 is_alone=is_held or is_alone,
                 is_named=is_named,
             )
-            if start.may_have_more:
-                watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
+            watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
             recorder = self._recorder(run_id, options, start, meter, is_held=is_held)
             tracking = self._runs[run_id] = RunTracking(
                 recorder,
@@ -144,6 +143,7 @@ class ProcessMetering:
             earlier=start.earlier,
             plan=options.plan if start.place.is_first else CarbonPlan(),
             place=start.place,
+            is_unread=start.is_unread,
         )
 
     def _begin(self, recorder: Recorder, start: RunStart) -> None:
