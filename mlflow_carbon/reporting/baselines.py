@@ -61,9 +61,7 @@ def with_baseline(
             arguments=["baseline"],
         )
     others = [key for key in keys if key not in baseline]
-    by_others = {
-        _key(row, others): position for position, row in table[is_baseline].iterrows()
-    }
+    by_others = {_key(row, others): position for position, row in table[is_baseline].iterrows()}
     of_region_only = same_runs and list(baseline) == ["region"]
     rows: list[dict[str, Any]] = []
     num_without = 0

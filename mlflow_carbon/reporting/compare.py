@@ -47,6 +47,7 @@ class Comparison:
         notices: sentences; an argument's name is in backticks.
         per: a unit, or ``PER_RUN``; ``None`` for every unit and the whole runs.
         baseline: keys and values that the rows are held against.
+        kept_apart: the keys that the comparison added.
     """
 
     table: pd.DataFrame
@@ -54,6 +55,7 @@ class Comparison:
     notices: tuple[str, ...]
     per: str | None = None
     baseline: Mapping[str, str] | None = None
+    kept_apart: tuple[str, ...] = ()
 
 
 def compare_runs(
@@ -105,7 +107,9 @@ def compare_runs(
         _of_unit(runs, per),
         columns,
         assumed if pue is not None else [*assumed, "pue"],
-        measured=["energy_kwh"] if per == PER_RUN else ["energy_kwh", "energy_kwh_per_unit", "unit"],
+        measured=["energy_kwh"]
+        if per == PER_RUN
+        else ["energy_kwh", "energy_kwh_per_unit", "unit"],
     )
     if usable.empty:
         raise NoRunsError(f"None of {len(runs)} metered runs can be compared. {' '.join(notices)}")
@@ -137,7 +141,7 @@ def compare_runs(
         notices += untold
     if sort is not None:
         table = _sorted(table, sort, quantity)
-    return Comparison(table, tuple(columns), tuple(notices), per, baseline)
+    return Comparison(table, tuple(columns), tuple(notices), per, baseline, tuple(added))
 
 
 def _of_unit(runs: pd.DataFrame, per: str | None) -> pd.DataFrame:

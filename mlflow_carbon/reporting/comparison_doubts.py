@@ -119,9 +119,10 @@ def _of_intensities(priced: pd.DataFrame) -> Iterator[str]:
     used = priced[["region", "intensity_set", "intensity_basis"]].drop_duplicates()
     by_set = used.dropna(subset="intensity_set").groupby("intensity_set")["region"]
     if len(by_set) > 1:
-        listed = ", ".join(f"{name} ({', '.join(sorted(set(regions)))})" for name, regions in by_set)
+        listed = ", ".join(
+            f"{name} ({', '.join(sorted(set(regions)))})" for name, regions in by_set
+        )
         yield f"Intensities come from different sets: {listed}; give one `intensity_set`."
     bases = used[["region", "intensity_basis"]].dropna().drop_duplicates()
     if notice := basis_notice(bases.itertuples(index=False, name=None)):
         yield notice
-

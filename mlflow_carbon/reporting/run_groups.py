@@ -15,7 +15,11 @@ _OWN_COLUMNS = {EXPERIMENT: "experiment", METHOD: "methods"}
 
 
 def usable_runs(
-    runs: pd.DataFrame, columns: Mapping[str, str], assumed: Sequence[str], *, measured: Sequence[str]
+    runs: pd.DataFrame,
+    columns: Mapping[str, str],
+    assumed: Sequence[str],
+    *,
+    measured: Sequence[str],
 ) -> tuple[pd.DataFrame, list[str]]:
     """Returns the runs that can be compared, and a sentence for each reason to leave one out.
 

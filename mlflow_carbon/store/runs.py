@@ -175,7 +175,9 @@ def _filtered_runs(
 ) -> list[Run]:
     """Returns the metered runs that fit the user's filter, too."""
     try:
-        return all_runs(client, experiment_ids, " AND ".join(filter(None, [_METERED, filter_string])))
+        return all_runs(
+            client, experiment_ids, " AND ".join(filter(None, [_METERED, filter_string]))
+        )
     except MlflowException as error:
         if not filter_string or error.error_code != INVALID_PARAMETER_VALUE:
             raise
