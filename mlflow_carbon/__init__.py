@@ -4,16 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
-__all__ = ["MeterSettings", "autolog", "track", "windows"]
+__all__ = ["MeterSettings", "autolog", "compare", "track", "windows"]
 
 if TYPE_CHECKING:
     from mlflow_carbon.metering.meter import MeterSettings
+    from mlflow_carbon.reporting.comparing import compare
     from mlflow_carbon.tracking.autolog import autolog
     from mlflow_carbon.tracking.track import track, windows
 
 _HOMES = {
     "MeterSettings": "mlflow_carbon.metering.meter",
     "autolog": "mlflow_carbon.tracking.autolog",
+    "compare": "mlflow_carbon.reporting.comparing",
     "track": "mlflow_carbon.tracking.track",
     "windows": "mlflow_carbon.tracking.track",
 }

@@ -38,6 +38,12 @@ class _Group(click.Group):
         except click.ClickException as error:
             raise click.ClickException(shown(error.message)) from error
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands with their first sentences whole, wrapped where they are long."""
+        rows = [(name, it.get_short_help_str(limit=1_000)) for name, it in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(rows))
+
 
 def told_as_options(error: MlflowCarbonError, command: click.Command | None) -> str:
     """Returns an error's message on one line, with the options of a command for its arguments.
