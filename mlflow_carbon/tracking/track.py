@@ -236,9 +236,11 @@ def track(
     Args:
         unit: what one unit of a window is: ``iteration``, ``epoch``, ``sample``, ``minute``.
             A block that marks no window is reported per minute.
-        region: where the electricity comes from; ``None`` takes the default's.
-        month: ``2022-02``; ``None`` takes the year's mean.
-        pue: facility energy over IT energy; ``None`` takes the default's.
+        region: where the electricity comes from. This and the next four settings, where they are
+            ``None``, are those of a block around, else of the environment
+            (``MLFLOW_CARBON_REGION`` and so on), else the default's.
+        month: ``2022-02``; else the newest year's mean.
+        pue: facility energy over IT energy.
         intensity_set: the only set of intensities to look in.
         carbon_intensity_g_per_kwh: your own figure, from your supplier or your own mix, instead of
             a published one; ``region`` then is only its name.
@@ -275,7 +277,7 @@ def track(
             carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
             live=_live_intensity(intensity_provider, region, month or intensity_set, defaults),
             defaults=defaults,
-            settings=settings,
+            settings=settings.over_environment(os.environ),
             plan=CarbonPlan(total_units, carbon_budget_kg, on_budget),
         )
         with _tracked(options, run_id=run_id, is_alone=is_alone, meter=meter) as tracker:
