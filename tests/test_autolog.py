@@ -286,7 +286,7 @@ def test_documented_variables_are_the_arguments(store):
         (ROOT / "docs" / "tracking.md").read_text(),
         re.MULTILINE,
     )
-    others = {"register_models", "registered_model_name", "disable", "silent"}
+    others = {"register_models", "registered_model_name", "disable"}
     arguments = inspect.signature(mlflow_carbon.autolog).parameters.keys() - others
     assert {argument for _, argument in documented} == arguments
     assert all(variable_of(argument) == f"MLFLOW_CARBON_{name}" for name, argument in documented)

@@ -15,6 +15,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_RUN_ID
 
+from mlflow_carbon.accounting.cheaper import Change
 from mlflow_carbon.contract.assumptions import Defaults
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.grid.providers import LiveIntensity, ask_provider
@@ -22,6 +23,7 @@ from mlflow_carbon.metering.launch import ALONE, Place, find_place
 from mlflow_carbon.metering.meter import MeterSettings
 from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget
+from mlflow_carbon.reporting.receipt import RunFootprint
 from mlflow_carbon.tracking.idle_tracking import IdleTracking
 from mlflow_carbon.tracking.launch_run import find_launch_run
 from mlflow_carbon.tracking.patience import FIND_TIMEOUT_S, within
@@ -55,6 +57,29 @@ class Tracker:
     def run_id(self) -> str:
         """The MLflow run that is being measured; empty in a rank that knows no run."""
         return str(self._tracking.run_id)
+
+    @property
+    def footprint(self) -> RunFootprint | None:
+        """What the run cost, as its receipt says; while it goes on, what it has cost so far.
+
+        ``None`` in a rank that does not measure.
+        """
+        footprint: RunFootprint | None = self._tracking.footprint
+        return footprint
+
+    def could_save(self, change: str, saving_fraction: float) -> None:
+        """Names a change that would make such a run cheaper, for its receipt.
+
+        Args:
+            change: what to do, in a word or two: ``20 steps``.
+            saving_fraction: the share of the run's energy that it saves, 0 to 1.
+
+        Raises:
+            InvalidInputError: the share is not from 0 to 1.
+        """
+        if not 0 <= saving_fraction <= 1:
+            raise InvalidInputError(f"saving_fraction is {saving_fraction}; give 0 to 1.")
+        self._tracking.offer(Change(change, saving_fraction))
 
     @contextmanager
     def window(self, num_units: float = 1) -> Iterator[None]:
@@ -230,6 +255,7 @@ def track(
     run_id: str | None = None,
     is_alone: bool = False,
     meter: EnergyMeter | None = None,
+    silent: bool | None = None,
 ) -> TrackedBlock:
     """Measures the block's energy and writes it, with its CO2e, to an MLflow run.
 
@@ -260,6 +286,8 @@ def track(
         is_alone: whether this is the only process of a launch that comes to the block: its node is
             measured, whichever process it is, and no other node is missed.
         meter: a started meter to use instead of the process's own.
+        silent: whether no receipt is printed when the run ends; ``None`` asks
+            ``MLFLOW_CARBON_SILENT``.
 
     Raises:
         MlflowCarbonError: a setting is out of range, or two contradict each other;
@@ -279,6 +307,7 @@ def track(
             defaults=defaults,
             settings=settings.over_environment(os.environ),
             plan=CarbonPlan(total_units, carbon_budget_kg, on_budget),
+            is_silent=silent,
         )
         with _tracked(options, run_id=run_id, is_alone=is_alone, meter=meter) as tracker:
             yield tracker

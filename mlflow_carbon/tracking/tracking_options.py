@@ -64,6 +64,7 @@ class TrackingOptions:
     def within(self, outer: "TrackingOptions") -> "TrackingOptions":
         """Returns these options, with settings left open taken from the outer options."""
         pue = outer.pue if self.pue is None else self.pue
+        is_silent = outer.is_silent if self.is_silent is None else self.is_silent
         own = (self.region, self.month, self.intensity_set, self.carbon_intensity_g_per_kwh)
         if all(choice is None for choice in own):
             return replace(
@@ -74,5 +75,6 @@ class TrackingOptions:
                 carbon_intensity_g_per_kwh=outer.carbon_intensity_g_per_kwh,
                 live=outer.live,
                 pue=pue,
+                is_silent=is_silent,
             )
-        return replace(self, pue=pue)
+        return replace(self, pue=pue, is_silent=is_silent)
