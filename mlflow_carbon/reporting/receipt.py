@@ -181,17 +181,25 @@ def _priced(bounds: Bounds | None, record: RunRecord) -> tuple[float, float] | N
 
 
 def _cost(footprint: RunFootprint) -> str:
-    """Returns CO2e and energy with their bounds, and the time that they took."""
+    """Returns CO2e and energy, how far both may be off, and the time that they took."""
     if footprint.energy_kwh is None:
         return f"no energy measured: {(footprint.problem or 'no device answered').rstrip('.')}"
-    parts = []
-    if footprint.co2e_g is not None:
-        parts.append(f"{mass_text(footprint.co2e_g)} CO2e{_bounds_text(footprint)}")
-    parts.append(energy_text(footprint.energy_kwh))
-    cost = " · ".join(parts)
-    return (
-        cost if footprint.duration_s is None else f"{cost} in {duration_text(footprint.duration_s)}"
-    )
+    amounts = [] if footprint.co2e_g is None else [f"{mass_text(footprint.co2e_g)} CO2e"]
+    cost = " · ".join([*amounts, energy_text(footprint.energy_kwh)]) + _error_text(footprint)
+    if footprint.duration_s is None:
+        return cost
+    return f"{cost} in {duration_text(footprint.duration_s)}"
+
+
+def _error_text(footprint: RunFootprint) -> str:
+    """Returns how far the energy, and thus the CO2e, may be off: `` (each ± 5 %)``."""
+    bounds, energy_kwh = footprint.energy_bounds, footprint.energy_kwh
+    if bounds is None or not energy_kwh or bounds.low_kwh == bounds.high_kwh:
+        return ""
+    below, above = (100 * abs(kwh / energy_kwh - 1) for kwh in (bounds.low_kwh, bounds.high_kwh))
+    if round(below) == round(above):
+        return f" (each ± {above:.0f} %)"
+    return f" (each −{below:.0f} to +{above:.0f} %)"
 
 
 def _bounds_text(footprint: RunFootprint) -> str:
@@ -229,7 +237,7 @@ def _how(footprint: RunFootprint) -> Iterator[str]:
         yield ", ".join(methods)
     if footprint.intensity is not None and footprint.pue is not None:
         yield f"{footprint.intensity.label}, PUE {footprint.pue:g}{_unchosen(footprint)}"
-    if footprint.unit is not None and footprint.energy_kwh_per_unit is not None:
+    if footprint.unit not in (None, keys.UNIT_MINUTE) and footprint.energy_kwh_per_unit is not None:
         yield _per_unit(footprint)
 
 

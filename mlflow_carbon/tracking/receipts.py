@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TextIO
 
 from mlflow import MlflowClient
@@ -81,6 +82,12 @@ def place_in_ui(client: MlflowClient, run_id: str, experiment_id: str | None) ->
     uri = str(client.tracking_uri)
     if uri.startswith(("http://", "https://")):
         return f"{without_credentials(uri).rstrip('/')}/{page}"
-    if uri.startswith("sqlite:") and "@" not in uri and "?" not in uri:
-        return f"{LOCAL_UI}/{page} (after: mlflow ui --backend-store-uri {uri})"
-    return f"{LOCAL_UI}/{page} (after: mlflow ui)"
+    return f"{LOCAL_UI}/{page} (after: {_command_of_ui(uri)})"
+
+
+def _command_of_ui(uri: str) -> str:
+    """Returns the command that serves a store; the address of one with a password is left out."""
+    is_here = uri == "sqlite:///mlflow.db" or uri == f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if is_here or not uri.startswith("sqlite:") or uri != without_credentials(uri):
+        return "mlflow ui"
+    return f"mlflow ui --backend-store-uri {uri}"

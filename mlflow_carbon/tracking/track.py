@@ -3,10 +3,8 @@
 import functools
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -26,6 +24,7 @@ from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget
 from mlflow_carbon.reporting.receipt import RunFootprint
 from mlflow_carbon.tracking.idle_tracking import IdleTracking
 from mlflow_carbon.tracking.launch_run import find_launch_run
+from mlflow_carbon.tracking.left_windows import Bodies, LeftWindow
 from mlflow_carbon.tracking.patience import FIND_TIMEOUT_S, within
 from mlflow_carbon.tracking.process_metering import process_metering
 from mlflow_carbon.tracking.run_tracking import RunTracking
@@ -34,8 +33,6 @@ from mlflow_carbon.tracking.tracking_options import TrackingOptions
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
-
-MIN_BODY_S = 1e-3  # a loop that was left sooner has done nothing with its item
 
 
 class Tracker:
@@ -51,7 +48,7 @@ class Tracker:
         # The two take their own windows back, so no type tells one from the other here.
         self._tracking: Any = tracking
         self._unit = unit
-        self._left: list[_LeftWindow] = []  # of loops, one in each thread at most
+        self._left: list[LeftWindow] = []  # of loops, one in each thread at most
 
     @property
     def run_id(self) -> str:
@@ -138,7 +135,7 @@ class Tracker:
 
     def _windowed(self, items: Iterator[T], units_per_window: int) -> Iterator[T]:
         is_exhausted = False
-        bodies = _Bodies()
+        bodies = Bodies()
         while not is_exhausted:
             if self._tracking.must_stop and not any(True for _ in items):
                 return  # there is no other item
@@ -153,7 +150,7 @@ class Tracker:
                     num_done += 1
             except GeneratorExit:  # the loop was left
                 self._tracking.stop(window)
-                self._left.append(_LeftWindow(window, num_done, bodies.is_likely_done()))
+                self._left.append(LeftWindow(window, num_done, bodies.is_likely_done()))
                 raise
             except BaseException:  # the items' own
                 self._tracking.close(window, num_done)
@@ -165,41 +162,6 @@ class Tracker:
     def _open(self) -> Any:
         self.settle(is_error=False)
         return self._tracking.open(self._unit)
-
-
-@dataclass(frozen=True)
-class _LeftWindow:
-    """A window in which a loop was left: it is not known yet whether its last item counts."""
-
-    window: Any
-    num_done: int
-    is_likely_done: bool
-
-
-class _Bodies:
-    """How long the loop takes with an item."""
-
-    def __init__(self) -> None:
-        self._began_s = 0.0
-        self._total_s = 0.0
-        self._num = 0
-
-    def begin(self) -> None:
-        """The loop gets an item."""
-        self._began_s = time.monotonic()
-
-    def end(self) -> None:
-        """The loop asks for the next item."""
-        self._total_s += time.monotonic() - self._began_s
-        self._num += 1
-
-    def is_likely_done(self) -> bool:
-        """Returns whether the loop has worked on the item that it was left at.
-
-        Nothing tells ``break`` at the end of a body from ``zip`` with something shorter but time.
-        """
-        usual_s = self._total_s / self._num if self._num else 0.0
-        return time.monotonic() - self._began_s >= max(usual_s / 2, MIN_BODY_S)
 
 
 class TrackedBlock(AbstractContextManager[Tracker]):
