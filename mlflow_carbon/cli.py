@@ -17,7 +17,9 @@ from mlflow_carbon.commands.options import example
 from mlflow_carbon.commands.paper_check import paper_check
 from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
+from mlflow_carbon.commands.run import run
 from mlflow_carbon.commands.tag_models import tag_models
+from mlflow_carbon.commands.total import total
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.inert import shown
 from mlflow_carbon.tracking.mlflow_seams import require_supported
@@ -78,7 +80,9 @@ def cli() -> None:
 
 
 COMMANDS = (
+    run,
     compare,
+    total,
     models,
     tag_models,
     gate,
