@@ -1,10 +1,11 @@
 """What a run's description says of its CO2e, between markers beside what the user wrote."""
 
+from mlflow_carbon.accounting.amounts import energy_text, mass_text
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
-from mlflow_carbon.contract.short_texts import energy_text, mass_text
 
 START, END = "<!-- carbon -->", "<!-- /carbon -->"
+SHORTEST_NOTED_S = 1.0  # a look at the description costs a shorter run too much
 _HOW = {
     keys.METHOD_COUNTER: "counted",
     keys.METHOD_SAMPLED: "sampled",
@@ -49,3 +50,10 @@ def with_sentence(description: str, line: str) -> str:
     if start >= 0:
         return description[:start] + marked + description[end + len(END) :]
     return f"{description}\n\n{marked}" if description.strip() else marked
+
+
+def note_tags(record: RunRecord) -> dict[str, str]:
+    """Returns the line on its way to the description; empty for a trial, which it would slow."""
+    duration_s = None if record.total is None else record.total.duration_s
+    line = sentence(record) if (duration_s or 0.0) >= SHORTEST_NOTED_S else None
+    return {} if line is None else {keys.TAG_NOTE: line}

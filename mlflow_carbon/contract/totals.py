@@ -7,7 +7,7 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.figures import Figures, worded
 from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
 from mlflow_carbon.contract.windows import UnitEnergy, Window
-from mlflow_carbon.units import watts_from_kwh
+from mlflow_carbon.units import SECONDS_PER_MINUTE, watts_from_kwh
 
 RUNNING, ENDED = "running", "ended"  # the states of a node
 
@@ -148,6 +148,19 @@ class Total:
             )
         duration_s, energy_kwh = words.get(_DURATION), words.get(_ENERGY)
         return cls(duration_s, energy_kwh, coverage_fraction, by_component, tuple(devices))
+
+    def as_window(self, end_unix_s: float) -> Window:
+        """Returns a measured run without marked windows as one window in minutes."""
+        assert self.energy_kwh is not None
+        assert self.duration_s is not None
+        return Window(
+            end_unix_s=end_unix_s,
+            duration_s=self.duration_s,
+            energy_kwh=self.energy_kwh,
+            energy_kwh_by_component=self.energy_kwh_by_component,
+            num_units=self.duration_s / SECONDS_PER_MINUTE,
+            unit=keys.UNIT_MINUTE,
+        )
 
     @property
     def power_w(self) -> float | None:

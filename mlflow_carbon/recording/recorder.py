@@ -13,8 +13,8 @@ from mlflow_carbon import __version__
 from mlflow_carbon.accounting.forecast import AT_RISK, WITHIN
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
-from mlflow_carbon.contract.measurement import Reading
-from mlflow_carbon.contract.run_description import sentence
+from mlflow_carbon.contract.measurement import MeterDescription, Reading
+from mlflow_carbon.contract.run_description import note_tags
 from mlflow_carbon.contract.run_record import NOT_PARTIAL, RunRecord
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.contract.unit_series import UnitSeries
@@ -33,8 +33,6 @@ from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
 _logger = logging.getLogger("mlflow.carbon")
-
-SHORTEST_NOTED_S = 1.0  # a shorter run gets no description
 
 TOO_SHORT = "A counter did not move: the run was shorter than its step, its energy is not known."
 
@@ -92,6 +90,7 @@ class Recorder:
         self._end_minutes: Callable[[], None] | None = None
         self._lock = threading.RLock()
         self._has_finished = False
+        self._summary: RunRecord | None = None  # known at the end
         self._process_id = os.getpid()
 
     @property
@@ -239,7 +238,7 @@ class Recorder:
         windows, unit = self._series.main.windows, self._series.main.unit or keys.UNIT_MINUTE
         has_windows = len(windows) > 0
         if not has_windows and total.energy_kwh is not None:
-            windows = WindowColumns([_whole_run(total, end_unix_s)])
+            windows = WindowColumns([total.as_window(end_unix_s)])
         record = RunRecord(
             self.run_id,
             total=total,
@@ -250,7 +249,9 @@ class Recorder:
         if total.energy_kwh is not None:
             energies = {**self._series.energy_per_other_unit(), **record.energy_per_unit}
             record = replace(record, energy_per_unit=energies)
-        tags = self._described(is_silent=is_silent) | record.window_tags()
+        description = self._description(is_silent=is_silent)
+        tags = description.tags() | self.assumptions.default_tags() | record.window_tags()
+        self._summary = replace(record.assuming(self.assumptions), description=description)
         if self._earlier is not None and self._earlier.is_partial:
             tags[keys.TAG_PARTIAL] = NOT_PARTIAL
         if total.energy_kwh is not None and self.live.end(total.energy_kwh, self.assumptions):
@@ -259,14 +260,28 @@ class Recorder:
             per_unit = record.energy_per_unit
             self._node.end(total, end_unix_s, self.assumptions, per_unit=per_unit, tags=tags)
             return
-        record = replace(record.assuming(self.assumptions), description=self.meter.description)
-        values = record.metrics()
+        values = self._summary.metrics()
         if values and not has_windows and total.power_w is not None:
             values[keys.POWER_W] = total.power_w
         earlier_step = 0 if self._earlier is None else self._earlier.last_step
         step = max(self._series.main.num_points, earlier_step)
-        tags |= record.total_tags() | _note(record)
+        tags |= record.total_tags() | note_tags(self._summary)
         self._outbox.put(values, end_unix_s, tags, step=step)
+
+    def summary(self) -> RunRecord:
+        """Returns what this node has measured of the run: at its end, or until the latest reading.
+
+        Windows are in it at the end only.
+        """
+        if self._summary is not None:
+            return self._summary
+        record = RunRecord(self.run_id, total=self._total_so_far()).assuming(self.assumptions)
+        return replace(record, description=self.meter.description)
+
+    @property
+    def windows_kwh(self) -> float:
+        """The energy inside the windows of the run's own unit."""
+        return self._series.main.windows.energy_kwh
 
     def _end_of(self, reading: Reading) -> float:
         """Returns a reading's time stamp, made later than any that an earlier part has written.
@@ -279,15 +294,14 @@ class Recorder:
             self._shift_s = max(0.0, newest_s - reading.start_unix_s)
         return reading.start_unix_s + reading.duration_s + self._shift_s
 
-    def _described(self, *, is_silent: bool) -> dict[str, str]:
-        """Returns the tags of measurement and assumptions; warns of what was not measured."""
+    def _description(self, *, is_silent: bool) -> MeterDescription:
+        """Returns how the run was measured; warns of what was not."""
         description = self.meter.description
         if description.problems and not self.is_held:
             _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
         if is_silent:  # no warning: the trials of a sweep may all be that short
             description = replace(description, problems=(*description.problems, TOO_SHORT))
-        # Only now is it known which settings the user has left open.
-        return description.tags() | self.assumptions.default_tags()
+        return description
 
     def _add_minute(self, reading: Reading) -> None:
         self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, keys.UNIT_MINUTE)
@@ -402,24 +416,3 @@ class Recorder:
     def _is_forked(self) -> bool:
         """Returns whether this is a child process, which must not repeat its parent's figures."""
         return os.getpid() != self._process_id
-
-
-def _note(record: RunRecord) -> dict[str, str]:
-    """Returns the line of the run's description; empty for a trial, which a look would slow."""
-    duration_s = None if record.total is None else record.total.duration_s
-    line = sentence(record) if (duration_s or 0.0) >= SHORTEST_NOTED_S else None
-    return {} if line is None else {keys.TAG_NOTE: line}
-
-
-def _whole_run(total: Total, end_unix_s: float) -> Window:
-    """Returns the whole run as one window in minutes, for a run without marked windows."""
-    assert total.energy_kwh is not None
-    assert total.duration_s is not None
-    return Window(
-        end_unix_s=end_unix_s,
-        duration_s=total.duration_s,
-        energy_kwh=total.energy_kwh,
-        energy_kwh_by_component=total.energy_kwh_by_component,
-        num_units=total.duration_s / SECONDS_PER_MINUTE,
-        unit=keys.UNIT_MINUTE,
-    )

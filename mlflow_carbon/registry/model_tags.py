@@ -8,8 +8,8 @@ from functools import partial
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from mlflow_carbon.accounting.amounts import mass_text
 from mlflow_carbon.contract import keys
-from mlflow_carbon.contract.short_texts import mass_text
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.lineage import Lineage
 from mlflow_carbon.registry.model_uris import versions_of

@@ -1,39 +1,13 @@
-"""Amounts in the unit that suits their size, and the line of a run's description."""
+"""The line of a run's description, beside what the user wrote."""
 
 from dataclasses import replace
-
-import pytest
 
 from mlflow_carbon.contract.measurement import MeterDescription
 from mlflow_carbon.contract.run_description import sentence, with_sentence
 from mlflow_carbon.contract.run_record import RunRecord
-from mlflow_carbon.contract.short_texts import energy_text, mass_text
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.contract.windows import UnitEnergy
 from mlflow_carbon.grid.intensity import given_intensity
-
-
-@pytest.mark.parametrize(
-    ("mass_g", "text"),
-    [
-        (0.0, "0 µg"),
-        (5e-9, "0.005 µg"),
-        (5.8e-5, "58 µg"),
-        (0.0176, "17.6 mg"),
-        (0.9999, "1 g"),
-        (75.0, "75 g"),
-        (999.6, "1 kg"),
-        (3e6, "3 t"),
-        (1.234e9, "1230 t"),
-    ],
-)
-def test_mass_has_three_digits_and_the_unit_of_its_size(mass_g, text):
-    assert mass_text(mass_g) == text
-
-
-def test_energy_is_in_watt_hours():
-    assert [energy_text(kwh) for kwh in (4.5e-5, 0.002, 12.0)] == ["45 mWh", "2 Wh", "12 kWh"]
-
 
 HOW = MeterDescription(
     ("cpu",), {"cpu": "tdp", "gpu": "unavailable"}, None, "whole_node", "1 CPU", "meter 1", ()
