@@ -4,6 +4,9 @@ A patient is painted as solids with soft edges, as a scanner's voxels average ov
 covered with noise of a scanner's spectrum.
 """
 
+import math
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +25,8 @@ NOISE_PEAK_CYCLES_PER_VOXEL = 0.2  # where a scanner's noise is strongest, withi
 SPINE_HEIGHT = 0.2  # of a vertebra and the disc above it
 DOME_HEIGHT = 0.4  # of the diaphragm
 SLICE_Z_RANGE = (-0.7, 0.7)  # where slices are cut
+# Small volumes, which are the same in every epoch, are kept in memory: 64 MiB in all.
+MAX_KEPT_VOXELS, NUM_KEPT = 2**17, 128
 
 
 def phantom_hu(size: tuple[int, ...], *, seed: int, epoch: int = 0) -> Tensor:
@@ -31,11 +36,20 @@ def phantom_hu(size: tuple[int, ...], *, seed: int, epoch: int = 0) -> Tensor:
     draws; three give the whole chest, the same in every epoch.
     """
     if len(size) == 2:
-        generator = np.random.default_rng((seed, epoch))
-        z = np.array([generator.uniform(*SLICE_Z_RANGE)])
-    else:
-        generator = np.random.default_rng((seed, 0))
-        z = _axis(size[2])
+        return _drawn_hu(size, seed, epoch)
+    if math.prod(size) <= MAX_KEPT_VOXELS:
+        return _kept_hu(size, seed).clone()
+    return _drawn_hu(size, seed, 0)
+
+
+@lru_cache(maxsize=NUM_KEPT)
+def _kept_hu(size: tuple[int, ...], seed: int) -> Tensor:
+    return _drawn_hu(size, seed, 0)
+
+
+def _drawn_hu(size: tuple[int, ...], seed: int, epoch: int) -> Tensor:
+    generator = np.random.default_rng((seed, epoch))
+    z = _axis(size[2]) if len(size) == 3 else np.array([generator.uniform(*SLICE_Z_RANGE)])
     axes = (_axis(size[0]), _axis(size[1]), z)
     canvas = Canvas(axes, voxel=2.0 / max(size[:2]), background=AIR_HU)
     _paint(canvas, draw_patient(seed))
