@@ -29,7 +29,8 @@ ATTRIBUTIONS = (AUTO, "whole_node", "process_share", "gpu_only")
 SLICE_AXES = ("axial", "coronal", "sagittal")
 
 DEFAULT_SIZE_BY_DIMS = {2: (64, 64), 3: (32, 32, 32)}
-DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training
+DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training of the UNet
+DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS = {2: 8, 3: 2}
 DEFAULT_NUM_SAMPLES = 20
 DEFAULT_NUM_JUDGED = 64  # images of each setting that quality compares
 MIN_SYNTH_WINDOWS = 5  # one window per batch, so that a spread can be reported
@@ -85,7 +86,9 @@ class VqganConfig(RunConfig):
     """Parameters of the training of a VQ-GAN, the autoencoder whose latents the LDM models."""
 
     vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
-    batch_size: str = parameter(AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D).")
+    batch_size: str = parameter(
+        AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D), 2 (3D VQ-GAN)."
+    )
     data: str = parameter(
         PHANTOM,
         "Folder or glob of CT (NIfTI, DICOM), msd:Task09_Spleen, tcia:LIDC-IDRI:20. "
