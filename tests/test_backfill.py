@@ -126,7 +126,7 @@ def test_run_is_tagged_as_backfilled(client):
     assert tags["carbon.method.cpu"] == "unavailable"
     assert tags["carbon.tracker"] == "mlflow system metrics"
     assert tags["carbon.attribution"] == "gpu_only"
-    assert (tags["carbon.region"], tags["carbon.schema"]) == ("SE", "1")
+    assert (tags["carbon.region"], tags["carbon.schema"]) == ("SE", "2")
     assert "The CPU is left out" in tags["carbon.error"]
 
 
@@ -139,7 +139,8 @@ def test_gaps_and_ends_without_metrics_are_not_covered(client):
     assert energy_joules(client, run_id) == pytest.approx(3_000)
     assert metrics["coverage_fraction"] == pytest.approx(0.3)
     assert metrics["duration_s"] == 100.0
-    assert metrics["power_w"] == pytest.approx(100.0)  # while it was seen
+    shown = client.get_run(run_id).data.metrics
+    assert shown["carbon/power_w"] == pytest.approx(100.0)  # while it was seen
     assert "30 s of 100 s covered; written." in result.stdout
     assert "1 gap is not counted." in result.stdout
 

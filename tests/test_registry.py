@@ -343,7 +343,11 @@ def model_points(client, model_id, key=keys.CO2E_KG):
 def resume(client, run_id, energy_kwh, *, start_ms):
     """Writes the totals of a run of one hour more, which began at this time."""
     earlier_s = client.get_run(run_id).data.metrics[keys.DURATION_S]
-    totals = {keys.ENERGY_KWH: energy_kwh, keys.DURATION_S: earlier_s + 3600.0}
+    totals = {
+        keys.ENERGY_KWH: energy_kwh,
+        keys.CO2E_G: energy_kwh * 1.5 * 250,
+        keys.DURATION_S: earlier_s + 3600.0,
+    }
     for key, value in totals.items():
         client.log_metric(run_id, key, value, timestamp=start_ms + 3_600_000, step=0)
 
@@ -354,7 +358,7 @@ def test_model_of_an_earlier_part_keeps_its_figure_when_the_run_is_resumed(clien
     assert record_run_models(client, run_id)
     resume(client, run_id, 0.5, start_ms=round(time.time() * 1000) + 1000)
     assert record_run_models(client, run_id)
-    assert model_points(client, old) == [0.2]
+    assert model_points(client, old) == [pytest.approx(0.075)]  # kg: 0.2 kWh x 1.5 x 250 g/kWh
 
 
 def test_model_of_the_last_part_gets_the_figure_of_the_whole_run(client):
@@ -362,7 +366,7 @@ def test_model_of_the_last_part_gets_the_figure_of_the_whole_run(client):
     resume(client, run_id, 0.5, start_ms=round(time.time() * 1000) - 1000)
     new = log_model(client, run_id)
     assert record_run_models(client, run_id)
-    assert model_points(client, new) == [0.5]
+    assert model_points(client, new) == [pytest.approx(0.1875)]  # kg of 0.5 kWh
 
 
 def test_model_of_an_earlier_part_that_has_no_figure_gets_one(client):
@@ -370,7 +374,7 @@ def test_model_of_an_earlier_part_that_has_no_figure_gets_one(client):
     old = log_model(client, run_id)
     resume(client, run_id, 0.5, start_ms=round(time.time() * 1000) + 1000)
     assert record_run_models(client, run_id)
-    assert model_points(client, old) == [0.5]
+    assert model_points(client, old) == [pytest.approx(0.1875)]  # kg of 0.5 kWh
 
 
 def test_version_keeps_its_tags_where_its_run_cannot_be_read(client):
