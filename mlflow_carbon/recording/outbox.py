@@ -13,6 +13,7 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.recording.delivery import Delivery
 from mlflow_carbon.recording.journal import Batch, Journal, Point, journal_dir
 from mlflow_carbon.recording.nodes import ends_a_node, settle
+from mlflow_carbon.recording.run_writes import write_to_run
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
@@ -140,7 +141,7 @@ class RunWriter:
             Metric(point.key, point.value, point.timestamp_ms, point.step) for point in batch.points
         ]
         tags = [RunTag(key, value[:MAX_TAG_LENGTH]) for key, value in batch.tags.items()]
-        self._client.log_batch(self._run_id, metrics=metrics, tags=tags)
+        write_to_run(self._client, self._run_id, metrics, tags)
         if ends_a_node(batch.tags):
             settle(self._client, self._run_id)
         if self._marks_parent:
@@ -153,7 +154,8 @@ class RunWriter:
         if parent_run_id is None:
             return
         if keys.TAG_SCHEMA in self._client.get_run(parent_run_id).data.tags:
-            self._client.set_tag(parent_run_id, keys.TAG_SCOPE, keys.SCOPE_PARENT)
+            is_parent = RunTag(keys.TAG_SCOPE, keys.SCOPE_PARENT)
+            write_to_run(self._client, parent_run_id, [], [is_parent])
 
 
 def _open_journal(client: MlflowClient, run_id: str) -> Journal | None:
