@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
@@ -33,7 +34,7 @@ def _without_active_model() -> Iterator[None]:
     """
     fluent = import_module("mlflow.tracking.fluent")
     contexts = getattr(fluent, "_ACTIVE_MODEL_CONTEXT", None)
-    active = None if contexts is None else contexts.get()
+    active: Any = None if contexts is None else contexts.get()
     if contexts is None or getattr(active, "_model_id", None) is None:
         yield
         return

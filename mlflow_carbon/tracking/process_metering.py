@@ -98,6 +98,7 @@ class ProcessMetering:
                 run,
                 is_alone=is_held or is_alone,
                 is_named=is_named,
+                is_new=is_held,
             )
             if start.may_have_more:
                 watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
