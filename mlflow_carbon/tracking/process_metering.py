@@ -136,6 +136,7 @@ class ProcessMetering:
             "" if start.is_sought else run_id,
             marks_parent=not is_parent_tagged,
             is_held=is_held or start.is_sought,
+            parent_run_id=start.parent_run_id,
         )
         return Recorder(
             outbox,
