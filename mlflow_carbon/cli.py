@@ -15,6 +15,7 @@ from mlflow_carbon.commands.gate import gate
 from mlflow_carbon.commands.models import models
 from mlflow_carbon.commands.options import example
 from mlflow_carbon.commands.paper_check import paper_check
+from mlflow_carbon.commands.plot import plot
 from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
 from mlflow_carbon.commands.tag_models import tag_models
@@ -84,6 +85,7 @@ COMMANDS = (
     doctor,
     recover,
     backfill,
+    plot,
 )
 for command in COMMANDS:
     cli.add_command(command)
