@@ -1,7 +1,7 @@
 """Each kind of picture, from runs as a store holds them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -85,20 +85,24 @@ def draw_steps(runs: pd.DataFrame, request: Request) -> Figure:
     steps_name = axis_name(runs, "steps", request.x)
     gpus_name = axis_name(runs, "gpus")
     frames = {"steps": pd.DataFrame(), "gpus": pd.DataFrame()}
+    has_gpus = gpus_name is not None and runs[column_of(runs, gpus_name)].nunique() > 1
     if steps_name is not None:
-        frames["steps"] = _over(runs, request, "steps")[0]
-    if gpus_name is not None:
-        column = column_of(runs, gpus_name)
-        if runs[column].nunique() > 1:
-            series = tuple(dict.fromkeys([*request.series, *([steps_name] if steps_name else [])]))
-            frames["gpus"] = points(
-                runs,
-                x=gpus_name,
-                series=series,
-                amount=request.amount,
-                intensities=request.intensities,
-                pue=request.pue,
-            )
+        of_gpus = (gpus_name,) if has_gpus and gpus_name is not None else ()
+        frames["steps"] = _over(
+            runs, replace(request, series=(*request.series, *of_gpus)), "steps"
+        )[0]
+    if has_gpus and gpus_name is not None:
+        series = tuple(dict.fromkeys([*request.series, *([steps_name] if steps_name else [])]))
+        over_gpus = points(
+            runs,
+            x=gpus_name,
+            series=series,
+            amount=request.amount,
+            intensities=request.intensities,
+            pue=request.pue,
+        )
+        num_places = over_gpus.groupby(["panel", "series"])["x"].transform("nunique")
+        frames["gpus"] = over_gpus[num_places > 1]  # one place alone compares nothing
     if all(frame.empty for frame in frames.values()):
         raise _no_axis("steps")
     with house_style():
@@ -107,6 +111,25 @@ def draw_steps(runs: pd.DataFrame, request: Request) -> Figure:
 
 def draw_regions(runs: pd.DataFrame, request: Request) -> Figure:
     """Draws the CO2e of the mean run, or of its units, by region and by month.
+
+    Raises:
+        InvalidInputError: the runs are of several units, or of several PUEs and none is given.
+        NoRunsError: no run can be compared.
+    """
+    energy_kwh, pue, own = energy_to_price(runs, request)
+    month_region = request.intensities[0].region if request.intensities else own or "DE"
+    regions = region_points(energy_kwh, pue=pue, regions=request.intensities, own=own)
+    months = month_points(energy_kwh, month_region, pue=pue, year=request.month_year)
+    if months.empty:
+        months = month_points(energy_kwh, "DE", pue=pue, year=request.month_year)
+    unit = str(runs["unit"].dropna().iloc[0])
+    title = f"CO2e {request.amount.of(unit)}, mean of the runs"
+    with house_style():
+        return region_month_figure(regions, months, title=title)
+
+
+def energy_to_price(runs: pd.DataFrame, request: Request) -> tuple[float, float, str | None]:
+    """Returns the mean energy in kWh of the runs or their units, the PUE, and their one region.
 
     Raises:
         InvalidInputError: the runs are of several units, or of several PUEs and none is given.
@@ -129,14 +152,7 @@ def draw_regions(runs: pd.DataFrame, request: Request) -> Figure:
         )
     own_regions = runs["region"].dropna().unique()
     own = str(own_regions[0]) if len(own_regions) == 1 else None
-    month_region = request.intensities[0].region if request.intensities else own or "DE"
-    regions = region_points(energy_kwh, pue=float(pues[0]), regions=request.intensities, own=own)
-    months = month_points(energy_kwh, month_region, pue=float(pues[0]), year=request.month_year)
-    if months.empty:
-        months = month_points(energy_kwh, "DE", pue=float(pues[0]), year=request.month_year)
-    title = f"CO2e {request.amount.of(units[0])}, mean of {int(weights.sum())} runs"
-    with house_style():
-        return region_month_figure(regions, months, title=title)
+    return energy_kwh, float(pues[0]), own
 
 
 def draw_energy(record: RunRecord, *, name: str, methods: Sequence[str]) -> Figure:

@@ -68,7 +68,7 @@ def region_month_figure(regions: pd.DataFrame, months: pd.DataFrame, *, title: s
     sources = dict.fromkeys([*regions["intensity_set"], *months["intensity_set"]])
     note = (
         f"{title}. Energy as measured x PUE x carbon intensity ({', '.join(sources)}); no error "
-        "bars: intensities carry none."
+        "bars: intensities carry none. Orange: the runs' region; the least and the most month."
     )
     if months.empty:
         note += " No months are known of the runs' region."

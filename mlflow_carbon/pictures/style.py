@@ -29,7 +29,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Okabe and Ito 2008, https://jfly.uni-koeln.de/color/, in seaborn's brightness.
 PALETTE: tuple[str, ...] = tuple(sns.color_palette("colorblind").as_hex())
 
-_NOTE_CHARS = 66  # that fit one line of a column
+_NOTE_CHARS = 76  # that fit one line of a column
 _MOST_TICKS = 9  # measured values that are shown as ticks
 _SHORT_DECADES = 100.0  # a logarithmic axis shorter than this needs ticks between its powers of 10
 _WIDE_FACTOR = 4.0  # values further apart than this are drawn on a logarithmic axis
@@ -79,8 +79,8 @@ def new_figure(num_panels: int, note: str, *, panel_height_in: float = PANEL_HEI
         panel_height_in: of each panel with its axes.
     """
     lines = wrapped(note)
-    height_in = num_panels * panel_height_in + NOTE_LINE_IN * (len(lines) + 0.6)
-    note_fraction = NOTE_LINE_IN * (len(lines) + 0.4) / height_in
+    height_in = num_panels * panel_height_in + NOTE_LINE_IN * (len(lines) + 0.3)
+    note_fraction = NOTE_LINE_IN * (len(lines) + 0.15) / height_in
     layout = ConstrainedLayoutEngine(rect=(0, note_fraction, 1, 1 - note_fraction))
     figure = Figure(figsize=(COLUMN_WIDTH_IN, height_in), layout=layout)
     FigureCanvasAgg(figure)
