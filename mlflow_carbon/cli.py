@@ -18,6 +18,7 @@ from mlflow_carbon.commands.paper_check import paper_check
 from mlflow_carbon.commands.plot import plot
 from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
+from mlflow_carbon.commands.report import report
 from mlflow_carbon.commands.tag_models import tag_models
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.inert import shown
@@ -86,6 +87,7 @@ COMMANDS = (
     recover,
     backfill,
     plot,
+    report,
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -206,7 +206,9 @@ def quality_points(
                 "unit": cost["unit"],
             }
         )
-    return pareto(pd.DataFrame(rows), is_lower_better=request.is_lower_better)
+    found = pareto(pd.DataFrame(rows), is_lower_better=request.is_lower_better)
+    found.attrs["run_ids"] = tuple(known["run_id"])
+    return found
 
 
 def draw_quality(frame: pd.DataFrame, request: Request, *, metric: str) -> Figure:

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else, and in which nothing from a store can act."""
+"""The report as one HTML file that needs no other, and in which no text of a store can act."""
 
 import base64
 import hashlib
@@ -109,7 +109,7 @@ def html_report(page: Page) -> str:
                     "number": number,
                     "title": figure.title,
                     "svg": Markup(figure.svg),  # matplotlib has escaped its texts
-                    "items": figure.items,
+                    "panels": figure.items,
                     "run_ids": figure.run_ids,
                 }
                 for number, figure in enumerate(page.figures, start=1)

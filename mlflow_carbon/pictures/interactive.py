@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 from bokeh.embed import json_item
-from bokeh.models import ColumnDataSource, HoverTool, Whisker
+from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.models.annotations import Whisker
 from bokeh.plotting import figure
 
 from mlflow_carbon.inert import MAX_CELL_CHARS, shown
@@ -40,7 +41,7 @@ def lines_item(points: pd.DataFrame, *, x_label: str, y_label: str) -> dict[str,
     is_number = pd.api.types.is_numeric_dtype(points["x"])
     xs = list(points["x"]) if is_number else [_text(x) for x in points["x"]]
     settings: dict[str, Any] = {} if is_number else {"x_range": list(dict.fromkeys(xs))}
-    if is_number and is_wide(xs):
+    if is_number and is_wide(list(points["x"])):
         settings["x_axis_type"] = "log"
     has_log = is_wide(list(points["mean"]))
     plot = _plot(x_label, f"{y_label} ({scale.symbol})", is_log=has_log, **settings)
@@ -79,9 +80,9 @@ def lines_item(points: pd.DataFrame, *, x_label: str, y_label: str) -> dict[str,
 def bars_item(
     names: Sequence[str], masses_g: Sequence[float], *, details: Sequence[str]
 ) -> dict[str, Any]:
-    """Returns horizontal bars of CO2e in g, the first on top, each with a detail under the mouse."""
+    """Returns horizontal bars of CO2e in g, the first on top; the mouse shows their details."""
     scale = choose_scale(masses_g, MASS_SCALES)
-    labels = [_text(name) for name in names]
+    labels = _unlike([_text(name) for name in names])
     source = ColumnDataSource(
         {
             "name": labels,
@@ -107,7 +108,7 @@ def bars_item(
 def quality_item(frame: pd.DataFrame, *, metric: str) -> dict[str, Any]:
     """Returns quality against CO2e with the Pareto front; see ``frames.pareto``."""
     scale = choose_scale(frame["mean"], MASS_SCALES)
-    settings = {"x_axis_type": "log"} if is_wide(list(frame["mean"])) else {}
+    settings: dict[str, Any] = {"x_axis_type": "log"} if is_wide(list(frame["mean"])) else {}
     plot = _plot(f"CO2e ({scale.symbol})", _text(metric), **settings)
     drawn = frame.assign(
         x=frame["mean"] * scale.factor, label=[_text(text) for text in frame["label"]]
@@ -170,6 +171,16 @@ def _item(plot: Any) -> dict[str, Any]:
         legend.label_text_color = INK
         legend.click_policy = "hide"
     return dict(json_item(plot))
+
+
+def _unlike(names: Sequence[str]) -> list[str]:
+    """Returns the names with a number at those that are there already, for each is a place."""
+    seen: dict[str, int] = {}
+    unlike = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unlike.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return unlike
 
 
 def _text(text: object) -> str:

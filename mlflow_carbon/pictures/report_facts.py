@@ -87,7 +87,7 @@ def answer(total: Footprint, runs: pd.DataFrame, changes: Sequence[Change], *, n
 
 
 def prices(runs: pd.DataFrame) -> list[str]:
-    """Returns each intensity and PUE that the runs recorded: ``SE 7 g/kWh (2022, ember), PUE 1``."""
+    """Returns each recorded intensity and PUE: ``SE 7 g/kWh (2022, ember), PUE 1``."""
     columns = ["region", "intensity_g_per_kwh", "period", "intensity_set", "pue"]
     known = runs[columns].dropna(subset=["intensity_g_per_kwh"]).drop_duplicates()
     return [

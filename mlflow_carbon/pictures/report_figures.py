@@ -2,8 +2,9 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -57,15 +58,16 @@ def report_figures(
     """
     figures: list[ReportFigure] = []
     reasons: list[str] = []
-    for name, draw in (
-        ("CO2e of each run", lambda: _runs(runs)),
-        ("CO2e over image size", lambda: _sizes(runs, request, "size")),
-        ("CO2e over model size", lambda: _sizes(runs, request, "model_size")),
-        ("CO2e over steps and GPUs", lambda: _steps(runs, request)),
-        ("CO2e by region and month", lambda: _regions(runs, request)),
-        ("Energy over time", lambda: _energy(runs, largest)),
-        ("Quality against CO2e", lambda: _quality(runs, quality, metric, request)),
-    ):
+    makers: dict[str, Callable[[], ReportFigure | None]] = {
+        "CO2e of each run": partial(_runs, runs),
+        "CO2e over image size": partial(_sizes, runs, request, "size"),
+        "CO2e over model size": partial(_sizes, runs, request, "model_size"),
+        "CO2e over steps and GPUs": partial(_steps, runs, request),
+        "CO2e by region and month": partial(_regions, runs, request),
+        "Energy over time": partial(_energy, runs, largest),
+        "Quality against CO2e": partial(_quality, quality, metric, request),
+    }
+    for name, draw in makers.items():
         try:
             found = draw()
         except MlflowCarbonError as error:
@@ -166,11 +168,10 @@ def _energy(runs: pd.DataFrame, record: RunRecord | None) -> ReportFigure | None
 
 
 def _quality(
-    runs: pd.DataFrame, frame: pd.DataFrame | None, metric: str | None, request: Request
+    frame: pd.DataFrame | None, metric: str | None, request: Request
 ) -> ReportFigure | None:
     if frame is None or metric is None:
         return None
     svg = svg_of(drawing.draw_quality(frame, request, metric=metric), name="quality")
     item = interactive.quality_item(frame, metric=metric)
-    usable: Iterator[str] = iter(usable_runs(runs, {}, [])[0]["run_id"])
-    return ReportFigure("Quality against CO2e", svg, (item,), tuple(usable))
+    return ReportFigure("Quality against CO2e", svg, (item,), tuple(frame.attrs["run_ids"]))
