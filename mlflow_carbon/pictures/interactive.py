@@ -136,7 +136,7 @@ def quality_item(frame: pd.DataFrame, *, metric: str) -> dict[str, Any]:
         ("runs", "@num_runs"),
     ]
     plot.add_tools(HoverTool(renderers=marks, tooltips=tips))
-    return _item(plot)
+    return _item(plot, location="top_right")
 
 
 def _plot(x_label: str, y_label: str, *, is_log: bool = False, **settings: Any) -> Any:
@@ -159,13 +159,12 @@ def _plot(x_label: str, y_label: str, *, is_log: bool = False, **settings: Any) 
         axis.axis_label_text_font_style = "normal"
     plot.grid.grid_line_color = INK
     plot.grid.grid_line_alpha = 0.15
-    for legend in plot.legend:
-        legend.background_fill_alpha = 0
     return plot
 
 
-def _item(plot: Any) -> dict[str, Any]:
+def _item(plot: Any, *, location: str = "top_left") -> dict[str, Any]:
     for legend in plot.legend:
+        legend.location = location
         legend.background_fill_alpha = 0
         legend.border_line_color = None
         legend.label_text_color = INK

@@ -76,13 +76,19 @@ def answer(total: Footprint, runs: pd.DataFrame, changes: Sequence[Change], *, n
         f"{mass.symbol} CO2e ({energy.text(total.energy_kwh, 3)} {energy.symbol}), "
         f"priced at {'; '.join(prices(runs)) or 'no recorded intensity'}."
     )
-    if changes:
-        best = changes[0]
-        text += (
-            f" Largest saving found: {best.setting} {best.before} to {best.after}, "
-            f"{percent(-best.saving_fraction)}"
-        )
-        text += f" ({bounds(best)})." if best.low is not None else "."
+    is_place = {"region", "month", "hour"}
+    largest = [
+        next((it for it in changes if (it.setting in is_place) == of_place), None)
+        for of_place in (False, True)
+    ]
+    told = [
+        f"{it.setting} {it.before} to {it.after} {percent(-it.saving_fraction)}"
+        + ("" if it.low is None else f" ({bounds(it)})")
+        for it in largest
+        if it is not None
+    ]
+    if told:
+        text += f" Largest savings found: {'; '.join(told)}."
     return text
 
 
