@@ -1,9 +1,8 @@
 """The study command: the paper's grid, cell by cell, each measured in a run of its own."""
 
-import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +36,7 @@ from mlflow_carbon.contract import study_tags
 from mlflow_carbon.contract.assumptions import Assumptions, resolve_assumptions
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.metering.meter import Meter
-from mlflow_carbon.reporting.study_cells import StudyCell, read_study
+from mlflow_carbon.reporting.study_cells import StudyCell, read_cell, read_study
 from mlflow_carbon.units import grams_from_kg, kg_from_grams
 
 BYTES_PER_GB = 1e9
@@ -90,10 +89,11 @@ def run_study(settings: StudySettings) -> list[str]:
         board = Board(plan.lines(probed(plan)), plan.assumptions, Console())
         return board.told()
     with study_run(settings) as study:
-        seen = _seen_before(study.run_id, plan) if study.is_resumed else []
-        board = Board(plan.lines(probed(plan, seen)), plan.assumptions, Console(stderr=True))
+        done = _done_cells(study.run_id) if study.is_resumed else {}
+        seen = probed(plan, _seen_before(done, plan))
+        board = Board(plan.lines(seen), plan.assumptions, Console(stderr=True))
         with board.shown():
-            stop = _run_cells(plan, board, study.run_id, seen)
+            stop = _run_cells(plan, board, study.run_id, done, seen)
         failed = [line.cell.name for line in board.lines if line.state == study_tags.FAILED]
         state = study_tags.FAILED if failed else study_tags.STOPPED if stop else study_tags.DONE
         problem = stop or (f"failed: {', '.join(failed)}" if failed else "")
@@ -166,12 +166,13 @@ def _probe(plan: Plan, piece: Cell) -> Seen:
     return Seen(piece.task, tflop, taken.duration_s / units_per_part, energy_kwh)
 
 
-def _run_cells(plan: Plan, board: Board, run_id: str, seen: list[Seen]) -> str:
+def _run_cells(
+    plan: Plan, board: Board, run_id: str, done: Mapping[str, StudyCell], seen: list[Seen]
+) -> str:
     """Runs the cells that are not done; returns why it stopped before the last, "" if it did not."""
-    done = {cell.name: cell for cell in _cells_of(run_id) if cell.state == study_tags.DONE}
     for line in board.lines:
         if line.cell.name in done:
-            _fill(line, done[line.cell.name], study_tags.DONE, "from before")
+            _fill(line, done[line.cell.name], "from before")
             board.update(line, is_over=True)
     for line in board.lines:
         if line.state == study_tags.DONE:
@@ -180,13 +181,11 @@ def _run_cells(plan: Plan, board: Board, run_id: str, seen: list[Seen]) -> str:
         if stop:
             return stop
         _run_line(plan, board, line, run_id)
-        board.update(line, is_over=True)
         if line.state == study_tags.DONE:
             seen.append(_seen_of(line.cell, plan, line.outlook))
-            for other in board.lines:
-                known = probed(plan, seen)
-                if other.state not in (study_tags.DONE, study_tags.FAILED, study_tags.SKIPPED):
-                    other.outlook = outlook(other.cell, plan.tflop[other.cell.name], known)
+            for other in board.waiting:
+                other.outlook = outlook(other.cell, plan.tflop[other.cell.name], seen)
+        board.update(line, is_over=True)
     return ""
 
 
@@ -216,8 +215,9 @@ def _run_line(plan: Plan, board: Board, line: Line, parent_run_id: str) -> None:
         end_cell_run(run_id, study_tags.INTERRUPTED)
         raise
     end_cell_run(run_id, study_tags.DONE)
-    measured = next(each for each in _cells_of(parent_run_id) if each.run_id == run_id)
-    _fill(line, measured, study_tags.DONE, measured.problem, time.monotonic() - start_s)
+    client = MlflowClient()
+    measured = read_cell(client, client.get_run(run_id))
+    _fill(line, measured, measured.problem, time.monotonic() - start_s)
 
 
 def _windows(cell: Cell, place: Place, price: Price, run_id: str) -> Iterator[WindowDone]:
@@ -269,18 +269,19 @@ def _beyond_budget(plan: Plan, line: Line, run_id: str) -> str:
     )
 
 
-def _cells_of(run_id: str) -> tuple[StudyCell, ...]:
+def _done_cells(run_id: str) -> dict[str, StudyCell]:
+    """Returns the cells of a study that need not be run again, by name."""
     client = MlflowClient()
-    return read_study(client, client.get_run(run_id)).cells
+    cells = read_study(client, client.get_run(run_id)).cells
+    return {cell.name: cell for cell in cells if cell.state == study_tags.DONE}
 
 
-def _seen_before(run_id: str, plan: Plan) -> list[Seen]:
+def _seen_before(done: Mapping[str, StudyCell], plan: Plan) -> list[Seen]:
     """Returns what the cells of an interrupted study have taken."""
-    cells = {cell.name: cell for cell in plan.cells}
     return [
-        _seen_of(cells[each.name], plan, Outlook(each.measured.duration_s, each.measured.energy_kwh))
-        for each in _cells_of(run_id)
-        if each.measured is not None and each.name in cells
+        _seen_of(cell, plan, Outlook(run.duration_s, run.energy_kwh))
+        for cell in plan.cells
+        if cell.name in done and (run := done[cell.name].measured) is not None
     ]
 
 
@@ -290,16 +291,14 @@ def _seen_of(cell: Cell, plan: Plan, taken: Outlook) -> Seen:
     return Seen(cell.task, plan.tflop[cell.name], taken.duration_s / cell.num_units, energy_kwh)
 
 
-def _fill(
-    line: Line, measured: StudyCell, state: str, note: str, duration_s: float = math.nan
-) -> None:
-    """Writes into a line what its cell has taken."""
-    line.state, line.note = state, note
+def _fill(line: Line, measured: StudyCell, note: str, duration_s: float | None = None) -> None:
+    """Writes into a line what its cell has taken; the duration counts if nothing was measured."""
+    line.state, line.note = study_tags.DONE, note
     run = measured.measured
     if run is not None and measured.statistics is not None:
         line.outlook = Outlook(run.duration_s, run.energy_kwh)
         line.energy_kwh_per_unit = measured.statistics.mean_kwh
-    elif not math.isnan(duration_s):
+    elif duration_s is not None:
         line.outlook = Outlook(duration_s, None)
 
 

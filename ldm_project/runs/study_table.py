@@ -49,6 +49,11 @@ class Board:
         self._console = console
         self._live: Live | None = None
 
+    @property
+    def waiting(self) -> list[Line]:
+        """The lines of cells that are still to be run."""
+        return [line for line in self.lines if line.state == WAITING]
+
     def shown(self) -> AbstractContextManager[object]:
         """Returns the context in which the table is kept up to date."""
         if not self._console.is_terminal:
@@ -61,7 +66,8 @@ class Board:
         if self._live is not None:
             self._live.update(self.table())
         elif is_over:
-            self._console.print(shown(self._told(line)), highlight=False, markup=False)
+            told = f"{self._told(line)}  {self.rest()}"
+            self._console.print(shown(told), highlight=False, markup=False, soft_wrap=True)
 
     def table(self) -> Group:
         """Returns the table of all cells, and what is left of the study."""

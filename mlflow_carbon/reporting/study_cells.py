@@ -116,7 +116,7 @@ def read_study(client: MlflowClient, parent: Run) -> Study:
         TrackingStoreError: the store cannot be read.
     """
     tags, runs = parent.data.tags, newest_by_cell(child_runs(client, parent))
-    cells = tuple(_cell(client, run) for run in runs.values())
+    cells = tuple(read_cell(client, run) for run in runs.values())
     return Study(
         run_id=parent.info.run_id,
         name=parent.info.run_name or "",
@@ -155,7 +155,12 @@ def is_done(run: Run) -> bool:
     return bool(run.data.tags.get(study_tags.TAG_STATE) == study_tags.DONE)
 
 
-def _cell(client: MlflowClient, run: Run) -> StudyCell:
+def read_cell(client: MlflowClient, run: Run) -> StudyCell:
+    """Returns the cell of a run, with its measurements if it is done.
+
+    Raises:
+        TrackingStoreError: the store cannot be read.
+    """
     params, tags = run.data.params, run.data.tags
     measured, problem = None, tags.get(study_tags.TAG_PROBLEM, "")
     if is_done(run):
