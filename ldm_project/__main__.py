@@ -1,4 +1,4 @@
-"""The command line of the project: ``python -m ldm_project vqgan|train|synth|estimate|quality|study``."""
+"""The command line of the project: ``python -m ldm_project vqgan|train|synth|estimate|...``."""
 
 import json
 import os

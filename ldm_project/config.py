@@ -215,7 +215,9 @@ class StudyConfig:
     The axes are comma-separated; ``auto`` is what the preset says.
     """
 
-    preset: str = parameter("ci", "Grid to run: 5 minutes, an hour, a night.", choices=STUDY_PRESETS)
+    preset: str = parameter(
+        "ci", "Grid to run: 5 minutes, an hour, a night.", choices=STUDY_PRESETS
+    )
     tasks: str = parameter(AUTO, "Of train and synth, comma-separated. auto: both.")
     dims: str = parameter(AUTO, "Of 2 (slices) and 3 (volumes), comma-separated. auto: both.")
     sizes: str = parameter(
@@ -236,7 +238,8 @@ class StudyConfig:
     device: str = parameter(AUTO, DEVICE_HELP)
     precision: str = parameter(AUTO, PRECISION_HELP, choices=PRECISIONS)
     carbon_budget_kg: str = parameter(
-        AUTO, "CO2e that the study may emit; it stops before a cell that would exceed it. auto: any."
+        AUTO,
+        "CO2e that the study may emit; it stops before a cell that would exceed it. auto: any.",
     )
     resume: str = parameter(
         AUTO, "Run of the study to go on with. auto: an unfinished one of this grid. new: none."

@@ -17,6 +17,7 @@ from mlflow_carbon.commands.options import example
 from mlflow_carbon.commands.paper_check import paper_check
 from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
+from mlflow_carbon.commands.study_report import study_report
 from mlflow_carbon.commands.tag_models import tag_models
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.inert import shown
@@ -81,6 +82,7 @@ COMMANDS = (
     advise,
     equivalents,
     paper_check,
+    study_report,
     doctor,
     recover,
     backfill,

@@ -10,10 +10,10 @@ from mlflow import MlflowClient
 from rich.console import Console
 from torch.distributed.elastic.multiprocessing import SignalException
 
-from ldm_project.diffusion.acceleration import resolve_precision
+from ldm_project.diffusion.acceleration import FP32, resolve_precision
 from ldm_project.diffusion.flops import Cost
 from ldm_project.diffusion.models import resolve_device
-from ldm_project.errors import LdmProjectError
+from ldm_project.errors import InvalidInputError, LdmProjectError
 from ldm_project.runs.command_runs import PROJECT_DEFAULTS
 from ldm_project.runs.estimate import probe
 from ldm_project.runs.study_cell import Price, WindowDone, launch_cell, run_cell
@@ -37,6 +37,9 @@ from mlflow_carbon.contract.assumptions import Assumptions, resolve_assumptions
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.metering.meter import Meter
 from mlflow_carbon.reporting.study_cells import StudyCell, read_cell, read_study
+from mlflow_carbon.reporting.study_findings import findings_of
+from mlflow_carbon.reporting.study_report import findings_frame, study_html, study_markdown
+from mlflow_carbon.reporting.tables import to_csv
 from mlflow_carbon.units import grams_from_kg, kg_from_grams
 
 BYTES_PER_GB = 1e9
@@ -57,8 +60,11 @@ class Plan:
 
     def place_of(self, cell: Cell) -> Place:
         """Returns how a cell is computed."""
-        settings = self.settings
-        precision = resolve_precision(settings.precision, self.device, spec_of_cell(cell))
+        settings, asked = self.settings, self.settings.precision
+        try:
+            precision = resolve_precision(asked, self.device, spec_of_cell(cell))
+        except InvalidInputError:  # the cell will fail by it, and no other
+            precision = asked or FP32
         return Place(
             device=self.device, precision=precision, sampler=settings.sampler, seed=settings.seed
         )
@@ -97,13 +103,14 @@ def run_study(settings: StudySettings) -> list[str]:
         failed = [line.cell.name for line in board.lines if line.state == study_tags.FAILED]
         state = study_tags.FAILED if failed else study_tags.STOPPED if stop else study_tags.DONE
         problem = stop or (f"failed: {', '.join(failed)}" if failed else "")
+        _log_report(study.run_id)
         end_study(study.run_id, state, problem)
     lines = [*_told(board, study.run_id), *([stop] if stop else [])]
     if failed:
         print("\n".join(lines), file=sys.stderr)
         raise LdmProjectError(
-            f"{len(failed)} of {len(plan.cells)} cells have failed, {failed[0]!r} first; their runs "
-            f"say why. Repeat the command to try them again."
+            f"{len(failed)} of {len(plan.cells)} cells have failed, {failed[0]!r} first; their "
+            "runs say why. Repeat the command to try them again."
         )
     return lines
 
@@ -137,7 +144,10 @@ def probed(plan: Plan, seen: Sequence[Seen] = ()) -> list[Seen]:
         pieces = [probe_of(cell) for cell in plan.cells if cell.task == task]
         tflop = {piece: tflop_per_unit(piece, plan.known) for piece in pieces}
         smallest = min(pieces, key=lambda piece: tflop[piece])
-        first = _probe(plan, smallest)
+        try:
+            first = _probe(plan, smallest)
+        except LdmProjectError:  # the cell will fail by it, and say so
+            continue
         known.append(first)
         quick = [
             piece
@@ -169,7 +179,7 @@ def _probe(plan: Plan, piece: Cell) -> Seen:
 def _run_cells(
     plan: Plan, board: Board, run_id: str, done: Mapping[str, StudyCell], seen: list[Seen]
 ) -> str:
-    """Runs the cells that are not done; returns why it stopped before the last, "" if it did not."""
+    """Runs the cells that are not done; returns why it stopped before the end, "" if it did not."""
     for line in board.lines:
         if line.cell.name in done:
             _fill(line, done[line.cell.name], "from before")
@@ -269,6 +279,16 @@ def _beyond_budget(plan: Plan, line: Line, run_id: str) -> str:
     )
 
 
+def _log_report(run_id: str) -> None:
+    """Logs the figures of a study beside the paper's, as artifacts of its run."""
+    client = MlflowClient()
+    study = read_study(client, client.get_run(run_id))
+    findings = findings_of(study)
+    client.log_text(run_id, study_markdown(study, findings), "study/report.md")
+    client.log_text(run_id, study_html(study, findings), "study/report.html")
+    client.log_text(run_id, to_csv(findings_frame(findings)), "study/findings.csv")
+
+
 def _done_cells(run_id: str) -> dict[str, StudyCell]:
     """Returns the cells of a study that need not be run again, by name."""
     client = MlflowClient()
@@ -287,6 +307,7 @@ def _seen_before(done: Mapping[str, StudyCell], plan: Plan) -> list[Seen]:
 
 def _seen_of(cell: Cell, plan: Plan, taken: Outlook) -> Seen:
     """Returns what a unit of a cell has taken, its warm-up and set-up shared out."""
+    assert taken.duration_s is not None  # the cell is done
     energy_kwh = None if taken.energy_kwh is None else taken.energy_kwh / cell.num_units
     return Seen(cell.task, plan.tflop[cell.name], taken.duration_s / cell.num_units, energy_kwh)
 
@@ -310,4 +331,3 @@ def _told(board: Board, run_id: str) -> list[str]:
         f"study   {len(states)} cells: {counts}",
         f"run     {run_id} (mlflow ui shows it; `mlflow-carbon study-report {run_id}` prints it)",
     ]
-

@@ -210,7 +210,7 @@ def _cell_params(cell: Cell, place: Place) -> dict[str, object]:
         study_tags.PARAM_MODEL_SIZE: cell.model_size,
         study_tags.PARAM_NUM_PROCESSES: cell.num_processes,
         study_tags.PARAM_BATCH_SIZE: cell.batch_size,
-        "device": place.device,
+        study_tags.PARAM_DEVICE: place.device,
         "precision": place.precision,
         "sampler": place.sampler,
         "seed": place.seed,

@@ -96,8 +96,9 @@ class Board:
         left = [line for line in self.lines if line.state in (WAITING, study_tags.RUNNING)]
         if not left:
             return "Nothing is left."
-        duration, energy, mass = self._figures(total(line.outlook for line in left))
-        return f"Left: {len(left)} cells, about {duration}, {energy}, {mass}."
+        duration, energy, mass = self._figures(total([line.outlook for line in left]))
+        cells = "1 cell" if len(left) == 1 else f"{len(left)} cells"
+        return f"Left: {cells}, about {duration}, {energy}, {mass}."
 
     def _row(self, line: Line) -> tuple[str, ...]:
         is_forecast = line.state in (WAITING, study_tags.RUNNING)
@@ -131,8 +132,10 @@ class Board:
         return f"{name}: {state}  {figures}".rstrip()
 
 
-def duration_text(duration_s: float) -> str:
-    """Returns a duration for people: ``12 s``, ``3 min``, ``2.5 h``."""
+def duration_text(duration_s: float | None) -> str:
+    """Returns a duration for people: ``12 s``, ``3 min``, ``2.5 h``; ``-`` for an unknown one."""
+    if duration_s is None:
+        return ABSENT
     minutes = duration_s / SECONDS_PER_MINUTE
     if minutes < 2:
         return f"{duration_s:.0f} s"

@@ -1,7 +1,7 @@
 """What a cell will take, by its arithmetic and by what cells like it have taken on this machine."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ldm_project.diffusion.flops import Cost, cost_of
@@ -28,9 +28,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What work still to be done will take; ``energy_kwh`` is ``None`` where unknown."""
+    """What work takes, in s and kWh; each is ``None`` where it is not known."""
 
-    duration_s: float
+    duration_s: float | None
     energy_kwh: float | None
 
 
@@ -60,24 +60,30 @@ def outlook(cell: Cell, tflop: float, seen: Sequence[Seen]) -> Outlook:
     Args:
         cell: of a grid.
         tflop: of one unit of the cell.
-        seen: at least one piece of work of the same task.
+        seen: what work of any task has taken.
+
+    Returns:
+        Nothing known if no work of the task was seen.
     """
     of_task = [work for work in seen if work.task == cell.task]
+    if not of_task:
+        return Outlook(None, None)
     nearest = min(of_task, key=lambda work: abs(math.log(work.tflop / tflop)))
     scale = cell.num_units * tflop / nearest.tflop
     energy_kwh = None if nearest.energy_kwh is None else scale * nearest.energy_kwh
     return Outlook(scale * nearest.duration_s, energy_kwh)
 
 
-def total(outlooks: Iterable[Outlook]) -> Outlook:
-    """Returns what several cells will take; no energy if that of one is unknown."""
-    listed = list(outlooks)
-    energies = [each.energy_kwh for each in listed]
-    known = [energy for energy in energies if energy is not None]
+def total(outlooks: Sequence[Outlook]) -> Outlook:
+    """Returns what several cells will take; nothing is known if that of one is unknown."""
     return Outlook(
-        math.fsum(each.duration_s for each in listed),
-        math.fsum(known) if len(known) == len(energies) else None,
+        _sum([each.duration_s for each in outlooks]), _sum([each.energy_kwh for each in outlooks])
     )
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if len(known) == len(values) else None
 
 
 def probe_of(cell: Cell) -> Cell:

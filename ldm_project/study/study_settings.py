@@ -8,8 +8,8 @@ from ldm_project.parsing import (
     check_size,
     given,
     resolve_count,
-    resolve_pue,
     resolve_preset,
+    resolve_pue,
     resolve_size,
     size_text,
 )
@@ -90,9 +90,7 @@ def study_settings(config: StudyConfig) -> StudySettings:
 def _axes(config: StudyConfig) -> Axes:
     """Returns the axes of the preset, with those that were given in their place."""
     if config.preset not in STUDIES:
-        raise InvalidInputError(
-            f"preset is {config.preset!r}; use one of {', '.join(STUDIES)}."
-        )
+        raise InvalidInputError(f"preset is {config.preset!r}; use one of {', '.join(STUDIES)}.")
     preset = STUDIES[config.preset]
     model_sizes = _items(config.model_sizes) or preset.model_sizes
     base_model_size = preset.base_model_size
@@ -191,9 +189,7 @@ def _sizes(
     return {dims: of for dims, of in sizes.items() if of}
 
 
-def _reference(
-    preset: Axes, dims: int, sizes: tuple[tuple[int, ...], ...]
-) -> tuple[int, ...]:
+def _reference(preset: Axes, dims: int, sizes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
     """Returns the size at which the other axes differ: the preset's, else the first one given."""
     usual = preset.reference_size[dims]
     return usual if usual in sizes else sizes[0]
@@ -232,4 +228,3 @@ def resolved(settings: StudySettings) -> dict[str, int | str]:
         "iterations_per_window": str(axes.iterations_per_window),
         "batch_size": str(axes.batch_size),
     }
-

@@ -11,7 +11,7 @@ import torch
 from monai.networks.nets.vqvae import VQVAE
 from torch import nn
 
-from ldm_project.diffusion.acceleration import limit_threads, prepared
+from ldm_project.diffusion.acceleration import limit_threads, prepared, resolve_precision
 from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
 from ldm_project.diffusion.latents import Latents
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
@@ -50,7 +50,11 @@ def work_of(cell: Cell, place: Place, processes: Processes = ALONE) -> Iterator[
 
     A part is an iteration or a batch of samples; the last one ends ``cell.num_units``. Every
     process that shares the cell takes its share of each part.
+
+    Raises:
+        InvalidInputError: the device computes these networks wrongly in the precision asked for.
     """
+    resolve_precision(place.precision, place.device, spec_of_cell(cell))
     torch.manual_seed(place.seed)
     parts = _training if cell.task == TRAIN else _synthesis
     return parts(cell, place, processes)

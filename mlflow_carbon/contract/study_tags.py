@@ -31,3 +31,4 @@ PARAM_MODEL_SIZE = "model_size"
 PARAM_STEPS = "steps"  # of a synthesis
 PARAM_NUM_PROCESSES = "num_processes"
 PARAM_BATCH_SIZE = "batch_size"  # of each process
+PARAM_DEVICE = "device"

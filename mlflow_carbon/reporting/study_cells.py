@@ -32,6 +32,7 @@ class StudyCell:
         steps: denoising steps of a sample; ``None`` for a training.
         num_processes: that shared the work.
         batch_size: images of an iteration in each process.
+        device: that it was computed on: ``cpu``, ``cuda``.
         state: ``done``, ``failed``, ``skipped``, ``running`` or ``interrupted``.
         problem: why the cell failed, was skipped or could not be measured; "" without any.
         measured: its measurements; ``None`` where there are none.
@@ -47,6 +48,7 @@ class StudyCell:
     steps: int | None
     num_processes: int
     batch_size: int
+    device: str
     state: str
     problem: str
     measured: MeteredRun | None
@@ -179,6 +181,7 @@ def read_cell(client: MlflowClient, run: Run) -> StudyCell:
         steps=None if steps is None else int(steps),
         num_processes=int(params[study_tags.PARAM_NUM_PROCESSES]),
         batch_size=int(params[study_tags.PARAM_BATCH_SIZE]),
+        device=params.get(study_tags.PARAM_DEVICE, ""),
         state=tags.get(study_tags.TAG_STATE, ""),
         problem=problem,
         measured=measured,
