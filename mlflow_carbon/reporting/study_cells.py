@@ -143,9 +143,14 @@ def child_runs(client: MlflowClient, parent: Run) -> list[Run]:
 
 
 def newest_by_cell(runs: Sequence[Run]) -> dict[str, Run]:
-    """Returns one run for each cell, by its name: the newest that is done, else the newest."""
+    """Returns one run for each cell, by its name: the newest that is done, else the newest.
+
+    A run without parameters was killed as it began, and says nothing of its cell.
+    """
     chosen: dict[str, Run] = {}
     for run in runs:
+        if study_tags.PARAM_TASK not in run.data.params:
+            continue
         name = run.data.tags[study_tags.TAG_CELL]
         if name not in chosen or is_done(run) or not is_done(chosen[name]):
             chosen[name] = run
