@@ -20,6 +20,7 @@ from ldm_project.config import (
 )
 from ldm_project.settings import settings_of
 from ldm_project.study.study_settings import study_settings
+from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import MlflowCarbonError
 
 
@@ -126,14 +127,27 @@ def study_cell(cell: str) -> None:
     join_cell(cell)
 
 
+def priced_by(assumptions: Assumptions) -> dict[str, str]:
+    """Returns the parameters that price energy, each with the value that ``auto`` has."""
+    intensity = assumptions.intensity
+    return {
+        "region": intensity.region,
+        "month": intensity.period,
+        "pue": f"{assumptions.pue:g}",
+        "intensity_set": intensity.intensity_set,
+    }
+
+
 def _run(config: RunConfig, dry_run: bool) -> None:
     """Turns the parameters into settings, runs their command and prints its cost."""
     settings = settings_of(config)
     if dry_run:
         from ldm_project.runs.command_runs import assumptions_of
 
-        assumptions_of(settings)  # an unknown region, month or PUE is refused here, too
-        click.echo(json.dumps(settings.resolved(), indent=2))
+        # an unknown region, month or PUE is refused here, too
+        assumptions = assumptions_of(settings)
+        click.echo(json.dumps(settings.resolved() | priced_by(assumptions), indent=2))
+        click.echo(assumptions.sentence(), err=True)
         return
     _prepare()
     # Imported late: torch takes seconds to load, and bad parameters are refused at once.

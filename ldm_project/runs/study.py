@@ -14,7 +14,6 @@ from ldm_project.diffusion.acceleration import FP32, resolve_precision
 from ldm_project.diffusion.flops import Cost
 from ldm_project.diffusion.models import resolve_device
 from ldm_project.errors import InvalidInputError, LdmProjectError
-from ldm_project.runs.command_runs import PROJECT_DEFAULTS
 from ldm_project.runs.estimate import probe
 from ldm_project.runs.study_cell import Price, WindowDone, launch_cell, run_cell
 from ldm_project.runs.study_runs import (
@@ -33,7 +32,7 @@ from ldm_project.study.study_settings import StudySettings
 from ldm_project.study.work import Place, free_memory, spec_of_cell, use_threads_of, work_of
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.contract import study_tags
-from mlflow_carbon.contract.assumptions import Assumptions, resolve_assumptions
+from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.metering.meter import Meter
 from mlflow_carbon.reporting.study_cells import StudyCell, read_cell, read_study
@@ -55,6 +54,7 @@ class Plan:
     cells: tuple[Cell, ...]
     tflop: dict[str, float]  # by the cell's name
     known: dict[str, Cost]  # of networks counted so far
+    price: Price
     assumptions: Assumptions
     device: torch.device
 
@@ -68,12 +68,6 @@ class Plan:
         return Place(
             device=self.device, precision=precision, sampler=settings.sampler, seed=settings.seed
         )
-
-    @property
-    def price(self) -> Price:
-        """Where and when the electricity is bought."""
-        settings = self.settings
-        return Price(region=settings.region, month=settings.month, pue=settings.pue)
 
     def lines(self, seen: Sequence[Seen]) -> list[Line]:
         """Returns a line for each cell, with its forecast."""
@@ -121,14 +115,13 @@ def plan_of(settings: StudySettings) -> Plan:
     Raises:
         MlflowCarbonError: no such region, month, PUE or device.
     """
-    assumptions = resolve_assumptions(
-        region=settings.region, month=settings.month, pue=settings.pue, defaults=PROJECT_DEFAULTS
-    )
+    price = Price(region=settings.region, month=settings.month, pue=settings.pue)
+    assumptions = price.assumptions()
     device = resolve_device(settings.device)
     known: dict[str, Cost] = {}
     tflop = {cell.name: tflop_per_unit(cell, known) for cell in settings.cells}
     cells = sorted(settings.cells, key=lambda cell: cell.num_units * tflop[cell.name])
-    return Plan(settings, tuple(cells), tflop, known, assumptions, device)
+    return Plan(settings, tuple(cells), tflop, known, price, assumptions, device)
 
 
 def probed(plan: Plan, seen: Sequence[Seen] = ()) -> list[Seen]:
