@@ -19,6 +19,7 @@ from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import ENDED, NodePart, Total, added_by_component
 from mlflow_carbon.contract.windows import UnitEnergy
+from mlflow_carbon.recording.run_writes import write_to_run
 
 # Another node may write between this node's reading and writing; that node then sums again.
 MAX_ROUNDS = 4
@@ -53,7 +54,7 @@ def settle(client: MlflowClient, run_id: str) -> None:
             step = max((point.step for point in history), default=0)
             points.append(Metric(key, value, max(end_ms, newest_ms + 1), step))
         tags = [RunTag(key, value) for key, value in _tags(record).items()]
-        client.log_batch(run_id, metrics=points, tags=tags)
+        write_to_run(client, run_id, points, tags)
         for key in _GONE_IF_WHOLE:
             if key in run.data.tags and key not in _tags(record):
                 with suppress(MlflowException):  # another node may have removed it
