@@ -60,7 +60,7 @@ def give_figure(client: MlflowClient, model: LoggedModel) -> None:
     if footprint is None or footprint.end_ms is None:
         return
     point = Metric(keys.CO2E_KG, footprint.co2e_kg, footprint.end_ms, 0, model_id=model.model_id)
-    client.log_batch(run_id, metrics=(point,))
+    client.log_batch(run_id, metrics=(point,), synchronous=True)
 
 
 def _leave_out(client: MlflowClient, run_id: str, metrics: object = (), *_: Any, **__: Any) -> None:
