@@ -17,6 +17,7 @@ from ldm_project.config import (
     VqganRunConfig,
 )
 from ldm_project.settings import settings_of
+from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import MlflowCarbonError
 
 
@@ -98,14 +99,27 @@ def quality(dry_run: bool, **parameters: Any) -> None:
     _run(QualityConfig(**parameters), dry_run)
 
 
+def priced_by(assumptions: Assumptions) -> dict[str, str]:
+    """Returns the parameters that price energy, each with the value that ``auto`` has."""
+    intensity = assumptions.intensity
+    return {
+        "region": intensity.region,
+        "month": intensity.period,
+        "pue": f"{assumptions.pue:g}",
+        "intensity_set": intensity.intensity_set,
+    }
+
+
 def _run(config: RunConfig, dry_run: bool) -> None:
     """Turns the parameters into settings, runs their command and prints its cost."""
     settings = settings_of(config)
     if dry_run:
         from ldm_project.runs.command_runs import assumptions_of
 
-        assumptions_of(settings)  # an unknown region, month or PUE is refused here, too
-        click.echo(json.dumps(settings.resolved(), indent=2))
+        # an unknown region, month or PUE is refused here, too
+        assumptions = assumptions_of(settings)
+        click.echo(json.dumps(settings.resolved() | priced_by(assumptions), indent=2))
+        click.echo(assumptions.sentence(), err=True)
         return
     # MLflow's bars for the files it copies would overwrite our progress bar.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

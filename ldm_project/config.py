@@ -1,7 +1,7 @@
 """The parameters of every command, and their defaults, each written once.
 
 The text ``auto`` stands for a value that depends on others (``size`` on ``dims``) or that the
-project chooses and says so (``region``); ``settings`` turns it into a value.
+machine or the environment chooses (``region``); ``settings`` turns it into a value.
 """
 
 from dataclasses import dataclass, field
@@ -25,10 +25,12 @@ SWITCHES = (AUTO, "on", "off")
 # Parameters of a training that do not change the trained weights.
 WHERE_IT_RUNS = ("resume", "device", "num_processes", "max_restarts", "fsdp")
 BACKENDS = ("core", "generative")
+ATTRIBUTIONS = (AUTO, "whole_node", "process_share", "gpu_only")
 SLICE_AXES = ("axial", "coronal", "sagittal")
 
 DEFAULT_SIZE_BY_DIMS = {2: (64, 64), 3: (32, 32, 32)}
-DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training
+DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training of the UNet
+DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS = {2: 8, 3: 2}
 DEFAULT_NUM_SAMPLES = 20
 DEFAULT_NUM_JUDGED = 64  # images of each setting that quality compares
 MIN_SYNTH_WINDOWS = 5  # one window per batch, so that a spread can be reported
@@ -39,10 +41,6 @@ WINDOWS_PER_TRAINING = 10
 PREVIEWS_PER_TRAINING = 4
 MAX_SLICE_EPOCHS = 16  # epochs whose slices are kept as latents: one slice per volume and epoch
 HELD_OUT_FRACTION = 0.2  # of the scans: used only for judging, never for training
-
-DEFAULT_REGION = "EU27"
-DEFAULT_INTENSITY_SET = "paper_table1"
-DEFAULT_PUE = 1.55  # paper, section 2.4
 
 HU_MIN, HU_MAX = -1000.0, 1000.0  # air to dense bone; networks see this window as [-1, 1]
 NUM_TRAIN_TIMESTEPS = 1000  # paper, section 3.4
@@ -62,9 +60,20 @@ class RunConfig:
     size: str = parameter(AUTO, "Image size: 192 or 256x256x192. auto: 64 (2D), 32x32x32 (3D).")
     model_size: str = parameter("tiny", "Widths of the networks.", choices=tuple(PRESETS))
     backend: str = parameter("core", "Networks from MONAI or monai-generative.", choices=BACKENDS)
-    region: str = parameter(AUTO, "Where the electricity comes from. auto: EU27.")
+    region: str = parameter(
+        AUTO, "Where the electricity comes from. auto: MLFLOW_CARBON_REGION, else WORLD."
+    )
     month: str = parameter(AUTO, "Month of the carbon intensity: 2022-02. auto: the year's mean.")
-    pue: str = parameter(AUTO, "Power usage effectiveness. auto: 1.55, the paper's.")
+    pue: str = parameter(AUTO, "Power usage effectiveness. auto: MLFLOW_CARBON_PUE, else 1.")
+    intensity_set: str = parameter(
+        AUTO, "Intensities to look in. auto: MLFLOW_CARBON_INTENSITY_SET, else ember first."
+    )
+    attribution: str = parameter(
+        AUTO,
+        "What of the node counts. auto: MLFLOW_CARBON_ATTRIBUTION, else its CPU's counter whole, "
+        "of an estimated CPU the share.",
+        choices=ATTRIBUTIONS,
+    )
     seed: int = parameter(0, "Seed of the data, the training and the noise.")
     device: str = parameter(AUTO, "cpu, cuda, cuda:1. auto: a GPU where there is one.")
     precision: str = parameter(
@@ -77,7 +86,9 @@ class VqganConfig(RunConfig):
     """Parameters of the training of a VQ-GAN, the autoencoder whose latents the LDM models."""
 
     vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
-    batch_size: str = parameter(AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D).")
+    batch_size: str = parameter(
+        AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D), 2 (3D VQ-GAN)."
+    )
     data: str = parameter(
         PHANTOM,
         "Folder or glob of CT (NIfTI, DICOM), msd:Task09_Spleen, tcia:LIDC-IDRI:20. "

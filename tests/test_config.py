@@ -69,8 +69,16 @@ def test_dry_run_prints_what_auto_becomes():
     assert resolved["size"] == "32x32x32"
     assert resolved["num_samples"] == "20"
     assert resolved["batch_size"] == "4"
-    assert resolved["region"] == "EU27"
-    assert resolved["pue"] == "1.55"
+    assert [resolved[name] for name in ("region", "pue")] == ["WORLD", "1"]
+    assert (resolved["month"], resolved["intensity_set"]) == ("2024", "ember")
+    assert "WORLD 471.1 g/kWh (2024, ember)" in result.stderr
+
+
+def test_project_parameter_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("MLFLOW_CARBON_REGION", "Poland")
+    monkeypatch.setenv("MLFLOW_CARBON_PUE", "1.2")
+    chosen = CliRunner().invoke(main, ["synth", "--region", "Sweden", "--dry-run"]).stdout
+    assert [json.loads(chosen)[name] for name in ("region", "pue")] == ["SE", "1.2"]
 
 
 @pytest.mark.parametrize(
