@@ -20,6 +20,7 @@ from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
 from mlflow_carbon.commands.report import report
 from mlflow_carbon.commands.run import run
+from mlflow_carbon.commands.study_report import study_report
 from mlflow_carbon.commands.tag_models import tag_models
 from mlflow_carbon.commands.total import total
 from mlflow_carbon.errors import MlflowCarbonError
@@ -93,6 +94,7 @@ COMMANDS = (
     advise,
     equivalents,
     paper_check,
+    study_report,
     doctor,
     recover,
     backfill,
