@@ -56,6 +56,7 @@ class Collector:
         self._stillness = StillnessWatch()
         self._looked_s = clock.monotonic_s()
         self._problems: dict[str, str] = {}  # one sentence for each cause
+        self.dead: set[Device] = set()  # whose counters have never moved, nor have a power sensor
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -213,6 +214,7 @@ class Collector:
     def _watched(self, source: EnergySource, tally: Tally) -> Tally:
         """Returns the tally of a counter, or of the power sensor once the counter stands still."""
         if source.method != keys.METHOD_COUNTER or tally.last_s == tally.moved_s:
+            self.dead.discard(source.device)
             return tally
         name = f"{source.component} {source.index}"
         try:
@@ -234,6 +236,8 @@ class Collector:
             self._problems.setdefault(
                 f"{name} is still", f"{name}'s energy counter stands still: no energy is known."
             )
+        if is_dead and tally.num_moves == 0:
+            self.dead.add(source.device)
         return tally
 
     def _note_failure(self, source: EnergySource, error: Exception) -> None:
