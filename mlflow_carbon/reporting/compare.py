@@ -130,7 +130,7 @@ def compare_runs(
     notices += doubts(priced, groups, runs, columns)
     keys = [*columns, *ALWAYS_GROUPED_BY]
     table.columns = pd.Index([*keys, *table.columns[len(keys) :]])
-    table = _ordered(table, [*columns, "unit"], regions)
+    table = _ordered(table, [*added, *columns, "unit"], regions)
     if scale_to is not None:
         table = _scaled(table, scale_to, quantity)
     if baseline:
@@ -202,7 +202,7 @@ def _ordered(table: pd.DataFrame, group_columns: list[str], regions: list[str]) 
     helper = pd.DataFrame(
         {key: _sortable(table[key]) for key in group_columns} | {"region": by_region}
     )
-    return table.loc[helper.sort_values([*group_columns, "region"]).index].reset_index(drop=True)
+    return table.loc[helper.sort_values(list(helper.columns)).index].reset_index(drop=True)
 
 
 def _sorted(table: pd.DataFrame, sort: str, quantity: str) -> pd.DataFrame:
