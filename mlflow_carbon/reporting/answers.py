@@ -83,6 +83,7 @@ def _against_baseline(
     comparison: Comparison, rows: pd.DataFrame, varying: Sequence[str], unit: str, where: str
 ) -> Iterator[str]:
     against = baseline_label(comparison.baseline or {})
+    rows = held_against_baseline(comparison, rows)
     named = [*varying, *(["region"] if rows["region"].nunique() > 1 else [])]
     for _, row in rows.iterrows():
         ratio = Ratio(row["co2e_ratio"], row["co2e_ratio_low"], row["co2e_ratio_high"])
@@ -90,7 +91,7 @@ def _against_baseline(
             continue
         verb = "emit" if _is_count(row, named) else "emits"
         bounds = ""
-        if not pd.isna(ratio.low):
+        if ratio.low is not None and ratio.high is not None and not math.isnan(ratio.low):
             low, high = (f"{100 * (bound - 1):+.0f}" for bound in (ratio.low, ratio.high))
             bounds = f", 95 % interval {low} to {high} %"
         yield (
@@ -131,6 +132,13 @@ def _times(value: float) -> str:
     """Returns a ratio to two digits, more where it is close to 1, and whole numbers whole."""
     num_digits = 3 if 0.9 < value < 1.1 or value >= 100 else _NUM_DIGITS
     return _PLAIN.text(value, num_digits)
+
+
+def held_against_baseline(comparison: Comparison, rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows that say something of their own: of the same runs those of one region."""
+    if not comparison.is_repriced or "region" in (comparison.baseline or {}):
+        return rows
+    return rows[rows["region"] == rows["region"].iloc[0]]
 
 
 def baseline_label(baseline: Mapping[str, str]) -> str:

@@ -48,6 +48,7 @@ class Comparison:
         per: a unit, or ``PER_RUN``; ``None`` for every unit and the whole runs.
         baseline: keys and values that the rows are held against.
         kept_apart: the keys that the comparison added.
+        is_repriced: whether rows that differ in region alone are of the same runs.
     """
 
     table: pd.DataFrame
@@ -56,6 +57,7 @@ class Comparison:
     per: str | None = None
     baseline: Mapping[str, str] | None = None
     kept_apart: tuple[str, ...] = ()
+    is_repriced: bool = False
 
 
 def compare_runs(
@@ -141,7 +143,15 @@ def compare_runs(
         notices += untold
     if sort is not None:
         table = _sorted(table, sort, quantity)
-    return Comparison(table, tuple(columns), tuple(notices), per, baseline, tuple(added))
+    return Comparison(
+        table,
+        tuple(columns),
+        tuple(notices),
+        per=per,
+        baseline=baseline,
+        kept_apart=tuple(added),
+        is_repriced=len(intensities) > 1,
+    )
 
 
 def _of_unit(runs: pd.DataFrame, per: str | None) -> pd.DataFrame:
@@ -160,8 +170,8 @@ def _of_unit(runs: pd.DataFrame, per: str | None) -> pd.DataFrame:
 def _split_sentence(names: Sequence[str]) -> str:
     listed = ",".join(names)
     return (
-        f"Kept apart by {listed}: the groups would have mixed unlike runs. `group_by` {listed} asks "
-        "for that, `pool` mixes them."
+        f"Kept apart by {listed}: the groups would have mixed unlike runs. `group_by` {listed} "
+        "asks for that, `pool` mixes them."
     )
 
 

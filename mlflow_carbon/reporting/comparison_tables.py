@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
-from mlflow_carbon.reporting.answers import answers, baseline_label
+from mlflow_carbon.reporting.answers import answers, baseline_label, held_against_baseline
 from mlflow_carbon.reporting.compare import PER_RUN, Comparison
 from mlflow_carbon.reporting.report import Column, Report, Table
 from mlflow_carbon.reporting.tables import (
@@ -90,9 +90,12 @@ def _further_parts(
             "± is the std above as many times, not the error of the total.\n\n",
         ]
     if comparison.baseline:
+        held, held_keys = held_against_baseline(comparison, rows), list(keys)
+        if held["region"].nunique() < 2 and "region" in keys:
+            held_keys.remove("region")
         parts += [
             f"Against {baseline_label(comparison.baseline)}, per {unit}\n",
-            Table(tuple(_baseline_columns(rows, keys)), num_keys=len(keys)),
+            Table(tuple(_baseline_columns(held, held_keys)), num_keys=len(held_keys)),
             "Intervals: 95 %, of the ratio of means (Fieller). p: Welch's t-test of energy,\n"
             "corrected by Holm. g: the difference in stds between runs (Hedges).\n\n",
         ]
@@ -208,8 +211,8 @@ def _footer(table: pd.DataFrame) -> str:
         told.append(f"measured by {table['methods'].iloc[0]}")
     lines = [f"{'; '.join(told)}."] if told else []
     lines.append(
-        "within: std of the windows inside runs, pooled, in % of the mean. readings: distinct powers of the "
-        "windows. coverage: share of the time that was observed."
+        "within: std of the windows inside runs, pooled, in % of the mean. readings: distinct "
+        "powers of the windows. coverage: share of the time that was observed."
     )
     return "".join(f"{textwrap.fill(shown(line), _TEXT_WIDTH)}\n" for line in lines)
 

@@ -125,7 +125,7 @@ def _codes(runs: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     """Returns a number for each run's group, from 0."""
     if not columns:
         return np.zeros(len(runs), dtype=np.intp)
-    return runs.groupby(list(columns), sort=False, dropna=False).ngroup().to_numpy()
+    return np.asarray(runs.groupby(list(columns), sort=False, dropna=False).ngroup())
 
 
 def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
