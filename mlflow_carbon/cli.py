@@ -15,9 +15,14 @@ from mlflow_carbon.commands.gate import gate
 from mlflow_carbon.commands.models import models
 from mlflow_carbon.commands.options import example
 from mlflow_carbon.commands.paper_check import paper_check
+from mlflow_carbon.commands.plot import plot
 from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
+from mlflow_carbon.commands.report import report
+from mlflow_carbon.commands.run import run
+from mlflow_carbon.commands.study_report import study_report
 from mlflow_carbon.commands.tag_models import tag_models
+from mlflow_carbon.commands.total import total
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.inert import shown
 from mlflow_carbon.tracking.mlflow_seams import require_supported
@@ -79,7 +84,9 @@ def cli() -> None:
 
 
 COMMANDS = (
+    run,
     compare,
+    total,
     models,
     tag_models,
     gate,
@@ -88,9 +95,12 @@ COMMANDS = (
     advise,
     equivalents,
     paper_check,
+    study_report,
     doctor,
     recover,
     backfill,
+    plot,
+    report,
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -75,10 +75,15 @@ _REGIONS = click.option(
     help="Prices in these regions, comma-separated or repeated. Default: as recorded.",
 )
 _RECORDED_REGION = click.option(
-    "--region", callback=given_text, help="Where the electricity comes from. Default: WORLD."
+    "--region",
+    callback=given_text,
+    help="Where the electricity comes from. Default: MLFLOW_CARBON_REGION, else WORLD.",
 )
 _RECORDED_PUE = click.option(
-    "--pue", metavar="FLOAT", callback=given_number, help="Power usage effectiveness. Default: 1."
+    "--pue",
+    metavar="FLOAT",
+    callback=given_number,
+    help="Power usage effectiveness. Default: MLFLOW_CARBON_PUE, else 1.",
 )
 _PRICE_OPTIONS = (
     _MONTH,
@@ -207,7 +212,8 @@ def assumption_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def with_assumptions(*args: Any, **values: Any) -> None:
-        from mlflow_carbon.contract.assumptions import resolve_assumptions
+        from mlflow_carbon.contract.price_order import assumptions_in_order
+        from mlflow_carbon.grid.price_settings import PriceSettings
 
         names = ("region", "month", "pue", "intensity_set", "carbon_intensity_g_per_kwh")
         chosen = {name: values.pop(name) for name in names}
@@ -217,7 +223,8 @@ def assumption_options(command: Command) -> Command:
                 "--carbon-intensity-g-per-kwh is one intensity: it goes with neither --month nor "
                 "--intensity-set."
             )
-        command(*args, assumptions=resolve_assumptions(**chosen), **values)
+        assumptions = assumptions_in_order(PriceSettings(**chosen))
+        command(*args, assumptions=assumptions, **values)
 
     decorated: Command = with_assumptions
     for option in reversed((_RECORDED_REGION, _MONTH, _RECORDED_PUE, _INTENSITY_SET, _OWN_FIGURE)):
