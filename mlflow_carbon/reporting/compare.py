@@ -17,7 +17,7 @@ from mlflow_carbon.reporting.group_statistics import (
     group_statistics,
 )
 from mlflow_carbon.reporting.populations import mixed_populations, movers
-from mlflow_carbon.reporting.run_groups import column_of, usable_runs
+from mlflow_carbon.reporting.run_groups import PER_UNIT, column_of, usable_runs
 
 ALWAYS_GROUPED_BY = ("unit", "region")  # never averaged over
 PER_RUN = "run"  # energy of whole runs, whatever they did
@@ -109,9 +109,7 @@ def compare_runs(
         _of_unit(runs, per),
         columns,
         assumed if pue is not None else [*assumed, "pue"],
-        measured=["energy_kwh"]
-        if per == PER_RUN
-        else ["energy_kwh", "energy_kwh_per_unit", "unit"],
+        measured=["energy_kwh"] if per == PER_RUN else PER_UNIT,
     )
     if usable.empty:
         raise NoRunsError(f"None of {len(runs)} metered runs can be compared. {' '.join(notices)}")

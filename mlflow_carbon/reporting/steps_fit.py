@@ -76,7 +76,6 @@ def fit_groups(
         runs,
         {**columns, steps_name: steps_column},
         [],
-        measured=["energy_kwh", "energy_kwh_per_unit", "unit"],
     )
     if usable.empty:
         raise NoRunsError(f"None of {len(runs)} metered runs can be fitted. {' '.join(notices)}")
