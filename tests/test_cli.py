@@ -261,7 +261,7 @@ def test_predict_without_a_count_is_wrong_usage_before_the_store_is_opened():
 def test_wrong_usage_is_told_before_pandas_or_mlflow_is_imported():
     code = (
         "import sys; from mlflow_carbon.cli import cli\n"
-        "for line in ('compare --saving 1:2', 'compare --per run --baseline x', 'predict latest'):\n"
+        "for line in ('compare --saving 1:2', 'compare --baseline x', 'predict latest'):\n"
         "    try: cli(line.split(), standalone_mode=False)\n"
         "    except Exception as error: print(type(error).__name__)\n"
         "print(sorted({'pandas', 'mlflow'} & set(sys.modules)))"

@@ -12,7 +12,6 @@ from mlflow_carbon.commands.pricing import (
     Pricing,
     chosen_intensities,
     price_options,
-    recorded_set,
 )
 from mlflow_carbon.contract.keys import DEFAULT_EXPERIMENT
 
@@ -132,6 +131,7 @@ def _comparison(
 
     from mlflow_carbon.pictures import drawing
     from mlflow_carbon.reporting.hourly_prices import priced_by_file
+    from mlflow_carbon.reporting.region_prices import recorded_set
     from mlflow_carbon.store.run_metrics import read_metric
     from mlflow_carbon.store.runs import read_runs
 
