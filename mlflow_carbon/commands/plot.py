@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_carbon.commands.compare import DEFAULT_EXPERIMENT
 from mlflow_carbon.commands.options import example, split_items, tracking_uri_option
 from mlflow_carbon.commands.output import print_line
 from mlflow_carbon.commands.pricing import (
     Pricing,
     chosen_intensities,
     price_options,
-    recorded_set,
 )
+from mlflow_carbon.contract.keys import DEFAULT_EXPERIMENT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,10 +131,13 @@ def _comparison(
 
     from mlflow_carbon.pictures import drawing
     from mlflow_carbon.reporting.hourly_prices import priced_by_file
+    from mlflow_carbon.reporting.region_prices import recorded_set
     from mlflow_carbon.store.run_metrics import read_metric
     from mlflow_carbon.store.runs import read_runs
 
-    runs = read_runs(client, experiment_names=names, includes_partial=kind == drawing.RUNS)
+    runs = read_runs(
+        client, experiment_names=names, include=["partial"] if kind == drawing.RUNS else []
+    )
     if pricing.series is not None:
         runs = priced_by_file(client, runs, pricing.series, region=pricing.region)
     else:

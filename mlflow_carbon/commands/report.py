@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from mlflow_carbon.commands.compare import DEFAULT_EXPERIMENT
 from mlflow_carbon.commands.options import example, given_text, tracking_uri_option
 from mlflow_carbon.commands.output import print_line
 from mlflow_carbon.commands.pricing import (
@@ -14,6 +13,7 @@ from mlflow_carbon.commands.pricing import (
     intensity_basis_option,
     intensity_file_option,
 )
+from mlflow_carbon.contract.keys import DEFAULT_EXPERIMENT
 
 ARTIFACT_FOLDER = "carbon"
 
@@ -81,7 +81,7 @@ def report(
     pricing.check()
     names = experiment or (os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT),)
     client = open_client(tracking_uri, is_for_writing=log)
-    runs = read_runs(client, experiment_names=names, includes_partial=True)
+    runs = read_runs(client, experiment_names=names, include=["partial"])
     values = None
     if quality is not None:
         values = read_metric(client, experiment_names=names, metric=quality)

@@ -4,6 +4,7 @@ MLflow calls the value at the highest step the latest one, so a key is either a 
 (step 0 only) or a series (steps 1..N), never both.
 """
 
+DEFAULT_EXPERIMENT = "Default"  # MLflow's own
 SCHEMA_VERSION = "1"
 
 # Totals of a run, step 0.

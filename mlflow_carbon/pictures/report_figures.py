@@ -17,7 +17,7 @@ from mlflow_carbon.pictures import drawing, interactive
 from mlflow_carbon.pictures.drawing import Request
 from mlflow_carbon.pictures.frames import axis_name, points, region_points, run_bars
 from mlflow_carbon.pictures.style import INK, house_style
-from mlflow_carbon.reporting.compare import column_of, usable_runs
+from mlflow_carbon.reporting.run_groups import column_of, usable_runs
 
 _AXES = {"size": drawing.IMAGE_SIZE, "model_size": drawing.MODEL_SIZE}
 

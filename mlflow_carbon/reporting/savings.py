@@ -18,7 +18,7 @@ from mlflow_carbon.grid.intensity import (
     monthly_intensities,
     yearly_sets,
 )
-from mlflow_carbon.reporting.compare import usable_runs
+from mlflow_carbon.reporting.run_groups import usable_runs
 from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX
 
 CONFIDENCE_FRACTION = 0.95
