@@ -24,7 +24,9 @@ def project(store):
     client = MlflowClient(tracking_uri=store)
     write_run(client, "p", windows=[(0.1, 1.0)])
     write_run(client, "p", windows=[(0.2, 1.0)], status="FAILED")
-    killed = write_run(client, "p", windows=[(0.1, 1.0), (0.2, 1.0)], status="KILLED")
+    priced = {"carbon.intensity_g_per_kwh": "250", "carbon.pue": "1.5"}  # tagged at the start
+    windows = [(0.1, 1.0), (0.2, 1.0)]
+    killed = write_run(client, "p", windows=windows, status="KILLED", tags=priced)
     _without_totals(client, killed)
     parent = write_run(client, "p", windows=[(1.0, 1.0)])
     for status in ("FINISHED", "FAILED", "KILLED"):  # a trial that was stopped early is KILLED
