@@ -15,6 +15,7 @@ from ldm_project.config import (
     DEFAULT_BATCH_SIZE_BY_DIMS,
     DEFAULT_NUM_JUDGED,
     DEFAULT_NUM_SAMPLES,
+    DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS,
     DOWNSAMPLING_FACTOR,
     LARGE,
     MAX_SYNTH_BATCH_SIZE,
@@ -339,9 +340,11 @@ def _common(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _training(config: VqganConfig, iterations: int) -> dict[str, Any]:
-    """Returns the fields of ``TrainingSettings``."""
-    default_batch_size = DEFAULT_BATCH_SIZE_BY_DIMS.get(config.dims, 1)
+def _training(
+    config: VqganConfig, iterations: int, default_batch_sizes: Mapping[int, int]
+) -> dict[str, Any]:
+    """Returns the fields of ``TrainingSettings``; default batch sizes are by dimension."""
+    default_batch_size = default_batch_sizes.get(config.dims, 1)
     a_tenth = max(1, iterations // WINDOWS_PER_TRAINING)
     return _common(config) | {
         "iterations": iterations,
@@ -354,7 +357,9 @@ def _training(config: VqganConfig, iterations: int) -> dict[str, Any]:
 
 
 def _vqgan_settings(config: VqganConfig) -> VqganSettings:
-    return VqganSettings(**_training(config, config.vqgan_iterations))
+    return VqganSettings(
+        **_training(config, config.vqgan_iterations, DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS)
+    )
 
 
 def _train_settings(config: TrainConfig) -> TrainSettings:
@@ -363,7 +368,7 @@ def _train_settings(config: TrainConfig) -> TrainSettings:
     if checkpoints_gradients is None:
         checkpoints_gradients = config.dims == 3 and config.model_size == LARGE
     return TrainSettings(
-        **_training(config, config.iterations),
+        **_training(config, config.iterations, DEFAULT_BATCH_SIZE_BY_DIMS),
         objective=config.objective,
         checkpoints_gradients=checkpoints_gradients,
         vqgan=given(config.vqgan),

@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
-__all__ = ["MeterSettings", "autolog", "last_footprint", "track", "windows"]
+__all__ = ["MeterSettings", "autolog", "compare", "last_footprint", "track", "windows"]
 
 if TYPE_CHECKING:
     from mlflow_carbon.metering.meter import MeterSettings
+    from mlflow_carbon.reporting.comparing import compare
     from mlflow_carbon.tracking.autolog import autolog
     from mlflow_carbon.tracking.receipts import last_footprint
     from mlflow_carbon.tracking.track import track, windows
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "MeterSettings": "mlflow_carbon.metering.meter",
     "autolog": "mlflow_carbon.tracking.autolog",
+    "compare": "mlflow_carbon.reporting.comparing",
     "last_footprint": "mlflow_carbon.tracking.receipts",
     "track": "mlflow_carbon.tracking.track",
     "windows": "mlflow_carbon.tracking.track",

@@ -20,6 +20,7 @@ CONFIG_BY_ENTRY_POINT = {
     "synth": config.SynthConfig,
     "estimate": config.EstimateConfig,
     "quality": config.QualityConfig,
+    "study": config.StudyConfig,
     "compare": config.CompareConfig,
 }
 
@@ -39,10 +40,11 @@ def test_mlproject_passes_every_parameter_to_the_command(entry_point):
     assert content["command"] == f"python -m {module} {entry_point} {options}"
 
 
-@pytest.mark.parametrize("command", ["vqgan", "train", "synth", "estimate", "quality"])
+@pytest.mark.parametrize("command", ["vqgan", "train", "synth", "estimate", "quality", "study"])
 def test_command_line_defaults_are_the_dataclass_defaults(command):
     options = {option.name: option.default for option in main.commands[command].params}
-    del options["dry_run"]
+    if command != "study":  # whose --dry-run is a parameter of MLproject too
+        del options["dry_run"]
     config_class = CONFIG_BY_ENTRY_POINT[command]
     assert options == {field.name: field.default for field in fields(config_class)}
 
