@@ -48,6 +48,7 @@ TAG_CPU_TDP_SOURCE = "carbon.cpu_tdp_source"
 TAG_CPU_IDLE_POWER_W = "carbon.cpu_idle_power_w"  # the idle part of an estimated CPU's power
 TAG_UNREAD_DEVICES = "carbon.unread_devices"  # devices to count that cannot be read
 TAG_ATTRIBUTION = "carbon.attribution"
+TAG_OTHER_LOAD = "carbon.other_load"  # what other processes used of the node meanwhile, if much
 TAG_HARDWARE = "carbon.hardware"
 TAG_TRACKER = "carbon.tracker"
 TAG_PLUGIN_VERSION = "carbon.plugin_version"

@@ -200,6 +200,7 @@ class Meter:
             methods,
             start_unix_s=window.start_unix_s,
             num_unread=len(machine.unread),
+            num_threads=os.cpu_count() or 1,
         )
 
 
