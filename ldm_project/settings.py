@@ -15,8 +15,6 @@ from ldm_project.config import (
     DEFAULT_BATCH_SIZE_BY_DIMS,
     DEFAULT_NUM_JUDGED,
     DEFAULT_NUM_SAMPLES,
-    DEFAULT_PUE,
-    DEFAULT_REGION,
     DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS,
     DOWNSAMPLING_FACTOR,
     LARGE,
@@ -63,9 +61,12 @@ class RunSettings:
     Attributes:
         config: the texts behind the values: logged with the run, and kept with a training's state.
         size: of an image in pixels or voxels, one number per axis.
-        region: of the electricity grid; ``None`` takes the project's default.
-        month: of the carbon intensity; ``None`` takes the year's mean.
-        pue: power usage effectiveness; ``None`` takes the project's default.
+        region: of the electricity grid; ``None``, here and below, leaves the choice to the plugin:
+            the environment, else its default.
+        month: of the carbon intensity.
+        pue: power usage effectiveness.
+        intensity_set: the only set of intensities to look in.
+        attribution: what of the node counts.
         device: ``None`` takes a GPU where there is one.
         precision: ``fp32`` or ``bf16``; ``None`` takes the faster of the two.
         resumed_run_id: run whose interrupted training is resumed; ``None`` starts a new training.
@@ -81,6 +82,8 @@ class RunSettings:
     region: str | None
     month: str | None
     pue: float | None
+    intensity_set: str | None
+    attribution: str | None
     seed: int
     device: str | None
     precision: str | None
@@ -90,10 +93,6 @@ class RunSettings:
         """Returns each parameter by name, with the value that ``auto`` has where that is known."""
         values: dict[str, int | str] = asdict(self.config)
         values["size"] = size_text(self.size)
-        if self.region is None:
-            values["region"] = DEFAULT_REGION
-        if self.pue is None:
-            values["pue"] = str(DEFAULT_PUE)
         return values
 
 
@@ -333,6 +332,8 @@ def _common(config: RunConfig) -> dict[str, Any]:
         "region": given(config.region),
         "month": given(config.month),
         "pue": resolve_pue(config.pue),
+        "intensity_set": given(config.intensity_set),
+        "attribution": given(config.attribution),
         "seed": config.seed,
         "device": given(config.device),
         "precision": given(config.precision),
