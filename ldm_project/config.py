@@ -100,7 +100,7 @@ class VqganConfig(RunConfig):
 
     vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
     batch_size: str = parameter(
-        AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D), 2 (3D VQ-GAN)."
+        AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D), 2 (3D, VQ-GAN)."
     )
     data: str = parameter(
         PHANTOM,
