@@ -15,8 +15,10 @@ from mlflow_carbon.commands.gate import gate
 from mlflow_carbon.commands.models import models
 from mlflow_carbon.commands.options import example
 from mlflow_carbon.commands.paper_check import paper_check
+from mlflow_carbon.commands.plot import plot
 from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
+from mlflow_carbon.commands.report import report
 from mlflow_carbon.commands.run import run
 from mlflow_carbon.commands.study_report import study_report
 from mlflow_carbon.commands.tag_models import tag_models
@@ -96,6 +98,8 @@ COMMANDS = (
     doctor,
     recover,
     backfill,
+    plot,
+    report,
 )
 for command in COMMANDS:
     cli.add_command(command)

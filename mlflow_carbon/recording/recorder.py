@@ -83,6 +83,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._has_finished = False
         self._summary: RunRecord | None = None  # known at the end
+        self._is_beside_others = False
         self._process_id = os.getpid()
 
     @property
@@ -119,6 +120,7 @@ class Recorder:
         }
         if self._place.node_index == 0:
             self._outbox.put({}, None, {**own_tags, **tags, **self.assumptions.tags()})
+            self._note_neighbours()
         self._total = self.meter.open_window()
         if self._node is not None:
             self._node.start(self._earlier, self.meter, self.assumptions, self._end_of)
@@ -134,6 +136,7 @@ class Recorder:
     def release(self) -> None:
         """Writes the held figures, and all later ones at once, if the run to write to is known."""
         self._outbox.release()
+        self._note_neighbours()
 
     def mark_as_parent(self) -> None:
         """Tags the run as one whose energy contains that of other metered runs."""
@@ -187,6 +190,17 @@ class Recorder:
         """Tags the run as one whose energy includes that of other runs at the same time."""
         self._outbox.put({}, None, {keys.TAG_SHARED: "true"})
 
+    def _note_neighbours(self) -> None:
+        """Tags the run, once, if other processes meter other runs of this machine."""
+        if not self._is_beside_others and self._has_energy_of_others():
+            self._is_beside_others = True
+            self.mark_as_shared()
+
+    def _has_energy_of_others(self) -> bool:
+        """Returns whether the run's energy includes that of other processes' metered runs."""
+        is_own = self.meter.description.attribution == keys.PROCESS_SHARE
+        return not is_own and self._outbox.is_beside_others
+
     def write_to(self, run_id: str, earlier: EarlierPart | None) -> None:
         """Sets the run to write to, found only now; a further node has held only totals."""
         with self._lock:
@@ -232,6 +246,8 @@ class Recorder:
         description = self._description(is_silent=is_silent)
         tags = description.tags() | self.assumptions.default_tags() | record.window_tags()
         self._summary = replace(record.assuming(self.assumptions), description=description)
+        if self._has_energy_of_others():
+            tags[keys.TAG_SHARED] = "true"
         if self._earlier is not None and self._earlier.is_partial:
             tags[keys.TAG_PARTIAL] = NOT_PARTIAL
         if total.energy_kwh is not None and self.live.end(total.energy_kwh, self.assumptions):

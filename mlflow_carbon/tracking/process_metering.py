@@ -100,6 +100,7 @@ class ProcessMetering:
                 run,
                 is_alone=is_held or is_alone,
                 is_named=is_named,
+                is_new=is_held,
             )
             if start.may_have_more:
                 watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
@@ -137,6 +138,7 @@ class ProcessMetering:
             "" if start.is_sought else run_id,
             marks_parent=not is_parent_tagged,
             is_held=is_held or start.is_sought,
+            parent_run_id=start.parent_run_id,
         )
         return Recorder(
             outbox,
