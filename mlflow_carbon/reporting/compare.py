@@ -12,7 +12,8 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.grid.hourly import FILE_SET
 from mlflow_carbon.grid.intensity import CarbonIntensity, basis_notice
-from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX, Cell
+from mlflow_carbon.store.run_columns import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX
+from mlflow_carbon.store.runs import Cell
 
 ALWAYS_GROUPED_BY = ("unit", "region")  # never averaged over
 EXPERIMENT = "experiment"  # the key that is neither a parameter nor a tag

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.store.schema import is_sqlite, newest_revision, open_read_only, sqlite_path
-from mlflow_carbon.store.stored_runs import OTHER_TAGS, StoredRun, Wanted
+from mlflow_carbon.store.stored_runs import OTHER_TAGS, Progress, StoredRun, Wanted
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Engine, Select, Table
@@ -37,7 +37,9 @@ _RUNS_PER_QUERY = 1000  # a database takes a limited number of values
 _EXPERIMENTS_PER_QUERY = 500
 _NUM_TEXTS_KEPT = 4096  # of tags, as runs of one kind have the same
 
-Progress = Callable[[int, int | None], None]  # takes runs read, and runs to read where known
+
+class UnknownTablesError(Exception):
+    """The store's tables are not those known here, or could not be read directly."""
 
 
 def reads_database(uri: str) -> bool:
@@ -54,8 +56,10 @@ def reflected_runs(
     experiment_ids: Sequence[str],
     wanted: Wanted,
     on_progress: Progress | None = None,
-) -> Iterator[StoredRun] | None:
-    """Yields the active metered runs of some experiments, in the order of ``listing.all_runs``.
+) -> Iterator[StoredRun]:
+    """Yields the active metered runs of some experiments, in the order of ``listing.each_run``.
+
+    No more than a query's worth of runs is in memory at a time.
 
     Args:
         uri: of a database, as ``reads_database`` takes it.
@@ -63,18 +67,28 @@ def reflected_runs(
         wanted: parameters and tags to read besides the tags of the contract.
         on_progress: is told how many runs have been read, and of how many.
 
-    Returns:
-        ``None`` if the tables are not those that this code knows.
-
     Raises:
-        SQLAlchemyError: the database cannot be read.
+        UnknownTablesError: these tables cannot be read so.
     """
-    engine = _read_only_engine(uri)
-    tables = _known_tables(engine)
-    if tables is None:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        engine = _read_only_engine(uri)
+    except (SQLAlchemyError, ImportError) as error:
+        raise UnknownTablesError(str(error)) from error
+    try:
+        with _connected(engine) as connection:
+            tables = _known_tables(connection)
+            queries = _Queries.of(tables, wanted, engine.dialect.name)
+            heads = _heads(connection, tables, experiment_ids)
+            for start in range(0, len(heads), _RUNS_PER_QUERY):
+                yield from queries.runs(connection, heads[start : start + _RUNS_PER_QUERY])
+                if on_progress is not None:
+                    on_progress(min(start + _RUNS_PER_QUERY, len(heads)), len(heads))
+    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
+        raise UnknownTablesError(str(error)) from error
+    finally:
         engine.dispose()
-        return None
-    return _each_run(engine, tables, experiment_ids, wanted, on_progress)
 
 
 @dataclass(frozen=True)
@@ -113,49 +127,23 @@ def _connected(engine: "Engine") -> Iterator["Connection"]:
         yield connection
 
 
-def _known_tables(engine: "Engine") -> _Tables | None:
-    """Returns the tables; ``None`` if a column is missing or the schema is of another MLflow."""
+def _known_tables(connection: "Connection") -> _Tables:
+    """Returns the tables.
+
+    Raises:
+        UnknownTablesError: a table or column is missing, or the schema is of another MLflow.
+    """
     import sqlalchemy
-    from sqlalchemy.exc import InvalidRequestError
 
     known = sqlalchemy.MetaData()
-    with _connected(engine) as connection:
-        try:
-            known.reflect(connection, only=list(_COLUMNS_BY_TABLE), resolve_fks=False)
-        except InvalidRequestError as error:  # a table is missing
-            _logger.debug("The store's tables are not read directly: %s", error)
-            return None
-        for name, columns in _COLUMNS_BY_TABLE.items():
-            if missing := columns - set(known.tables[name].columns.keys()):
-                _logger.debug("The store's tables are not read directly: no %s", missing)
-                return None
-        version = connection.execute(sqlalchemy.select(known.tables["alembic_version"])).scalar()
+    known.reflect(connection, only=list(_COLUMNS_BY_TABLE), resolve_fks=False)
+    for name, columns in _COLUMNS_BY_TABLE.items():
+        if missing := columns - set(known.tables[name].columns.keys()):
+            raise UnknownTablesError(f"{name} has no {', '.join(sorted(missing))}")
+    version = connection.execute(sqlalchemy.select(known.tables["alembic_version"])).scalar()
     if version != newest_revision():
-        _logger.debug("The store's tables are not read directly: schema %s", version)
-        return None
-    return _Tables(
-        *(known.tables[name] for name in ("runs", "latest_metrics", "params", "tags"))
-    )
-
-
-def _each_run(
-    engine: "Engine",
-    tables: _Tables,
-    experiment_ids: Sequence[str],
-    wanted: Wanted,
-    on_progress: Progress | None,
-) -> Iterator[StoredRun]:
-    """Yields the runs, a query's worth at a time, so that memory holds no more of them."""
-    try:
-        with _connected(engine) as connection:
-            heads = _heads(connection, tables, experiment_ids)
-            queries = _Queries.of(tables, wanted, engine.dialect.name)
-            for start in range(0, len(heads), _RUNS_PER_QUERY):
-                yield from queries.runs(connection, heads[start : start + _RUNS_PER_QUERY])
-                if on_progress is not None:
-                    on_progress(min(start + _RUNS_PER_QUERY, len(heads)), len(heads))
-    finally:
-        engine.dispose()
+        raise UnknownTablesError(f"the schema is {version}, not {newest_revision()}")
+    return _Tables(*(known.tables[name] for name in ("runs", "latest_metrics", "params", "tags")))
 
 
 def _heads(
@@ -186,7 +174,7 @@ def _heads(
         )
         .order_by(runs.c.start_time.is_(None), runs.c.start_time, runs.c.run_uuid)
     )
-    ids = sorted(map(int, experiment_ids))
+    ids = list(map(int, experiment_ids))
     found: list[Any] = []
     for start in range(0, len(ids), _EXPERIMENTS_PER_QUERY):
         asked = {"experiments": ids[start : start + _EXPERIMENTS_PER_QUERY]}

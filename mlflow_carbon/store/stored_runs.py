@@ -1,16 +1,17 @@
 """A run as a store holds it, whoever reads it, and which of its names a reader wants."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
 
-from mlflow_carbon.contract import keys
-
 # Tags of MLflow that a comparison needs of every run.
 OTHER_TAGS = (MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE)
+
+
+Progress = Callable[[int, int | None], None]  # takes runs read, and runs to read where known
 
 
 class StoredRun(NamedTuple):
@@ -53,12 +54,3 @@ class Wanted:
     def of(cls, names: Collection[str] | None) -> "Wanted":
         """Returns what may be meant by names that stand for a parameter or a tag."""
         return cls(names, names)
-
-    def reads_tag(self, key: str) -> bool:
-        """Returns whether a reader needs a tag: it is wanted, or a record may rest on it."""
-        return (
-            self.tags is None
-            or key in self.tags
-            or key in OTHER_TAGS
-            or key.startswith(keys.TAG_PREFIX)
-        )

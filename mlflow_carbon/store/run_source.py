@@ -1,0 +1,48 @@
+"""The ways to read the metered runs of a store: its tables, or MLflow's search."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from mlflow import MlflowClient
+
+from mlflow_carbon.contract import keys
+from mlflow_carbon.store.listing import each_run
+from mlflow_carbon.store.reflected import reads_database, reflected_runs
+from mlflow_carbon.store.stored_runs import Progress, StoredRun, Wanted
+
+METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
+
+
+@dataclass(frozen=True)
+class RunSource:
+    """The metered runs of some experiments.
+
+    Attributes:
+        client: of the store.
+        experiment_ids: where to look.
+        on_progress: is told how many runs have been read, and of how many where that is known.
+    """
+
+    client: MlflowClient
+    experiment_ids: Sequence[str]
+    on_progress: Progress | None = None
+
+    def ways(self, wanted: Wanted) -> Iterator[Callable[[], Iterator[StoredRun]]]:
+        """Yields the ways to read the runs, the fastest first, and MLflow's own last."""
+        uri = str(self.client.tracking_uri)
+        if reads_database(uri):
+            yield partial(reflected_runs, uri, self.experiment_ids, wanted, self.on_progress)
+        yield self.searched
+
+    def searched(self) -> Iterator[StoredRun]:
+        """Yields the runs as MLflow's search finds them.
+
+        Raises:
+            Exception: whatever the store raises.
+        """
+        found = each_run(self.client, self.experiment_ids, METERED)
+        for num_read, run in enumerate(found, start=1):
+            yield StoredRun.of(run)
+            if self.on_progress is not None:
+                self.on_progress(num_read, None)
