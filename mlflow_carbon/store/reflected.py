@@ -81,10 +81,14 @@ def reflected_runs(
             tables = _known_tables(connection)
             queries = _Queries.of(tables, wanted, engine.dialect.name)
             heads = _heads(connection, tables, experiment_ids)
-            for start in range(0, len(heads), _RUNS_PER_QUERY):
-                yield from queries.runs(connection, heads[start : start + _RUNS_PER_QUERY])
+            num_runs = len(heads)
+            heads.reverse()  # so that those read can be taken off its end
+            while heads:
+                newest = heads[-_RUNS_PER_QUERY:]
+                del heads[-_RUNS_PER_QUERY:]
+                yield from queries.runs(connection, newest[::-1])
                 if on_progress is not None:
-                    on_progress(min(start + _RUNS_PER_QUERY, len(heads)), len(heads))
+                    on_progress(num_runs - len(heads), num_runs)
     except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
         raise UnknownTablesError(str(error)) from error
     finally:

@@ -1,17 +1,16 @@
 """Runs gathered column by column, as a hundred thousand rows of their own would not fit."""
 
-import math
 import shlex
-from array import array
 from collections.abc import Collection, Mapping
 
+import numpy as np
 import pandas as pd
 from mlflow.entities import SourceType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
+from numpy.typing import NDArray
 
 from mlflow_carbon.contract import keys
-from mlflow_carbon.contract.run_record import RunRecord
-from mlflow_carbon.contract.totals import Total
+from mlflow_carbon.contract.run_summary import PerTags, RunSummary
 from mlflow_carbon.store.stored_runs import StoredRun, Wanted
 
 PARAM_COLUMN_PREFIX = "params."
@@ -28,19 +27,8 @@ _TAG_BY_COLUMN = {
 }
 
 TEXT_COLUMNS = ("run_id", "run_name", "experiment", "scope", "methods", *_TAG_BY_COLUMN)
-NUMBER_COLUMNS = (
-    "energy_kwh",
-    "duration_s",
-    "co2e_g",
-    "coverage_fraction",
-    "pue",
-    "intensity_g_per_kwh",
-    "num_units",
-    "num_windows",
-    "num_distinct_readings",
-    "energy_kwh_per_unit",
-    "energy_kwh_per_unit_std_within",
-)
+NUMBER_COLUMNS = RunSummary._fields
+_NUM_ROWS_KEPT = 1000
 _METHOD_TAG_PREFIX = keys.method_tag("")
 _PROJECT = SourceType.to_string(SourceType.PROJECT)
 
@@ -55,11 +43,14 @@ class RunColumns:
             wanted: the parameters and tags that get a column.
         """
         self._wanted = wanted
-        self._numbers = {name: array("d") for name in NUMBER_COLUMNS}
+        self._rows: list[tuple[str | None, ...]] = []  # of the newest runs
+        self._summaries: list[RunSummary] = []  # of the same runs
+        self._numbers: list[NDArray[np.float64]] = []  # (runs, columns) each
         self._texts: dict[str, list[str | None]] = {name: [] for name in TEXT_COLUMNS}
         self._params: dict[str, list[str | None]] = {}
         self._tags: dict[str, list[str | None]] = {}
         self._same: dict[str, str] = {}
+        self._of_tags = PerTags(self._read_tags)
         self._num_runs = 0
 
     def __len__(self) -> int:
@@ -69,39 +60,46 @@ class RunColumns:
         """Returns whether some run has a parameter or a tag of each name."""
         return all(name in self._params or name in self._tags for name in names)
 
-    def add(self, run: StoredRun, record: RunRecord) -> None:
-        """Takes one more run, and the record that is in its metrics and tags."""
-        tags, same = run.tags, self._same
-        texts = {
-            "run_id": run.run_id,
-            "run_name": run.name,
-            "experiment": run.experiment_id,
-            "scope": tags.get(keys.TAG_SCOPE),
-            "methods": methods(tags),
-        }
-        for column, tag in _TAG_BY_COLUMN.items():
-            texts[column] = tags.get(tag)
-        for name, text in texts.items():
-            self._texts[name].append(None if text is None else same.setdefault(text, text))
-        for numbers, value in zip(self._numbers.values(), _numbers(record), strict=True):
-            numbers.append(math.nan if value is None else value)
-        is_project = tags.get(MLFLOW_SOURCE_TYPE) == _PROJECT
+    def add(self, run: StoredRun, summary: RunSummary) -> None:
+        """Takes one more run, and the figures that are in its metrics and tags."""
+        texts, is_project = self._of_tags.of(run.tags)
+        self._rows.append((run.run_id, run.name, run.experiment_id, *texts))
+        self._summaries.append(summary)
         for name, text in _picked(run.params, self._wanted.params):
             self._append(self._params, name, unquoted(text) if is_project else text)
-        for name, text in _picked(tags, self._wanted.tags):
+        for name, text in _picked(run.tags, self._wanted.tags):
             self._append(self._tags, name, text)
         self._num_runs += 1
+        if len(self._rows) == _NUM_ROWS_KEPT:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Makes columns of the rows that are kept."""
+        for column, texts in zip(
+            self._texts.values(), zip(*self._rows, strict=True), strict=False
+        ):  # no rows, no texts
+            column.extend(texts)
+        if self._summaries:
+            self._numbers.append(np.array(self._summaries, dtype=np.float64))  # None is NaN
+        self._rows, self._summaries = [], []
+
+    def _read_tags(self, tags: Mapping[str, str]) -> tuple[tuple[str | None, ...], bool]:
+        """Returns the texts of the columns that are of the tags, and whether `mlflow run` ran."""
+        found = (tags.get(keys.TAG_SCOPE), methods(tags), *map(tags.get, _TAG_BY_COLUMN.values()))
+        texts = tuple(text if text is None else self._same.setdefault(text, text) for text in found)
+        return texts, tags.get(MLFLOW_SOURCE_TYPE) == _PROJECT
 
     def frame(
         self, experiment_names_by_id: Mapping[str, str], parent_run_ids: Collection[str | None]
     ) -> pd.DataFrame:
-        """Returns the runs as a frame.
+        """Returns the runs as a frame, and forgets them.
 
         Args:
             experiment_names_by_id: the name of each experiment.
             parent_run_ids: of all runs that have metered children.
         """
-        texts = dict(self._texts)
+        self._turn()
+        texts = self._texts
         texts["experiment"] = [experiment_names_by_id[id_ or ""] for id_ in texts["experiment"]]
         texts["scope"] = [
             keys.SCOPE_PARENT
@@ -110,14 +108,15 @@ class RunColumns:
             for scope, run_id in zip(texts["scope"], texts["run_id"], strict=True)
         ]
         columns: dict[str, pd.Series] = {}
-        for name, listed in texts.items():
-            columns[name] = pd.Series(listed)
-        for name, numbers in self._numbers.items():
-            columns[name] = pd.Series(numbers, dtype="float64")
+        for name in TEXT_COLUMNS:
+            columns[name] = pd.Series(texts.pop(name))
+        numbers = np.concatenate(self._numbers) if self._numbers else np.empty((0, 0))
+        for position, name in enumerate(NUMBER_COLUMNS):
+            columns[name] = pd.Series(numbers[:, position])
         prefixed = ((PARAM_COLUMN_PREFIX, self._params), (TAG_COLUMN_PREFIX, self._tags))
         for prefix, by_name in prefixed:
             for name in sorted(by_name):
-                listed = by_name[name]
+                listed = by_name.pop(name)
                 listed.extend([None] * (self._num_runs - len(listed)))
                 columns[prefix + name] = pd.Series(listed)
         return pd.DataFrame(columns)
@@ -134,25 +133,6 @@ def _picked(
     if wanted is None:
         return texts.items()
     return [(name, texts[name]) for name in wanted if name in texts]
-
-
-def _numbers(record: RunRecord) -> tuple[float | None, ...]:
-    """Returns a run's values of ``NUMBER_COLUMNS``."""
-    total = record.total or Total(None)
-    per_unit = record.energy_per_unit.get(record.unit or "")
-    return (
-        total.energy_kwh,
-        total.duration_s,
-        record.co2e_g,
-        total.coverage_fraction,
-        record.pue,
-        None if record.intensity is None else record.intensity.g_per_kwh,
-        record.num_units,
-        record.num_windows,
-        record.num_distinct_readings,
-        None if per_unit is None else per_unit.energy_kwh,
-        None if per_unit is None else per_unit.std_kwh,
-    )
 
 
 def methods(tags: Mapping[str, str]) -> str:

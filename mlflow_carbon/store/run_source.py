@@ -21,17 +21,19 @@ class RunSource:
     Attributes:
         client: of the store.
         experiment_ids: where to look.
+        is_direct: whether the tables of a database may be read.
         on_progress: is told how many runs have been read, and of how many where that is known.
     """
 
     client: MlflowClient
     experiment_ids: Sequence[str]
+    is_direct: bool = True
     on_progress: Progress | None = None
 
     def ways(self, wanted: Wanted) -> Iterator[Callable[[], Iterator[StoredRun]]]:
         """Yields the ways to read the runs, the fastest first, and MLflow's own last."""
         uri = str(self.client.tracking_uri)
-        if reads_database(uri):
+        if self.is_direct and reads_database(uri):
             yield partial(reflected_runs, uri, self.experiment_ids, wanted, self.on_progress)
         yield self.searched
 

@@ -14,7 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE
 from mlflow_carbon.contract.figures import MAX_AMOUNT, MAX_SHOWN
-from mlflow_carbon.contract.run_record import RunRecord
+from mlflow_carbon.contract.run_summary import RunSummary, SummaryReader
 from mlflow_carbon.errors import BadRecordError, NoRunsError, TrackingStoreError
 from mlflow_carbon.store.access import PERMISSION_DENIED, place_of, store_errors
 from mlflow_carbon.store.listing import all_experiments
@@ -37,6 +37,7 @@ def read_runs(
     experiment_names: Sequence[str],
     includes_partial: bool = False,
     names: Collection[str] | None = None,
+    is_direct: bool = True,
     on_progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Reads the finished metered runs of the named experiments, one row each.
@@ -55,6 +56,8 @@ def read_runs(
             their windows as a lower bound of their energy.
         names: of the parameters and tags to read; ``None`` reads all, as does a name that no run
             has, so that an error can tell those there are.
+        is_direct: whether to read the tables of a database, where they are known; the same runs
+            come from MLflow's search, only later.
         on_progress: is told how many runs have been read, and of how many where that is known.
 
     Raises:
@@ -64,7 +67,7 @@ def read_runs(
     with store_errors(client):
         experiments = _readable_experiments(client, experiment_names)
         names_by_id = {item.experiment_id: item.name for item in experiments}
-        source = RunSource(client, list(names_by_id), on_progress)
+        source = RunSource(client, list(names_by_id), is_direct, on_progress)
         found = _found(source, Wanted.of(names), includes_partial=includes_partial)
         if names is not None and not found.columns.has_all(names):
             found = _found(source, Wanted(), includes_partial=includes_partial)
@@ -77,6 +80,7 @@ class _Found:
     """Runs as they are read, and what is to be said of those that are left out."""
 
     columns: RunColumns
+    reader: SummaryReader = field(default_factory=SummaryReader)
     parent_run_ids: set[str | None] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
     num_metered: int = 0
@@ -92,11 +96,11 @@ class _Found:
             return False
         self.num_finished += 1
         try:
-            record = RunRecord.parse(run.run_id, run.metrics, run.tags)
+            summary = self.reader.read(run.run_id, run.metrics, run.tags)
         except BadRecordError as error:
             self.faults.append(error.reason)
         else:
-            self.columns.add(run, record)
+            self.columns.add(run, summary)
         return True
 
     def add_partial(self, client: MlflowClient, run_id: str) -> None:
@@ -109,7 +113,7 @@ class _Found:
             return
         if record.total is not None and record.total.energy_kwh is not None:
             self.num_partial += 1
-            self.columns.add(StoredRun.of(run), record)
+            self.columns.add(StoredRun.of(run), RunSummary.of(record))
 
 
 def _found(source: RunSource, wanted: Wanted, *, includes_partial: bool) -> _Found:
