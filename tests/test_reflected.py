@@ -90,7 +90,7 @@ stored_runs = st.fixed_dictionaries(
         "name": st.none() | texts,
         "status": st.sampled_from(["FINISHED", "FINISHED", "FINISHED", "FAILED", "RUNNING"]),
         "stage": st.sampled_from(["active", "active", "active", "deleted"]),
-        "start_ms": st.none() | st.integers(0, 3),
+        "start_ms": st.integers(0, 3),  # MLflow cannot read a run without a start
         "parent": st.none() | st.integers(0, 9),
         "metrics": metrics_of_runs,
         "params": st.dictionaries(st.sampled_from(["steps", "Steps", "data"]), words | texts),

@@ -17,6 +17,7 @@ from mlflow_carbon.commands.pricing import (
     price_options,
     recorded_set,
 )
+from mlflow_carbon.commands.progress import ReadingProgress
 
 DEFAULT_EXPERIMENT = "Default"  # MLflow's own
 
@@ -101,7 +102,13 @@ def compare(
         raise click.UsageError("--saving needs --fit.")
     names = experiment or (os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT),)
     client = open_client(tracking_uri)
-    runs = read_runs(client, experiment_names=names, includes_partial=include is not None)
+    runs = read_runs(
+        client,
+        experiment_names=names,
+        includes_partial=include is not None,
+        names=_without_prefixes([*group_by, *([] if fit is None else [fit])]),
+        on_progress=ReadingProgress(),
+    )
     intensities = []
     if pricing.series is None:
         intensities = chosen_intensities(pricing, preferred_set=recorded_set(runs))
@@ -119,3 +126,8 @@ def compare(
         fits, notices = fit_groups(runs, steps_name=fit, group_by=group_by, pairs=saving)
         print_notices(notice for notice in notices if notice not in comparison.notices)
         write(fits_frame(fits), Report.of(report, "\n", fits_report(fits)))
+
+
+def _without_prefixes(names: list[str]) -> list[str]:
+    """Returns the parameters and tags that names stand for: ``params.steps`` is ``steps``."""
+    return [name.removeprefix("params.").removeprefix("tags.") for name in names]

@@ -57,8 +57,10 @@ class RunColumns:
         return self._num_runs
 
     def has_all(self, names: Collection[str]) -> bool:
-        """Returns whether some run has a parameter or a tag of each name."""
-        return all(name in self._params or name in self._tags for name in names)
+        """Returns whether each name is a column's, or some run's parameter or tag."""
+        return all(
+            name in TEXT_COLUMNS or name in self._params or name in self._tags for name in names
+        )
 
     def add(self, run: StoredRun, summary: RunSummary) -> None:
         """Takes one more run, and the figures that are in its metrics and tags."""
@@ -75,12 +77,11 @@ class RunColumns:
 
     def _turn(self) -> None:
         """Makes columns of the rows that are kept."""
-        for column, texts in zip(
-            self._texts.values(), zip(*self._rows, strict=True), strict=False
-        ):  # no rows, no texts
+        if not self._rows:
+            return
+        for column, texts in zip(self._texts.values(), zip(*self._rows, strict=True), strict=True):
             column.extend(texts)
-        if self._summaries:
-            self._numbers.append(np.array(self._summaries, dtype=np.float64))  # None is NaN
+        self._numbers.append(np.array(self._summaries, dtype=np.float64))  # None is NaN
         self._rows, self._summaries = [], []
 
     def _read_tags(self, tags: Mapping[str, str]) -> tuple[tuple[str | None, ...], bool]:

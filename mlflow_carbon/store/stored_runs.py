@@ -7,6 +7,8 @@ from typing import NamedTuple
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
 
+from mlflow_carbon.contract import keys
+
 # Tags of MLflow that a comparison needs of every run.
 OTHER_TAGS = (MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE)
 
@@ -52,5 +54,5 @@ class Wanted:
 
     @classmethod
     def of(cls, names: Collection[str] | None) -> "Wanted":
-        """Returns what may be meant by names that stand for a parameter or a tag."""
-        return cls(names, names)
+        """Returns what names of a parameter or a tag may mean, and what a comparison warns of."""
+        return cls() if names is None else cls(names, {*names, keys.TAG_SHARED})
