@@ -15,11 +15,21 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE
 from mlflow_carbon.contract.figures import MAX_AMOUNT, MAX_SHOWN
 from mlflow_carbon.contract.run_summary import RunSummary, SummaryReader
-from mlflow_carbon.errors import BadRecordError, NoRunsError, TrackingStoreError
+from mlflow_carbon.errors import (
+    BadRecordError,
+    InvalidInputError,
+    NoRunsError,
+    TrackingStoreError,
+)
 from mlflow_carbon.store.access import PERMISSION_DENIED, place_of, store_errors
 from mlflow_carbon.store.listing import all_experiments
 from mlflow_carbon.store.reflected import UnknownTablesError
+from mlflow_carbon.store.run_columns import NUMBER_COLUMNS as NUMBER_COLUMNS
+from mlflow_carbon.store.run_columns import PARAM_COLUMN_PREFIX as PARAM_COLUMN_PREFIX
+from mlflow_carbon.store.run_columns import TAG_COLUMN_PREFIX as TAG_COLUMN_PREFIX
 from mlflow_carbon.store.run_columns import RunColumns
+from mlflow_carbon.store.run_columns import methods as methods
+from mlflow_carbon.store.run_columns import unquoted as unquoted
 from mlflow_carbon.store.run_records import read_record
 from mlflow_carbon.store.run_source import RunSource
 from mlflow_carbon.store.stored_runs import Progress, StoredRun, Wanted
@@ -30,17 +40,21 @@ _NUM_FAULTS_TOLD = 5
 
 Cell = str | float | None
 
+INCLUDED = {"failed": ("FAILED", "KILLED"), "running": ("RUNNING", "SCHEDULED")}
+PARTIAL = "partial"  # unfinished runs of any status, as a process that was killed leaves RUNNING
+
 
 def read_runs(
     client: MlflowClient,
     *,
     experiment_names: Sequence[str],
-    includes_partial: bool = False,
+    include: Collection[str] = (),
+    filter_string: str = "",
     names: Collection[str] | None = None,
     is_direct: bool = True,
     on_progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Reads the finished metered runs of the named experiments, one row each.
+    """Reads the finished metered runs of experiments, one row each.
 
     Columns: ``TEXT_COLUMNS``, ``NUMBER_COLUMNS`` (kWh, s, g as their names say; NaN where the
     run has no such value), and parameters and tags as ``params.<name>``, ``tags.<name>``.
@@ -51,9 +65,10 @@ def read_runs(
 
     Args:
         client: of the store.
-        experiment_names: where to look.
-        includes_partial: whether to include runs that were killed or still go on, with the sum of
-            their windows as a lower bound of their energy.
+        experiment_names: where to look; none looks everywhere.
+        include: ``failed``, ``running`` or ``partial`` (both): unfinished runs too, without a total
+            by the sum of their windows as a lower bound of their energy.
+        filter_string: what the runs must fit, in MLflow's syntax.
         names: of the parameters and tags to read; ``None`` reads all, as does a name that no run
             has, so that an error can tell those there are.
         is_direct: whether to read the tables of a database, where they are known; the same runs
@@ -61,18 +76,39 @@ def read_runs(
         on_progress: is told how many runs have been read, and of how many where that is known.
 
     Raises:
+        InvalidInputError: MLflow cannot read the filter, or ``include`` names something else.
         TrackingStoreError: an experiment does not exist, or the store cannot be read.
         NoRunsError: no metered run of these experiments is finished, or none can be read.
     """
+    statuses = _included_statuses(include)
     with store_errors(client):
-        experiments = _readable_experiments(client, experiment_names)
+        experiments = (
+            _readable_experiments(client, experiment_names)
+            if experiment_names
+            else all_experiments(client)
+        )
         names_by_id = {item.experiment_id: item.name for item in experiments}
-        source = RunSource(client, list(names_by_id), is_direct, on_progress)
-        found = _found(source, Wanted.of(names), includes_partial=includes_partial)
+        source = RunSource(client, list(names_by_id), filter_string, is_direct, on_progress)
+        found = _found(source, Wanted.of(names), statuses)
         if names is not None and not found.columns.has_all(names):
-            found = _found(source, Wanted(), includes_partial=includes_partial)
-    _tell(found, ", ".join(repr(name) for name in names_by_id.values()))
+            found = _found(source, Wanted(), statuses)
+    listed = ", ".join(repr(name) for name in names_by_id.values())
+    if len(names_by_id) > _NUM_FAULTS_TOLD:
+        listed = f"any of {len(names_by_id)}"
+    _tell(found, listed)
     return found.columns.frame(names_by_id, found.parent_run_ids)
+
+
+def _included_statuses(include: Collection[str]) -> set[str]:
+    """Returns the statuses of the unfinished runs to include."""
+    unknown = [name for name in include if name not in (*INCLUDED, PARTIAL)]
+    if unknown:
+        raise InvalidInputError(
+            f"include is {unknown[0]!r}; give {', '.join(INCLUDED)} or {PARTIAL}.",
+            arguments=["include"],
+        )
+    names = INCLUDED if PARTIAL in include else include
+    return {status for name in names for status in INCLUDED[name]}
 
 
 @dataclass
@@ -85,6 +121,7 @@ class _Found:
     faults: list[str] = field(default_factory=list)
     num_metered: int = 0
     num_finished: int = 0
+    num_unfinished_added: int = 0
     num_partial: int = 0
 
     def add(self, run: StoredRun) -> bool:
@@ -112,22 +149,29 @@ class _Found:
             self.faults.append(error.reason)
             return
         if record.total is not None and record.total.energy_kwh is not None:
-            self.num_partial += 1
+            self.num_unfinished_added += 1
+            self.num_partial += record.is_partial
             self.columns.add(StoredRun.of(run), RunSummary.of(record))
 
 
-def _found(source: RunSource, wanted: Wanted, *, includes_partial: bool) -> _Found:
-    """Returns what the store holds, read from its tables or, if that fails, by MLflow."""
+def _found(source: RunSource, wanted: Wanted, statuses: Collection[str]) -> _Found:
+    """Returns what the store holds, read from its tables or, if that fails, by MLflow.
+
+    Args:
+        source: of the runs.
+        wanted: parameters and tags.
+        statuses: of the unfinished runs to include.
+    """
     for each_run in source.ways(wanted):
         found, unfinished = _Found(RunColumns(wanted)), []
         try:
             for run in each_run():
-                if not found.add(run):
+                if not found.add(run) and run.status in statuses:
                     unfinished.append(run.run_id)
         except UnknownTablesError as error:
             _logger.debug("The tables of the store are not read directly: %s", error)
             continue
-        for run_id in unfinished if includes_partial else ():
+        for run_id in unfinished:
             found.add_partial(source.client, run_id)
         return found
     raise AssertionError("MLflow's way never raises UnknownTablesError")
@@ -139,7 +183,7 @@ def _tell(found: _Found, listed: str) -> None:
     Raises:
         NoRunsError: none is left.
     """
-    num_compared = found.num_finished + found.num_partial
+    num_compared = found.num_finished + found.num_unfinished_added
     num_unfinished = found.num_metered - num_compared
     if found.num_partial:
         _logger.warning(

@@ -1,0 +1,1 @@
+"""Figures of measured runs, and the report that shows them."""

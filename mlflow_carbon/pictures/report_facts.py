@@ -1,0 +1,168 @@
+"""What the report says, computed from runs: totals, how they were measured, what is missing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mlflow_carbon.contract import keys
+from mlflow_carbon.reporting.savings import Change
+from mlflow_carbon.reporting.tables import ENERGY_SCALES, MASS_SCALES, choose_scale
+from mlflow_carbon.store.runs import TAG_COLUMN_PREFIX
+
+_PARTIAL = TAG_COLUMN_PREFIX + keys.TAG_PARTIAL
+_ESTIMATED = keys.METHOD_TDP
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The sum of the runs, each joule counted once.
+
+    Attributes:
+        num_runs: runs in the sum.
+        num_children: runs left out, for their parent's energy contains theirs.
+        num_partial: runs of which only a lower bound is known.
+        num_unpriced: runs with energy, but without recorded CO2e.
+        energy_kwh: IT energy.
+        co2e_g: as recorded.
+        duration_s: of the runs together.
+        counted_fraction: share of the energy whose time was observed by counters or samples;
+            ``None`` where no run says.
+    """
+
+    num_runs: int
+    num_children: int
+    num_partial: int
+    num_unpriced: int
+    energy_kwh: float
+    co2e_g: float
+    duration_s: float
+    counted_fraction: float | None
+
+
+def footprint(runs: pd.DataFrame) -> Footprint:
+    """Returns the sum of runs; a child of a run in the sum is inside it already."""
+    summed = summed_runs(runs)
+    energies_kwh = summed["energy_kwh"].fillna(0.0)
+    known = summed["coverage_fraction"].notna() & (energies_kwh > 0)
+    counted = (summed["coverage_fraction"] * energies_kwh)[known].sum()
+    weight = energies_kwh[known].sum()
+    return Footprint(
+        num_runs=len(summed),
+        num_children=len(runs) - len(summed),
+        num_partial=int(_tagged(summed, _PARTIAL).eq("true").sum()),
+        num_unpriced=int((summed["co2e_g"].isna() & summed["energy_kwh"].notna()).sum()),
+        energy_kwh=float(energies_kwh.sum()),
+        co2e_g=float(summed["co2e_g"].fillna(0.0).sum()),
+        duration_s=float(summed["duration_s"].fillna(0.0).sum()),
+        counted_fraction=float(counted / weight) if weight > 0 else None,
+    )
+
+
+def summed_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns the runs whose energy is in no other run of these."""
+    parents = set(runs.loc[runs["energy_kwh"].notna(), "run_id"])
+    return runs[~runs["parent_run_id"].isin(parents)]
+
+
+def answer(total: Footprint, runs: pd.DataFrame, changes: Sequence[Change], *, name: str) -> str:
+    """Returns the report in a sentence or two."""
+    mass = choose_scale([total.co2e_g], MASS_SCALES)
+    energy = choose_scale([total.energy_kwh], ENERGY_SCALES)
+    runs_word = "run" if total.num_runs == 1 else "runs"
+    bound = "at least " if total.num_partial else ""
+    text = (
+        f"{name}: {total.num_runs} {runs_word} emitted {bound}{mass.text(total.co2e_g, 3)} "
+        f"{mass.symbol} CO2e ({energy.text(total.energy_kwh, 3)} {energy.symbol}), "
+        f"priced at {'; '.join(prices(runs)) or 'no recorded intensity'}."
+    )
+    is_place = {"region", "month", "hour"}
+    largest = [
+        next((it for it in changes if (it.setting in is_place) == of_place), None)
+        for of_place in (False, True)
+    ]
+    told = [
+        f"{it.setting} {it.before} to {it.after} {percent(-it.saving_fraction)}"
+        + ("" if it.low is None else f" ({bounds(it)})")
+        for it in largest
+        if it is not None
+    ]
+    if told:
+        text += f" Largest savings found: {'; '.join(told)}."
+    return text
+
+
+def prices(runs: pd.DataFrame) -> list[str]:
+    """Returns each recorded intensity and PUE: ``SE 7 g/kWh (2022, ember), PUE 1``."""
+    columns = ["region", "intensity_g_per_kwh", "period", "intensity_set", "pue"]
+    known = runs[columns].dropna(subset=["intensity_g_per_kwh"]).drop_duplicates()
+    return [
+        f"{row['region']} {row['intensity_g_per_kwh']:g} g/kWh "
+        f"({row['period']}, {row['intensity_set']})"
+        + (f", PUE {row['pue']:g}" if row["pue"] == row["pue"] else "")
+        for row in known.head(6).to_dict("records")
+    ] + (["and others"] if len(known) > 6 else [])
+
+
+def method_shares(runs: pd.DataFrame) -> list[tuple[str, int, float]]:
+    """Returns each way of measuring, its number of runs, and its share of the energy."""
+    summed = summed_runs(runs)
+    total_kwh = summed["energy_kwh"].sum()
+    shares = []
+    for methods, rows in summed.groupby("methods"):
+        share = float(rows["energy_kwh"].sum() / total_kwh) if total_kwh > 0 else 0.0
+        shares.append((str(methods) or "not recorded", len(rows), share))
+    return sorted(shares, key=lambda item: -item[2])
+
+
+def unmeasured(runs: pd.DataFrame, total: Footprint, *, num_unmetered: int | None) -> list[str]:
+    """Returns a sentence for each thing that the sum does not hold."""
+    sentences = []
+    if num_unmetered:
+        sentences.append(f"{num_unmetered} runs of the experiment were not metered at all.")
+    if num_unmetered is None:
+        sentences.append("Runs that were not metered: this store does not tell how many.")
+    if total.num_partial:
+        sentences.append(f"{total.num_partial} runs were killed or go on: a lower bound each.")
+    if total.num_unpriced:
+        sentences.append(f"{total.num_unpriced} runs have energy and no recorded CO2e.")
+    without = int(runs["energy_kwh"].isna().sum())
+    if without:
+        sentences.append(f"{without} metered runs measured no energy.")
+    if runs["methods"].str.contains(f"={_ESTIMATED}", regex=False).any():
+        sentences.append(
+            "A CPU with the method tdp was estimated from its design power and its load, not "
+            "measured; its error is not known from these runs."
+        )
+    told = {
+        keys.TAG_ERROR: "said what failed while they were measured",
+        keys.TAG_UNREAD_DEVICES: "had devices that could not be read",
+        keys.TAG_MISSING_NODES: "lack the energy of a node",
+        keys.TAG_SHARED: "shared their machine, so their energies overlap",
+    }
+    for tag, words in told.items():
+        values = _tagged(runs, TAG_COLUMN_PREFIX + tag).dropna()
+        values = values[values.ne("false")]
+        if len(values):
+            sentences.append(f"{len(values)} runs {words} ({tag}), as {values.iloc[0]!s:.120}.")
+    sentences.append(
+        "Never measured: making the hardware, storage and network, the machine's idle time between "
+        "runs, and what other people's machines did."
+    )
+    return sentences
+
+
+def percent(fraction: float) -> str:
+    """Returns a signed percentage with at most three digits: ``−92.5 %``."""
+    return f"{100 * fraction:+.3g} %".replace("-", "−")
+
+
+def bounds(change: Change) -> str:
+    """Returns the interval of a change: ``95 %: −94 % to −91 %``."""
+    if change.low is None or change.high is None:
+        return "no interval"
+    return f"95 %: {percent(-change.high)} to {percent(-change.low)}"
+
+
+def _tagged(runs: pd.DataFrame, column: str) -> pd.Series:
+    return runs[column] if column in runs else pd.Series(None, index=runs.index, dtype=object)

@@ -1,0 +1,172 @@
+"""How every figure looks: one paper column wide, in colours that the colour-blind tell apart."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.inert import shown
+
+COLUMN_WIDTH_IN = 3.3  # of a journal of two columns
+PANEL_HEIGHT_IN = 2.1
+NOTE_LINE_IN = 0.125
+DOTS_PER_INCH = 300
+FORMATS = ("png", "svg", "pdf")
+MAX_LABEL_CHARS = 28
+INK = "#1b1c1d"  # axes and text; a web page replaces it by its own colour of text
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+# Okabe and Ito 2008, https://jfly.uni-koeln.de/color/, in seaborn's brightness.
+PALETTE: tuple[str, ...] = tuple(sns.color_palette("colorblind").as_hex())
+
+_NOTE_CHARS = 76  # that fit one line of a column
+_MOST_TICKS = 9  # measured values that are shown as ticks
+_SHORT_DECADES = 100.0  # a logarithmic axis shorter than this needs ticks between its powers of 10
+_WIDE_FACTOR = 4.0  # values further apart than this are drawn on a logarithmic axis
+_SETTINGS: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # matplotlib brings it, so each machine draws the same
+    "font.size": 7.0,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.0,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.4,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "errorbar.capsize": 2.0,
+    "text.parse_math": False,  # a run may be called $\frac
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "svg.fonttype": "none",  # text stays text: it is read aloud, searched and scaled
+    "pdf.fonttype": 42,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draws in the house's style inside the block, and leaves the user's settings as they were."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=_SETTINGS)
+        yield
+
+
+def new_figure(num_panels: int, note: str, *, panel_height_in: float = PANEL_HEIGHT_IN) -> Figure:
+    """Returns an empty figure of one column, with room for panels above a note.
+
+    Args:
+        num_panels: drawn one below the other.
+        note: what the marks and error bars are.
+        panel_height_in: of each panel with its axes.
+    """
+    lines = wrapped(note)
+    height_in = num_panels * panel_height_in + NOTE_LINE_IN * (len(lines) + 0.3)
+    note_fraction = NOTE_LINE_IN * (len(lines) + 0.15) / height_in
+    layout = ConstrainedLayoutEngine(rect=(0, note_fraction, 1, 1 - note_fraction))
+    figure = Figure(figsize=(COLUMN_WIDTH_IN, height_in), layout=layout)
+    FigureCanvasAgg(figure)
+    figure.text(0.02, 0.02 / height_in, "\n".join(lines), va="bottom", ha="left", fontsize=5.8)
+    return figure
+
+
+def wrapped(text: str) -> list[str]:
+    """Returns text in lines that fit a column."""
+    return textwrap.wrap(text, _NOTE_CHARS)
+
+
+def label(text: str) -> str:
+    """Returns a name from a store as a figure may show it: on one line, its end cut."""
+    return shown(text, max_chars=MAX_LABEL_CHARS)
+
+
+def plain_number(value: float, _: object = None) -> str:
+    """Returns a tick's number without an exponent where that is short."""
+    return f"{value:,.10g}" if 1e-4 <= abs(value) < 1e7 or value == 0 else f"{value:.0e}"
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Returns whether positive values lie so far apart that a logarithmic axis is needed."""
+    return len(values) > 1 and min(values) > 0 and max(values) / min(values) > _WIDE_FACTOR
+
+
+def scale_axis(
+    axes: Axes, name: str, values: Sequence[float], *, ticks: Sequence[float] = ()
+) -> None:
+    """Gives an axis plain numbers, on a logarithmic scale where the values lie far apart.
+
+    Args:
+        axes: of a plot.
+        name: ``x`` or ``y``.
+        values: that the axis shows.
+        ticks: put at these values where they are few; else where matplotlib puts them.
+    """
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    is_log = is_wide(values)
+    if is_log:
+        (axes.set_xscale if name == "x" else axes.set_yscale)("log")
+    if ticks and len(ticks) <= _MOST_TICKS:
+        axis.set_major_locator(FixedLocator(list(ticks)))
+        axis.set_minor_locator(NullLocator())
+    elif is_log:
+        is_short = max(values) < _SHORT_DECADES * min(values)
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if is_short else (1.0,)))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(plain_number))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def finish(axes: Axes) -> None:
+    """Draws a light grid below the data, and takes the frame away at the top and the right."""
+    axes.set_axisbelow(True)
+    axes.grid(axis="y")
+    sns.despine(ax=axes)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, SVG or PDF, by the end of the file's name.
+
+    Raises:
+        InvalidInputError: the name ends otherwise, or its folder does not exist.
+    """
+    kind = check_path(path)
+    dated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with house_style(), mpl.rc_context({"svg.hashsalt": "mlflow-carbon"}):
+        figure.savefig(path, format=kind, dpi=DOTS_PER_INCH, metadata=dated)
+
+
+def check_path(path: Path) -> str:
+    """Returns the format that a file's name asks for.
+
+    Raises:
+        InvalidInputError: the name ends otherwise, or its folder does not exist.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise InvalidInputError(
+            f"out is {str(path)!r}; end it in .png, .svg or .pdf.", arguments=["out"]
+        )
+    if not path.absolute().parent.is_dir():
+        raise InvalidInputError(
+            f"out is {str(path)!r}, in a folder that does not exist; make it first.",
+            arguments=["out"],
+        )
+    return kind

@@ -1,0 +1,244 @@
+"""Pictures: golden images, what axes say, and names from a store that must not act."""
+
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from matplotlib.testing.compare import compare_images
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from PIL import Image
+
+from mlflow_carbon.cli import cli
+from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.pictures.extra import PlotsMissingError, require
+from mlflow_carbon.pictures.frames import Amount, month_points, pareto, region_points, with_numbers
+from mlflow_carbon.pictures.paper_figures import (
+    image_size_figure,
+    model_size_figure,
+    region_month_figure,
+    steps_gpus_figure,
+)
+from mlflow_carbon.pictures.run_figures import energy_figure, quality_figure, runs_figure
+from mlflow_carbon.pictures.style import COLUMN_WIDTH_IN, DOTS_PER_INCH, house_style, save
+from tests.fakes.metered_runs import write_run
+
+GOLDEN = Path(__file__).parent / "fixtures" / "pictures"
+GOLDEN_DOTS_PER_INCH = 120
+TOLERANCE = 8.0  # rms of 255: another FreeType shifts glyphs, a lost error bar is far more
+# Where to put new golden images; they are looked at before they are committed.
+RENEW_VARIABLE = "RENEW_GOLDEN_PICTURES"
+
+
+def frame(rows, panel="sample"):
+    columns = ["panel", "series", "x", "mean", "std", "num_runs"]
+    return with_numbers(pd.DataFrame([(panel, *row) for row in rows], columns=columns))
+
+
+def sizes():
+    two = [("dims 2", str(x), 20.0 * (x / 64) ** 2, 2.0 * (x / 64) ** 2, 3) for x in (64, 256, 512)]
+    three = [("dims 3", str(x), 50.0 * (x / 32) ** 3, 20.0, 3) for x in (32, 64, 128)]
+    return image_size_figure(frame(two + three), amount=Amount("unit", 10_000), x_label="size")
+
+
+def models():
+    rows = [
+        (f"dims {dims}", size, factor * dims * 1e-3, 2e-4, 2)
+        for dims in (2, 3)
+        for size, factor in (("tiny", 1.0), ("small", 1.3), ("large", 1.8))
+    ]
+    return model_size_figure(frame(rows), amount=Amount(), x_label="model_size")
+
+
+def regions():
+    return region_month_figure(
+        region_points(2.0, pue=1.2, own="DE"),
+        month_points(2.0, "DE", pue=1.2, year="2022"),
+        title="CO2e of a run, mean of 3 runs",
+    )
+
+
+def steps():
+    over_steps = [("", str(n), 1e-3 * (2 + n / 20), 1e-4 * n / 20, 3) for n in (10, 50, 200, 1000)]
+    over_gpus = [("", str(n), 1e-3 * (12 + n), 1e-3, 3) for n in (1, 4)]
+    return steps_gpus_figure(frame(over_steps), frame(over_gpus), amount=Amount())
+
+
+def energy():
+    ends = np.arange(0.0, 361.0, 60.0)
+    windows = pd.DataFrame({"end_s": ends, "cpu": ends * 1e-6, "gpu": ends**1.1 * 2e-6})
+    return energy_figure(windows, title="train", is_estimated=True)
+
+
+def quality():
+    points = pd.DataFrame(
+        {
+            "mean": [1e-3, 2e-3, 3e-3, 9e-3],
+            "std": [1e-4, 1e-4, float("nan"), 3e-4],
+            "quality": [5.0, 2.5, 3.5, 2.4],
+            "quality_std": [0.3, 0.2, float("nan"), 0.1],
+            "label": ["steps 10", "steps 50", "steps 60", "steps 1000"],
+        }
+    )
+    return quality_figure(
+        pareto(points, is_lower_better=True),
+        metric="kid",
+        amount_text="per sample",
+        is_lower_better=True,
+    )
+
+
+def runs():
+    bars = pd.DataFrame(
+        {
+            "label": ["train · 0a1b2c", "synth 2D 64² · 9f8e7d", "killed · 123456"],
+            "mean": [2.5, 0.7, 0.2],
+            "is_partial": [False, False, True],
+        }
+    )
+    return runs_figure(bars)
+
+
+FIGURES = [sizes, models, regions, steps, energy, quality, runs]
+
+
+@pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
+def test_figure_looks_as_it_did(draw, tmp_path):
+    with house_style():
+        figure = draw()
+        path = tmp_path / f"{draw.__name__}.png"
+        figure.savefig(path, dpi=GOLDEN_DOTS_PER_INCH)
+    if RENEW_VARIABLE in os.environ:
+        Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE).save(
+            GOLDEN / path.name, optimize=True
+        )
+    golden = tmp_path / "golden.png"  # beside which the difference is written
+    Image.open(GOLDEN / path.name).convert("RGBA").save(golden)
+    assert compare_images(str(golden), str(path), tol=TOLERANCE) is None
+
+
+@pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
+def test_figure_fits_a_column_and_says_its_units_and_error_bars(draw):
+    with house_style():
+        figure = draw()
+    assert figure.get_figwidth() == COLUMN_WIDTH_IN
+    labels = [
+        text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text
+    ]
+    assert any("(" in label for label in labels)
+    note = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+    assert "rror bar" in note or "its error is not known" in note
+
+
+def test_equivalents_on_the_right_are_the_mass_over_their_factor():
+    with house_style():
+        figure = sizes()
+    axes = figure.axes[0]
+    (twin,) = axes.child_axes
+    figure.canvas.draw()
+    low, _ = axes.get_ylim()  # kg
+    assert twin.get_ylim()[0] == pytest.approx(low / 0.1081, rel=1e-6)  # kg CO2e a km
+    assert twin.get_ylabel() == "km by car"
+
+
+def test_pareto_front_holds_what_nothing_beats():
+    points = pd.DataFrame({"mean": [1.0, 2.0, 3.0, 4.0], "quality": [5.0, 3.0, 3.0, 2.0]})
+    assert list(pareto(points, is_lower_better=True)["is_on_front"]) == [True, True, False, True]
+    assert list(pareto(points, is_lower_better=False)["is_on_front"]) == [True, False, False, False]
+
+
+def test_sizes_in_text_are_sorted_by_what_they_hold():
+    rows = [("", x, 1.0, 0.0, 1) for x in ("256x256x192", "64x64x64", "128x128x128")]
+    assert list(frame(rows)["x"]) == ["64x64x64", "128x128x128", "256x256x192"]
+
+
+def test_the_user_s_own_settings_of_matplotlib_stay():
+    before = dict(mpl.rcParams)
+    with house_style():
+        runs()
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_each_format_is_written_the_same_twice(ending, tmp_path):
+    paths = [tmp_path / f"{number}.{ending}" for number in (1, 2)]
+    for path in paths:
+        with house_style():
+            figure = runs()
+        save(figure, path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_format_nobody_knows_is_refused(tmp_path):
+    with house_style():
+        figure = runs()
+    with pytest.raises(InvalidInputError, match=r"end it in \.png, \.svg or \.pdf"):
+        save(figure, tmp_path / "x.bmp")
+
+
+def test_a_missing_package_is_told_in_one_line():
+    with pytest.raises(PlotsMissingError) as error:
+        require(("matplotlib", "no_such_package"))
+    assert str(error.value) == (
+        "Pictures need no_such_package: pip install 'mlflow-carbon[plots]'."
+    )
+
+
+HOSTILE = "\x1b[31m$\\frac{1}{0}$ <script>alert(1)</script> =1+1"
+
+
+@pytest.fixture
+def hostile_store(store):
+    client = MlflowClient(tracking_uri=store)
+    for count, steps in enumerate(("10", "10", "50", "50")):
+        run_id = write_run(
+            client,
+            "e",
+            windows=[(0.1 * int(steps) * (1 + count / 10), 2.0)] * 3,
+            name=HOSTILE,
+            params={"steps": steps, "size": "64", "model_size": HOSTILE, "num_processes": steps},
+        )
+        client.log_batch(run_id, metrics=[Metric("kid", 100 / float(steps) + count / 10, 0, 0)])
+    return store
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["image-size"],
+        ["model-size", "--per", "run"],
+        ["region", "--scale-to", "100"],
+        ["steps", "--region", "SE,DE"],
+        ["energy"],
+        ["quality", "--quality", "kid"],
+        ["runs"],
+    ],
+    ids=" ".join,
+)
+def test_command_draws_every_kind_whatever_runs_are_called(hostile_store, tmp_path, arguments):
+    out = tmp_path / "figure.png"
+    command = ["plot", *arguments, "--experiment", "e", "--out", str(out)]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"Wrote {out}.\n"
+    assert Image.open(out).width == round(COLUMN_WIDTH_IN * DOTS_PER_INCH)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["quality"], 2, "quality needs --quality METRIC"),
+        (["steps", "--x", "speed"], 1, "No run has a parameter or tag 'speed'"),
+        (["steps", "--scale-to", "0"], 1, "give a number of units above 0"),
+        (["quality", "--quality", "fid"], 1, "Metrics of theirs: kid"),
+    ],
+)
+def test_command_says_what_is_wrong(hostile_store, tmp_path, arguments, exit_code, message):
+    command = ["plot", *arguments, "--experiment", "e", "--out", str(tmp_path / "x.png")]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == exit_code
+    assert message in result.stderr

@@ -1,0 +1,82 @@
+"""Savings computed from runs: known ratios, intervals by another implementation, equal quality."""
+
+import math
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from scipy import stats
+
+from mlflow_carbon.grid.hourly import read_intensity_file
+from mlflow_carbon.reporting.savings import place_changes, setting_changes, welch_saving
+from mlflow_carbon.store.run_metrics import read_metric
+from mlflow_carbon.store.runs import read_runs
+from tests.fakes.metered_runs import write_run
+
+
+@pytest.fixture
+def client(store):
+    return MlflowClient(tracking_uri=store)
+
+
+def write(client, kwh, *, quality=None, **params):
+    run_id = write_run(client, "e", windows=[(kwh, 1.0), (kwh, 1.0)], params=params)
+    if quality is not None:
+        client.log_batch(run_id, metrics=[Metric("kid", quality, 0, 0)])
+    return run_id
+
+
+def read(client):
+    return read_runs(client, experiment_names=["e"])
+
+
+def test_a_setting_is_compared_only_where_all_others_are_equal(client):
+    write(client, 8.0, steps="1000", dims="2", seed="0")
+    cheap = write(client, 2.0, steps="50", dims="2", seed="1")
+    write(client, 100.0, steps="50", dims="3", seed="2")
+    by_setting = {change.setting: change for change in setting_changes(read(client))}
+    assert by_setting.keys() == {"steps", "dims"}
+    assert by_setting["steps"].saving_fraction == pytest.approx(0.75)  # 1 - 2 / 8, in 2D only
+    assert cheap in by_setting["steps"].run_ids
+    assert len(by_setting["steps"].run_ids) == 2
+    assert (by_setting["dims"].before, by_setting["dims"].after) == ("3", "2")
+    assert by_setting["steps"].low is None  # one run a side tells no error
+
+
+def test_interval_is_that_of_welch_on_logarithms(client):
+    dear, cheap = [8.0, 8.4, 7.7], [2.0, 2.2, 2.1, 1.9]
+    low, high = welch_saving(dear, cheap)
+    logs = [[math.log(value) for value in values] for values in (cheap, dear)]
+    interval = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((1 - math.exp(interval.high), 1 - math.exp(interval.low)))
+    assert welch_saving([8.0], cheap) == (None, None)
+    assert welch_saving([8.0, 8.0], [2.0, 2.0]) == (None, None)
+
+
+def test_at_equal_quality_a_cheaper_but_worse_setting_is_not_offered(client):
+    # 95 % interval of the mean of 2.0 and 2.2: 2.1 + 12.7 x 0.1 = 3.37
+    for kwh, steps, quality in (
+        (8.0, "1000", 2.0), (8.2, "1000", 2.2), (2.0, "50", 3.0), (1.0, "10", 9.0),
+    ):  # fmt: skip
+        write(client, kwh, steps=steps, quality=quality)
+    runs = read(client)
+    assert setting_changes(runs)[0].after == "10"
+    quality = read_metric(client, experiment_names=["e"], metric="kid")
+    (change,) = setting_changes(runs, quality=quality)
+    assert change.after == "50"
+    assert "no worse" in change.basis
+
+
+def test_region_is_the_ratio_of_intensities_and_the_hour_that_of_the_file(client, tmp_path):
+    write(client, 1.0)
+    path = tmp_path / "hours.csv"
+    # the run lasts two windows of a minute, so it fits the second hour: 1 - 100 / 200
+    path.write_text(
+        "timestamp,g_per_kwh\n2024-01-01T00:00,300\n2024-01-01T01:00,100\n2024-01-01T02:00,200\n"
+    )
+    changes, unknown = place_changes(read(client), read_intensity_file(path))
+    by_setting = {change.setting: change for change in changes}
+    # paper_table1: EU27 251 and SE 7 g/kWh
+    assert by_setting["region"].saving_fraction == pytest.approx(1 - 7 / 251)
+    assert by_setting["hour"].saving_fraction == pytest.approx(0.5)
+    assert [reason.partition(":")[0] for reason in unknown] == ["month"]
