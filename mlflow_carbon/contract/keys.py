@@ -7,6 +7,8 @@ MLflow calls the value at the highest step the latest one, so a key is either a 
 DEFAULT_EXPERIMENT = "Default"  # MLflow's own
 SCHEMA_VERSION = "1"
 
+METRIC_PREFIX = "carbon/"  # of every metric below
+
 # Totals of a run, step 0.
 ENERGY_KWH = "carbon/energy_kwh"
 FACILITY_ENERGY_KWH = "carbon/facility_energy_kwh"
