@@ -86,6 +86,8 @@ def page(request, browser):
 def shoot(page: Page, name: str, *, full_page: bool = False) -> None:
     """Keeps a picture of the page, where pictures are asked for."""
     if FOLDER_VARIABLE in os.environ:
+        for close in page.get_by_role("button", name="Close", exact=True).all():
+            close.click()  # MLflow's assistant beside the page
         page.wait_for_timeout(1500)  # what slides in has come to rest
         path = Path(os.environ[FOLDER_VARIABLE]) / f"{name}-{page.size_name}.png"
         page.screenshot(path=path, full_page=full_page)
