@@ -90,6 +90,7 @@ def shoot(page: Page, name: str, *, full_page: bool = False) -> None:
             close.click()  # MLflow's assistant beside the page
         page.wait_for_timeout(1500)  # what slides in has come to rest
         path = Path(os.environ[FOLDER_VARIABLE]) / f"{name}-{page.size_name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=path, full_page=full_page)
 
 
@@ -115,10 +116,13 @@ def test_run_page_shows_the_total(page, site):
     shoot(page, "run")
 
 
-def test_charts_of_a_run_have_a_section_of_ours_and_keep_the_user_s(page, site):
+def test_charts_of_a_run_start_with_co2e_and_keep_the_user_s(page, site):
     path = f"experiments/{site['experiment']}/runs/{site['ids'][0]}/model-metrics"
     visit(page, site, f"{path}?workflowType=machine_learning", "carbon")
-    expect(page.get_by_text("loss").first).to_be_visible(timeout=PATIENCE_MS)
+    ours = keys.CO2E_G.rpartition("/")[2]
+    expect(page.get_by_text(ours, exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+    # the tab, and the section of metrics without a slash
+    expect(page.get_by_text("Model metrics", exact=True)).to_have_count(2, timeout=PATIENCE_MS)
     shoot(page, "charts")
 
 
@@ -132,11 +136,19 @@ def test_compare_of_three_runs_shows_steps_beside_co2e(page, site):
     shoot(page, "compare", full_page=True)
 
 
-def test_table_of_runs_lists_all_three(page, site):
+def test_table_of_runs_takes_a_column_of_co2e(page, site):
     path = f"experiments/{site['experiment']}/runs?workflowType=machine_learning"
     visit(page, site, path, "steps 1000")
     for steps in JOULES_BY_STEPS:
         expect(page.get_by_text(f"steps {steps}").first).to_be_visible(timeout=PATIENCE_MS)
+    for close in page.get_by_role("button", name="Close", exact=True).all():
+        close.click()
+    page.get_by_role("button", name="Columns").click()
+    page.get_by_placeholder("Search columns").fill(keys.CO2E_G)
+    page.get_by_title(keys.CO2E_G, exact=True).first.click()
+    page.keyboard.press("Escape")
+    head = page.get_by_role("columnheader").filter(has_text="co2e_g")
+    expect(head.first).to_be_attached(timeout=PATIENCE_MS)
     shoot(page, "runs")
 
 
