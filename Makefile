@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# one process a core; one that has nothing left takes tests of another
+SHARED := --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: synth test test-versions services screenshots lint clean
 
@@ -10,7 +12,7 @@ synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
 
 test: $(READY) services lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$$($(BIN)/python tests/available_markers.py)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SHARED) -m "$$($(BIN)/python tests/available_markers.py)"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions.environments oldest newest skinny
 
 # The plugin beside each MLflow of tests/versions, in environments of their own.

@@ -1,4 +1,4 @@
-"""The command line of the project: ``python -m ldm_project vqgan|train|synth|estimate|quality``."""
+"""The command line of the project: ``python -m ldm_project vqgan|train|synth|estimate|...``."""
 
 import json
 import os
@@ -9,14 +9,18 @@ from typing import Any
 import click
 
 from ldm_project.config import (
+    TRUTHS,
     EstimateConfig,
     QualityConfig,
     RunConfig,
+    StudyConfig,
     SynthConfig,
     TrainRunConfig,
     VqganRunConfig,
 )
 from ldm_project.settings import settings_of
+from ldm_project.study.study_settings import study_settings
+from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import MlflowCarbonError
 
 
@@ -35,13 +39,14 @@ class _Group(click.Group):
             ) from error
 
 
-def parameters_of(config_class: type[RunConfig]) -> Callable[[Any], Any]:
+def parameters_of(config_class: type[RunConfig] | type[StudyConfig]) -> Callable[[Any], Any]:
     """Returns a decorator that gives a command one option per field of its configuration."""
 
     def add_options(command: Any) -> Any:
-        command = click.option(
-            "--dry-run", is_flag=True, help="Print the resolved parameters and stop."
-        )(command)
+        if issubclass(config_class, RunConfig):
+            command = click.option(
+                "--dry-run", is_flag=True, help="Print the resolved parameters and stop."
+            )(command)
         for parameter in reversed(fields(config_class)):
             choices = parameter.metadata["choices"]
             command = click.option(
@@ -50,6 +55,8 @@ def parameters_of(config_class: type[RunConfig]) -> Callable[[Any], Any]:
                 type=click.Choice(choices) if choices else type(parameter.default),
                 help=parameter.metadata["help"],
                 show_default=True,
+                # `--dry-run` alone is `--dry-run true`, which MLproject needs
+                **({"is_flag": False, "flag_value": "true"} if choices == TRUTHS else {}),
             )(command)
         return command
 
@@ -98,24 +105,64 @@ def quality(dry_run: bool, **parameters: Any) -> None:
     _run(QualityConfig(**parameters), dry_run)
 
 
+@main.command(epilog="Example: python -m ldm_project study --preset ci --dry-run")
+@parameters_of(StudyConfig)
+def study(**parameters: Any) -> None:
+    """Run the paper's grid of trainings and syntheses, each measured in a run of its own."""
+    settings = study_settings(StudyConfig(**parameters))
+    _prepare()
+    from ldm_project.runs.study import run_study
+
+    for line in run_study(settings):
+        click.echo(line)
+
+
+@main.command("study-cell", hidden=True)
+@click.argument("cell")
+def study_cell(cell: str) -> None:
+    """Do one process's share of a study's cell; the study starts it."""
+    _prepare()
+    from ldm_project.runs.study_cell import join_cell
+
+    join_cell(cell)
+
+
+def priced_by(assumptions: Assumptions) -> dict[str, str]:
+    """Returns the parameters that price energy, each with the value that ``auto`` has."""
+    intensity = assumptions.intensity
+    return {
+        "region": intensity.region,
+        "month": intensity.period,
+        "pue": f"{assumptions.pue:g}",
+        "intensity_set": intensity.intensity_set,
+    }
+
+
 def _run(config: RunConfig, dry_run: bool) -> None:
     """Turns the parameters into settings, runs their command and prints its cost."""
     settings = settings_of(config)
     if dry_run:
         from ldm_project.runs.command_runs import assumptions_of
 
-        assumptions_of(settings)  # an unknown region, month or PUE is refused here, too
-        click.echo(json.dumps(settings.resolved(), indent=2))
+        # an unknown region, month or PUE is refused here, too
+        assumptions = assumptions_of(settings)
+        click.echo(json.dumps(settings.resolved() | priced_by(assumptions), indent=2))
+        click.echo(assumptions.sentence(), err=True)
         return
-    # MLflow's bars for the files it copies would overwrite our progress bar.
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Waiting threads sleep: spinning ones would take shared cores from working threads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _prepare()
     # Imported late: torch takes seconds to load, and bad parameters are refused at once.
     from ldm_project.runs.commands import run_command
 
     for line in run_command(settings):
         click.echo(line)
+
+
+def _prepare() -> None:
+    """Sets what torch and MLflow read from the environment when they are loaded."""
+    # MLflow's bars for the files it copies would overwrite our progress bar.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Waiting threads sleep: spinning ones would take shared cores from working threads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 if __name__ == "__main__":

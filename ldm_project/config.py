@@ -1,7 +1,7 @@
 """The parameters of every command, and their defaults, each written once.
 
 The text ``auto`` stands for a value that depends on others (``size`` on ``dims``) or that the
-project chooses and says so (``region``); ``settings`` turns it into a value.
+machine or the environment chooses (``region``); ``settings`` turns it into a value.
 """
 
 from dataclasses import dataclass, field
@@ -22,13 +22,16 @@ DEFAULT_SAMPLER = {DIFFUSION: "unipc", RFLOW: "rflow"}
 SAMPLERS = tuple(name for names in SAMPLERS_BY_OBJECTIVE.values() for name in names)
 PRECISIONS = (AUTO, "fp32", "bf16")
 SWITCHES = (AUTO, "on", "off")
+TRUTHS = ("false", "true")
 # Parameters of a training that do not change the trained weights.
 WHERE_IT_RUNS = ("resume", "device", "num_processes", "max_restarts", "fsdp")
 BACKENDS = ("core", "generative")
+ATTRIBUTIONS = (AUTO, "whole_node", "process_share", "gpu_only")
 SLICE_AXES = ("axial", "coronal", "sagittal")
 
 DEFAULT_SIZE_BY_DIMS = {2: (64, 64), 3: (32, 32, 32)}
-DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training
+DEFAULT_BATCH_SIZE_BY_DIMS = {2: 8, 3: 4}  # training of the UNet
+DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS = {2: 8, 3: 2}
 DEFAULT_NUM_SAMPLES = 20
 DEFAULT_NUM_JUDGED = 64  # images of each setting that quality compares
 MIN_SYNTH_WINDOWS = 5  # one window per batch, so that a spread can be reported
@@ -40,9 +43,12 @@ PREVIEWS_PER_TRAINING = 4
 MAX_SLICE_EPOCHS = 16  # epochs whose slices are kept as latents: one slice per volume and epoch
 HELD_OUT_FRACTION = 0.2  # of the scans: used only for judging, never for training
 
-DEFAULT_REGION = "EU27"
-DEFAULT_INTENSITY_SET = "paper_table1"
-DEFAULT_PUE = 1.55  # paper, section 2.4
+STUDY_PRESETS = ("ci", "laptop", "paper")  # what each of them runs: study/presets.py
+TASKS = ("train", "synth")
+NEW = "new"
+
+# What the study assumes, since the paper does: section 2.4 and Table 1.
+PAPER_REGION, PAPER_INTENSITY_SET, PAPER_PUE = "EU27", "paper_table1", 1.55
 
 HU_MIN, HU_MAX = -1000.0, 1000.0  # air to dense bone; networks see this window as [-1, 1]
 NUM_TRAIN_TIMESTEPS = 1000  # paper, section 3.4
@@ -54,6 +60,13 @@ def parameter(default: int | str, help_text: str, *, choices: tuple[str, ...] = 
     return field(default=default, metadata={"help": help_text, "choices": choices})
 
 
+# What parameters of several records mean.
+MONTH_HELP = "Month of the carbon intensity: 2022-02. auto: the year's mean."
+DEVICE_HELP = "cpu, cuda, cuda:1. auto: a GPU where there is one."
+PRECISION_HELP = "Of the networks. auto: bf16 where it is quicker."
+SAMPLER_HELP = "Noise scheduler."
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Parameters of every entry point that computes: its networks, its device, its CO2e price."""
@@ -62,14 +75,23 @@ class RunConfig:
     size: str = parameter(AUTO, "Image size: 192 or 256x256x192. auto: 64 (2D), 32x32x32 (3D).")
     model_size: str = parameter("tiny", "Widths of the networks.", choices=tuple(PRESETS))
     backend: str = parameter("core", "Networks from MONAI or monai-generative.", choices=BACKENDS)
-    region: str = parameter(AUTO, "Where the electricity comes from. auto: EU27.")
-    month: str = parameter(AUTO, "Month of the carbon intensity: 2022-02. auto: the year's mean.")
-    pue: str = parameter(AUTO, "Power usage effectiveness. auto: 1.55, the paper's.")
-    seed: int = parameter(0, "Seed of the data, the training and the noise.")
-    device: str = parameter(AUTO, "cpu, cuda, cuda:1. auto: a GPU where there is one.")
-    precision: str = parameter(
-        AUTO, "Of the networks. auto: bf16 where it is quicker.", choices=PRECISIONS
+    region: str = parameter(
+        AUTO, "Where the electricity comes from. auto: MLFLOW_CARBON_REGION, else WORLD."
     )
+    month: str = parameter(AUTO, MONTH_HELP)
+    pue: str = parameter(AUTO, "Power usage effectiveness. auto: MLFLOW_CARBON_PUE, else 1.")
+    intensity_set: str = parameter(
+        AUTO, "Intensities to look in. auto: MLFLOW_CARBON_INTENSITY_SET, else ember first."
+    )
+    attribution: str = parameter(
+        AUTO,
+        "What of the node counts. auto: MLFLOW_CARBON_ATTRIBUTION, else its CPU's counter whole, "
+        "of an estimated CPU the share.",
+        choices=ATTRIBUTIONS,
+    )
+    seed: int = parameter(0, "Seed of the data, the training and the noise.")
+    device: str = parameter(AUTO, DEVICE_HELP)
+    precision: str = parameter(AUTO, PRECISION_HELP, choices=PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +99,9 @@ class VqganConfig(RunConfig):
     """Parameters of the training of a VQ-GAN, the autoencoder whose latents the LDM models."""
 
     vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
-    batch_size: str = parameter(AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D).")
+    batch_size: str = parameter(
+        AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D), 2 (3D VQ-GAN)."
+    )
     data: str = parameter(
         PHANTOM,
         "Folder or glob of CT (NIfTI, DICOM), msd:Task09_Spleen, tcia:LIDC-IDRI:20. "
@@ -159,7 +183,7 @@ class StepsConfig(BatchConfig):
     """Parameters of every entry point that denoises with one sampler and one step count."""
 
     steps: int = parameter(50, "Denoising steps per image.")
-    sampler: str = parameter(DEFAULT_SAMPLER[DIFFUSION], "Noise scheduler.", choices=SAMPLERS)
+    sampler: str = parameter(DEFAULT_SAMPLER[DIFFUSION], SAMPLER_HELP, choices=SAMPLERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +218,48 @@ class QualityConfig(SamplingConfig):
     features: str = parameter(
         AUTO, "ResNet to judge by: a RadImageNet (2D) or MedicalNet (3D) file. auto: the VQ-GAN."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Parameters of the ``study`` entry point: the paper's grid of trainings and syntheses.
+
+    The axes are comma-separated; ``auto`` is what the preset says.
+    """
+
+    preset: str = parameter(
+        "ci", "Grid to run: 5 minutes, an hour, a night.", choices=STUDY_PRESETS
+    )
+    tasks: str = parameter(AUTO, "Of train and synth, comma-separated. auto: both.")
+    dims: str = parameter(AUTO, "Of 2 (slices) and 3 (volumes), comma-separated. auto: both.")
+    sizes: str = parameter(
+        AUTO, "Image sizes: 64,128 for slices and volumes, 256x256x192. auto: the preset's."
+    )
+    model_sizes: str = parameter(AUTO, "Widths of the networks. auto: the preset's.")
+    steps: str = parameter(AUTO, "Denoising steps; the most for every size. auto: the preset's.")
+    num_processes: str = parameter(AUTO, "Processes that train together. auto: 1,4.")
+    windows: str = parameter(AUTO, "Measured windows of a cell, 2 or more. auto: the preset's.")
+    warmup_windows: str = parameter(AUTO, "Windows' worth of work before them. auto: the preset's.")
+    iterations_per_window: str = parameter(AUTO, "Of a training. auto: the preset's.")
+    batch_size: str = parameter(AUTO, "Images of an iteration and process, or sampled. auto: 1.")
+    sampler: str = parameter("ddpm", SAMPLER_HELP, choices=SAMPLERS_BY_OBJECTIVE[DIFFUSION])
+    region: str = parameter(
+        AUTO,
+        "Where the electricity comes from. auto: MLFLOW_CARBON_REGION, else EU27, the paper's.",
+    )
+    month: str = parameter(AUTO, MONTH_HELP)
+    pue: str = parameter(AUTO, "Power usage effectiveness. auto: MLFLOW_CARBON_PUE, else 1.55.")
+    seed: int = parameter(0, "Seed of the networks, the latents and the noise.")
+    device: str = parameter(AUTO, DEVICE_HELP)
+    precision: str = parameter(AUTO, PRECISION_HELP, choices=PRECISIONS)
+    carbon_budget_kg: str = parameter(
+        AUTO,
+        "CO2e that the study may emit; it stops before a cell that would exceed it. auto: any.",
+    )
+    resume: str = parameter(
+        AUTO, "Run of the study to go on with. auto: an unfinished one of this grid. new: none."
+    )
+    dry_run: str = parameter("false", "Print the cells and their forecast.", choices=TRUTHS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,7 @@ from ldm_project.config import (
     DEFAULT_BATCH_SIZE_BY_DIMS,
     DEFAULT_NUM_JUDGED,
     DEFAULT_NUM_SAMPLES,
-    DEFAULT_PUE,
-    DEFAULT_REGION,
+    DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS,
     DOWNSAMPLING_FACTOR,
     LARGE,
     MAX_SYNTH_BATCH_SIZE,
@@ -62,9 +61,12 @@ class RunSettings:
     Attributes:
         config: the texts behind the values: logged with the run, and kept with a training's state.
         size: of an image in pixels or voxels, one number per axis.
-        region: of the electricity grid; ``None`` takes the project's default.
-        month: of the carbon intensity; ``None`` takes the year's mean.
-        pue: power usage effectiveness; ``None`` takes the project's default.
+        region: of the electricity grid; ``None``, here and below, leaves the choice to the plugin:
+            the environment, else its default.
+        month: of the carbon intensity.
+        pue: power usage effectiveness.
+        intensity_set: the only set of intensities to look in.
+        attribution: what of the node counts.
         device: ``None`` takes a GPU where there is one.
         precision: ``fp32`` or ``bf16``; ``None`` takes the faster of the two.
         resumed_run_id: run whose interrupted training is resumed; ``None`` starts a new training.
@@ -80,6 +82,8 @@ class RunSettings:
     region: str | None
     month: str | None
     pue: float | None
+    intensity_set: str | None
+    attribution: str | None
     seed: int
     device: str | None
     precision: str | None
@@ -89,10 +93,6 @@ class RunSettings:
         """Returns each parameter by name, with the value that ``auto`` has where that is known."""
         values: dict[str, int | str] = asdict(self.config)
         values["size"] = size_text(self.size)
-        if self.region is None:
-            values["region"] = DEFAULT_REGION
-        if self.pue is None:
-            values["pue"] = str(DEFAULT_PUE)
         return values
 
 
@@ -332,15 +332,19 @@ def _common(config: RunConfig) -> dict[str, Any]:
         "region": given(config.region),
         "month": given(config.month),
         "pue": resolve_pue(config.pue),
+        "intensity_set": given(config.intensity_set),
+        "attribution": given(config.attribution),
         "seed": config.seed,
         "device": given(config.device),
         "precision": given(config.precision),
     }
 
 
-def _training(config: VqganConfig, iterations: int) -> dict[str, Any]:
-    """Returns the fields of ``TrainingSettings``."""
-    default_batch_size = DEFAULT_BATCH_SIZE_BY_DIMS.get(config.dims, 1)
+def _training(
+    config: VqganConfig, iterations: int, default_batch_sizes: Mapping[int, int]
+) -> dict[str, Any]:
+    """Returns the fields of ``TrainingSettings``; default batch sizes are by dimension."""
+    default_batch_size = default_batch_sizes.get(config.dims, 1)
     a_tenth = max(1, iterations // WINDOWS_PER_TRAINING)
     return _common(config) | {
         "iterations": iterations,
@@ -353,7 +357,9 @@ def _training(config: VqganConfig, iterations: int) -> dict[str, Any]:
 
 
 def _vqgan_settings(config: VqganConfig) -> VqganSettings:
-    return VqganSettings(**_training(config, config.vqgan_iterations))
+    return VqganSettings(
+        **_training(config, config.vqgan_iterations, DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS)
+    )
 
 
 def _train_settings(config: TrainConfig) -> TrainSettings:
@@ -362,7 +368,7 @@ def _train_settings(config: TrainConfig) -> TrainSettings:
     if checkpoints_gradients is None:
         checkpoints_gradients = config.dims == 3 and config.model_size == LARGE
     return TrainSettings(
-        **_training(config, config.iterations),
+        **_training(config, config.iterations, DEFAULT_BATCH_SIZE_BY_DIMS),
         objective=config.objective,
         checkpoints_gradients=checkpoints_gradients,
         vqgan=given(config.vqgan),

@@ -4,16 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
-__all__ = ["MeterSettings", "autolog", "track", "windows"]
+__all__ = ["MeterSettings", "autolog", "compare", "last_footprint", "track", "windows"]
 
 if TYPE_CHECKING:
     from mlflow_carbon.metering.meter import MeterSettings
+    from mlflow_carbon.reporting.comparing import compare
     from mlflow_carbon.tracking.autolog import autolog
+    from mlflow_carbon.tracking.receipts import last_footprint
     from mlflow_carbon.tracking.track import track, windows
 
 _HOMES = {
     "MeterSettings": "mlflow_carbon.metering.meter",
     "autolog": "mlflow_carbon.tracking.autolog",
+    "compare": "mlflow_carbon.reporting.comparing",
+    "last_footprint": "mlflow_carbon.tracking.receipts",
     "track": "mlflow_carbon.tracking.track",
     "windows": "mlflow_carbon.tracking.track",
 }
@@ -26,3 +30,8 @@ def __getattr__(name: str) -> Any:
     import_module("mlflow")  # first: its import may switch autologging on, by these same files
     import_module("mlflow_carbon.tracking.mlflow_seams").require_supported()
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Returns the public names, those not imported yet too."""
+    return sorted({*__all__, "__version__", "__all__", "__doc__"})

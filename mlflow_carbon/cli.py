@@ -19,7 +19,10 @@ from mlflow_carbon.commands.plot import plot
 from mlflow_carbon.commands.predict import predict
 from mlflow_carbon.commands.recover import recover
 from mlflow_carbon.commands.report import report
+from mlflow_carbon.commands.run import run
+from mlflow_carbon.commands.study_report import study_report
 from mlflow_carbon.commands.tag_models import tag_models
+from mlflow_carbon.commands.total import total
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.inert import shown
 from mlflow_carbon.tracking.mlflow_seams import require_supported
@@ -39,6 +42,12 @@ class _Group(click.Group):
             raise
         except click.ClickException as error:
             raise click.ClickException(shown(error.message)) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands with their first sentences whole, wrapped where they are long."""
+        rows = [(name, it.get_short_help_str(limit=1_000)) for name, it in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(rows))
 
 
 def told_as_options(error: MlflowCarbonError, command: click.Command | None) -> str:
@@ -74,7 +83,9 @@ def cli() -> None:
 
 
 COMMANDS = (
+    run,
     compare,
+    total,
     models,
     tag_models,
     gate,
@@ -83,6 +94,7 @@ COMMANDS = (
     advise,
     equivalents,
     paper_check,
+    study_report,
     doctor,
     recover,
     backfill,

@@ -5,26 +5,33 @@ loads unasked. So the file imports as little as it can and must never raise.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
 from mlflow.tracking.context.abstract_context import RunContextProvider
 
 from mlflow_carbon.tracking import mlflow_seams
+from mlflow_carbon.tracking.launched_runs import PARENT_RUN_ID, parent_tags
 
 _logger = logging.getLogger("mlflow.carbon")
 
 
 class CarbonContextProvider(RunContextProvider):
-    """Adds no tag to a run; it exists so that MLflow imports this file."""
+    """Makes MLflow import this file, and runs of a metered command children of its run."""
 
     def in_context(self) -> bool:
-        """Returns False: there is no tag to add."""
-        return False
+        """Returns whether ``mlflow-carbon run`` meters this process."""
+        return PARENT_RUN_ID in os.environ
 
     def tags(self) -> dict[str, str]:
-        """Returns no tag."""
-        return {}
+        """Returns the tag of the parent run, where that is in the same store."""
+        try:
+            from mlflow import get_tracking_uri  # complete by now: a run is about to start
+
+            return parent_tags(get_tracking_uri())
+        except Exception:  # no tag is worth a run that does not start
+            return {}
 
 
 def _replace_local_backend(loader: Any) -> None:

@@ -17,8 +17,9 @@ from mlflow.tracking.fluent import ActiveRun
 
 import mlflow_carbon
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.grid.price_settings import variable_of
 from mlflow_carbon.testing.meter import reading
-from mlflow_carbon.tracking.autolog_settings import chosen_options, variable_of
+from mlflow_carbon.tracking.autolog_settings import chosen_options
 from mlflow_carbon.tracking.mlflow_autolog import is_switched_on
 from mlflow_carbon.tracking.patches import INTEGRATION, is_on
 from mlflow_carbon.tracking.process_metering import process_metering
@@ -285,7 +286,7 @@ def test_documented_variables_are_the_arguments(store):
         (ROOT / "docs" / "tracking.md").read_text(),
         re.MULTILINE,
     )
-    others = {"register_models", "registered_model_name", "disable", "silent"}
+    others = {"register_models", "registered_model_name", "disable"}
     arguments = inspect.signature(mlflow_carbon.autolog).parameters.keys() - others
     assert {argument for _, argument in documented} == arguments
     assert all(variable_of(argument) == f"MLFLOW_CARBON_{name}" for name, argument in documented)

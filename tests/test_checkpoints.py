@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from ldm_project.config import BACKENDS
+from ldm_project.diffusion.autoencoders import decode, encode
 from ldm_project.diffusion.checkpoints import (
     LdmCheckpoint,
     load_ldm,
@@ -14,11 +16,13 @@ from ldm_project.diffusion.checkpoints import (
     save_ldm,
     save_vqgan,
 )
-from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, decode, encode
+from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
 from ldm_project.errors import CheckpointError
+from ldm_project.presets import STRIDED
 
-SPECS = {2: ModelSpec(2, (64, 64), "tiny"), 3: ModelSpec(3, (32, 32, 32), "tiny")}
+SPECS = {2: ModelSpec(2, (64, 64), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
 LATENT_SCALE = 0.9
+VERSION_1 = Path(__file__).parent / "fixtures" / "ldm_checkpoint_v1"
 
 
 @pytest.fixture(scope="module", params=(2, 3), ids=("2d", "3d"))
@@ -101,12 +105,38 @@ def test_checkpoint_holds_no_pickle(ldm_folder):
 
 
 def test_checkpoint_of_other_widths_than_the_present_preset_still_loads(tmp_path):
-    widths = replace(SPECS[2].widths, vqgan_channels=(8, 8), unet_channels=(32, 32))
+    widths = replace(SPECS[2].widths, vqgan_channels=(8, 8, 8), unet_channels=(32, 32))
     spec = replace(SPECS[2], preset=widths)
     save_ldm(
         tmp_path / "old", LdmCheckpoint(spec, build_unet(spec), build_vqgan(spec), LATENT_SCALE)
     )
     assert load(tmp_path / "old").spec == spec
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_checkpoint_of_version_1_computes_what_it_did_when_it_was_written(backend):
+    """The figures were printed by the release that wrote the folder, from untrained weights."""
+    ldm = load_ldm(VERSION_1, backend=backend, device="cpu")
+    assert ldm.spec.widths.autoencoder == STRIDED
+    latents = torch.linspace(-1, 1, 64).reshape(1, 4, 4, 4)
+    image = torch.linspace(-1, 1, 256).reshape(1, 1, 16, 16)
+    with torch.inference_mode():
+        predicted = ldm.unet(latents, torch.tensor([500])).flatten()[:3]
+        decoded = decode(ldm.vqgan, latents).flatten()[:3]
+        encoded = encode(ldm.vqgan, image).flatten()[:3]
+    expected = {
+        "predicted": (predicted, [-0.0542583, 0.0365653, -0.0142909]),
+        "decoded": (decoded, [0.0325044, 0.0590303, 0.0666526]),
+        "encoded": (encoded, [-0.0011335, -0.1019784, -0.1084369]),
+    }
+    for name, (found, before) in expected.items():
+        assert found.tolist() == pytest.approx(before, abs=1e-5), name
+
+
+def test_checkpoint_of_version_1_is_written_anew_as_one_that_still_loads(tmp_path):
+    ldm = load_ldm(VERSION_1, backend="core", device="cpu")
+    save_ldm(tmp_path / "anew", ldm)
+    assert load(tmp_path / "anew").spec == ldm.spec
 
 
 def test_saving_again_replaces_the_checkpoint_and_leaves_nothing_beside(networks, ldm_folder):
@@ -178,8 +208,8 @@ def test_damaged_config_is_refused(ldm_folder, text):
 
 
 def test_other_format_version_is_refused(ldm_folder):
-    edit_config(ldm_folder, format_version=2)
-    with pytest.raises(CheckpointError, match="has format version 2; this release reads 1"):
+    edit_config(ldm_folder, format_version=3)
+    with pytest.raises(CheckpointError, match="has format version 3; this release reads up to 2"):
         load(ldm_folder)
 
 
@@ -216,7 +246,7 @@ def test_weights_of_another_checkpoint_are_refused(networks, ldm_folder, tmp_pat
 
 
 def test_weights_that_do_not_fit_their_config_are_refused(tmp_path):
-    other = replace(SPECS[2], preset=replace(SPECS[2].widths, vqgan_channels=(8,)))
+    other = replace(SPECS[2], preset=replace(SPECS[2].widths, vqgan_channels=(8, 32, 64)))
     save_vqgan(tmp_path / "vqgan", SPECS[2], build_vqgan(other))
     with pytest.raises(CheckpointError, match=r"do not fit config\.json: weight .* has shape"):
         load_vqgan(tmp_path / "vqgan", backend="core", device="cpu")

@@ -146,7 +146,7 @@ def test_compare_runs_keeps_what_each_run_recorded():
 
 def test_compare_runs_says_that_recorded_pues_differ():
     runs = frame(run_row(pue=1.0), run_row(pue=2.0))
-    assert compare_runs(runs).notices == ("1 of 1 rows mix pue 1.0, 2.0: pass --pue.",)
+    assert compare_runs(runs).notices == ("1 of 1 rows mix pue 1.0, 2.0: give one `pue`.",)
 
 
 def test_compare_runs_prices_every_run_in_every_region(sweden, poland):
@@ -271,7 +271,7 @@ def test_compare_runs_leaves_out_what_was_not_measured():
 
 
 def test_compare_runs_says_that_methods_are_mixed():
-    comparison = compare_runs(frame(run_row(), run_row(methods="cpu=tdp")))
+    comparison = compare_runs(frame(run_row(), run_row(methods="cpu=tdp")), pool=True)
     assert pd.isna(only_row(comparison)["methods"])
     assert "1 of 1 rows mix methods cpu=counter, cpu=tdp" in comparison.notices[0]
 
@@ -282,7 +282,7 @@ def test_compare_runs_says_that_regions_come_from_different_sets(sweden):
     of_sets, of_bases = comparison.notices
     assert of_sets == (
         f"Intensities come from different sets: ember ({ember.region}), "
-        f"paper_table1 ({sweden.region}); pass --intensity-set for one."
+        f"paper_table1 ({sweden.region}); give one `intensity_set`."
     )
     assert of_bases == (
         "Intensities rest on different bases and do not compare "

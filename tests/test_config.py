@@ -20,6 +20,7 @@ CONFIG_BY_ENTRY_POINT = {
     "synth": config.SynthConfig,
     "estimate": config.EstimateConfig,
     "quality": config.QualityConfig,
+    "study": config.StudyConfig,
     "compare": config.CompareConfig,
 }
 
@@ -39,10 +40,11 @@ def test_mlproject_passes_every_parameter_to_the_command(entry_point):
     assert content["command"] == f"python -m {module} {entry_point} {options}"
 
 
-@pytest.mark.parametrize("command", ["vqgan", "train", "synth", "estimate", "quality"])
+@pytest.mark.parametrize("command", ["vqgan", "train", "synth", "estimate", "quality", "study"])
 def test_command_line_defaults_are_the_dataclass_defaults(command):
     options = {option.name: option.default for option in main.commands[command].params}
-    del options["dry_run"]
+    if command != "study":  # whose --dry-run is a parameter of MLproject too
+        del options["dry_run"]
     config_class = CONFIG_BY_ENTRY_POINT[command]
     assert options == {field.name: field.default for field in fields(config_class)}
 
@@ -69,8 +71,16 @@ def test_dry_run_prints_what_auto_becomes():
     assert resolved["size"] == "32x32x32"
     assert resolved["num_samples"] == "20"
     assert resolved["batch_size"] == "4"
-    assert resolved["region"] == "EU27"
-    assert resolved["pue"] == "1.55"
+    assert [resolved[name] for name in ("region", "pue")] == ["WORLD", "1"]
+    assert (resolved["month"], resolved["intensity_set"]) == ("2024", "ember")
+    assert "WORLD 471.1 g/kWh (2024, ember)" in result.stderr
+
+
+def test_project_parameter_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("MLFLOW_CARBON_REGION", "Poland")
+    monkeypatch.setenv("MLFLOW_CARBON_PUE", "1.2")
+    chosen = CliRunner().invoke(main, ["synth", "--region", "Sweden", "--dry-run"]).stdout
+    assert [json.loads(chosen)[name] for name in ("region", "pue")] == ["SE", "1.2"]
 
 
 @pytest.mark.parametrize(

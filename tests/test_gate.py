@@ -173,7 +173,7 @@ def test_gate_does_not_call_a_model_missing_that_it_could_not_ask_for(monkeypatc
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((), "Missing option '--max-co2e-kg'"),
+        ((), "Give --max-co2e-kg, or --against MODEL"),
         (("--max-co2e-kg", "five"), "'five' is not a valid float"),
         (("--max-co2e-kg", "5", "--provider", "uk-carbon-intensity"), "--provider needs --region"),
         (("--max-co2e-kg", "5", "--month", "2022-02"), "--month and --intensity-set need --region"),

@@ -10,25 +10,28 @@ from generative.networks.nets.diffusion_model_unet import (
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 
 from ldm_project.config import BACKENDS
+from ldm_project.diffusion.autoencoders import (
+    decode,
+    encode,
+    quantise,
+    standardise_latents,
+    start_codebook,
+    vectors_of,
+)
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_discriminator,
     build_unet,
     build_vqgan,
     canonical_state,
-    decode,
-    encode,
     load_canonical_state,
     num_parameters,
-    quantise,
     resolve_device,
-    standardise_latents,
-    start_codebook,
 )
 from ldm_project.errors import InvalidInputError
 from ldm_project.presets import PRESETS
 
-SPECS = {2: ModelSpec(2, (64, 64), "tiny"), 3: ModelSpec(3, (32, 32, 32), "tiny")}
+SPECS = {2: ModelSpec(2, (64, 64), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
 OTHER_BACKEND = {"core": "generative", "generative": "core"}
 
 
@@ -87,8 +90,8 @@ def test_core_unet_with_its_default_output_projection_is_silently_wrong():
     """Why ``build_unet`` passes ``include_fc=False``: MONAI's own conversion does not notice."""
     widths = {
         "spatial_dims": 2,
-        "in_channels": 4,
-        "out_channels": 4,
+        "in_channels": 8,
+        "out_channels": 8,
         "num_res_blocks": 1,
         "attention_levels": (False, True),
         "norm_num_groups": 8,
@@ -107,7 +110,7 @@ def test_core_unet_with_its_default_output_projection_is_silently_wrong():
 
 
 def test_weights_of_other_dimensions_are_refused():
-    with pytest.raises(ValueError, match=r"conv_in\.conv\.weight has shape \(32, 4, 3, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"conv_in\.conv\.weight has shape \(32, 8, 3, 3, 3\)"):
         load_canonical_state(build_unet(SPECS[2]), canonical_state(build_unet(SPECS[3])))
 
 
@@ -155,26 +158,30 @@ def test_quantising_gives_the_nearest_code_and_leaves_the_codebook_alone(spec):
     vqgan = build_vqgan(spec).train()  # in training mode MONAI's own quantiser moves its codes
     codes = vqgan.quantizer.quantizer.embedding.weight.clone()
     latents = random_latents(spec, num=1)
-    vector = latents[0].flatten(start_dim=1)[:, 0]
-    nearest = codes[(codes - vector).square().sum(dim=1).argmin()]
-    quantised = quantise(vqgan, latents)
-    torch.testing.assert_close(quantised[0].flatten(start_dim=1)[:, 0], nearest)
+    quantised = quantise(vqgan, latents)[0].flatten(start_dim=1)[:, 0]
+    for group in range(4):  # of two channels each
+        vector = latents[0].flatten(start_dim=1)[2 * group : 2 * group + 2, 0]
+        nearest = codes[(codes - vector).square().sum(dim=1).argmin()]
+        torch.testing.assert_close(quantised[2 * group : 2 * group + 2], nearest)
     assert torch.equal(vqgan.quantizer.quantizer.embedding.weight, codes)
+
+
+def num_used_codes(vqgan, latents):
+    return len(vectors_of(vqgan, quantise(vqgan, latents)).unique(dim=0))
 
 
 def test_codebook_started_from_latents_is_used_and_a_random_one_is_not(spec):
     vqgan = build_vqgan(spec)
     latents = 5.0 + 0.1 * random_latents(spec, num=8)
-    num_used_at_random = len(quantise(vqgan, latents).movedim(1, -1).reshape(-1, 4).unique(dim=0))
+    num_used_at_random = num_used_codes(vqgan, latents)
     start_codebook(vqgan, latents)
-    num_used = len(quantise(vqgan, latents).movedim(1, -1).reshape(-1, 4).unique(dim=0))
-    assert num_used_at_random < 10
-    assert num_used > 250  # of 256
+    assert num_used_at_random < 100
+    assert num_used_codes(vqgan, latents) > 500  # of 512
 
 
 def test_codebook_starts_even_when_there_are_fewer_vectors_than_codes():
     vqgan = build_vqgan(ModelSpec(2, (8, 8), "tiny"))
-    latents = torch.randn(1, 4, 2, 2)
+    latents = torch.randn(1, 8, 2, 2)
     start_codebook(vqgan, latents)
     torch.testing.assert_close(quantise(vqgan, latents), latents)
 
@@ -189,13 +196,14 @@ def test_standardised_latents_are_what_the_encoder_then_gives(spec):
         after = vqgan.encode(images)
     axes = (0, *range(2, after.ndim))
     torch.testing.assert_close(after, standardised, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(after.mean(axes), torch.zeros(4), atol=1e-3, rtol=0)
-    torch.testing.assert_close(after.std(axes), torch.ones(4), atol=1e-3, rtol=0)
-    # The middle of the image is too far from the border to see the padding.
+    torch.testing.assert_close(after.mean(axes), torch.zeros(8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(after.std(axes), torch.ones(8), atol=1e-3, rtol=0)
+    # The middle of the image is too far from the border to see the padding, except in the
+    # statistics of the decoder's groups.
     middle = (..., *(slice(axis // 2 - 1, axis // 2 + 1) for axis in spec.size))
     with torch.no_grad():
         torch.testing.assert_close(
-            vqgan.decode(after)[middle], decoded[middle], rtol=1e-2, atol=1e-2
+            vqgan.decode(after)[middle], decoded[middle], rtol=5e-2, atol=5e-2
         )
 
 

@@ -124,3 +124,11 @@ def test_docs_show_only_options_that_exist():
         assert set(re.findall(r"--[a-z0-9-]+", line)) <= options | {"--help"}, line
     parameters = {*vars(SynthConfig()), *vars(TrainRunConfig()), *vars(CompareConfig())}
     assert set(re.findall(r"-P (\w+)=", text)) <= parameters
+
+
+def test_citation_names_this_version_and_can_be_read():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == mlflow_carbon.__version__
+    assert citation["license"] == setup_cfg()["metadata"]["license"]
+    required = {"cff-version", "message", "title", "authors"}  # of the format's schema 1.2.0
+    assert required <= citation.keys()

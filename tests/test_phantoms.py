@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm_project.ct.phantoms import phantom_hu
+from ldm_project.ct.phantoms import NOISE_HU, NOISE_PIXELS, phantom_hu
 
 SIZES = [(64, 64), (32, 32, 32)]
 
@@ -41,3 +41,35 @@ def test_heart_lies_to_the_patients_left():
     is_blood = (hu > 130) & (hu < 200)
     x = torch.arange(64).view(1, 64, 1).expand_as(hu)
     assert x[is_blood].float().mean() < 31.5
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_edges_are_soft(size):
+    """Voxels at the edge of a lung hold some of both tissues: in between in HU, and not rare."""
+    hu = phantom_hu(size, seed=0)
+    share = ((hu > -700) & (hu < -200)).float().mean()
+    assert 0.01 < share < 0.25
+
+
+def test_noise_is_less_in_wider_pixels_and_strongest_in_the_middle_of_the_spectrum():
+    size, corner = 256, 48
+    hu = phantom_hu((size, size), seed=0)[0]
+    air = hu[:corner, -corner:]
+    assert air.mean().item() == pytest.approx(-1000, abs=2)
+    assert air.std().item() == pytest.approx(NOISE_HU * size / NOISE_PIXELS, rel=0.1)
+    power = torch.fft.fft2(air - air.mean()).abs().square()
+    frequency = torch.fft.fftfreq(corner)
+    radius = torch.hypot(frequency[:, None], frequency[None, :])
+    low, middle, high = (
+        power[(radius > low) & (radius < low + 0.08)].mean() for low in (0.005, 0.16, 0.42)
+    )
+    assert middle > 2 * low
+    assert middle > 2 * high
+
+
+def test_ribs_are_round_in_volumes():
+    """Cut from the side, ribs are rows of spots with muscle between, not walls of bone."""
+    hu = phantom_hu((64, 64, 64), seed=0)[0]
+    side = hu[:, 30:40].amax(dim=(0, 1))  # the brightest voxel at each height
+    is_bone = side > 300
+    assert (is_bone[1:] != is_bone[:-1]).sum() >= 8

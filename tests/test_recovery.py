@@ -70,6 +70,14 @@ def test_journal_that_is_sent_twice_changes_nothing(killed_run, tmp_path):
     assert windows(killed_run) == [(1, 1), (2, 2), (3, 3)]
 
 
+def test_killed_run_that_shared_its_machine_is_tagged_so(killed_run, tmp_path):
+    (journal,) = (tmp_path / "journals").iterdir()
+    journal.with_name(f"{journal.name}.shared").touch()  # as another process's run did meanwhile
+    recover()
+    assert MlflowClient().get_run(killed_run).data.tags["carbon.shared"] == "true"
+    assert list((tmp_path / "journals").iterdir()) == []
+
+
 def test_journal_of_another_store_is_left_where_it_is(killed_run, tmp_path):
     (journal,) = (tmp_path / "journals").iterdir()
     journal.write_text(journal.read_text().replace("sqlite:///", "http://elsewhere/"))

@@ -7,7 +7,8 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 
 from ldm_project.config import SAMPLERS
-from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, decode
+from ldm_project.diffusion.autoencoders import decode
+from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
 from ldm_project.diffusion.noise_schedulers import (
     NOISE_SCHEDULE,
     build_noise_scheduler,

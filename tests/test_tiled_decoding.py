@@ -1,23 +1,40 @@
 """Tiles: they overlap by what a voxel depends on, so that they join without a seam."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ldm_project.ct.data import DataSpec, batches, open_scans
-from ldm_project.diffusion.models import ModelSpec, build_discriminator, build_vqgan, decode
+from ldm_project.diffusion.autoencoders import decode
+from ldm_project.diffusion.models import ModelSpec, build_discriminator, build_vqgan
 from ldm_project.diffusion.tiled_decoding import decode_in_tiles, decoder_reach
 from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
+from ldm_project.presets import PRESETS, STRIDED
 
 TRAINED_SIZE = {2: (32, 32), 3: (16, 16, 16)}
 LATENT_AXES = {2: (40, 28), 3: (20, 10, 10)}  # images of 160×112 and 80×40×40
 MAX_VOXELS = {2: 2**13, 3: 100_000}
 
 
+# The strided autoencoders of version 1, which older checkpoints hold.
+STRIDED_WIDTHS = {
+    name: replace(
+        PRESETS[name],
+        autoencoder=STRIDED,
+        vqgan_channels=channels,
+        num_code_groups=1,
+        vqgan_num_norm_groups=0,
+    )
+    for name, channels in (("tiny", (64,)), ("small", (64, 128)))
+}
+
+
 @pytest.fixture(scope="module", params=(2, 3), ids=("2d", "3d"))
 def trained(request):
     """A tiny VQ-GAN after a few iterations, and larger latents than it was trained on."""
     dims = request.param
-    spec = ModelSpec(dims, TRAINED_SIZE[dims], "tiny")
+    spec = ModelSpec(dims, TRAINED_SIZE[dims], "tiny", preset=STRIDED_WIDTHS["tiny"])
     torch.manual_seed(0)
     vqgan = build_vqgan(spec)
     scans = open_scans(DataSpec("phantom", spec.size, num_phantoms=8))
@@ -77,7 +94,7 @@ def test_tiles_cut_at_less_than_the_reach_would_leave_a_seam(trained):
 @pytest.mark.parametrize("model_size", ["tiny", "small"])
 def test_reach_covers_every_voxel_that_a_latent_changes(model_size):
     torch.manual_seed(0)
-    spec = ModelSpec(2, (256, 64), model_size)
+    spec = ModelSpec(2, (256, 64), model_size, preset=STRIDED_WIDTHS[model_size])
     vqgan = build_vqgan(spec).requires_grad_(False)
     latents = torch.randn(1, *spec.latent_shape)
     changed = changed_by(vqgan, latents, at=32)
@@ -90,8 +107,26 @@ def test_reach_covers_every_voxel_that_a_latent_changes(model_size):
 
 def test_small_preset_is_tiled_without_a_seam_too():
     torch.manual_seed(0)
-    spec = ModelSpec(2, (256, 64), "small")
+    spec = ModelSpec(2, (256, 64), "small", preset=STRIDED_WIDTHS["small"])
     vqgan = build_vqgan(spec).eval().requires_grad_(False)
     latents = torch.randn(1, *spec.latent_shape)
     tiled = decode_in_tiles(vqgan, latents, max_voxels=12_000)
     torch.testing.assert_close(tiled, decode(vqgan, latents), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, (64, 64)), (3, (16, 16, 16))])
+def test_residual_decoders_take_images_one_at_a_time_and_whole(dims, size):
+    """Group normalisation looks at a whole image: a tile of it would come out otherwise."""
+    torch.manual_seed(0)
+    spec = ModelSpec(dims, size, "tiny")
+    vqgan = build_vqgan(spec).eval().requires_grad_(False)
+    latents = torch.randn(3, *spec.latent_shape)
+    decoded = []
+    hook = vqgan.decoder.register_forward_hook(lambda *call: decoded.append(len(call[2])))
+    one_by_one = decode_in_tiles(vqgan, latents, max_voxels=1000)
+    hook.remove()
+    assert decoded == [1, 1, 1]
+    torch.testing.assert_close(one_by_one, decode(vqgan, latents), rtol=0, atol=1e-4)
+    half = vqgan.decode(latents[:1, :, : spec.latent_shape[1] // 2])
+    rows = half.shape[2] // 2  # far from the cut
+    assert not torch.allclose(half[:, :, :rows], vqgan.decode(latents[:1])[:, :, :rows], atol=1e-3)

@@ -1,53 +1,32 @@
-"""Draws chest CT phantoms in Hounsfield units, each different, for use without any data."""
+"""Draws chest CT phantoms in Hounsfield units, each different, for use without any data.
 
-from dataclasses import dataclass
+A patient is painted as solids with soft edges, as a scanner's voxels average over tissues, and
+covered with noise of a scanner's spectrum.
+"""
+
+import math
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# Hounsfield units of the tissues in a chest CT.
-AIR_HU, FAT_HU, MUSCLE_HU, LUNG_HU, BLOOD_HU = -1000.0, -100.0, 50.0, -830.0, 160.0
-MARROW_HU, CORTEX_HU = 250.0, 600.0
-NOISE_HU = 12.0
-VESSELS_PER_LUNG = 8
+from ldm_project.ct.canvas import Canvas
+from ldm_project.ct.patients import Patient, draw_patient
 
+# Hounsfield units of what a chest CT shows.
+AIR_HU, FAT_HU, MUSCLE_HU, HEART_HU, LIVER_HU = -1000.0, -100.0, 50.0, 70.0, 90.0
+DISC_HU, MARROW_HU, CORTEX_HU, TABLE_HU = 80.0, 220.0, 550.0, -350.0
 
-@dataclass(frozen=True)
-class Anatomy:
-    """Sizes and places in units of half the image: x to the right, y to the front, z up."""
+NOISE_HU = 25.0  # standard deviation in a slice of 512 pixels; wider pixels average it away
+NOISE_PIXELS = 512
+NOISE_PEAK_CYCLES_PER_VOXEL = 0.2  # where a scanner's noise is strongest, within a slice
 
-    body: tuple[float, float]
-    fat_thickness: float
-    lung: tuple[float, float]
-    lung_x: float
-    heart: tuple[float, float, float]
-    heart_at: tuple[float, float]
-    spine_radius: float
-    num_ribs: int
-    rib_phase: float
-    vessels: tuple[tuple[float, float, float], ...]  # x, y inside the lung, radius
-
-
-def draw_anatomy(generator: np.random.Generator) -> Anatomy:
-    """Returns the sizes of one imaginary patient."""
-    uniform = generator.uniform
-    vessels = tuple(
-        (uniform(-0.6, 0.6), uniform(-0.6, 0.6), uniform(0.02, 0.05))
-        for _ in range(VESSELS_PER_LUNG)
-    )
-    return Anatomy(
-        body=(uniform(0.82, 0.94), uniform(0.60, 0.72)),
-        fat_thickness=uniform(0.03, 0.10),
-        lung=(uniform(0.26, 0.32), uniform(0.38, 0.46)),
-        lung_x=uniform(0.38, 0.43),
-        heart=(uniform(0.20, 0.27), uniform(0.19, 0.25), uniform(0.5, 0.7)),
-        heart_at=(uniform(-0.14, -0.06), uniform(0.12, 0.22)),
-        spine_radius=uniform(0.10, 0.13),
-        num_ribs=int(generator.integers(9, 12)),
-        rib_phase=uniform(0.0, 2 * np.pi),
-        vessels=vessels,
-    )
+SPINE_HEIGHT = 0.2  # of a vertebra and the disc above it
+DOME_HEIGHT = 0.4  # of the diaphragm
+SLICE_Z_RANGE = (-0.7, 0.7)  # where slices are cut
+# Small volumes, which are the same in every epoch, are kept in memory: 64 MiB in all.
+MAX_KEPT_VOXELS, NUM_KEPT = 2**17, 128
 
 
 def phantom_hu(size: tuple[int, ...], *, seed: int, epoch: int = 0) -> Tensor:
@@ -56,17 +35,26 @@ def phantom_hu(size: tuple[int, ...], *, seed: int, epoch: int = 0) -> Tensor:
     Two axes give an axial slice of the patient that ``seed`` draws, at a height that ``epoch``
     draws; three give the whole chest, the same in every epoch.
     """
-    anatomy = draw_anatomy(np.random.default_rng(seed))
     if len(size) == 2:
-        generator = np.random.default_rng((seed, epoch))
-        x, y = np.meshgrid(*map(_axis, size), indexing="ij")
-        z = np.full_like(x, generator.uniform(-0.6, 0.6))
-    else:
-        generator = np.random.default_rng((seed, 0))
-        x, y, z = np.meshgrid(*map(_axis, size), indexing="ij")
-    image = _drawn(anatomy, x, y, z)
-    image += generator.normal(0.0, NOISE_HU, image.shape)
-    return torch.from_numpy(image.astype(np.float32)).unsqueeze(0)
+        return _drawn_hu(size, seed, epoch)
+    if math.prod(size) <= MAX_KEPT_VOXELS:
+        return _kept_hu(size, seed).clone()
+    return _drawn_hu(size, seed, 0)
+
+
+@lru_cache(maxsize=NUM_KEPT)
+def _kept_hu(size: tuple[int, ...], seed: int) -> Tensor:
+    return _drawn_hu(size, seed, 0)
+
+
+def _drawn_hu(size: tuple[int, ...], seed: int, epoch: int) -> Tensor:
+    generator = np.random.default_rng((seed, epoch))
+    z = _axis(size[2]) if len(size) == 3 else np.array([generator.uniform(*SLICE_Z_RANGE)])
+    axes = (_axis(size[0]), _axis(size[1]), z)
+    canvas = Canvas(axes, voxel=2.0 / max(size[:2]), background=AIR_HU)
+    _paint(canvas, draw_patient(seed))
+    image = canvas.image + _noise_hu(generator, canvas.image.shape)
+    return torch.from_numpy(image.astype(np.float32).reshape(1, *size))
 
 
 def _axis(length: int) -> np.ndarray:
@@ -74,59 +62,85 @@ def _axis(length: int) -> np.ndarray:
     return (np.arange(length) + 0.5) / length * 2 - 1
 
 
-def _drawn(anatomy: Anatomy, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Returns the anatomy in HU, painted from the outside to the inside."""
-    body = _ellipse(x, y, *anatomy.body)
-    muscle_size = tuple(radius - anatomy.fat_thickness for radius in anatomy.body)
-    muscle = _ellipse(x, y, *muscle_size)
-    image = np.where(body < 1, FAT_HU, AIR_HU)
-    image = np.where(muscle < 1, MUSCLE_HU, image)
-    # Lungs are widest in the middle, and end in a dome at the top and at the bottom.
-    height = np.sqrt(np.clip(1 - (z / 1.05) ** 2, 0.05, 1))
-    for side in (-1, 1):
-        lung_x, lung_y = x - side * anatomy.lung_x, y - 0.02
-        width, depth = anatomy.lung[0] * height, anatomy.lung[1] * height
-        is_lung = _ellipse(lung_x, lung_y, width, depth) < 1
-        image = np.where(is_lung, LUNG_HU, image)
-        for vessel_x, vessel_y, radius in anatomy.vessels:
-            distance = _ellipse(
-                lung_x - vessel_x * width, lung_y - vessel_y * depth, radius, radius
-            )
-            image = np.where(is_lung & (distance < 1), MUSCLE_HU, image)
-    heart_x, heart_y = anatomy.heart_at
-    heart = _ellipse(x - heart_x, y - heart_y, *anatomy.heart[:2]) + (z / anatomy.heart[2]) ** 2
-    image = np.where(heart < 1, MUSCLE_HU + 20, image)
-    image = np.where(heart < 0.45, BLOOD_HU, image)
-    image = np.where(_ellipse(x + 0.09, y + 0.18, 0.06, 0.06) < 1, BLOOD_HU, image)  # aorta
-    image = np.where((_ellipse(x, y + 0.02, 0.05, 0.05) < 1) & (z > 0.2), AIR_HU, image)  # trachea
-    return _with_bones(image, anatomy, x, y, z, muscle)
+def _paint(canvas: Canvas, patient: Patient) -> None:
+    """Paints a patient on a table, from the outside to the inside."""
+    canvas.move(*patient.body_at)
+    inner = tuple(radius - patient.fat_thickness for radius in patient.body)
+    _paint_table(canvas, back_y=-patient.body[1])
+    canvas.fill(canvas.ellipsoid((0, 0, 0), patient.body), FAT_HU)
+    canvas.fill(canvas.ellipsoid((0, 0, 0), inner), MUSCLE_HU)
+    liver = canvas.ellipsoid((patient.lung_x * 0.8, 0.0, 0.0), (0.42, inner[1] * 0.8, 2.0))
+    canvas.fill(liver * _dome(canvas, patient, 1, patient.diaphragm_z[1]), LIVER_HU)
+    lungs = _lungs(canvas, patient)
+    canvas.fill(lungs, patient.lung_hu)
+    canvas.fill(lungs * canvas.tubes(patient.vessels), MUSCLE_HU)
+    _paint_heart(canvas, patient)
+    canvas.fill(canvas.tubes(patient.aorta), patient.blood_hu)
+    canvas.fill(canvas.tubes(patient.airways), AIR_HU)
+    _paint_spine(canvas, patient)
+    canvas.fill(canvas.tubes(patient.ribs), CORTEX_HU)
+    canvas.fill(canvas.ellipsoid((0, inner[1] - 0.05, 0.25), (0.07, 0.03, 0.5)), MARROW_HU)
 
 
-def _with_bones(
-    image: np.ndarray,
-    anatomy: Anatomy,
-    x: np.ndarray,
-    y: np.ndarray,
-    z: np.ndarray,
-    muscle: np.ndarray,
-) -> np.ndarray:
-    """Returns the image with spine and ribs; ``muscle`` is 1 at the edge of the muscle."""
-    spine_y = y + anatomy.body[1] * 0.62
-    spine = _ellipse(x, spine_y, anatomy.spine_radius, anatomy.spine_radius * 0.85)
-    image = np.where(spine < 1, CORTEX_HU, image)
-    image = np.where(spine < 0.6, MARROW_HU, image)
-    canal = _ellipse(x, spine_y + anatomy.spine_radius * 1.3, 0.04, 0.04)
-    image = np.where((canal > 1) & (canal < 3.5), CORTEX_HU, image)
-    image = np.where(canal < 1, MUSCLE_HU, image)
-    # Ribs are arcs between muscle and lung that come and go with angle and height.
-    angle = np.arctan2(y, np.abs(x))
-    wave = np.cos(anatomy.num_ribs * (angle + 0.6 * z) + anatomy.rib_phase)
-    is_rib = (muscle > 0.80) & (muscle < 0.93) & (wave > 0.35) & (np.abs(x) > 0.15)
-    return np.where(is_rib, CORTEX_HU * 0.75, image)
+def _paint_table(canvas: Canvas, *, back_y: float) -> None:
+    """Paints the curved top of the table that the patient lies on."""
+    distance = np.abs(canvas.y - (back_y - 0.05 + 0.12 * canvas.x**2)) - 0.02
+    is_wide_enough = np.abs(canvas.x) < 0.75
+    canvas.fill(canvas.share(distance) * is_wide_enough * np.ones_like(canvas.z), TABLE_HU)
 
 
-def _ellipse(
-    x: np.ndarray, y: np.ndarray, width: float | np.ndarray, depth: float | np.ndarray
-) -> np.ndarray:
-    """Returns the ellipse's equation: 1 on its edge, less inside; both sizes are half-axes."""
-    return (x / width) ** 2 + (y / depth) ** 2
+def _lungs(canvas: Canvas, patient: Patient) -> np.ndarray:
+    """Returns each voxel's share of lung: ellipsoids above the domes of the diaphragm."""
+    share = np.zeros(canvas.image.shape)
+    for side, dome_z in zip((-1, 1), patient.diaphragm_z, strict=True):
+        lung = canvas.ellipsoid((side * patient.lung_x, 0.0, 0.0), patient.lung)
+        share = np.maximum(share, lung * (1 - _dome(canvas, patient, side, dome_z)))
+    return share
+
+
+def _dome(canvas: Canvas, patient: Patient, side: int, dome_z: float) -> np.ndarray:
+    """Returns each voxel's share under the diaphragm: half an ellipsoid, and all below it."""
+    center = (side * patient.lung_x, 0.0, dome_z - DOME_HEIGHT)
+    radii = (patient.lung[0] * 1.4, patient.lung[1] * 1.4, DOME_HEIGHT)
+    return np.where(canvas.z < center[2], 1.0, canvas.ellipsoid(center, radii))
+
+
+def _paint_heart(canvas: Canvas, patient: Patient) -> None:
+    canvas.fill(canvas.ellipsoid(patient.heart_at, patient.heart), HEART_HU)
+    x, y, z = patient.heart_at
+    for shift_x, shift_y, part in ((-0.35, -0.2, 0.5), (0.4, 0.1, 0.45)):
+        chamber_at = (x + shift_x * patient.heart[0], y + shift_y * patient.heart[1], z)
+        chamber = canvas.ellipsoid(chamber_at, [part * radius for radius in patient.heart])
+        canvas.fill(chamber, patient.blood_hu)
+
+
+def _paint_spine(canvas: Canvas, patient: Patient) -> None:
+    """Paints vertebrae with their arch and canal, and the discs between them."""
+    radius, y = patient.spine_radius, -patient.body[1] * 0.60
+    phase = (canvas.z / SPINE_HEIGHT + patient.spine_phase) % 1.0
+    bone = np.clip((0.5 - np.abs(phase - 0.5)) * 8, 0.0, 1.0)  # 0 in the middle of a disc
+    for part, hu in ((1.0, CORTEX_HU), (0.8, MARROW_HU)):
+        solid = canvas.ellipsoid((0, y, 0), (part * radius, part * radius * 0.8))
+        canvas.fill(solid, DISC_HU + bone * (hu - DISC_HU))
+    canal_y = y - radius * 1.25
+    canvas.fill(canvas.ellipsoid((0, canal_y, 0), (0.085, 0.075)) * bone, CORTEX_HU)
+    canvas.fill(canvas.ellipsoid((0, canal_y - 0.09, 0), (0.025, 0.07)) * bone, CORTEX_HU)
+    canvas.fill(canvas.ellipsoid((0, canal_y, 0), (0.045, 0.04)), MUSCLE_HU - 20)
+
+
+def _noise_hu(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns noise with a scanner's spectrum within each slice: it rises, peaks and falls.
+
+    Source: Riederer, Pelc & Chesler 1978 (The noise power spectrum in computed X-ray tomography),
+        Phys. Med. Biol. 23:446: filtered backprojection leaves noise whose power grows with the
+        frequency, until the kernel rolls off.
+    """
+    white = generator.normal(0.0, 1.0, shape)
+    frequency = np.hypot(
+        np.fft.fftfreq(shape[0])[:, None, None], np.fft.rfftfreq(shape[1])[None, :, None]
+    )
+    ratio = frequency / NOISE_PEAK_CYCLES_PER_VOXEL
+    amplitude = np.sqrt(ratio) * np.exp((1 - ratio**2) / 4)
+    spectrum = np.fft.rfftn(white, axes=(0, 1)) * amplitude
+    shaped = np.fft.irfftn(spectrum, s=shape[:2], axes=(0, 1))
+    return NOISE_HU * max(shape[:2]) / NOISE_PIXELS * shaped / shaped.std()

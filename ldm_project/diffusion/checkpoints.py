@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai.networks.nets.vqvae import VQVAE
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from ldm_project.config import DIFFUSION, SAMPLERS_BY_OBJECTIVE
+from ldm_project.diffusion.autoencoders import Vqgan
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_unet,
@@ -25,7 +25,8 @@ from ldm_project.diffusion.models import (
 )
 from ldm_project.errors import CheckpointError, InvalidInputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, FORMAT_VERSION)  # version 1 knew strided autoencoders only
 CONFIG_FILE = "config.json"
 KIND_VQGAN = "vqgan"
 KIND_LDM = "ldm"
@@ -36,7 +37,7 @@ class VqganCheckpoint:
     """A trained VQ-GAN and the spec that it was built from."""
 
     spec: ModelSpec
-    vqgan: VQVAE
+    vqgan: Vqgan
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,12 @@ class LdmCheckpoint:
 
     spec: ModelSpec
     unet: nn.Module
-    vqgan: VQVAE
+    vqgan: Vqgan
     latent_scale: float
     objective: str = DIFFUSION
 
 
-def save_vqgan(folder: Path, spec: ModelSpec, vqgan: VQVAE) -> None:
+def save_vqgan(folder: Path, spec: ModelSpec, vqgan: Vqgan) -> None:
     """Writes a VQ-GAN checkpoint; an existing one is replaced only when the new one is complete.
 
     Raises:
@@ -166,9 +167,9 @@ def _read_config(folder: Path, kind: str) -> tuple[ModelSpec, dict[str, Any]]:
         version, found_kind = config["format_version"], config["kind"]
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, repr(error)) from error
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise CheckpointError(
-            f"{path} has format version {version!r}; this release reads {FORMAT_VERSION}. "
+            f"{path} has format version {version!r}; this release reads up to {FORMAT_VERSION}. "
             f"Train again, or load it with the release that wrote it."
         )
     if found_kind != kind:

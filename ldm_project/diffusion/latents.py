@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor
 
 from ldm_project.array_files import open_array, write_array
-from ldm_project.diffusion.models import canonical_state, encode
+from ldm_project.diffusion.autoencoders import Vqgan, encode
+from ldm_project.diffusion.models import canonical_state
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Latents:
         return self.values[indices].to(device) / self.scale
 
 
-def encode_latents(vqgan: VQVAE, images: Iterable[Tensor]) -> Latents:
+def encode_latents(vqgan: Vqgan, images: Iterable[Tensor]) -> Latents:
     """Returns the latents of a training set; their scale is their standard deviation.
 
     Args:
@@ -41,7 +41,7 @@ def encode_latents(vqgan: VQVAE, images: Iterable[Tensor]) -> Latents:
 
 
 def keep_latents(
-    path: Path, vqgan: VQVAE, images: Iterable[Tensor], *, shape: tuple[int, ...]
+    path: Path, vqgan: Vqgan, images: Iterable[Tensor], *, shape: tuple[int, ...]
 ) -> None:
     """Writes the latents of a training set to a file, so that training need not load them all.
 
@@ -63,7 +63,7 @@ def open_latents(path: Path) -> Latents:
     return _with_scale(torch.from_numpy(open_array(path)))
 
 
-def weights_digest(vqgan: VQVAE) -> str:
+def weights_digest(vqgan: Vqgan) -> str:
     """Returns a digest of a VQ-GAN's weights, which is equal only for equal weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in sorted(canonical_state(vqgan).items()):
@@ -73,7 +73,7 @@ def weights_digest(vqgan: VQVAE) -> str:
 
 
 @torch.inference_mode()
-def _encoded(vqgan: VQVAE, images: Tensor) -> Tensor:
+def _encoded(vqgan: Vqgan, images: Tensor) -> Tensor:
     return encode(vqgan, images).cpu()
 
 

@@ -11,17 +11,16 @@ from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor, nn
 
 from ldm_project.config import BACKENDS, DOWNSAMPLING_FACTOR
+from ldm_project.diffusion.autoencoders import ResidualVqgan, ResidualWidths, Vqgan
 from ldm_project.errors import InvalidInputError
 from ldm_project.parsing import check_size, resolve_preset
-from ldm_project.presets import ModelPreset
+from ldm_project.presets import STRIDED, ModelPreset
 from ldm_project.settings import RunSettings
 
 IMAGE_CHANNELS = 1
 # Group normalisation over single channels would erase the brightness of a latent.
 MIN_CHANNELS_PER_GROUP = 4
 MAX_NORM_GROUPS = 32
-NUM_KMEANS_ROUNDS = 10
-MIN_LATENT_STD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,28 @@ def spec_of(settings: RunSettings) -> ModelSpec:
     return ModelSpec(settings.dims, settings.size, settings.model_size)
 
 
-def build_vqgan(spec: ModelSpec, *, backend: str = "core") -> VQVAE:
+def build_vqgan(spec: ModelSpec, *, backend: str = "core") -> Vqgan:
     """Returns an untrained VQ-GAN: encoder, vector quantiser and decoder."""
     check_backend(backend)
+    widths = spec.widths
+    if widths.autoencoder == STRIDED:
+        return _build_strided_vqgan(spec, backend=backend)
+    return ResidualVqgan(
+        spec.dims,
+        ResidualWidths(
+            channels=widths.vqgan_channels,
+            num_res_blocks=widths.vqgan_num_res_layers,
+            num_norm_groups=widths.vqgan_num_norm_groups,
+            latent_channels=widths.latent_channels,
+            num_codes=widths.num_codes,
+            num_code_groups=widths.num_code_groups,
+        ),
+        backend=backend,
+    )
+
+
+def _build_strided_vqgan(spec: ModelSpec, *, backend: str) -> VQVAE:
+    """Returns the autoencoder of version 1, which older checkpoints hold: MONAI's VQ-VAE."""
     widths = spec.widths
     num_levels = len(widths.vqgan_channels)
     stride = round(DOWNSAMPLING_FACTOR ** (1 / num_levels))  # the same at each level
@@ -166,64 +184,6 @@ def build_unet(spec: ModelSpec, *, backend: str = "core") -> nn.Module:
     return network
 
 
-def encode(vqgan: VQVAE, images: Tensor) -> Tensor:
-    """Returns continuous latents ``(B, C, *S / 4)``, before quantisation, of ``(B, 1, *S)``."""
-    return vqgan.encode(images.to(device_of(vqgan)))
-
-
-def decode(vqgan: VQVAE, latents: Tensor) -> Tensor:
-    """Returns images ``(B, 1, *S)`` in [-1, 1], decoded from each latent's nearest code."""
-    return vqgan.decode(quantise(vqgan, latents)).clamp(-1.0, 1.0)
-
-
-def quantise(vqgan: VQVAE, latents: Tensor) -> Tensor:
-    """Returns the nearest code to each latent vector; never updates the codebook."""
-    quantiser = vqgan.quantizer.quantizer
-    _, _, indices = quantiser.quantize(latents)
-    return quantiser.embed(indices)
-
-
-@torch.no_grad()
-def standardise_latents(vqgan: VQVAE, latents: Tensor) -> Tensor:
-    """Rescales a VQ-GAN so that these latents get mean 0 and std 1 per channel; returns them.
-
-    Rescales the encoder's last convolution in place, and the decoder's first one by the inverse
-    (exact except for its zero padding). Latents are ``(B, C, *S)``. Diffusion needs such a scale.
-    """
-    axes = (0, *range(2, latents.ndim))
-    mean, std = latents.mean(axes), latents.std(axes).clamp(min=MIN_LATENT_STD)
-    per_channel = (1, -1, *[1] * (latents.ndim - 2))
-    standardised = (latents - mean.view(per_channel)) / std.view(per_channel)
-    last: Any = vqgan.encoder.blocks[-1].conv  # a convolution of either dimension
-    first: Any = vqgan.decoder.blocks[0].conv
-    last.weight.div_(std.view(-1, *[1] * (last.weight.ndim - 1)))
-    last.bias.sub_(mean).div_(std)
-    first.bias.add_(first.weight.flatten(start_dim=2).sum(dim=2) @ mean)
-    first.weight.mul_(std.view(per_channel))
-    return standardised
-
-
-@torch.no_grad()
-def start_codebook(vqgan: VQVAE, latents: Tensor) -> None:
-    """Places the codes among the latents ``(B, C, *S)``, by k-means.
-
-    A codebook that starts elsewhere stays unused: hardly any code is ever the nearest.
-    """
-    quantiser = vqgan.quantizer.quantizer
-    vectors = latents.movedim(1, -1).flatten(end_dim=-2)
-    # Start from evenly spaced vectors, repeated if there are fewer vectors than codes.
-    spread = torch.linspace(0, len(vectors) - 1, quantiser.num_embeddings, device=vectors.device)
-    codes = vectors[spread.round().long()]
-    for _ in range(NUM_KMEANS_ROUNDS):
-        nearest = torch.cdist(vectors, codes).argmin(dim=1)
-        counts = torch.bincount(nearest, minlength=len(codes))
-        sums = torch.zeros_like(codes).index_add_(0, nearest, vectors)
-        codes = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), codes)
-    quantiser.embedding.weight.copy_(codes)
-    quantiser.ema_w.copy_(codes)
-    quantiser.ema_cluster_size.fill_(1.0)
-
-
 def canonical_state(network: nn.Module) -> dict[str, Tensor]:
     """Returns a network's weights under MONAI core's names, whichever backend built it."""
     state = {}
@@ -266,6 +226,7 @@ def canonical_name(name: str) -> str | None:
     if ".proj_attn." in name:  # built by monai-generative, left out of its forward pass
         return None
     name = re.sub(r"(?<!\.attn)\.(to_[qkv])\.", r".attn.\1.", name)
+    name = re.sub(r"^(decoder\.blocks\.\d+)\.conv\.conv\.", r"\1.postconv.conv.", name)
     return name.replace(".upsampler.conv.", ".upsampler.postconv.")
 
 

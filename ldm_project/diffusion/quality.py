@@ -8,13 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.metrics.regression import compute_ms_ssim
-from monai.networks.nets.vqvae import VQVAE
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from ldm_project.config import HU_MAX, HU_MIN
 from ldm_project.ct.hounsfield import hu_from_network
-from ldm_project.diffusion.models import encode
+from ldm_project.diffusion.autoencoders import Vqgan, encode
 
 FEATURE_GRID = 2  # places along each axis where the encoder's channels are averaged
 NUM_RESAMPLES = 200
@@ -102,13 +101,13 @@ def image_set(features: Features, images: Tensor) -> ImageSet:
     )
 
 
-def features_of_encoder(vqgan: VQVAE) -> Features:
+def features_of_encoder(vqgan: Vqgan) -> Features:
     """Returns ``encoder_features`` of a VQ-GAN, which need no feature network."""
     return Features(partial(encoder_features, vqgan), keeps_scale=False)
 
 
 @torch.inference_mode()
-def encoder_features(vqgan: VQVAE, images: Tensor) -> np.ndarray:
+def encoder_features(vqgan: Vqgan, images: Tensor) -> np.ndarray:
     """Returns features ``(N, D)`` of images ``(N, 1, *S)``, from the VQ-GAN's encoder.
 
     The features are each channel's mean at a few places, and its spread. The diffusion model works

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor, nn
 
 from ldm_project.config import NUM_TRAIN_TIMESTEPS
 from ldm_project.diffusion.acceleration import FP32, autocast
+from ldm_project.diffusion.autoencoders import Vqgan
 from ldm_project.diffusion.models import ModelSpec, device_of
 from ldm_project.diffusion.noise_schedulers import (
     NoiseScheduler,
@@ -78,7 +78,7 @@ def denoise(
 
 
 @torch.inference_mode()
-def decode_samples(vqgan: VQVAE, latents: Tensor, scale: float) -> Tensor:
+def decode_samples(vqgan: Vqgan, latents: Tensor, scale: float) -> Tensor:
     """Returns images ``(B, 1, *S)`` in [-1, 1], decoded from latents divided by ``scale``."""
     return decode_in_tiles(vqgan, latents * scale)
 

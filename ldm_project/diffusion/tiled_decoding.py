@@ -1,4 +1,4 @@
-"""Decodes latents to images in overlapping tiles, so that memory does not grow with the image."""
+"""Decodes latents image by image, and in overlapping tiles where a decoder allows it."""
 
 import math
 
@@ -7,23 +7,24 @@ from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor
 
 from ldm_project.config import DOWNSAMPLING_FACTOR
-from ldm_project.diffusion.models import decode
+from ldm_project.diffusion.autoencoders import ResidualVqgan, Vqgan, decode
 
 # Of one tile of a batch: with 64 channels in fp32 the decoder's largest tensor then has 2 GiB.
 MAX_TILE_VOXELS = 2**23
 
 
-def decode_in_tiles(vqgan: VQVAE, latents: Tensor, *, max_voxels: int = MAX_TILE_VOXELS) -> Tensor:
+def decode_in_tiles(vqgan: Vqgan, latents: Tensor, *, max_voxels: int = MAX_TILE_VOXELS) -> Tensor:
     """Returns images ``(B, 1, *S)`` in [-1, 1], equal to ``decode`` of all latents at once.
 
-    The decoder is made of convolutions, so a voxel depends only on latents nearby. Tiles overlap
-    by that distance, so there are no seams and no blending.
+    A batch is halved until it fits, or holds one image. The strided decoder of version 1 is made
+    of convolutions, so a voxel depends only on latents nearby: tiles overlap by that distance,
+    without a seam. Residual decoders normalise over the whole image: no tile of it would be right.
 
     Args:
         vqgan: trained.
         latents: ``(B, C, *S / 4)``.
-        max_voxels: of the images decoded at once; exceeded where a tile would otherwise be hardly
-            larger than its overlap.
+        max_voxels: of the images decoded at once; exceeded by a residual decoder's single image,
+            and where a tile would otherwise be hardly larger than its overlap.
     """
     batch_size, axes = len(latents), latents.shape[2:]
     if batch_size * math.prod(axes) * DOWNSAMPLING_FACTOR ** len(axes) <= max_voxels:
@@ -31,6 +32,8 @@ def decode_in_tiles(vqgan: VQVAE, latents: Tensor, *, max_voxels: int = MAX_TILE
     if batch_size > 1:
         halves = latents.tensor_split(2)
         return torch.cat([decode_in_tiles(vqgan, h, max_voxels=max_voxels) for h in halves])
+    if isinstance(vqgan, ResidualVqgan):
+        return decode(vqgan, latents)
     overlap = decoder_reach(vqgan)
     length = max(axes)
     if length <= 4 * overlap:

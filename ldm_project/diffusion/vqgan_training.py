@@ -8,24 +8,26 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.losses.spectral_loss import JukeboxLoss
-from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor, nn
 
 from ldm_project.diffusion.acceleration import FP32, autocast
-from ldm_project.diffusion.models import (
-    device_of,
+from ldm_project.diffusion.autoencoders import (
+    Vqgan,
     encode,
     quantise,
+    restart_unused_codes,
     standardise_latents,
     start_codebook,
 )
+from ldm_project.diffusion.models import device_of
 from ldm_project.diffusion.optimisation import Optimiser, check_loss
+from ldm_project.diffusion.seeding import seeded_generator
 
-VQGAN_LEARNING_RATE = 4e-3
+VQGAN_LEARNING_RATE_BY_DIMS = {2: 2e-3, 3: 1.5e-3}  # at 2e-3, volumes diverge now and then
 DISCRIMINATOR_LEARNING_RATE = 1e-3
 
 # Fractions of the iterations after which the quantiser, then the discriminator, joins in.
-QUANTISER_START_FRACTION = 0.5
+QUANTISER_START_FRACTION = 0.4
 ADVERSARIAL_START_FRACTION = 0.8
 ADVERSARIAL_WEIGHT = 0.01
 # Weight of the spectral loss, which starts with the quantiser: an L1 loss alone leaves out fine
@@ -33,6 +35,7 @@ ADVERSARIAL_WEIGHT = 0.01
 # starts at the first iteration, one training of three never reconstructs the image.
 SPECTRAL_WEIGHT = 1.0
 NUM_CODEBOOK_BATCHES = 8  # whose encoder outputs the codebook starts from
+RESTART_EVERY = 20  # iterations between two moves of unused codes, until the discriminator joins
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,11 @@ class VqganTraining:
 
     def __init__(
         self,
-        vqgan: VQVAE,
+        vqgan: Vqgan,
         discriminator: nn.Module,
         *,
         iterations: int,
-        learning_rate: float = VQGAN_LEARNING_RATE,
+        learning_rate: float = VQGAN_LEARNING_RATE_BY_DIMS[2],
         spectral_weight: float = SPECTRAL_WEIGHT,
         precision: str = FP32,
     ) -> None:
@@ -162,6 +165,9 @@ def _train_on(training: VqganTraining, images: Tensor, iteration: int) -> VqganS
         start_codebook(vqgan, standardise_latents(vqgan, recent))
         latents = _encoded(training, images)
     if iteration > training.quantiser_start:
+        if iteration <= training.adversarial_start and iteration % RESTART_EVERY == 0:
+            generator = seeded_generator(f"restart {iteration}".encode())
+            restart_unused_codes(vqgan, latents, generator)
         latents, joined["quantisation_loss"] = vqgan.quantize(latents)
     with autocast(latents.device, training.precision):
         reconstructed = vqgan.decode(latents)

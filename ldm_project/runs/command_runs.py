@@ -11,18 +11,17 @@ from mlflow.entities import Param
 from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
-from ldm_project.config import DEFAULT_INTENSITY_SET, DEFAULT_PUE, DEFAULT_REGION
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.settings import RunSettings
 from mlflow_carbon.contract import keys
-from mlflow_carbon.contract.assumptions import Assumptions, Defaults, resolve_assumptions
+from mlflow_carbon.contract.assumptions import Assumptions
+from mlflow_carbon.contract.price_order import assumptions_in_order
+from mlflow_carbon.grid.price_settings import PriceSettings
+from mlflow_carbon.metering.meter_settings import AUTO, MeterSettings
 from mlflow_carbon.tracking.mlflow_seams import current_experiment_id, with_context_tags
 from mlflow_carbon.tracking.track import Tracker, track
 
 TAG_RESUMED_RUN_ID = "ldm.resumed_run_id"
-PROJECT_DEFAULTS = Defaults(
-    region=DEFAULT_REGION, intensity_set=DEFAULT_INTENSITY_SET, pue=DEFAULT_PUE
-)
 
 
 @contextmanager
@@ -76,11 +75,13 @@ def assumptions_of(settings: RunSettings) -> Assumptions:
     Raises:
         MlflowCarbonError: no such region, month or PUE.
     """
-    return resolve_assumptions(
-        region=settings.region,
-        month=settings.month,
-        pue=settings.pue,
-        defaults=PROJECT_DEFAULTS,
+    return assumptions_in_order(
+        PriceSettings(
+            region=settings.region,
+            month=settings.month,
+            pue=settings.pue,
+            intensity_set=settings.intensity_set,
+        )
     )
 
 
@@ -108,7 +109,8 @@ def tracked(
         region=settings.region,
         month=settings.month,
         pue=settings.pue,
-        defaults=PROJECT_DEFAULTS,
+        intensity_set=settings.intensity_set,
+        settings=MeterSettings(attribution=settings.attribution or AUTO),
         total_units=total_units,
     )
 

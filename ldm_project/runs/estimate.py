@@ -130,7 +130,10 @@ def prediction_lines(prediction: Prediction, settings: EstimateSettings) -> list
         lines.append("energy  not measured here: `mlflow-carbon doctor` says why")
     else:
         lines.append(f"energy  {joules_from_kwh(prediction.energy_kwh):.4g} J per sample")
-        lines.append(f"CO2e    {_co2e_g(prediction.energy_kwh, settings) * 1000:.4g} mg per sample")
+        lines.append(
+            f"CO2e    {_co2e_g(prediction.energy_kwh, settings) * 1000:.4g} mg per sample, at "
+            f"{assumptions_of(settings).intensity.label}"
+        )
     return [*lines, "Predicted from a few steps and decodings of untrained networks of this size."]
 
 

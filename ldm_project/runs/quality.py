@@ -12,10 +12,11 @@ from torch import Tensor
 from ldm_project.config import HELD_OUT_FRACTION, MAX_SLICE_EPOCHS
 from ldm_project.ct.data import CtScans, data_spec, open_scans
 from ldm_project.ct.hounsfield import network_from_hu
+from ldm_project.diffusion.autoencoders import decode, encode
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.feature_networks import load_feature_network
 from ldm_project.diffusion.iso_quality import Setting, iso_quality, pareto_front
-from ldm_project.diffusion.models import decode, encode, resolve_device
+from ldm_project.diffusion.models import resolve_device
 from ldm_project.diffusion.noise_schedulers import check_sampler
 from ldm_project.diffusion.quality import (
     Features,

@@ -5,12 +5,12 @@ from itertools import islice
 from pathlib import Path
 
 import mlflow
-from monai.networks.nets.vqvae import VQVAE
 
 from ldm_project.array_files import is_whole
 from ldm_project.cache import cache_folder
 from ldm_project.config import MAX_SLICE_EPOCHS
 from ldm_project.ct.data import CtScans, batches, digest_of
+from ldm_project.diffusion.autoencoders import Vqgan
 from ldm_project.diffusion.checkpoints import VqganCheckpoint
 from ldm_project.diffusion.latents import keep_latents, weights_digest
 from ldm_project.diffusion.models import device_of
@@ -41,7 +41,7 @@ def encoded_file(settings: TrainSettings, vqgan: VqganCheckpoint, scans: CtScans
     return path
 
 
-def latents_file(settings: TrainSettings, vqgan: VQVAE, scans: CtScans) -> Path:
+def latents_file(settings: TrainSettings, vqgan: Vqgan, scans: CtScans) -> Path:
     """Returns the file of a training's latents, named by a digest of all that determines them."""
     key = digest_of(
         f"{FORMAT_VERSION} {weights_digest(vqgan)} {settings.backend} {device_of(vqgan).type} "

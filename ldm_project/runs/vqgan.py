@@ -7,7 +7,7 @@ import torch
 
 from ldm_project.config import HELD_OUT_FRACTION
 from ldm_project.ct.data import batches, data_spec, open_scans
-from ldm_project.diffusion.acceleration import resolve_precision
+from ldm_project.diffusion.acceleration import resolve_vqgan_precision
 from ldm_project.diffusion.checkpoints import save_vqgan
 from ldm_project.diffusion.flops import vqgan_iteration_tflop
 from ldm_project.diffusion.models import (
@@ -17,7 +17,11 @@ from ldm_project.diffusion.models import (
     spec_of,
 )
 from ldm_project.diffusion.processes import ALONE, Processes
-from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
+from ldm_project.diffusion.vqgan_training import (
+    VQGAN_LEARNING_RATE_BY_DIMS,
+    VqganTraining,
+    train_vqgan,
+)
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.interrupted_trainings import (
@@ -91,7 +95,8 @@ def _training(settings: VqganSettings, run_id: str) -> VqganTraining:
         build_vqgan(spec, backend=settings.backend).to(device),
         build_discriminator(spec),
         iterations=settings.iterations,
-        precision=resolve_precision(settings.precision, device, spec),
+        learning_rate=VQGAN_LEARNING_RATE_BY_DIMS[spec.dims],
+        precision=resolve_vqgan_precision(settings.precision, device, spec),
     )
     go_on(training, state_left_in(state_file(run_id)), run_id)
     return training

@@ -9,8 +9,8 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from ldm_project.config import VqganConfig
 from ldm_project.ct.hounsfield import hu_from_network, network_from_hu
+from ldm_project.diffusion.autoencoders import decode, encode
 from ldm_project.diffusion.checkpoints import load_vqgan
-from ldm_project.diffusion.models import decode, encode
 
 CHECKPOINT_ARTIFACT = "checkpoint"
 

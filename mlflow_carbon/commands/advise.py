@@ -5,6 +5,7 @@ import time
 import click
 
 from mlflow_carbon.commands.options import (
+    equivalents_option,
     example,
     given_text,
     given_time,
@@ -50,6 +51,7 @@ from mlflow_carbon.commands.pricing import (
     help="With --intensity-file, the start to compare with. Default: now.",
 )
 @click.option("--experiment", multiple=True, help="Where to look for names. Default: everywhere.")
+@equivalents_option
 @output_options
 @tracking_uri_option
 def advise(
@@ -62,6 +64,7 @@ def advise(
     deadline: float | None,
     earliest_start: float | None,
     experiment: tuple[str, ...],
+    equivalents: bool,
     write: Writer,
     tracking_uri: str | None,
 ) -> None:
@@ -102,4 +105,5 @@ def advise(
         rankings.append(starts)
     print_notices([*notices, *basis_notices(rankings)])
     rows = [row for ranking in rankings for row in ranking.rows]
-    write(records_frame(rows), advice_report(measured, rankings))
+    report = advice_report(measured, rankings, with_equivalents=equivalents)
+    write(records_frame(rows), report)

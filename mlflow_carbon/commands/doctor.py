@@ -1,6 +1,7 @@
 """``mlflow-carbon doctor``: what can be measured on this machine, how well, and what is missed."""
 
 import json
+import os
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,11 @@ LINE_WIDTH = 80
 @click.option("--components", default="all", show_default=True, help="all, gpu, cpu or gpu,cpu.")
 @click.option(
     "--attribution",
-    type=click.Choice(("whole_node", "process_share", "gpu_only")),
-    default="whole_node",
+    type=click.Choice(("auto", "whole_node", "process_share", "gpu_only")),
+    default="auto",
     show_default=True,
-    help="What of a shared node would be counted.",
+    help="What of a shared node would be counted. auto: MLFLOW_CARBON_ATTRIBUTION, else whole_node "
+    "by counters and process_share of an estimated CPU.",
 )
 @click.option("--cpu-tdp-w", type=float, help="TDP of one CPU package, in place of the table's.")
 @click.option(
@@ -68,6 +70,7 @@ def doctor(
         cpu_tdp_w=cpu_tdp_w,
         cpu_threads=cpu_threads,
     )
+    settings = settings.over_environment(os.environ)
     examination = examine(Meter(settings), duration_s=probe_s or GLANCE_S)
     has_power, off = probe_s is not None, features_off()
     if format == "json":
@@ -147,7 +150,7 @@ def _price_lines(assumptions: "Assumptions") -> Iterator[str]:
     yield from _wrapped(f"{assumptions.pue:g} ({pue})", f"{'PUE':<13}")
     region = "default" if "region" in assumptions.defaulted else "given"
     yield from _wrapped(
-        f"{intensity.g_per_kwh:g} g/kWh, {intensity.region} {intensity.period} ({region})",
+        f"{intensity.label} ({region})",
         f"{'intensity':<13}",
     )
     yield from _wrapped(

@@ -2,13 +2,12 @@
 
 import click
 
-from mlflow_carbon.commands.options import example, tracking_uri_option
+from mlflow_carbon.commands.options import equivalents_option, example, tracking_uri_option
 from mlflow_carbon.commands.output import Writer, output_options, print_notices
 from mlflow_carbon.commands.pricing import (
     Pricing,
     chosen_intensities,
     price_options,
-    recorded_set,
 )
 
 _SORT_COLUMN = {"name": "name", "co2e": "co2e_kg", "energy": "energy_kwh"}
@@ -24,12 +23,14 @@ _SORT_COLUMN = {"name": "name", "co2e": "co2e_kg", "energy": "energy_kwh"}
     show_default=True,
     help="Order of the versions.",
 )
+@equivalents_option
 @output_options
 @tracking_uri_option
 def models(
     max_co2e_kg: float | None,
     pricing: Pricing,
     sort: str,
+    equivalents: bool,
     write: Writer,
     tracking_uri: str | None,
 ) -> None:
@@ -38,6 +39,7 @@ def models(
     from mlflow_carbon.grid.intensity import basis_notice
     from mlflow_carbon.reporting.everyday import models_footer
     from mlflow_carbon.reporting.model_list import price_models, price_models_by_file, read_models
+    from mlflow_carbon.reporting.region_prices import recorded_set
     from mlflow_carbon.reporting.report import Report
     from mlflow_carbon.reporting.tables import models_table
     from mlflow_carbon.store.access import open_client
@@ -77,4 +79,5 @@ def models(
     if measured.empty:
         write(measured, "")
     else:
-        write(measured, Report.of(models_table(measured), "\n", models_footer(measured)))
+        footer = models_footer(measured, is_asked=equivalents)
+        write(measured, Report.of(models_table(measured), footer))

@@ -44,6 +44,11 @@ def example(command: str) -> str:
 tracking_uri_option = click.option(
     "--tracking-uri", help="Tracking store. Default: MLflow's own, see MLFLOW_TRACKING_URI."
 )
+equivalents_option = click.option(
+    "--equivalents",
+    is_flag=True,
+    help="Adds km driven, phones charged and the like, also of less than one phone charge.",
+)
 lineage_option = click.option(
     "--lineage", is_flag=True, help="Counts what the model was built from, too."
 )

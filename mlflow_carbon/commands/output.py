@@ -1,9 +1,11 @@
-"""How the commands print: results on stdout, the rest on stderr, and nothing that can bite."""
+"""How the commands print: results on stdout or to a file, the rest on stderr, and nothing bites."""
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 import click
@@ -16,12 +18,20 @@ if TYPE_CHECKING:
 
     from mlflow_carbon.reporting.report import Report
 
+FORMATS = ("table", "csv", "json", "markdown", "latex")
+
 
 @dataclass(frozen=True)
 class Writer:
-    """Prints a result as a table for people, or as csv or json for programs."""
+    """Prints a result as tables for people, or as csv or json for programs.
+
+    Attributes:
+        format: one of ``FORMATS``.
+        path: of the file to write; ``None`` prints on stdout.
+    """
 
     format: str
+    path: Path | None = None
 
     def __call__(self, frame: "pd.DataFrame", report: Union["Report", str]) -> None:
         """Prints one of the two.
@@ -30,35 +40,61 @@ class Writer:
             frame: for programs.
             report: for people; fitted to the width of a terminal, where stdout is one.
         """
-        from mlflow_carbon.reporting import tables
         from mlflow_carbon.reporting.report import Report, print_report
 
-        if self.format == "csv":
-            click.echo(tables.to_csv(frame), nl=False)
-        elif self.format == "json":
-            click.echo(tables.to_json(frame), nl=False)
-        elif sys.stdout.isatty():
+        if self.path is None and self.format == "table" and sys.stdout.isatty():
             from rich.console import Console
 
             print_report(Report.of(report), Console(markup=False, highlight=False, emoji=False))
-        else:
-            click.echo(str(Report.of(report)), nl=False)
+            return
+        text = self._text(frame, Report.of(report))
+        if self.path is None:
+            click.echo(text, nl=False)
+            return
+        try:
+            self.path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"{self.path} cannot be written: {error}.") from error
+
+    def _text(self, frame: "pd.DataFrame", report: "Report") -> str:
+        from mlflow_carbon.reporting import markup, tables
+
+        if self.format == "csv":
+            return tables.to_csv(frame)
+        if self.format == "json":
+            return tables.to_json(frame)
+        if self.format == "markdown":
+            return markup.to_markdown(report)
+        return markup.to_latex(report) if self.format == "latex" else str(report)
+
+
+def _writable(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    """Returns the path of a file whose folder exists."""
+    if path is not None and not path.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {str(path.parent)!r}.")
+    return path
 
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command ``--format``, and the writer that it chooses as ``write``."""
+    """Gives a command ``--format`` and ``--out``, and the writer that they choose as ``write``."""
 
     @functools.wraps(command)
-    def with_writer(*args: Any, format: str, **values: Any) -> None:
-        command(*args, write=Writer(format), **values)
+    def with_writer(*args: Any, format: str, out: Path | None, **values: Any) -> None:
+        command(*args, write=Writer(format, out), **values)
 
+    to_file = click.option(
+        "--out",
+        type=click.Path(dir_okay=False, writable=True, path_type=Path),
+        callback=_writable,
+        help="File to write the result to. Default: stdout.",
+    )(with_writer)
     return click.option(
         "--format",
-        type=click.Choice(("table", "csv", "json")),
+        type=click.Choice(FORMATS),
         default="table",
         show_default=True,
         help="csv and json hold kWh and g in full precision.",
-    )(with_writer)
+    )(to_file)
 
 
 def print_line(sentence: str) -> None:
@@ -67,6 +103,12 @@ def print_line(sentence: str) -> None:
 
 
 def print_notices(sentences: Iterable[str]) -> None:
-    """Prints what a reader of the result must know, a line each, on stderr."""
+    """Prints what a reader of the result must know, a line each, on stderr.
+
+    An argument's name in backticks becomes the option of the command that runs.
+    """
+    context = click.get_current_context(silent=True)
+    options = {} if context is None else {it.name: it.opts[0] for it in context.command.params}
     for sentence in sentences:
-        click.echo(shown(sentence), err=True)
+        told = re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[1]), sentence)
+        click.echo(shown(told), err=True)

@@ -2,7 +2,7 @@
 
 import click
 
-from mlflow_carbon.commands.options import example, tracking_uri_option
+from mlflow_carbon.commands.options import equivalents_option, example, tracking_uri_option
 from mlflow_carbon.commands.output import Writer, output_options, print_notices
 from mlflow_carbon.commands.pricing import Pricing, price_options, run_intensities
 
@@ -23,6 +23,7 @@ from mlflow_carbon.commands.pricing import Pricing, price_options, run_intensiti
     help="Part of the device that is reserved for this work.",
 )
 @click.option("--experiment", multiple=True, help="Where to look for names. Default: everywhere.")
+@equivalents_option
 @output_options
 @tracking_uri_option
 def predict(
@@ -35,6 +36,7 @@ def predict(
     device_lifetime_years: float | None,
     device_share_fraction: float,
     experiment: tuple[str, ...],
+    equivalents: bool,
     write: Writer,
     tracking_uri: str | None,
 ) -> None:
@@ -43,6 +45,8 @@ def predict(
     RUN is a run's id, its name where only one run has it, or latest. Prints the expected total,
     the spread (std x N, the paper's ±) and the prediction interval, each under its own name.
     """
+    if iterations is None and samples is None and units is None:
+        raise click.UsageError("Give --iterations, --samples or --units: of how much work?")
     from mlflow_carbon.accounting.forecast import num_units_asked, work_asked
     from mlflow_carbon.accounting.functional_unit import Device
     from mlflow_carbon.grid.intensity import basis_notice
@@ -69,4 +73,5 @@ def predict(
     )
     bases = ((intensity.region, intensity.basis) for intensity in intensities)
     print_notices(filter(None, [basis_notice(bases), *prediction.cautions]))
-    write(prediction.table, prediction_report(prediction))
+    report = prediction_report(prediction, with_equivalents=equivalents)
+    write(prediction.table, report)

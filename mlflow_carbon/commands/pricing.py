@@ -14,7 +14,6 @@ from mlflow_carbon.commands.output import print_notices
 
 # Imported when a command runs, so that --help does not wait for pandas and MLflow.
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow import MlflowClient
 
     from mlflow_carbon.grid.hourly import IntensitySeries
@@ -76,10 +75,15 @@ _REGIONS = click.option(
     help="Prices in these regions, comma-separated or repeated. Default: as recorded.",
 )
 _RECORDED_REGION = click.option(
-    "--region", callback=given_text, help="Where the electricity comes from. Default: WORLD."
+    "--region",
+    callback=given_text,
+    help="Where the electricity comes from. Default: MLFLOW_CARBON_REGION, else WORLD.",
 )
 _RECORDED_PUE = click.option(
-    "--pue", metavar="FLOAT", callback=given_number, help="Power usage effectiveness. Default: 1."
+    "--pue",
+    metavar="FLOAT",
+    callback=given_number,
+    help="Power usage effectiveness. Default: MLFLOW_CARBON_PUE, else 1.",
 )
 _PRICE_OPTIONS = (
     _MONTH,
@@ -208,7 +212,8 @@ def assumption_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def with_assumptions(*args: Any, **values: Any) -> None:
-        from mlflow_carbon.contract.assumptions import resolve_assumptions
+        from mlflow_carbon.contract.price_order import assumptions_in_order
+        from mlflow_carbon.grid.price_settings import PriceSettings
 
         names = ("region", "month", "pue", "intensity_set", "carbon_intensity_g_per_kwh")
         chosen = {name: values.pop(name) for name in names}
@@ -218,20 +223,13 @@ def assumption_options(command: Command) -> Command:
                 "--carbon-intensity-g-per-kwh is one intensity: it goes with neither --month nor "
                 "--intensity-set."
             )
-        command(*args, assumptions=resolve_assumptions(**chosen), **values)
+        assumptions = assumptions_in_order(PriceSettings(**chosen))
+        command(*args, assumptions=assumptions, **values)
 
     decorated: Command = with_assumptions
     for option in reversed((_RECORDED_REGION, _MONTH, _RECORDED_PUE, _INTENSITY_SET, _OWN_FIGURE)):
         decorated = option(decorated)
     return decorated
-
-
-def recorded_set(runs: "pd.DataFrame") -> str:
-    """Returns the set that the runs were priced from, so that new prices stay comparable."""
-    from mlflow_carbon.grid.intensity import DEFAULT_SET
-
-    recorded = runs["intensity_set"].dropna().unique()
-    return str(recorded[0]) if len(recorded) == 1 else DEFAULT_SET
 
 
 def chosen_intensities(pricing: Pricing, *, preferred_set: str) -> list["CarbonIntensity"]:
@@ -240,31 +238,18 @@ def chosen_intensities(pricing: Pricing, *, preferred_set: str) -> list["CarbonI
     An intensity file gives each run its own: see ``file_intensity``. Says where a figure does not
     compare with those of the preferred set.
     """
-    from mlflow_carbon.grid.intensity import (
-        GIVEN,
-        given_intensity,
-        lookup_intensity,
-        stage_notice,
-    )
+    from mlflow_carbon.reporting.region_prices import region_prices
 
-    if pricing.carbon_intensity_g_per_kwh is not None:
-        own = given_intensity(pricing.carbon_intensity_g_per_kwh, region=pricing.region or GIVEN)
-        return [own]
     if pricing.provider is not None:
         return [_live_intensity(pricing.provider, pricing.regions[0], preferred_set)]
-    found = (
-        lookup_intensity(
-            region,
-            month=pricing.month,
-            intensity_set=pricing.intensity_set,
-            preferred_set=preferred_set,
-        )
-        for region in pricing.regions
+    chosen, notices = region_prices(
+        pricing.regions,
+        month=pricing.month,
+        intensity_set=pricing.intensity_set,
+        carbon_intensity_g_per_kwh=pricing.carbon_intensity_g_per_kwh,
+        preferred_set=preferred_set,
     )
-    chosen = list(dict.fromkeys(found))  # EU27 and European Union are one
-    if pricing.intensity_set is None:
-        notices = (stage_notice(intensity, expected_set=preferred_set) for intensity in chosen)
-        print_notices(notice for notice in notices if notice is not None)
+    print_notices(notices)
     return chosen
 
 

@@ -57,11 +57,7 @@ class Assumptions:
 
     def sentence(self) -> str:
         """Returns one line for people: the factors, and which of them are defaults."""
-        line = (
-            f"CO2e by {self.intensity.g_per_kwh:g} g/kWh "
-            f"({self.intensity.region} {self.intensity.period}, {self.intensity.intensity_set}) "
-            f"and PUE {self.pue:g}"
-        )
+        line = f"CO2e by {self.intensity.label} and PUE {self.pue:g}"
         if self.fallback_reason is not None:
             line += f"; not live: {self.fallback_reason.rstrip('.')}"
         if self.defaulted:

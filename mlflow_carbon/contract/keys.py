@@ -78,7 +78,8 @@ METHOD_SIMULATED = "simulated"
 METHOD_BACKFILLED = "backfilled"
 METHOD_UNAVAILABLE = "unavailable"
 
-ATTRIBUTIONS = ("whole_node", "process_share", "gpu_only")
+PROCESS_SHARE = "process_share"
+ATTRIBUTIONS = ("whole_node", PROCESS_SHARE, "gpu_only")
 UNIT_ITERATION = "iteration"
 UNIT_EPOCH = "epoch"
 UNIT_MINUTE = "minute"

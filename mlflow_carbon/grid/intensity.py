@@ -52,6 +52,14 @@ class CarbonIntensity:
     source_url: str
     licence: str
 
+    @property
+    def label(self) -> str:
+        """The region with its figure, period and set: ``SE 35.8 g/kWh (2024, ember)``."""
+        origin = ", ".join(dict.fromkeys(it for it in (self.period, self.intensity_set) if it))
+        return f"{self.region or GIVEN} {self.g_per_kwh:.4g} g/kWh" + (
+            f" ({origin})" if origin else ""
+        )
+
 
 def resolve_region(name: str) -> str:
     """Returns the ISO 3166-1 alpha-2 code of a region, ``EU27`` or ``WORLD``.

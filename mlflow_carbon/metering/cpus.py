@@ -24,7 +24,7 @@ from mlflow_carbon.metering.machine import (
     find_apple,
     handler_source,
 )
-from mlflow_carbon.metering.meter_settings import MeterSettings
+from mlflow_carbon.metering.meter_settings import AUTO, MeterSettings
 from mlflow_carbon.metering.readings import EnergySource
 
 
@@ -76,7 +76,7 @@ def _with_estimated_cpu(
         0,
         keys.METHOD_TDP,
         estimate.read_joules,
-        is_shared=settings.attribution == "process_share",
+        is_shared=settings.attribution in ("process_share", AUTO),
         max_power_w=float("inf"),
     )
     return replace(

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.counter_steps import MAX_PACKAGE_POWER_W
-from mlflow_carbon.metering.meter_settings import MeterSettings
+from mlflow_carbon.metering.meter_settings import AUTO, MeterSettings
 from mlflow_carbon.metering.readings import Device, EnergySource
 
 SIMULATED_NAME = "simulated"
@@ -61,6 +61,13 @@ class Machine:
             if methods.get(source.component) != keys.METHOD_SAMPLED:
                 methods[source.component] = source.method
         return methods
+
+    def attribution(self, settings: MeterSettings) -> str:
+        """Returns what is counted of a shared node, ``auto`` as this machine decides it."""
+        if settings.attribution != AUTO:
+            return settings.attribution
+        is_shared = any(source.is_shared for source in self.sources)
+        return "process_share" if is_shared else "whole_node"
 
     def with_source(self, source: EnergySource) -> "Machine":
         """Returns the machine with a device read in another way."""

@@ -154,7 +154,7 @@ class Meter:
             components=tuple(dict.fromkeys(source.component for source in machine.sources)),
             method_by_component=machine.method_by_component(self._settings),
             cpu_tdp_source=machine.cpu_tdp_source,
-            attribution=self._settings.attribution,
+            attribution=machine.attribution(self._settings),
             hardware=", ".join(machine.hardware),
             tracker=self._tracker,
             problems=self._collector.problems,

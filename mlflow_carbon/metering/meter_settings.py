@@ -1,12 +1,15 @@
 """What a meter is to measure, and how to attribute the energy."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.grid.price_settings import chosen_text
 
 COMPONENTS = ("gpu", "cpu")
 ALL_COMPONENTS = "all"
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,9 @@ class MeterSettings:
     Attributes:
         components: ``all``, or ``gpu`` and ``cpu``, comma-separated; DRAM belongs to the CPU.
         attribution: ``whole_node`` counts all energy of the CPUs, ``process_share`` this process
-            tree's share by CPU time, ``gpu_only`` leaves the CPUs out. GPUs are always counted
-            whole.
+            tree's share by CPU time, ``gpu_only`` leaves the CPUs out. ``auto`` counts a CPU that
+            has a counter whole, and of an estimated one the share: a machine's whole load is
+            nobody's run. GPUs are always counted whole.
         interval_s: time between two readings; further readings are taken at the ends of windows.
         cpu_tdp_w: TDP of one CPU package, in place of the table's.
         cpu_threads: hardware threads of one such package. A virtual machine shows only some of
@@ -32,7 +36,7 @@ class MeterSettings:
     """
 
     components: str = ALL_COMPONENTS
-    attribution: str = "whole_node"
+    attribution: str = AUTO
     interval_s: float = 1.0
     cpu_tdp_w: float | None = None
     cpu_threads: int | None = None
@@ -47,10 +51,9 @@ class MeterSettings:
                 f"components is {self.components!r}: {', '.join(sorted(unknown))!r} is unknown; "
                 "use all, gpu, cpu or gpu,cpu."
             )
-        if self.attribution not in keys.ATTRIBUTIONS:
-            raise InvalidInputError(
-                f"attribution is {self.attribution!r}; use one of {', '.join(keys.ATTRIBUTIONS)}."
-            )
+        if self.attribution not in (AUTO, *keys.ATTRIBUTIONS):
+            known = ", ".join((*keys.ATTRIBUTIONS, AUTO))
+            raise InvalidInputError(f"attribution is {self.attribution!r}; use one of {known}.")
         for name in ("interval_s", "cpu_tdp_w", "cpu_threads", "sim_cpu_tdp_w", "sim_gpu_w"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -58,6 +61,19 @@ class MeterSettings:
         for name in ("sim_cpu_util_fraction", "sim_gpu_util_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidInputError(f"{name} is {getattr(self, name)}; give 0 to 1.")
+
+    def over_environment(self, environment: Mapping[str, str]) -> "MeterSettings":
+        """Returns the settings; what is left to its default as the environment has it.
+
+        Raises:
+            InvalidInputError: a variable holds what no setting can be.
+        """
+        attribution, components = self.attribution, self.components
+        if attribution == AUTO:
+            attribution = chosen_text("attribution", environment) or AUTO
+        if components == ALL_COMPONENTS:
+            components = chosen_text("components", environment) or ALL_COMPONENTS
+        return replace(self, attribution=attribution, components=components)
 
     @property
     def component_names(self) -> tuple[str, ...]:

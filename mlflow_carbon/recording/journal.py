@@ -11,6 +11,7 @@ from mlflow_carbon.redaction import without_credentials
 
 JOURNAL_DIR_VARIABLE = "MLFLOW_CARBON_JOURNAL_DIR"
 SUFFIX = ".journal.jsonl"
+MARK_SUFFIX = ".shared"  # of an empty file beside a journal, see neighbours.py
 OWN_FOLDER = "mlflow-carbon"
 _ONLY_OWNER_FOLDER, _ONLY_OWNER_FILE = 0o700, 0o600
 
@@ -71,6 +72,11 @@ class Journal:
             }
         )
 
+    @property
+    def path(self) -> Path:
+        """The file, which exists until all is delivered."""
+        return self._path
+
     def append(self, batch: Batch) -> None:
         """Adds a batch to deliver.
 
@@ -98,6 +104,7 @@ class Journal:
         file, self._file = self._file, None
         if is_delivered:
             self._path.unlink(missing_ok=True)  # before the lock is gone
+            self._path.with_name(self._path.name + MARK_SUFFIX).unlink(missing_ok=True)
         os.close(file)
 
     def _write(self, record: dict[str, object]) -> None:

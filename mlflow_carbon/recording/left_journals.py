@@ -53,6 +53,14 @@ class LeftBehind:
 
 
 @dataclass(frozen=True)
+class Writer:
+    """The process that writes to a journal now, and the run of its figures."""
+
+    run_id: str
+    process: ProcessIdentity
+
+
+@dataclass(frozen=True)
 class Living:
     """A journal that its process still writes to."""
 
@@ -112,6 +120,28 @@ def journals(
                 yield found
         finally:
             os.close(file)
+
+
+def writer_of(path: Path) -> Writer | None:
+    """Returns who writes to a journal; ``None`` if nobody does, or the file is no journal of ours.
+
+    Reads the first line only.
+    """
+    try:
+        file = _open(path)
+    except (OSError, _BadError):
+        return None
+    try:
+        with os.fdopen(os.dup(file), "rb") as stream:
+            header = _record(stream.readline(MAX_LINE_BYTES))
+        process = ProcessIdentity.read(header)
+        if not is_alive(process, has_lock=lock(file), is_shared=False):
+            return None
+        return Writer(_text(header.get("run_id")), process)
+    except (OSError, ValueError, _BadError):
+        return None
+    finally:
+        os.close(file)
 
 
 def _modified_s(path: Path) -> float:

@@ -19,6 +19,7 @@ from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import ENDED, NodePart, Total, added_by_component
 from mlflow_carbon.contract.windows import UnitEnergy
+from mlflow_carbon.recording.run_writes import write_to_run
 
 # Another node may write between this node's reading and writing; that node then sums again.
 MAX_ROUNDS = 4
@@ -49,7 +50,7 @@ def settle(client: MlflowClient, run_id: str) -> None:
         timestamp_ms = max(end_ms + _num_ended(record.parts), newest_ms + 1)
         points = [Metric(key, value, timestamp_ms, 0) for key, value in _sums(record).items()]
         tags = [RunTag(key, value) for key, value in _missing_tags(record).items()]
-        client.log_batch(run_id, metrics=points, tags=tags)
+        write_to_run(client, run_id, points, tags)
         if keys.TAG_MISSING_NODES in run.data.tags and not tags:
             with suppress(MlflowException):  # another node may have removed it
                 client.delete_tag(run_id, keys.TAG_MISSING_NODES)

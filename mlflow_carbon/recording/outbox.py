@@ -12,7 +12,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow_carbon.contract import keys
 from mlflow_carbon.recording.delivery import Delivery
 from mlflow_carbon.recording.journal import Batch, Journal, Point, journal_dir
+from mlflow_carbon.recording.neighbours import Neighbours
 from mlflow_carbon.recording.nodes import ends_a_node, settle
+from mlflow_carbon.recording.run_writes import write_to_run
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
@@ -39,6 +41,7 @@ class Outbox:
         *,
         marks_parent: bool = True,
         is_held: bool = False,
+        parent_run_id: str | None = None,
     ) -> None:
         """Opens no file and no thread yet.
 
@@ -47,10 +50,13 @@ class Outbox:
             run_id: the run to write to.
             marks_parent: whether a metered parent run is still to be tagged as such.
             is_held: whether nothing is written before ``release``.
+            parent_run_id: the run's parent; ``None`` if it has none, or this is not known.
         """
         self.client = client
         self.run_id = run_id
         self._marks_parent = marks_parent
+        self._parent_run_id = parent_run_id
+        self._neighbours: Neighbours | None = None  # unknown without a journal
         self._held: list[Batch] | None = [] if is_held else None
         self._delivery: Delivery | None = None
         self._lock = threading.RLock()
@@ -106,6 +112,11 @@ class Outbox:
         with self._lock:
             self.run_id, self._held = run_id, None
 
+    @property
+    def is_beside_others(self) -> bool:
+        """Whether other processes of this machine have metered other runs meanwhile."""
+        return self._neighbours is not None and self._neighbours.are_there
+
     def flush(self) -> bool:
         """Sends the figures taken, except held ones; returns whether the store has them."""
         delivery = self._delivery
@@ -120,6 +131,8 @@ class Outbox:
         if self._delivery is None:
             writer = RunWriter(self.client, self.run_id, marks_parent=self._marks_parent)
             journal = _open_journal(self.client, self.run_id)
+            if journal is not None:
+                self._neighbours = Neighbours(journal.path, self.run_id, self._parent_run_id)
             self._delivery = Delivery(
                 writer.write, journal, linger_s=LINGER_S, interval_s=SEND_INTERVAL_S
             )
@@ -140,7 +153,7 @@ class RunWriter:
             Metric(point.key, point.value, point.timestamp_ms, point.step) for point in batch.points
         ]
         tags = [RunTag(key, value[:MAX_TAG_LENGTH]) for key, value in batch.tags.items()]
-        self._client.log_batch(self._run_id, metrics=metrics, tags=tags)
+        write_to_run(self._client, self._run_id, metrics, tags)
         if ends_a_node(batch.tags):
             settle(self._client, self._run_id)
         if self._marks_parent:
@@ -153,7 +166,8 @@ class RunWriter:
         if parent_run_id is None:
             return
         if keys.TAG_SCHEMA in self._client.get_run(parent_run_id).data.tags:
-            self._client.set_tag(parent_run_id, keys.TAG_SCOPE, keys.SCOPE_PARENT)
+            is_parent = RunTag(keys.TAG_SCOPE, keys.SCOPE_PARENT)
+            write_to_run(self._client, parent_run_id, [], [is_parent])
 
 
 def _open_journal(client: MlflowClient, run_id: str) -> Journal | None:

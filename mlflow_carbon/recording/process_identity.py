@@ -1,5 +1,6 @@
 """Tells whether the process that wrote a file still lives, from any process and any clock."""
 
+import functools
 import hashlib
 import os
 import platform
@@ -69,7 +70,11 @@ class ProcessIdentity:
 
 def this_process() -> ProcessIdentity:
     """Returns the identity of the calling process."""
-    pid = os.getpid()
+    return _identity_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)  # asked for each run; a forked child has an id of its own
+def _identity_of(pid: int) -> ProcessIdentity:
     create_time_s = float(psutil.Process(pid).create_time())
     return ProcessIdentity(machine_digest(), pid, create_time_s, _boot(), _start_ticks(pid))
 

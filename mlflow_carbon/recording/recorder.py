@@ -13,7 +13,7 @@ from mlflow_carbon import __version__
 from mlflow_carbon.accounting.forecast import AT_RISK, WITHIN
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
-from mlflow_carbon.contract.measurement import Reading
+from mlflow_carbon.contract.measurement import MeterDescription, Reading
 from mlflow_carbon.contract.run_record import NOT_PARTIAL, RunRecord
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.contract.unit_series import UnitSeries
@@ -82,6 +82,8 @@ class Recorder:
         self._end_minutes: Callable[[], None] | None = None
         self._lock = threading.RLock()
         self._has_finished = False
+        self._summary: RunRecord | None = None  # known at the end
+        self._is_beside_others = False
         self._process_id = os.getpid()
 
     @property
@@ -118,6 +120,7 @@ class Recorder:
         }
         if self._place.node_index == 0:
             self._outbox.put({}, None, {**own_tags, **tags, **self.assumptions.tags()})
+            self._note_neighbours()
         self._total = self.meter.open_window()
         if self._node is not None:
             self._node.start(self._earlier, self.meter, self.assumptions, self._end_of)
@@ -133,6 +136,7 @@ class Recorder:
     def release(self) -> None:
         """Writes the held figures, and all later ones at once, if the run to write to is known."""
         self._outbox.release()
+        self._note_neighbours()
 
     def mark_as_parent(self) -> None:
         """Tags the run as one whose energy contains that of other metered runs."""
@@ -186,6 +190,17 @@ class Recorder:
         """Tags the run as one whose energy includes that of other runs at the same time."""
         self._outbox.put({}, None, {keys.TAG_SHARED: "true"})
 
+    def _note_neighbours(self) -> None:
+        """Tags the run, once, if other processes meter other runs of this machine."""
+        if not self._is_beside_others and self._has_energy_of_others():
+            self._is_beside_others = True
+            self.mark_as_shared()
+
+    def _has_energy_of_others(self) -> bool:
+        """Returns whether the run's energy includes that of other processes' metered runs."""
+        is_own = self.meter.description.attribution == keys.PROCESS_SHARE
+        return not is_own and self._outbox.is_beside_others
+
     def write_to(self, run_id: str, earlier: EarlierPart | None) -> None:
         """Sets the run to write to, found only now; a further node has held only totals."""
         with self._lock:
@@ -228,7 +243,11 @@ class Recorder:
         if total.energy_kwh is not None:
             energies = {**self._series.energy_per_other_unit(), **record.energy_per_unit}
             record = replace(record, energy_per_unit=energies)
-        tags = self._described(is_silent=is_silent) | record.window_tags()
+        description = self._description(is_silent=is_silent)
+        tags = description.tags() | self.assumptions.default_tags() | record.window_tags()
+        self._summary = replace(record.assuming(self.assumptions), description=description)
+        if self._has_energy_of_others():
+            tags[keys.TAG_SHARED] = "true"
         if self._earlier is not None and self._earlier.is_partial:
             tags[keys.TAG_PARTIAL] = NOT_PARTIAL
         if total.energy_kwh is not None and self.live.end(total.energy_kwh, self.assumptions):
@@ -238,6 +257,24 @@ class Recorder:
         else:
             per_unit = record.energy_per_unit
             self._node.end(total, end_unix_s, self.assumptions, per_unit=per_unit, tags=tags)
+
+    def summary(self) -> RunRecord:
+        """Returns what this node has measured of the run: at its end, or until the latest reading.
+
+        Windows are in it at the end only.
+        """
+        if self._summary is not None:
+            return self._summary
+        total = None if self._total is None else Total.of(self.meter.reading_so_far(self._total))
+        if total is not None and self._earlier is not None:
+            total = self._earlier.total.plus(total)
+        record = RunRecord(self.run_id, total=total).assuming(self.assumptions)
+        return replace(record, description=self.meter.description)
+
+    @property
+    def windows_kwh(self) -> float:
+        """The energy inside the windows of the run's own unit."""
+        return sum(self._series.main.windows.energies_kwh)
 
     def _end_of(self, reading: Reading) -> float:
         """Returns a reading's time stamp, made later than any that an earlier part has written.
@@ -250,15 +287,14 @@ class Recorder:
             self._shift_s = max(0.0, newest_s - reading.start_unix_s)
         return reading.start_unix_s + reading.duration_s + self._shift_s
 
-    def _described(self, *, is_silent: bool) -> dict[str, str]:
-        """Returns the tags of measurement and assumptions; warns of what was not measured."""
+    def _description(self, *, is_silent: bool) -> MeterDescription:
+        """Returns how the run was measured; warns of what was not."""
         description = self.meter.description
         if description.problems and not self.is_held:
             _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))
         if is_silent:  # no warning: the trials of a sweep may all be that short
             description = replace(description, problems=(*description.problems, TOO_SHORT))
-        # Only now is it known which settings the user has left open.
-        return description.tags() | self.assumptions.default_tags()
+        return description
 
     def _add_minute(self, reading: Reading) -> None:
         self._add_window(reading, reading.duration_s / SECONDS_PER_MINUTE, keys.UNIT_MINUTE)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.recording.delivery import merged, sendable
 from mlflow_carbon.recording.earlier import read_earlier_part
-from mlflow_carbon.recording.journal import Batch, Point
+from mlflow_carbon.recording.journal import MARK_SUFFIX, Batch, Point
 from mlflow_carbon.recording.left_journals import (
     LeftBehind,
     Living,
@@ -149,6 +150,7 @@ def _put_away(left: LeftBehind) -> Path | None:
     """Removes a sent journal; renames it instead if it has unreadable lines."""
     if not left.num_bad_lines:
         left.path.unlink(missing_ok=True)
+        _mark_of(left).unlink(missing_ok=True)
         return None
     kept = left.path.with_name(left.path.name + KEPT_SUFFIX)
     with suppress(FileNotFoundError):  # another recovery was faster
@@ -156,10 +158,17 @@ def _put_away(left: LeftBehind) -> Path | None:
     return kept
 
 
+def _mark_of(left: LeftBehind) -> Path:
+    """Returns the file that says, if it is there, that other runs were metered beside this one."""
+    return left.path.with_name(left.path.name + MARK_SUFFIX)
+
+
 def _send(client: MlflowClient, left: LeftBehind) -> str | None:
     """Sends one journal; returns the reason if that failed."""
     writer = RunWriter(client, left.run_id)
     batches = list(left.batches)
+    if batches and _mark_of(left).exists():
+        batches.append(Batch(tags={keys.TAG_SHARED: "true"}))
     try:
         while batches:
             chosen = sendable(batches)

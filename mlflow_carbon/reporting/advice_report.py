@@ -200,18 +200,27 @@ def basis_notices(rankings: Sequence[Ranking]) -> Iterator[str]:
             yield f"{ranking.title}: {notice}"
 
 
-def advice_report(run: MeteredRun, rankings: Sequence[Ranking]) -> Report:
-    """Returns the ends of each ranking and where the run was, then equivalents of the first."""
-    parts: list[str | Table] = [f"Where and when the energy of {run.title} would emit least\n\n"]
+def advice_report(
+    run: MeteredRun, rankings: Sequence[Ranking], *, with_equivalents: bool = False
+) -> Report:
+    """Returns the ends of each ranking and where the run was, then equivalents of the first.
+
+    Args:
+        run: whose energy is ranked.
+        rankings: of regions, months and starts.
+        with_equivalents: adds everyday quantities below one phone charge, too.
+    """
+    parts: list[str | Table] = [f"Where and when the energy of {run.title} would emit least\n"]
     for ranking in rankings:
-        parts += [f"{ranking.title}\n", Table(tuple(_columns(ranking)), num_keys=3), "\n"]
+        parts += [f"\n{ranking.title}\n", Table(tuple(_columns(ranking)), num_keys=3)]
     rows = rankings[0].rows
     ends = list(dict.fromkeys([rows[0], *(row for row in rows if row.is_here), rows[-1]]))
     keys = [
         Column("region", [row.region for row in ends], is_text=True),
         Column("period", [row.period for row in ends], is_text=True),
     ]
-    return Report.of(*parts, footer_report("As much as", keys, [row.co2e_g for row in ends]))
+    masses_g = [row.co2e_g for row in ends]
+    return Report.of(*parts, footer_report("As much as", keys, masses_g, is_asked=with_equivalents))
 
 
 def _yearly_set(run: MeteredRun) -> str:

@@ -1,54 +1,35 @@
 """Runs grouped and priced by Eq. 1: mean, std between runs and std within runs."""
 
-import difflib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from mlflow_carbon.accounting.emissions import co2e_g, mean_std, pooled_std, validate_pue
-from mlflow_carbon.accounting.uncertainty import MIN_DISTINCT_READINGS
-from mlflow_carbon.contract import keys
+from mlflow_carbon.accounting.emissions import checked, validate_pue
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
-from mlflow_carbon.grid.hourly import FILE_SET
-from mlflow_carbon.grid.intensity import CarbonIntensity, basis_notice
-from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX, Cell
+from mlflow_carbon.grid.intensity import CarbonIntensity
+from mlflow_carbon.reporting.baselines import with_baseline
+from mlflow_carbon.reporting.comparison_doubts import doubts, mixture_sentence
+from mlflow_carbon.reporting.group_statistics import (
+    ASSUMPTION_COLUMNS,
+    BASIS_COLUMNS,
+    STATISTIC_COLUMNS,
+    group_statistics,
+)
+from mlflow_carbon.reporting.populations import mixed_populations, movers
+from mlflow_carbon.reporting.run_groups import column_of, usable_runs
 
 ALWAYS_GROUPED_BY = ("unit", "region")  # never averaged over
-EXPERIMENT = "experiment"  # the key that is neither a parameter nor a tag
+PER_RUN = "run"  # energy of whole runs, whatever they did
 
-STATISTIC_COLUMNS = (
-    "num_runs",
-    "num_windows",
-    "energy_kwh_per_unit_mean",
-    "energy_kwh_per_unit_std_between",
-    "energy_kwh_per_unit_std_within",
-    "co2e_g_per_unit_mean",
-    "co2e_g_per_unit_std_between",
-    "co2e_g_per_unit_std_within",
-    "energy_kwh_mean",
-    "energy_kwh_std_between",
-    "co2e_g_mean",
-    "co2e_g_std_between",
+SCALED_COLUMNS = (
+    "scaled_num_units",
+    "energy_kwh_scaled_mean",
+    "energy_kwh_scaled_std",
+    "co2e_g_scaled_mean",
+    "co2e_g_scaled_std",
 )
-BASIS_COLUMNS = ("num_distinct_readings", "coverage_fraction")
-ASSUMPTION_COLUMNS = (
-    "pue",
-    "intensity_g_per_kwh",
-    "period",
-    "intensity_set",
-    "intensity_basis",
-    "methods",
-)
-
-_NUMBER_COLUMNS = (*STATISTIC_COLUMNS[2:], *BASIS_COLUMNS, "pue", "intensity_g_per_kwh")
-_WITHIN = "energy_kwh_per_unit_std_within"
-_FIX_OF_MIXTURE = {
-    "methods": "energy got in different ways; tell it apart by --group-by carbon.method.cpu.",
-    "attribution": "tell it apart by --group-by carbon.attribution.",
-    "pue": "pass --pue.",
-    "intensity_g_per_kwh": "pass --region.",
-}
+_SORT_COLUMNS = {"energy": "energy_kwh", "co2e": "co2e_g"}
 
 
 @dataclass(frozen=True)
@@ -56,13 +37,25 @@ class Comparison:
     """One row a group, unit and region, and what a reader of it must know.
 
     ``table`` has the group keys, ``ALWAYS_GROUPED_BY``, ``STATISTIC_COLUMNS``, ``BASIS_COLUMNS``
-    (readings of all runs, and their mean coverage) and ``ASSUMPTION_COLUMNS``; what is not known,
-    or differs inside a group, is None there.
+    (readings of all runs, and their mean coverage), ``ASSUMPTION_COLUMNS``, and, where they are
+    asked for, ``SCALED_COLUMNS`` and ``BASELINE_COLUMNS``; what is not known, or differs inside a
+    group, is None there.
+
+    Attributes:
+        table: see above.
+        group_by: the keys, those that the comparison added to keep unlike runs apart included.
+        notices: sentences; an argument's name is in backticks.
+        per: a unit, or ``PER_RUN``; ``None`` for every unit and the whole runs.
+        baseline: keys and values that the rows are held against.
+        kept_apart: the keys that the comparison added.
     """
 
     table: pd.DataFrame
     group_by: tuple[str, ...]
     notices: tuple[str, ...]
+    per: str | None = None
+    baseline: Mapping[str, str] | None = None
+    kept_apart: tuple[str, ...] = ()
 
 
 def compare_runs(
@@ -71,6 +64,11 @@ def compare_runs(
     group_by: Sequence[str] = (),
     intensities: Sequence[CarbonIntensity] = (),
     pue: float | None = None,
+    per: str | None = None,
+    pool: bool = False,
+    scale_to: float | None = None,
+    baseline: Mapping[str, str] | None = None,
+    sort: str | None = None,
 ) -> Comparison:
     """Returns the mean, std between runs and std within runs of energy and CO2e.
 
@@ -83,89 +81,87 @@ def compare_runs(
             without one of them are left out.
         intensities: prices every run in each of these regions; none keeps what each run recorded.
         pue: prices with this PUE; ``None`` keeps what each run recorded.
+        per: only the runs of this unit; ``run`` takes those without a unit, too.
+        pool: whether unlike runs may be in one group; else it is split by what tells them apart.
+        scale_to: adds energy and CO2e of so many units, or runs.
+        baseline: adds each row's ratio to the row with these values, ``{"steps": "1000"}``.
+        sort: ``energy``, ``co2e`` or a column; with ``-`` before it from high to low.
 
     Raises:
-        InvalidInputError: no run has a parameter or tag of that name, a region repeats, or the
-            PUE is outside 1 to 3.
+        InvalidInputError: no run has a parameter or tag of that name, a region repeats, no run
+            counts the unit, no group is the baseline, or a figure is out of range.
         NoRunsError: no run is left to compare.
     """
     regions = [intensity.region for intensity in intensities]
     if len(set(regions)) < len(regions):
         raise InvalidInputError(f"Regions {', '.join(regions)} repeat; give each region once.")
-    columns = {name: column_of(runs, name) for name in group_by if name not in ALWAYS_GROUPED_BY}
+    names = [*group_by, *(name for name in baseline or {} if name not in group_by)]
+    reserved = STATISTIC_COLUMNS + BASIS_COLUMNS + ASSUMPTION_COLUMNS
+    columns = {
+        name: column_of(runs, name, reserved=reserved)
+        for name in names
+        if name not in ALWAYS_GROUPED_BY
+    }
     assumed = [] if intensities else ["region", "intensity_g_per_kwh"]
-    usable, notices = usable_runs(runs, columns, assumed if pue is not None else [*assumed, "pue"])
+    usable, notices = usable_runs(
+        _of_unit(runs, per),
+        columns,
+        assumed if pue is not None else [*assumed, "pue"],
+        measured=["energy_kwh"]
+        if per == PER_RUN
+        else ["energy_kwh", "energy_kwh_per_unit", "unit"],
+    )
     if usable.empty:
         raise NoRunsError(f"None of {len(runs)} metered runs can be compared. {' '.join(notices)}")
+    fixed = ["unit"] if intensities else list(ALWAYS_GROUPED_BY)
+    added = {} if pool else mixed_populations(usable, [*columns.values(), *fixed])
+    columns |= added
+    if added:
+        notices.append(_split_sentence(list(added)))
+    quantity = "energy_kwh" if per == PER_RUN else "energy_kwh_per_unit"
+    found = movers(usable, [*columns.values(), *fixed], quantity=quantity)
+    notices += filter(None, [mixture_sentence(found)])
     priced = usable if pue is None else usable.assign(pue=validate_pue(pue))
     if intensities:
         priced = pd.concat([_in_region(priced, intensity) for intensity in intensities])
     group_columns = [*columns.values(), *ALWAYS_GROUPED_BY]
-    rows = [
-        dict(zip([*columns, *ALWAYS_GROUPED_BY], values, strict=True)) | _statistics(group)
-        for values, group in priced.groupby(group_columns, sort=False)
-    ]
-    table = pd.DataFrame(rows).astype(dict.fromkeys(_NUMBER_COLUMNS, "float64"))
-    table = _sorted(table, [*columns, "unit"], regions)
-    told = (*notices, *_namesakes(runs, columns), *_doubts(priced, group_columns))
-    return Comparison(table, tuple(columns), told)
-
-
-def usable_runs(
-    runs: pd.DataFrame, columns: Mapping[str, str], assumed: Sequence[str]
-) -> tuple[pd.DataFrame, list[str]]:
-    """Returns the runs that can be compared, and a sentence for each reason to leave one out.
-
-    Args:
-        runs: as ``store.read_runs`` returns them.
-        columns: the column of each group key.
-        assumed: the columns of Eq. 1 that are taken from the runs.
-    """
-    measured = ["energy_kwh", "energy_kwh_per_unit", "unit"]
-    faults = {
-        "whose energy contains that of child runs": runs["scope"] == keys.SCOPE_PARENT,
-        "without energy per unit": runs[measured].isna().any(axis=1),
-        f"without {' or '.join(assumed)}": runs[list(assumed)].isna().any(axis=1),
-        f"without {' or '.join(columns)}": runs[list(columns.values())].isna().any(axis=1),
-    }
-    sentences = []
-    is_usable = pd.Series(True, index=runs.index)
-    for fault, is_faulty in faults.items():
-        num_left_out = int((is_usable & is_faulty).sum())
-        if num_left_out:
-            runs_word = "run" if num_left_out == 1 else "runs"
-            sentences.append(f"Left out {num_left_out} {runs_word} {fault}.")
-        is_usable &= ~is_faulty
-    return runs[is_usable], sentences
-
-
-def column_of(runs: pd.DataFrame, name: str) -> str:
-    """Returns the column of a group key.
-
-    Args:
-        runs: as ``store.read_runs`` returns them.
-        name: ``experiment`` for MLflow's experiment, else a parameter or else a tag of that name;
-            ``params.NAME`` and ``tags.NAME`` say which.
-
-    Raises:
-        InvalidInputError: no run has one of that name, or the comparison has such a column itself.
-    """
-    if name == EXPERIMENT:
-        return name
-    if name in STATISTIC_COLUMNS + BASIS_COLUMNS + ASSUMPTION_COLUMNS:
-        raise InvalidInputError(
-            f"Cannot group by {name!r}: the comparison has a column of that name. "
-            f"Use {PARAM_COLUMN_PREFIX}{name} or {TAG_COLUMN_PREFIX}{name}."
+    table = group_statistics(priced, group_columns)
+    groups = priced.groupby(group_columns, sort=False, dropna=False).ngroup().to_numpy()
+    notices += doubts(priced, groups, runs, columns)
+    keys = [*columns, *ALWAYS_GROUPED_BY]
+    table.columns = pd.Index([*keys, *table.columns[len(keys) :]])
+    table = _ordered(table, [*columns, "unit"], regions)
+    if scale_to is not None:
+        table = _scaled(table, scale_to, quantity)
+    if baseline:
+        is_per_unit = quantity != "energy_kwh"
+        table, untold = with_baseline(
+            table, keys, baseline, per_unit=is_per_unit, same_runs=len(intensities) > 1
         )
-    prefixes = (PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX)
-    for column in (PARAM_COLUMN_PREFIX + name, TAG_COLUMN_PREFIX + name, name):
-        if column in runs and column.startswith(prefixes):
-            return column
-    known = [column.split(".", 1)[1] for column in runs if column.startswith(prefixes)]
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:3]
-    raise InvalidInputError(
-        f"No run has a parameter or tag {name!r}. Nearest: {', '.join(nearest)}.",
-        arguments=["group_by"],
+        notices += untold
+    if sort is not None:
+        table = _sorted(table, sort, quantity)
+    return Comparison(table, tuple(columns), tuple(notices), per, baseline, tuple(added))
+
+
+def _of_unit(runs: pd.DataFrame, per: str | None) -> pd.DataFrame:
+    if per is None or per == PER_RUN:
+        return runs
+    chosen = runs[runs["unit"] == per]
+    if chosen.empty:
+        units = ", ".join(sorted(runs["unit"].dropna().unique())) or "nothing"
+        raise InvalidInputError(
+            f"per is {per!r}, which no run counts; they count {units}. Give one of these, or run.",
+            arguments=["per"],
+        )
+    return chosen
+
+
+def _split_sentence(names: Sequence[str]) -> str:
+    listed = ",".join(names)
+    return (
+        f"Kept apart by {listed}: the groups would have mixed unlike runs. `group_by` {listed} asks "
+        "for that, `pool` mixes them."
     )
 
 
@@ -179,107 +175,24 @@ def _in_region(runs: pd.DataFrame, intensity: CarbonIntensity) -> pd.DataFrame:
     )
 
 
-def _statistics(group: pd.DataFrame) -> dict[Hashable, Cell]:
-    """Returns the statistics of the runs of one group, unit and region."""
-    num_windows = group["num_windows"].fillna(0).astype(int)
-    row: dict[Hashable, Cell] = {"num_runs": len(group), "num_windows": int(num_windows.sum())}
-    for quantity in ("energy_kwh", "co2e_g"):
-        per_unit = mean_std(_in(quantity, group, "energy_kwh_per_unit"))
-        row[f"{quantity}_per_unit_mean"] = per_unit.mean
-        row[f"{quantity}_per_unit_std_between"] = per_unit.std
-        row[f"{quantity}_per_unit_std_within"] = _std_within(quantity, group)
-    for quantity in ("energy_kwh", "co2e_g"):
-        total = mean_std(_in(quantity, group, "energy_kwh"))
-        row[f"{quantity}_mean"] = total.mean
-        row[f"{quantity}_std_between"] = total.std
-    row["num_distinct_readings"] = group["num_distinct_readings"].sum(skipna=False)
-    row["coverage_fraction"] = group["coverage_fraction"].mean()
-    return row | {column: _common(group[column]) for column in ASSUMPTION_COLUMNS}
+def _scaled(table: pd.DataFrame, num_units: float, quantity: str) -> pd.DataFrame:
+    """Returns the table with the energy and CO2e of so many units, the std times as many.
+
+    The spread is what the paper prints as ±; it is not the error of the total.
+    """
+    checked("scale_to", num_units)
+    suffix = quantity.removeprefix("energy_kwh")
+    figures = {"scaled_num_units": float(num_units)}
+    for name in ("energy_kwh", "co2e_g"):
+        figures[f"{name}_scaled_mean"] = num_units * table[f"{name}{suffix}_mean"]
+        std = table[f"{name}{suffix}_std_between"]
+        if suffix:
+            std = std.fillna(table[f"{name}{suffix}_std_within"])
+        figures[f"{name}_scaled_std"] = num_units * std
+    return table.assign(**figures)
 
 
-def _in(quantity: str, group: pd.DataFrame, column: str) -> list[float]:
-    """Returns an energy column in kWh, or as the emissions of each run in g."""
-    if quantity == "energy_kwh":
-        return list(group[column])
-    factors = zip(group[column], group["pue"], group["intensity_g_per_kwh"], strict=True)
-    return [co2e_g(kwh, pue=pue, intensity_g_per_kwh=g_per_kwh) for kwh, pue, g_per_kwh in factors]
-
-
-def _std_within(quantity: str, group: pd.DataFrame) -> float | None:
-    with_spread = group.dropna(subset=[_WITHIN, "num_windows"])
-    return pooled_std(_in(quantity, with_spread, _WITHIN), list(with_spread["num_windows"]))
-
-
-def _common(values: pd.Series) -> Cell:
-    """Returns the one value that all runs of a group share; None when they differ."""
-    distinct = values.dropna().unique()
-    return distinct[0] if len(distinct) == 1 else None
-
-
-def _namesakes(runs: pd.DataFrame, columns: Mapping[str, str]) -> Iterator[str]:
-    """Yields a sentence for each group key that a name shared by others may mean, too."""
-    for name, column in columns.items():
-        others = [
-            other
-            for other in (PARAM_COLUMN_PREFIX + name, TAG_COLUMN_PREFIX + name)
-            if other in runs and other != column
-        ]
-        if others:
-            what = "MLflow's experiment" if column == EXPERIMENT else column
-            yield (
-                f"Grouped by {what}; runs have {' and '.join(others)}, too: "
-                "give that name to group by it."
-            )
-
-
-def _doubts(priced: pd.DataFrame, group_columns: list[str]) -> Iterator[str]:
-    """Yields a sentence for each doubt about comparing runs of a group, or the groups."""
-    is_by_file = priced["intensity_set"].eq(FILE_SET).all()
-    for column, fix in _FIX_OF_MIXTURE.items():
-        if column == "intensity_g_per_kwh" and is_by_file:
-            continue  # each run at its own time: meant to differ
-        distinct_in_group = priced.groupby(group_columns)[column].unique()
-        mixed = [values for values in distinct_in_group if len(values) > 1]
-        if mixed:
-            listed = ", ".join(sorted({str(value) for values in mixed for value in values}))
-            yield f"{len(mixed)} of {len(distinct_in_group)} rows mix {column} {listed}: {fix}"
-    by_method = priced.drop_duplicates("run_id")["methods"]
-    num_backfilled = int(by_method.str.contains(keys.METHOD_BACKFILLED, regex=False).sum())
-    if num_backfilled:
-        yield (
-            f"{num_backfilled} of {len(by_method)} runs were backfilled from MLflow's system "
-            "metrics, not metered as they ran; --group-by carbon.tracker tells them apart."
-        )
-    shared = f"{TAG_COLUMN_PREFIX}{keys.TAG_SHARED}"
-    num_shared = (
-        priced.loc[priced[shared].eq("true"), "run_id"].nunique() if shared in priced else 0
-    )
-    if num_shared:
-        yield (
-            f"{num_shared} of {priced['run_id'].nunique()} runs shared their machine with other "
-            "runs at the same time: each has the energy of all, so they do not add up."
-        )
-    num_few = int(
-        (priced.groupby("run_id")["num_distinct_readings"].min() < MIN_DISTINCT_READINGS).sum()
-    )
-    if num_few:
-        yield (
-            f"{num_few} of {priced['run_id'].nunique()} runs rest on fewer than "
-            f"{MIN_DISTINCT_READINGS} distinct power readings: their spread may be that of the "
-            "sampling, not of the work; measure more or longer windows."
-        )
-    regions_by_set = priced.dropna(subset="intensity_set").groupby("intensity_set")["region"]
-    if len(regions_by_set) > 1:
-        listed = ", ".join(
-            f"{name} ({', '.join(sorted(set(regions)))})" for name, regions in regions_by_set
-        )
-        yield f"Intensities come from different sets: {listed}; pass --intensity-set for one."
-    bases = priced[["region", "intensity_basis"]].dropna().drop_duplicates()
-    if notice := basis_notice(bases.itertuples(index=False, name=None)):
-        yield notice
-
-
-def _sorted(table: pd.DataFrame, group_columns: list[str], regions: list[str]) -> pd.DataFrame:
+def _ordered(table: pd.DataFrame, group_columns: list[str], regions: list[str]) -> pd.DataFrame:
     """Returns the rows by group, numbers as numbers, then by region in the order asked for."""
     if regions:
         order = {region: position for position, region in enumerate(regions)}
@@ -292,6 +205,21 @@ def _sorted(table: pd.DataFrame, group_columns: list[str], regions: list[str]) -
     return table.loc[helper.sort_values([*group_columns, "region"]).index].reset_index(drop=True)
 
 
+def _sorted(table: pd.DataFrame, sort: str, quantity: str) -> pd.DataFrame:
+    name = sort.removeprefix("-")
+    suffix = quantity.removeprefix("energy_kwh")
+    column = f"{_SORT_COLUMNS[name]}{suffix}_mean" if name in _SORT_COLUMNS else name
+    if column not in table:
+        raise InvalidInputError(
+            f"sort is {sort!r}; give energy, co2e or a column: {', '.join(table.columns)}.",
+            arguments=["sort"],
+        )
+    values = _sortable(table[column])
+    order = values.sort_values(ascending=not sort.startswith("-"), kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
 def _sortable(values: pd.Series) -> pd.Series:
+    """Returns the values as numbers where all that are there are numbers."""
     numbers = pd.to_numeric(values, errors="coerce")
-    return values if numbers.isna().any() else numbers
+    return values if (numbers.isna() & values.notna()).any() else numbers

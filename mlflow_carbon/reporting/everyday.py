@@ -32,14 +32,22 @@ _TEXT_WIDTH = 79  # of a plain terminal
 _LEAST_PLAIN = 0.001  # below it an exponent is easier to read than zeros
 
 
-def footer_report(title: str, keys: Sequence[Column], masses_g: Sequence[float]) -> Report:
+def footer_report(
+    title: str, keys: Sequence[Column], masses_g: Sequence[float], *, is_asked: bool = False
+) -> Report:
     """Returns masses in g as a table of everyday quantities, with the editions used.
+
+    Masses that all lie below one phone charge are no everyday quantity: unless the table is asked
+    for, the report is empty then.
 
     Args:
         title: what the masses are.
         keys: columns that name each mass.
         masses_g: one a line.
+        is_asked: whether the reader asked for it.
     """
+    if not is_asked and not any(mass_g >= _phone_charge_g() for mass_g in masses_g):
+        return Report(())
     amounts = [equivalents(kg_from_grams(mass_g)) for mass_g in masses_g]
     budgets = [budget_share(kg_from_grams(mass_g)) for mass_g in masses_g]
     columns = list(keys)
@@ -53,29 +61,35 @@ def footer_report(title: str, keys: Sequence[Column], masses_g: Sequence[float])
         f"{editions}; budget: {_assumed(budget_share(0))}; trees: what they take up in ten years."
     )
     return Report.of(
-        f"{title}\n",
+        f"\n{title}\n",
         Table(tuple(columns), num_keys=len(keys)),
         f"\n{textwrap.fill(legend, _TEXT_WIDTH)}\n"
         "Ranges and sources: mlflow-carbon equivalents KG\n",
     )
 
 
-def comparison_footer(comparison: Comparison) -> Report:
+def comparison_footer(comparison: Comparison, *, is_asked: bool = False) -> Report:
     """Returns the mean CO2e of whole runs, group by group, as everyday quantities."""
     table = comparison.table
     names = [*comparison.group_by, *ALWAYS_GROUPED_BY]
     if table["unit"].nunique() == 1:
         names.remove("unit")
     return footer_report(
-        "CO2e per run is as much as", key_columns(table, names), list(table["co2e_g_mean"])
+        "CO2e per run is as much as",
+        key_columns(table, names),
+        list(table["co2e_g_mean"]),
+        is_asked=is_asked,
     )
 
 
-def models_footer(models: pd.DataFrame) -> Report:
+def models_footer(models: pd.DataFrame, *, is_asked: bool = False) -> Report:
     """Returns the CO2e of each model version's training as everyday quantities."""
     masses_g = [grams_from_kg(kg) for kg in models["co2e_kg"]]
     return footer_report(
-        "CO2e of the training is as much as", key_columns(models, ["name", "version"]), masses_g
+        "CO2e of the training is as much as",
+        key_columns(models, ["name", "version"]),
+        masses_g,
+        is_asked=is_asked,
     )
 
 
@@ -139,6 +153,12 @@ def quantity_text(value: float) -> str:
     if 0 < value < _LEAST_PLAIN:
         return f"{value:.{_NUM_DIGITS - 1}e}"
     return _PLAIN.text(value, _NUM_DIGITS)
+
+
+def _phone_charge_g() -> float:
+    """Returns the CO2e of charging one phone, in g."""
+    (phone,) = (item.factor for item in equivalents(0) if item.factor.kind == "phone")
+    return grams_from_kg(phone.kg_per_unit)
 
 
 def _assumed(share: BudgetShare) -> str:

@@ -69,12 +69,12 @@ def judge(
     return Verdict(
         is_passed,
         f"{model.title} {verb}: {co2e_kg:.6g} kg CO2e of {what} is {relation} the limit of "
-        f"{max_co2e_kg:g} kg ({_price(model.own, intensity_of(model.own), pue)}).",
+        f"{max_co2e_kg:g} kg ({price_text(model.own, intensity_of(model.own), pue)}).",
     )
 
 
-def _price(own: Footprint, intensity: CarbonIntensity | None, pue: float | None) -> str:
-    """Names the region, intensity and PUE that priced the model's own training."""
+def price_text(own: Footprint, intensity: CarbonIntensity | None, pue: float | None) -> str:
+    """Returns the region, intensity and PUE that priced a training, as text."""
     if intensity is None:
         period = own.run.data.tags.get(keys.TAG_PERIOD, "")
         region = f"as recorded: {own.region} {period}, {own.intensity_g_per_kwh:g} g/kWh"

@@ -1,18 +1,14 @@
 """The claims of the paper, replayed from the figures that it prints itself."""
 
-import csv
 import math
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
 from mlflow_carbon.accounting.equivalents import budget_share, factors
 from mlflow_carbon.grid.intensity import lookup_intensity, monthly_intensities
+from mlflow_carbon.reporting.paper_results import Range, kg_texts, printed
 from mlflow_carbon.units import grams_from_kg
-
-RESULTS_FILE = "paper_results.csv"
 
 HOLDS = "holds"
 ROUNDING = "rounding"
@@ -47,26 +43,6 @@ class Claim:
     place: str
     arithmetic: str
     verdict: str
-
-
-@dataclass(frozen=True)
-class Range:
-    """Every value that a figure may stand for, from low to high, both above zero."""
-
-    low: float
-    high: float
-
-    def __mul__(self, other: "Range") -> "Range":
-        return Range(self.low * other.low, self.high * other.high)
-
-    def __truediv__(self, other: "Range") -> "Range":
-        return Range(self.low / other.high, self.high / other.low)
-
-
-def printed(text: str) -> Range:
-    """Returns the range of values that round to a printed figure."""
-    half = 0.5 * 10.0 ** -len(text.partition(".")[2])
-    return Range(float(text) - half, float(text) + half)
 
 
 def compare(claimed: Range, derived: Range) -> str:
@@ -138,7 +114,7 @@ def _driving() -> Iterator[Claim]:
     )
     kg_per_km = Range(*(g / 1000 for g in (printed(CAR_G_PER_KM).low, printed(CAR_G_PER_KM).high)))
     for claim, place, name, km in claims:
-        kg_text, std_text = _kg(name)
+        kg_text, std_text = kg_texts(name)
         factor = float(CAR_G_PER_KM) / 1000
         exact_km = float(kg_text) / factor
         arithmetic = (
@@ -174,7 +150,7 @@ def _average_car() -> Claim:
 
 
 def _budget() -> Iterator[Claim]:
-    kg_text, _ = _kg("S3D_max")
+    kg_text, _ = kg_texts("S3D_max")
     kg = float(kg_text)
     implied_kg = kg / 0.337
     # Lamboll et al. 2023: around 250 Gt; 8.0 billion people; 27 or 28 years
@@ -192,7 +168,7 @@ def _budget() -> Iterator[Claim]:
         f"Fig. 1 prints 33.7 % of the same; 34 % needs a budget under {kg / 0.34:.1f} kg",
         HOLDS if printed("33.7").high > 34 else CONTRADICTED,
     )
-    poland_kg, _ = _kg("F3_PL")
+    poland_kg, _ = kg_texts("F3_PL")
     share = float(poland_kg) / implied_kg
     yield Claim(
         "405 kg exceed 35 % of that budget",
@@ -204,7 +180,7 @@ def _budget() -> Iterator[Claim]:
 
 def _flight() -> Claim:
     distances_km = (_great_circle_km(NARITA, INCHEON), _great_circle_km(HANEDA, GIMPO))
-    kg_text, _ = _kg("S3D_max")
+    kg_text, _ = kg_texts("S3D_max")
     factors = [float(kg_text) / km for km in (FLIGHT_KM, distances_km[0])]
     return Claim(
         "362.3 kg are a flight of 1500 km, Tokyo to Seoul",
@@ -216,7 +192,7 @@ def _flight() -> Claim:
 
 
 def _regions() -> Iterator[Claim]:
-    poland_text, sweden_text = _kg("F3_PL")[0], _kg("F3_SE")[0]
+    poland_text, sweden_text = kg_texts("F3_PL")[0], kg_texts("F3_SE")[0]
     poland, sweden, europe = (_table_g_per_kwh(region) for region in ("PL", "SE", "EU27"))
     revised = [lookup_intensity(region, intensity_set="eea").g_per_kwh for region in ("PL", "SE")]
     ember = [lookup_intensity(region, intensity_set="ember") for region in ("PL", "SE")]
@@ -237,7 +213,7 @@ def _regions() -> Iterator[Claim]:
         f"{float(poland_text) * sweden / poland:.2f} kg",
         compare(printed(sweden_text), printed(poland_text) * ratio),
     )
-    largest_text, _ = _kg("S3D_max")
+    largest_text, _ = kg_texts("S3D_max")
     largest_kg = float(largest_text) * poland / europe
     yield Claim(
         "3D synthesis emits up to 405 kg in Poland",
@@ -312,7 +288,7 @@ def _steps() -> Claim:
 
 
 def _size_in_2d() -> Claim:
-    small, large = (_kg(name)[0] for name in ("T2D_min", "T2D_max"))
+    small, large = (kg_texts(name)[0] for name in ("T2D_min", "T2D_max"))
     increase = float(large) / float(small) - 1
     return Claim(
         "image size has minimal impact on 2D training",
@@ -324,12 +300,12 @@ def _size_in_2d() -> Claim:
 
 def _synthesis() -> Claim:
     ratios = [
-        f"{dims}: {_kg(f'S{dims}_max')[0]} / {_kg(f'T{dims}_max')[0]} = "
-        f"{float(_kg(f'S{dims}_max')[0]) / float(_kg(f'T{dims}_max')[0]):.0f}"
+        f"{dims}: {kg_texts(f'S{dims}_max')[0]} / {kg_texts(f'T{dims}_max')[0]} = "
+        f"{float(kg_texts(f'S{dims}_max')[0]) / float(kg_texts(f'T{dims}_max')[0]):.0f}"
         for dims in ("3D", "2D")
     ]
     least = min(
-        (printed(_kg(f"S{name}")[0]) / printed(_kg(f"T{name}")[0])).low
+        (printed(kg_texts(f"S{name}")[0]) / printed(kg_texts(f"T{name}")[0])).low
         for name in ("2D_min", "2D_max", "3D_min", "3D_max")
     )
     return Claim(
@@ -342,7 +318,7 @@ def _synthesis() -> Claim:
 
 
 def _order_of_magnitude() -> Claim:
-    large_3d, large_2d, small_3d = (_kg(name)[0] for name in ("T3D_max", "T2D_max", "T3D_min"))
+    large_3d, large_2d, small_3d = (kg_texts(name)[0] for name in ("T3D_max", "T2D_max", "T3D_min"))
     ratio = float(large_3d) / float(large_2d)
     return Claim(
         "3D training emits about ten times what 2D does",
@@ -366,7 +342,7 @@ def _epochs() -> Claim:
 
 def _plus_minus() -> Claim:
     """Returns the claim about ±: it is the spread of one epoch times N, not the total's error."""
-    kg_text, std_text = _kg("T2D_min")
+    kg_text, std_text = kg_texts("T2D_min")
     kg, std_kg = float(kg_text), float(std_text)
     num_epochs = TOTAL_ITERATIONS * EPOCHS / ITERATIONS
     of_total_kg = std_kg * math.sqrt(1 / EPOCHS + 1 / num_epochs)
@@ -404,20 +380,6 @@ def _only_in_figures() -> Iterator[Claim]:
     )
     for claim, place, arithmetic in claims:
         yield Claim(claim, place, f"no number is printed: {arithmetic}", CANNOT_BE_DERIVED)
-
-
-@cache
-def _results() -> dict[str, dict[str, str]]:
-    text = (files("mlflow_carbon") / "data" / RESULTS_FILE).read_text(encoding="utf-8")
-    return {row["id"]: row for row in csv.DictReader(text.splitlines())}
-
-
-def _kg(name: str) -> tuple[str, str]:
-    """Returns mean and std of a result in kg, both to the digits that the paper prints."""
-    mean, std = _results()[name]["kg_mean"], _results()[name]["kg_std"]
-    # the file drops trailing zeros, the paper prints both to the same place
-    num_decimals = max(len(text.partition(".")[2]) for text in (mean, std))
-    return f"{float(mean):.{num_decimals}f}", std
 
 
 def _table_g_per_kwh(region: str) -> float:

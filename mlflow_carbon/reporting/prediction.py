@@ -133,21 +133,28 @@ def _row(
     }
 
 
-def prediction_report(prediction: Prediction) -> Report:
-    """Returns the forecast as tables for people: figures, what they rest on, equivalents."""
+def prediction_report(prediction: Prediction, *, with_equivalents: bool = False) -> Report:
+    """Returns the forecast as tables for people: figures, and what they rest on.
+
+    Args:
+        prediction: of one run.
+        with_equivalents: adds everyday quantities below one phone charge, too.
+    """
     energy, table, run = prediction.energy, prediction.table, prediction.run
     assert energy.interval is not None
     masses_g = list(table["co2e_g"])
     regions = Column("region", list(table["region"]), is_text=True)
     unit_costs: list[str | Table] = []
     if prediction.unit_costs:
-        unit_costs = [*_unit_costs(prediction, regions), "\n"]
+        unit_costs = ["\n", *_unit_costs(prediction, regions)]
     return Report.of(
         f"{energy.num_units:.10g} {run.unit}s, by {run.title}\n",
         Table(tuple(_columns(prediction)), num_keys=2),
-        f"\n{_meaning(prediction)}\n",
+        f"\n{_meaning(prediction)}",
         *unit_costs,
-        footer_report("The expected CO2e is as much as", [regions], masses_g),
+        footer_report(
+            "The expected CO2e is as much as", [regions], masses_g, is_asked=with_equivalents
+        ),
     )
 
 

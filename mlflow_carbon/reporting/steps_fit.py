@@ -15,7 +15,8 @@ from mlflow_carbon.accounting.steps_model import (
     proportional_saving_fraction,
 )
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
-from mlflow_carbon.reporting.compare import column_of, usable_runs
+from mlflow_carbon.reporting.populations import mixed_populations, movers
+from mlflow_carbon.reporting.run_groups import column_of, usable_runs
 from mlflow_carbon.reporting.report import Column, Report, Table
 from mlflow_carbon.reporting.tables import ABSENT, ENERGY_SCALES, Scale, choose_scale
 
@@ -52,6 +53,7 @@ def fit_groups(
     steps_name: str,
     group_by: Sequence[str] = (),
     pairs: Sequence[tuple[int, int]] = (),
+    pool: bool = False,
 ) -> tuple[tuple[StepsFit, ...], tuple[str, ...]]:
     """Returns the fit of every group and unit, and what a reader must know.
 
@@ -60,6 +62,8 @@ def fit_groups(
         steps_name: the parameter that holds the number of steps.
         group_by: parameters or tags that make a group.
         pairs: step counts to go from and to; those measured, from more to fewer, come besides.
+        pool: whether one line may be fitted to unlike runs; else their groups are split, and a
+            group whose runs at equal steps differ in what moves their energy is not fitted.
 
     Raises:
         InvalidInputError: no group can be fitted, or a parameter holds no number of steps.
@@ -67,19 +71,36 @@ def fit_groups(
     """
     columns = {name: column_of(runs, name) for name in group_by if name != steps_name}
     steps_column = column_of(runs, steps_name)
-    usable, notices = usable_runs(runs, {**columns, steps_name: steps_column}, [])
+    usable, notices = usable_runs(
+        runs,
+        {**columns, steps_name: steps_column},
+        [],
+        measured=["energy_kwh", "energy_kwh_per_unit", "unit"],
+    )
     if usable.empty:
         raise NoRunsError(f"None of {len(runs)} metered runs can be fitted. {' '.join(notices)}")
+    if not pool:
+        columns |= mixed_populations(usable, [*columns.values(), "unit"])
     fits: list[StepsFit] = []
     reasons: list[str] = []
-    for values, group in usable.groupby([*columns.values(), "unit"], sort=True):
-        keys = dict(zip([*columns, "unit"], map(str, values), strict=True))
+    grouped = usable.groupby([*columns.values(), "unit"], sort=True, dropna=False)
+    for values, group in grouped:
+        texts = (ABSENT if pd.isna(value) else str(value) for value in values)
+        keys = dict(zip([*columns, "unit"], texts, strict=True))
         points = [
             StepsPoint(_num_steps(text, steps_name), float(energy_kwh), keys["unit"])
             for text, energy_kwh in zip(
                 group[steps_column], group["energy_kwh_per_unit"], strict=True
             )
         ]
+        found = movers(group, [steps_column])
+        if found.names and not pool:
+            reasons.append(
+                f"{_label(keys)}: not fitted, as runs of equal {steps_name} differ in "
+                f"{found.names[0]} ({found.values[0]}), which moves their energy. "
+                f"`group_by` {found.names[0]} fits each apart, `pool` all together."
+            )
+            continue
         try:
             model = fit_steps(points)
         except InvalidInputError as error:
@@ -93,6 +114,11 @@ def fit_groups(
                     f"{_label(keys)}: all {model.num_runs} runs lie exactly on the line, so they "
                     "tell nothing of its error, and no interval is given (one of no width would "
                     "be false); copies of one run do so: measure more runs."
+                )
+            if model.fixed_kwh.value < 0:
+                reasons.append(
+                    f"{_label(keys)}: the fixed energy is below 0, which nothing can cost: a line "
+                    "does not describe these runs, or they are too few or too unlike."
                 )
     if not fits:
         raise InvalidInputError(" ".join(reasons))

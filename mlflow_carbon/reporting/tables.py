@@ -8,9 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from mlflow_carbon.inert import MAX_NAME_CHARS, MAX_VALUE_CHARS, csv_cell, json_text, shown
-from mlflow_carbon.reporting.compare import Comparison
-from mlflow_carbon.reporting.report import Column, Report, Table
+from mlflow_carbon.inert import MAX_VALUE_CHARS, csv_cell, json_text
+from mlflow_carbon.reporting.report import Column, Table
 from mlflow_carbon.units import (
     GRAMS_PER_KILOGRAM,
     JOULES_PER_KWH,
@@ -21,16 +20,9 @@ from mlflow_carbon.units import (
 ABSENT = "-"
 MIXED = "mixed"
 _NUM_DIGITS = 4  # significant, where no std says how many are meant
-_NUM_STD_DIGITS = 2
+NUM_STD_DIGITS = 2
 _MAX_DECIMALS = 9
 _PRINTS_AS_ONE = 1 - 0.5 * 10**-_NUM_DIGITS  # 0.99999 J is 1 J and not 1000 mJ
-
-_LEGEND = """\
-between (std_between): sample std over the runs, each run counting once.
-within (std_within): pooled std over the windows inside each run.
-The ± is between for two runs or more, within for one.
-readings: distinct powers of the windows. coverage: share of the time that was observed.
-"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class Scale:
         """Returns ``12.34 ± 0.43``: two digits of the std, and the value to the same place."""
         if math.isnan(std) or std == 0:
             return self.text(value)
-        std_text = self.text(std, _NUM_STD_DIGITS)
+        std_text = self.text(std, NUM_STD_DIGITS)
         num_decimals = len(std_text.partition(".")[2])
         return f"{value * self.factor:.{num_decimals}f} ± {std_text}"
 
@@ -75,7 +67,7 @@ MASS_SCALES = (
     Scale("kg", 1 / GRAMS_PER_KILOGRAM),
     Scale("t", 1e-6),
 )
-_QUANTITIES = (("energy", "energy_kwh", ENERGY_SCALES), ("CO2e", "co2e_g", MASS_SCALES))
+QUANTITIES = (("energy", "energy_kwh", ENERGY_SCALES), ("CO2e", "co2e_g", MASS_SCALES))
 
 
 def records_frame(records: Iterable[Any]) -> pd.DataFrame:
@@ -107,20 +99,6 @@ def _cut(value: Any) -> Any:
     return value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
 
 
-def comparison_report(comparison: Comparison) -> Report:
-    """Returns a table a unit, then one of the whole runs."""
-    keys = [*comparison.group_by, "region"]
-    by_unit = list(comparison.table.groupby("unit", sort=False))
-    parts: list[str | Table] = []
-    for unit, rows in by_unit:
-        per_unit = Table(tuple(_per_unit_columns(rows, keys)), num_keys=len(keys))
-        parts += [f"Per {shown(str(unit), max_chars=MAX_NAME_CHARS)}\n", per_unit, "\n"]
-    run_keys = keys if len(by_unit) == 1 else [*keys, "unit"]
-    columns = _whole_run_columns(comparison.table, run_keys)
-    whole_runs = Table(tuple(columns), num_keys=len(run_keys))
-    return Report.of(*parts, "Per run\n", whole_runs, f"\n{_LEGEND}")
-
-
 def models_table(models: pd.DataFrame) -> Table:
     """Returns one line a model version, its emissions in a printed unit chosen for all."""
     energy = choose_scale(models["energy_kwh"], ENERGY_SCALES)
@@ -147,50 +125,24 @@ def choose_scale(values: Iterable[float], scales: Sequence[Scale]) -> Scale:
     return fitting[-1] if fitting else scales[0]
 
 
-def _per_unit_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
-    columns = key_columns(rows, keys)
-    columns.append(Column("runs", list(map(str, rows["num_runs"]))))
-    columns.append(Column("windows", list(map(str, rows["num_windows"]))))
-    has_between = rows["num_runs"] > 1
-    for title, quantity, scales in _QUANTITIES:
-        means = rows[f"{quantity}_per_unit_mean"]
-        betweens = rows[f"{quantity}_per_unit_std_between"]
-        withins = rows[f"{quantity}_per_unit_std_within"]
-        scale = choose_scale(means, scales)
-        texts = list(map(scale.text_with_std, means, betweens.where(has_between, withins)))
-        columns.append(Column(f"{title} ({scale.symbol})", texts))
-        for head, stds in (("between", betweens), ("within", withins)):
-            columns.append(Column(head, [scale.text(std, _NUM_STD_DIGITS) for std in stds]))
-    has_within = rows["energy_kwh_per_unit_std_within"].notna()
-    which = has_between.map({True: "between", False: "within"}).where(has_between | has_within)
-    columns.append(Column("± is", list(which.fillna(ABSENT)), is_text=True))
-    return columns
-
-
-def _whole_run_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
-    columns = key_columns(rows, keys)
-    columns.append(Column("runs", list(map(str, rows["num_runs"]))))
-    for title, quantity, scales in _QUANTITIES:
-        means = rows[f"{quantity}_mean"]
-        scale = choose_scale(means, scales)
-        texts = map(scale.text_with_std, means, rows[f"{quantity}_std_between"])
-        columns.append(Column(f"{title} ({scale.symbol})", list(texts)))
-    readings = [ABSENT if pd.isna(num) else f"{num:.0f}" for num in rows["num_distinct_readings"]]
-    coverages = [ABSENT if pd.isna(part) else f"{part:.0%}" for part in rows["coverage_fraction"]]
-    columns.append(Column("readings", readings))
-    columns.append(Column("coverage", coverages))
-    columns.append(Column("PUE", _assumption_texts(rows["pue"])))
-    columns.append(Column("g/kWh", _assumption_texts(rows["intensity_g_per_kwh"])))
-    columns.append(Column("methods", list(rows["methods"].fillna(MIXED)), is_text=True))
-    return columns
-
-
 def key_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
     """Returns the columns that name each row; numbers go to the right."""
-    is_text = {key: pd.to_numeric(rows[key], errors="coerce").isna().any() for key in keys}
-    return [Column(key, list(map(str, rows[key])), is_text=is_text[key]) for key in keys]
+    is_text = {
+        key: bool((pd.to_numeric(rows[key], errors="coerce").isna() & rows[key].notna()).any())
+        for key in keys
+    }
+    texts = {key: [ABSENT if pd.isna(cell) else str(cell) for cell in rows[key]] for key in keys}
+    return [Column(short_name(key), texts[key], is_text=is_text[key]) for key in keys]
 
 
-def _assumption_texts(values: Iterable[float]) -> list[str]:
-    """Returns PUEs or intensities as they were given; ``mixed`` where a group has several."""
-    return [MIXED if math.isnan(value) else f"{value:.6g}" for value in values]
+def short_name(key: str) -> str:
+    """Returns a key without the prefix of the program that wrote it: ``method``, ``entryPoint``."""
+    for prefix in ("carbon.", "mlflow.project.", "mlflow."):
+        if key.startswith(prefix):
+            return key.removeprefix(prefix)
+    return key
+
+
+def without_empty(columns: Iterable[Column]) -> list[Column]:
+    """Returns the columns that hold something."""
+    return [column for column in columns if any(text != ABSENT for text in column.texts)]

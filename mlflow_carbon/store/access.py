@@ -19,6 +19,7 @@ from mlflow.protos.databricks_pb2 import ErrorCode
 
 from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of, redact
+from mlflow_carbon.store.reachable import require_answer
 from mlflow_carbon.store.schema import (
     Schema,
     is_file_uri,
@@ -68,16 +69,18 @@ def open_client(tracking_uri: str | None = None, *, is_for_writing: bool = False
         is_for_writing: whether the store itself is needed, not a copy.
 
     Raises:
-        TrackingStoreError: there is no store at that place, it is of another MLflow, or MLflow
-            refuses the URI.
+        TrackingStoreError: there is no store at that place, a server does not answer within 10 s,
+            it is of another MLflow, or MLflow refuses the URI.
     """
     uri = tracking_uri or mlflow.get_tracking_uri()
     _check_exists(uri)
+    require_answer(uri)
     with store_errors(uri):
         schema = _schema(uri)
     registry_uri = mlflow.get_registry_uri()
     if registry_uri != mlflow.get_tracking_uri():  # the user chose a separate registry
         _check_exists(registry_uri)
+        require_answer(registry_uri)
         with store_errors(registry_uri):
             _check_current(registry_uri, _schema(registry_uri))
     path = sqlite_path(uri)

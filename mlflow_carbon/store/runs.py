@@ -4,12 +4,14 @@ import difflib
 import logging
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, SourceType
 from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2
+from mlflow.protos.databricks_pb2 import ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE
@@ -17,13 +19,20 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.figures import MAX_AMOUNT, MAX_SHOWN
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import Total
-from mlflow_carbon.errors import BadRecordError, NoRunsError, TrackingStoreError
+from mlflow_carbon.errors import (
+    BadRecordError,
+    InvalidInputError,
+    NoRunsError,
+    TrackingStoreError,
+)
+from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.store.access import PERMISSION_DENIED, place_of, store_errors
 from mlflow_carbon.store.listing import all_experiments, all_runs
 from mlflow_carbon.store.run_records import read_record
 
 _logger = logging.getLogger("mlflow.carbon")
 
+INVALID_PARAMETER_VALUE = ErrorCode.Name(databricks_pb2.INVALID_PARAMETER_VALUE)
 PARAM_COLUMN_PREFIX = "params."
 TAG_COLUMN_PREFIX = "tags."
 
@@ -59,10 +68,18 @@ _NUM_FAULTS_TOLD = 5
 Cell = str | float | None
 
 
+INCLUDED = {"failed": ("FAILED", "KILLED"), "running": ("RUNNING", "SCHEDULED")}
+PARTIAL = "partial"  # unfinished runs of any status, as a process that was killed leaves RUNNING
+
+
 def read_runs(
-    client: MlflowClient, *, experiment_names: Sequence[str], includes_partial: bool = False
+    client: MlflowClient,
+    *,
+    experiment_names: Sequence[str],
+    include: Collection[str] = (),
+    filter_string: str = "",
 ) -> pd.DataFrame:
-    """Reads the finished metered runs of the named experiments, one row each.
+    """Reads the finished metered runs of experiments, one row each.
 
     Columns: ``TEXT_COLUMNS``, ``NUMBER_COLUMNS`` (kWh, s, g as their names say; NaN where the
     run has no such value), and every parameter and tag as ``params.<name>``, ``tags.<name>``.
@@ -73,35 +90,45 @@ def read_runs(
 
     Args:
         client: of the store.
-        experiment_names: where to look.
-        includes_partial: whether to include runs that were killed or still go on, with the sum of
-            their windows as a lower bound of their energy.
+        experiment_names: where to look; none looks everywhere.
+        include: ``failed``, ``running`` or ``partial`` (both): unfinished runs too, without a total
+            by the sum of their windows as a lower bound of their energy.
+        filter_string: what the runs must fit, in MLflow's syntax.
 
     Raises:
+        InvalidInputError: MLflow cannot read the filter, or ``include`` names something else.
         TrackingStoreError: an experiment does not exist, or the store cannot be read.
         NoRunsError: no metered run of these experiments is finished, or none can be read.
     """
+    statuses = _included_statuses(include)
     with store_errors(client):
-        experiments = _readable_experiments(client, experiment_names)
+        experiments = (
+            _readable_experiments(client, experiment_names)
+            if experiment_names
+            else all_experiments(client)
+        )
         names_by_id = {item.experiment_id: item.name for item in experiments}
-        runs = all_runs(client, list(names_by_id), _METERED)
+        runs = _filtered_runs(client, list(names_by_id), filter_string)
     finished = [run for run in runs if run.info.status == "FINISHED"]
     records, faults = _records(finished)
-    if includes_partial:
-        unfinished = [run for run in runs if run.info.status != "FINISHED"]
+    if statuses:
+        unfinished = [run for run in runs if run.info.status in statuses]
         with store_errors(client):
             partial, partial_faults = _partial_records(client, unfinished)
         faults += partial_faults
         records |= partial
         finished += [run for run in unfinished if run.info.run_id in partial]
-        if partial:
+        num_partial = sum(record.is_partial for record in partial.values())
+        if num_partial:
             _logger.warning(
                 "%d of %d runs in the comparison are partial: their energy is a lower bound.",
-                len(partial),
+                num_partial,
                 len(finished),
             )
     num_unfinished = len(runs) - len(finished)
     listed = ", ".join(repr(name) for name in names_by_id.values())
+    if len(names_by_id) > _NUM_FAULTS_TOLD:
+        listed = f"any of {len(names_by_id)}"
     if not finished:
         raise NoRunsError(
             f"No finished metered run in experiment {listed} "
@@ -129,6 +156,35 @@ def read_runs(
         if run.info.run_id in records
     ]
     return pd.DataFrame(rows).astype(dict.fromkeys(NUMBER_COLUMNS, "float64"))
+
+
+def _included_statuses(include: Collection[str]) -> set[str]:
+    """Returns the statuses of the unfinished runs to include."""
+    unknown = [name for name in include if name not in (*INCLUDED, PARTIAL)]
+    if unknown:
+        raise InvalidInputError(
+            f"include is {unknown[0]!r}; give {', '.join(INCLUDED)} or {PARTIAL}.",
+            arguments=["include"],
+        )
+    names = INCLUDED if PARTIAL in include else include
+    return {status for name in names for status in INCLUDED[name]}
+
+
+def _filtered_runs(
+    client: MlflowClient, experiment_ids: Sequence[str], filter_string: str
+) -> list[Run]:
+    """Returns the metered runs that fit the user's filter, too."""
+    try:
+        return all_runs(
+            client, experiment_ids, " AND ".join(filter(None, [_METERED, filter_string]))
+        )
+    except MlflowException as error:
+        if not filter_string or error.error_code != INVALID_PARAMETER_VALUE:
+            raise
+        raise InvalidInputError(
+            f"filter is {filter_string!r}, which MLflow cannot read: {reason_of(error)}",
+            arguments=["filter"],
+        ) from error
 
 
 def _records(runs: Sequence[Run]) -> tuple[dict[str, RunRecord], list[str]]:

@@ -1,18 +1,16 @@
 """Autologging's settings: the arguments of ``autolog()``, else environment variables."""
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
-from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.contract.price_order import assumptions_in_order
+from mlflow_carbon.grid.price_settings import PriceSettings, chosen_text
 from mlflow_carbon.metering.meter_settings import MeterSettings
 from mlflow_carbon.tracking import mlflow_seams
 from mlflow_carbon.tracking.patches import INTEGRATION
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
-
-PREFIX = "MLFLOW_CARBON_"
-
-T = TypeVar("T")
 
 
 def chosen_options(environment: Mapping[str, str] = os.environ) -> TrackingOptions:
@@ -21,26 +19,23 @@ def chosen_options(environment: Mapping[str, str] = os.environ) -> TrackingOptio
     Raises:
         MlflowCarbonError: a setting is out of range; the message names its variable.
     """
-    options = TrackingOptions(
-        region=_chosen("region", str, environment),
-        month=_chosen("month", str, environment),
-        pue=_chosen("pue", float, environment),
-        intensity_set=_chosen("intensity_set", str, environment),
-        carbon_intensity_g_per_kwh=_chosen("carbon_intensity_g_per_kwh", float, environment),
+    price = PriceSettings(**{field.name: _argument(field.name) for field in fields(PriceSettings)})
+    assumptions_in_order(price, environment=environment)  # a bad setting is told at once
+    attribution = _argument("attribution") or chosen_text("attribution", environment)
+    components = _argument("components") or chosen_text("components", environment)
+    chosen = price.over(PriceSettings.from_environment(environment))
+    return TrackingOptions(
+        region=chosen.region,
+        month=chosen.month,
+        pue=chosen.pue,
+        intensity_set=chosen.intensity_set,
+        carbon_intensity_g_per_kwh=chosen.carbon_intensity_g_per_kwh,
         settings=MeterSettings(
-            components=_chosen("components", str, environment) or MeterSettings.components,
-            attribution=_chosen("attribution", str, environment) or MeterSettings.attribution,
+            components=components or MeterSettings.components,
+            attribution=attribution or MeterSettings.attribution,
         ),
+        is_silent=_argument("silent") or None,
     )
-    try:
-        options.assumptions()
-    except InvalidInputError as error:
-        arguments = [name for name in error.arguments if _argument(name) is None]
-        variables = ", ".join(map(variable_of, arguments))
-        if not variables:
-            raise
-        raise InvalidInputError(f"{error.message.removesuffix('.')} ({variables}).") from None
-    return options
 
 
 def registers_models() -> bool:
@@ -54,23 +49,5 @@ def registered_model_name() -> str | None:
     return name
 
 
-def variable_of(name: str) -> str:
-    """Returns the environment variable of a setting, with the word carbon only once."""
-    return PREFIX + name.removeprefix("carbon_").upper()
-
-
 def _argument(name: str) -> Any:
     return mlflow_seams.setting_of(INTEGRATION, name)
-
-
-def _chosen(name: str, read: Callable[[str], T], environment: Mapping[str, str]) -> T | None:
-    """Returns the argument of ``autolog()``; if that is ``None``, the variable's value."""
-    argument: T | None = _argument(name)
-    variable = variable_of(name)
-    text = environment.get(variable, "").strip()
-    if argument is not None or not text:
-        return argument
-    try:
-        return read(text)
-    except ValueError:
-        raise InvalidInputError(f"{variable} is {text!r}; give a number.") from None

@@ -1,5 +1,7 @@
 """Tracking in a rank that does not measure, because another rank measures the whole node."""
 
+from mlflow_carbon.accounting.cheaper import Change
+
 
 class IdleTracking:
     """Accepts the windows that a block marks, and does nothing with them."""
@@ -26,3 +28,11 @@ class IdleTracking:
 
     def tell_budget(self) -> None:
         """Does nothing."""
+
+    def offer(self, change: Change) -> None:
+        """Does nothing: another rank prints what the run cost."""
+
+    @property
+    def footprint(self) -> None:
+        """Not known here: another rank measures."""
+        return None

@@ -11,13 +11,13 @@ from mlflow.entities import Run
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.launch import Place
+from mlflow_carbon.store.listing import all_runs
 from mlflow_carbon.tracking.mlflow_seams import current_experiment_id
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 FIRST_WAIT_S, LAST_WAIT_S = 0.5, 30.0
 CLOSING_WAIT_S = 0.5
 MAX_CLOCK_SKEW_S = 60.0  # between nodes of one cluster
-MAX_RUNS = 100
 
 
 def launch_tag(place: Place, ordinal: int) -> str:
@@ -51,12 +51,8 @@ def find_launch_run(
     is_restart = place.is_first and place.num_restarts > 0
     since_unix_s = _start_unix_s(os.getppid() if is_restart else os.getpid()) - MAX_CLOCK_SKEW_S
     name = _name(place, ordinal)
-    found = client.search_runs(
-        [experiment_id or current_experiment_id()],
-        f"tags.`{keys.TAG_LAUNCH}` LIKE '{name} %'",
-        order_by=["attributes.start_time DESC"],
-        max_results=MAX_RUNS,
-    )
+    of_this_name = f"tags.`{keys.TAG_LAUNCH}` LIKE '{name} %'"
+    found = all_runs(client, [experiment_id or current_experiment_id()], of_this_name)
     alive = [run for run in found if _tagged_unix_s(run) >= since_unix_s and not _is_older(run)]
     return max(alive, key=_tagged_unix_s, default=None)
 

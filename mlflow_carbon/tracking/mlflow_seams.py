@@ -102,6 +102,11 @@ VERSION_CREATION = Seam(
     "`mlflow-carbon tag-models --all` writes them.",
     (("mlflow.tracking.client:MlflowClient._create_model_version",),),
 )
+ACTIVE_MODEL = Seam(  # used in recording/run_writes.py, which may not import this file
+    "Energy that stays off the model that MLFLOW_ACTIVE_MODEL_ID names",
+    "MLflow copies it there, as it does with each metric.",
+    (("mlflow.tracking.fluent:_ACTIVE_MODEL_CONTEXT",),),
+)
 CURRENT_EXPERIMENT = Seam(
     "The experiment that `mlflow.set_experiment()` chose, where no run is active",
     "MLFLOW_EXPERIMENT_ID counts, else MLflow's default experiment.",
@@ -132,6 +137,7 @@ SEAMS = (
     ACTIVE_RUNS,
     MODEL_CREATION,
     VERSION_CREATION,
+    ACTIVE_MODEL,
     CURRENT_EXPERIMENT,
     PROJECTS,
     RUN_CONTEXT,

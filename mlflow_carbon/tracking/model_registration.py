@@ -3,6 +3,8 @@
 import mlflow
 from mlflow import MlflowClient
 
+from mlflow_carbon.store.listing import all_versions
+
 
 def register_logged_models(client: MlflowClient, run_id: str, name: str | None) -> None:
     """Makes a version of each logged model of the run that has none yet.
@@ -13,7 +15,7 @@ def register_logged_models(client: MlflowClient, run_id: str, name: str | None) 
         name: of the registered model; ``None`` takes each logged model's own name.
     """
     run = client.get_run(run_id)
-    registered = {version.source for version in client.search_model_versions(f"run_id='{run_id}'")}
+    registered = {version.source for version in all_versions(client, f"run_id='{run_id}'")}
     for output in run.outputs.model_outputs if run.outputs else ():
         source = f"models:/{output.model_id}"
         if source not in registered:

@@ -15,6 +15,7 @@ from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.live_forecast import CarbonPlan
 from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.recorder import Recorder
+from mlflow_carbon.reporting.receipt import Part, RunFootprint
 from mlflow_carbon.tracking.copied_figures import watch_copies
 from mlflow_carbon.tracking.launch_run import launch_tag
 from mlflow_carbon.tracking.model_lookups import ModelLookups
@@ -41,6 +42,7 @@ class ProcessMetering:
         self._lent: EnergyMeter | None = None
         self.lookups = ModelLookups()
         self._num_users = 0
+        self._trainings: dict[str, Part] = {}  # by the run that set them off
         self.num_in_launch = 0  # runs so far that other ranks may be metering too
 
     @property
@@ -98,6 +100,7 @@ class ProcessMetering:
                 run,
                 is_alone=is_held or is_alone,
                 is_named=is_named,
+                is_new=is_held,
             )
             if start.may_have_more:
                 watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
@@ -135,6 +138,7 @@ class ProcessMetering:
             "" if start.is_sought else run_id,
             marks_parent=not is_parent_tagged,
             is_held=is_held or start.is_sought,
+            parent_run_id=start.parent_run_id,
         )
         return Recorder(
             outbox,
@@ -191,6 +195,16 @@ class ProcessMetering:
             if other is not tracking and not other.is_held and not is_nested:
                 tracking.mark_as_shared()
                 other.mark_as_shared()
+
+    def note_training(self, run_id: str, footprint: RunFootprint) -> None:
+        """Notes what a training cost that a run has set off."""
+        with self._lock:
+            self._trainings[run_id] = self._trainings.get(run_id, Part()).plus(footprint)
+
+    def trainings_of(self, run_id: str) -> Part:
+        """Returns what the trainings cost that a run has set off in this process."""
+        with self._lock:
+            return self._trainings.get(run_id, Part())
 
     def release_meter(self) -> None:
         """Stops the process's meter if no run needs it any more."""

@@ -76,7 +76,13 @@ class RunStart:
 
 
 def find_start(
-    client: MlflowClient, run_id: str, run: Run | None, *, is_alone: bool, is_named: bool
+    client: MlflowClient,
+    run_id: str,
+    run: Run | None,
+    *,
+    is_alone: bool,
+    is_named: bool,
+    is_new: bool = False,
 ) -> RunStart:
     """Asks the store about a run, after sending it what a killed process left behind.
 
@@ -86,12 +92,13 @@ def find_start(
         run: what the store says of it; ``None`` asks, for a while.
         is_alone: whether no other process of a launch meters the run.
         is_named: whether the user said that it is this run.
+        is_new: whether this process has just created the run, so that nothing can be left of it.
     """
     place = ALONE if is_alone else find_place(os.environ)
     experiment_id = None if run is None else run.info.experiment_id
     if place.node_index > 0 and not is_named:
         return RunStart(client, place, experiment_id, is_sought=True)
-    known = within(READ_TIMEOUT_S, lambda: _recovered_run(client, run_id, run))
+    known = run if is_new else within(READ_TIMEOUT_S, lambda: _recovered_run(client, run_id, run))
     if known is None:
         return RunStart(client, place, experiment_id)
     place = _with_earlier_nodes(place, known)

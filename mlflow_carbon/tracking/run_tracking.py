@@ -2,11 +2,20 @@
 
 import functools
 import logging
+from dataclasses import replace
 from typing import Protocol
 
 from mlflow import MlflowClient
 
+from mlflow_carbon.accounting.cheaper import (
+    Change,
+    cheapest,
+    cleaner_region,
+    fewer_steps,
+    half_the_units,
+)
 from mlflow_carbon.accounting.forecast import WITHIN
+from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import CarbonBudgetError
 from mlflow_carbon.metering.protocol import EnergyMeter
@@ -15,10 +24,12 @@ from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
 from mlflow_carbon.recording.marked_windows import MarkedWindow
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.registry.inference import SAMPLE
+from mlflow_carbon.reporting.receipt import Part, RunFootprint, footprint_of
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.launch_run import RunSearch
 from mlflow_carbon.tracking.model_lookups import ModelLookups, NewRun, record_models
 from mlflow_carbon.tracking.patience import FIND_TIMEOUT_S, READ_TIMEOUT_S, within
+from mlflow_carbon.tracking.receipts import is_silent, keep, place_in_ui, print_receipt
 from mlflow_carbon.tracking.run_start import RunStart
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
@@ -51,6 +62,14 @@ class MeteringProcess(Protocol):
 
     def note_overlap(self, tracking: "RunTracking") -> None:
         """Notes that a run's energy is written, beside that of runs that are metered already."""
+        ...
+
+    def note_training(self, run_id: str, footprint: RunFootprint) -> None:
+        """Notes what a training cost that a run has set off."""
+        ...
+
+    def trainings_of(self, run_id: str) -> Part:
+        """Returns what the trainings cost that a run has set off in this process."""
         ...
 
 
@@ -96,6 +115,9 @@ class RunTracking:
         self._is_marked_by_user = False
         self._num_users = 1
         self._told_state = WITHIN
+        self._children = Part()
+        self._offered: list[Change] = []
+        self._footprint: RunFootprint | None = None  # known at the end
 
     @property
     def run_id(self) -> str:
@@ -238,6 +260,15 @@ class RunTracking:
             self._told_state = verdict.state
             tell(verdict)
 
+    def offer(self, change: Change) -> None:
+        """Takes note of a change that would make the run cheaper, in place of a general one."""
+        self._offered.append(change)
+
+    @property
+    def footprint(self) -> RunFootprint:
+        """What the run cost; while it goes on, what it has cost until the latest reading."""
+        return self._footprint or footprint_of(self._recorder.summary())
+
     def flush(self) -> bool:
         """Sends what is written so far; returns whether the store has all of it."""
         return self._recorder.flush()
@@ -267,10 +298,46 @@ class RunTracking:
             has_figures = self._recorder.finish()
         finally:
             self._process.release_meter()
+        if not self.is_held:
+            self._account()
         if has_figures:
             self._record_models()
         if not self._process.trackings:
             self._process.lookups.catch_up()
+
+    def _account(self) -> None:
+        """Keeps what the run cost, and prints it unless others contain it or nobody wants it."""
+        known = self._start.run
+        own = replace(
+            footprint_of(self._recorder.summary()),
+            name=None if known is None else known.info.run_name,
+            children=self._children,
+            trainings=self._process.trainings_of(self.run_id),
+            where=place_in_ui(self.client, self.run_id, self._start.experiment_id),
+        )
+        self._footprint = replace(own, changes=self._changes(own))
+        keep(self._footprint)
+        if self._parent is not None:
+            self._parent._children = self._parent._children.plus(self._footprint)
+        if known is not None and (trigger := known.data.tags.get(keys.TAG_TRIGGERED_BY_RUN_ID)):
+            self._process.note_training(trigger, self._footprint)
+        is_top = self._parent is None and known is not None and self._start.parent_run_id is None
+        if is_top and self._start.place.is_first and not is_silent(self.options.is_silent):
+            print_receipt(self._footprint)
+
+    def _changes(self, footprint: RunFootprint) -> tuple[Change, ...]:
+        """Returns the two changes that would have saved most."""
+        if footprint.energy_kwh is None:
+            return ()
+        offered: list[Change | None] = list(self._offered)
+        if not offered and footprint.unit == SAMPLE and self._start.run is not None:
+            offered = [fewer_steps(self._start.run.data.params)]
+        halved = half_the_units(
+            footprint.unit or "",
+            windows_kwh=self._recorder.windows_kwh,
+            energy_kwh=footprint.energy_kwh,
+        )
+        return cheapest([*offered, cleaner_region(self.assumptions.intensity), halved])
 
     def _record_models(self) -> None:
         """Puts the figures on the run's models, or puts it off where there can hardly be any."""

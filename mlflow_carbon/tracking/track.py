@@ -3,10 +3,8 @@
 import functools
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -15,6 +13,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_RUN_ID
 
+from mlflow_carbon.accounting.cheaper import Change
 from mlflow_carbon.contract.assumptions import Defaults
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.grid.providers import LiveIntensity, ask_provider
@@ -22,8 +21,10 @@ from mlflow_carbon.metering.launch import ALONE, Place, find_place
 from mlflow_carbon.metering.meter import MeterSettings
 from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.live_forecast import WARN, CarbonPlan, OnBudget
+from mlflow_carbon.reporting.receipt import RunFootprint
 from mlflow_carbon.tracking.idle_tracking import IdleTracking
 from mlflow_carbon.tracking.launch_run import find_launch_run
+from mlflow_carbon.tracking.left_windows import Bodies, LeftWindow
 from mlflow_carbon.tracking.patience import FIND_TIMEOUT_S, within
 from mlflow_carbon.tracking.process_metering import process_metering
 from mlflow_carbon.tracking.run_tracking import RunTracking
@@ -32,8 +33,6 @@ from mlflow_carbon.tracking.tracking_options import TrackingOptions
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
-
-MIN_BODY_S = 1e-3  # a loop that was left sooner has done nothing with its item
 
 
 class Tracker:
@@ -49,12 +48,35 @@ class Tracker:
         # The two take their own windows back, so no type tells one from the other here.
         self._tracking: Any = tracking
         self._unit = unit
-        self._left: list[_LeftWindow] = []  # of loops, one in each thread at most
+        self._left: list[LeftWindow] = []  # of loops, one in each thread at most
 
     @property
     def run_id(self) -> str:
         """The MLflow run that is being measured; empty in a rank that knows no run."""
         return str(self._tracking.run_id)
+
+    @property
+    def footprint(self) -> RunFootprint | None:
+        """What the run cost, as its receipt says; while it goes on, what it has cost so far.
+
+        ``None`` in a rank that does not measure.
+        """
+        footprint: RunFootprint | None = self._tracking.footprint
+        return footprint
+
+    def could_save(self, change: str, saving_fraction: float) -> None:
+        """Names a change that would make such a run cheaper, for its receipt.
+
+        Args:
+            change: what to do, in a word or two: ``20 steps``.
+            saving_fraction: the share of the run's energy that it saves, 0 to 1.
+
+        Raises:
+            InvalidInputError: the share is not from 0 to 1.
+        """
+        if not 0 <= saving_fraction <= 1:
+            raise InvalidInputError(f"saving_fraction is {saving_fraction}; give 0 to 1.")
+        self._tracking.offer(Change(change, saving_fraction))
 
     @contextmanager
     def window(self, num_units: float = 1) -> Iterator[None]:
@@ -113,7 +135,7 @@ class Tracker:
 
     def _windowed(self, items: Iterator[T], units_per_window: int) -> Iterator[T]:
         is_exhausted = False
-        bodies = _Bodies()
+        bodies = Bodies()
         while not is_exhausted:
             if self._tracking.must_stop and not any(True for _ in items):
                 return  # there is no other item
@@ -128,7 +150,7 @@ class Tracker:
                     num_done += 1
             except GeneratorExit:  # the loop was left
                 self._tracking.stop(window)
-                self._left.append(_LeftWindow(window, num_done, bodies.is_likely_done()))
+                self._left.append(LeftWindow(window, num_done, bodies.is_likely_done()))
                 raise
             except BaseException:  # the items' own
                 self._tracking.close(window, num_done)
@@ -140,41 +162,6 @@ class Tracker:
     def _open(self) -> Any:
         self.settle(is_error=False)
         return self._tracking.open(self._unit)
-
-
-@dataclass(frozen=True)
-class _LeftWindow:
-    """A window in which a loop was left: it is not known yet whether its last item counts."""
-
-    window: Any
-    num_done: int
-    is_likely_done: bool
-
-
-class _Bodies:
-    """How long the loop takes with an item."""
-
-    def __init__(self) -> None:
-        self._began_s = 0.0
-        self._total_s = 0.0
-        self._num = 0
-
-    def begin(self) -> None:
-        """The loop gets an item."""
-        self._began_s = time.monotonic()
-
-    def end(self) -> None:
-        """The loop asks for the next item."""
-        self._total_s += time.monotonic() - self._began_s
-        self._num += 1
-
-    def is_likely_done(self) -> bool:
-        """Returns whether the loop has worked on the item that it was left at.
-
-        Nothing tells ``break`` at the end of a body from ``zip`` with something shorter but time.
-        """
-        usual_s = self._total_s / self._num if self._num else 0.0
-        return time.monotonic() - self._began_s >= max(usual_s / 2, MIN_BODY_S)
 
 
 class TrackedBlock(AbstractContextManager[Tracker]):
@@ -230,15 +217,18 @@ def track(
     run_id: str | None = None,
     is_alone: bool = False,
     meter: EnergyMeter | None = None,
+    silent: bool | None = None,
 ) -> TrackedBlock:
     """Measures the block's energy and writes it, with its CO2e, to an MLflow run.
 
     Args:
         unit: what one unit of a window is: ``iteration``, ``epoch``, ``sample``, ``minute``.
             A block that marks no window is reported per minute.
-        region: where the electricity comes from; ``None`` takes the default's.
-        month: ``2022-02``; ``None`` takes the year's mean.
-        pue: facility energy over IT energy; ``None`` takes the default's.
+        region: where the electricity comes from. This and the next four settings, where they are
+            ``None``, are those of a block around, else of the environment
+            (``MLFLOW_CARBON_REGION`` and so on), else the default's.
+        month: ``2022-02``; else the newest year's mean.
+        pue: facility energy over IT energy.
         intensity_set: the only set of intensities to look in.
         carbon_intensity_g_per_kwh: your own figure, from your supplier or your own mix, instead of
             a published one; ``region`` then is only its name.
@@ -258,6 +248,8 @@ def track(
         is_alone: whether this is the only process of a launch that comes to the block: its node is
             measured, whichever process it is, and no other node is missed.
         meter: a started meter to use instead of the process's own.
+        silent: whether no receipt is printed when the run ends; ``None`` asks
+            ``MLFLOW_CARBON_SILENT``.
 
     Raises:
         MlflowCarbonError: a setting is out of range, or two contradict each other;
@@ -275,8 +267,9 @@ def track(
             carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
             live=_live_intensity(intensity_provider, region, month or intensity_set, defaults),
             defaults=defaults,
-            settings=settings,
+            settings=settings.over_environment(os.environ),
             plan=CarbonPlan(total_units, carbon_budget_kg, on_budget),
+            is_silent=silent,
         )
         with _tracked(options, run_id=run_id, is_alone=is_alone, meter=meter) as tracker:
             yield tracker

@@ -1,0 +1,96 @@
+"""What would have made a run emit less, each change with the share that it saves."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from mlflow_carbon.errors import MlflowCarbonError
+from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity, region_name, yearly_sets
+
+# Three large clouds have data centres there (AWS eu-north-1, Azure swedencentral, Google
+# europe-north2), so a run can be moved; few grids are cleaner.
+CLEAN_REGION = "SE"
+# A good sampler needs no more: UniPC at 20 steps equals DDPM at 1000 (docs/usage.md).
+FEW_STEPS = 20
+STEPS_PARAMETERS = (
+    "steps",
+    "num_inference_steps",
+    "denoising_steps",
+    "sampling_steps",
+    "num_sampling_steps",
+    "inference_steps",
+)
+MIN_SAVING_FRACTION = 0.05  # less is not worth a word
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a run, and the share of its emissions that it would save.
+
+    Attributes:
+        text: ``20 steps``, ``in Sweden``.
+        saving_fraction: of the run's CO2e, from 0 to 1.
+        is_at_most: whether the share is an upper bound, as for work with a fixed part.
+    """
+
+    text: str
+    saving_fraction: float
+    is_at_most: bool = False
+
+
+def cheapest(changes: Iterable[Change | None], *, most: int = 2) -> tuple[Change, ...]:
+    """Returns the changes that save most, the best first, without those that save next to nothing.
+
+    Args:
+        changes: those known of the run; ``None`` stands for none.
+        most: how many to return.
+    """
+    worth = [it for it in changes if it is not None and it.saving_fraction >= MIN_SAVING_FRACTION]
+    return tuple(sorted(worth, key=lambda it: -it.saving_fraction)[:most])
+
+
+def cleaner_region(intensity: CarbonIntensity) -> Change | None:
+    """Returns what the same energy would save in a region where the grid is clean.
+
+    Args:
+        intensity: that of the run; another region's figure compares in the same yearly set only.
+
+    Returns:
+        ``None`` where the run's region is as clean, or its figure does not compare.
+    """
+    if intensity.intensity_set not in yearly_sets() or intensity.g_per_kwh <= 0:
+        return None
+    try:
+        there = lookup_intensity(CLEAN_REGION, intensity_set=intensity.intensity_set)
+    except MlflowCarbonError:
+        return None
+    return Change(f"in {region_name(CLEAN_REGION)}", 1 - there.g_per_kwh / intensity.g_per_kwh)
+
+
+def fewer_steps(parameters: Mapping[str, str]) -> Change | None:
+    """Returns what fewer denoising steps would save at most, from a run's parameters.
+
+    A sample also has a fixed part, such as its decoding, so the share of the steps is an upper
+    bound of that of the energy.
+
+    Returns:
+        ``None`` where no parameter holds a number of steps, or they are few already.
+    """
+    for name in STEPS_PARAMETERS:
+        text = parameters.get(name, "").strip("'\"")
+        if text.isascii() and text.isdecimal() and int(text) > FEW_STEPS:
+            return Change(f"{FEW_STEPS} steps", 1 - FEW_STEPS / int(text), is_at_most=True)
+    return None
+
+
+def half_the_units(unit: str, *, windows_kwh: float, energy_kwh: float) -> Change | None:
+    """Returns what half the iterations or epochs would save: half of the energy in windows.
+
+    Args:
+        unit: what the windows count.
+        windows_kwh: the energy inside the windows.
+        energy_kwh: of the whole run, what comes before and after the windows included.
+    """
+    names = {"iteration": "half the iterations", "epoch": "half the epochs"}
+    if unit not in names or energy_kwh <= 0:
+        return None
+    return Change(names[unit], min(windows_kwh / energy_kwh, 1.0) / 2)

@@ -1,0 +1,249 @@
+"""The whole footprint of a project: every run that was metered, however it ended, each once."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from mlflow_carbon.accounting.emissions import co2e_g
+from mlflow_carbon.accounting.measurement_error import bounds_of
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import RunRecord
+from mlflow_carbon.contract.windows import Window, without_overlap
+from mlflow_carbon.errors import BadRecordError, NoRunsError
+from mlflow_carbon.grid.intensity import CarbonIntensity
+from mlflow_carbon.store.access import store_errors
+from mlflow_carbon.store.listing import all_experiments, all_runs
+from mlflow_carbon.store.run_records import read_record
+from mlflow_carbon.store.runs import find_experiment
+from mlflow_carbon.units import MILLISECONDS_PER_SECOND
+
+
+@dataclass(frozen=True)
+class CountedRun:
+    """One run's part in the total.
+
+    Attributes:
+        run_id: MLflow's.
+        status: as MLflow has it.
+        parent_run_id: of the run around it.
+        experiment: its name.
+        energy_kwh: ``None`` where nothing was measured.
+        co2e_g: ``None`` where it has no energy or no price.
+        low_kwh: lower bound of the energy by its methods; ``None`` where they are not known.
+        high_kwh: the upper bound.
+        intensity: that the CO2e was computed by.
+        pue: that the CO2e was computed by.
+        methods: of each component that was measured.
+        is_partial: whether the energy is a lower bound, a killed run's windows.
+        is_shared: whether it includes the energy of other runs at the same time.
+        start_unix_s: when the run started.
+        end_unix_s: when it ended; ``None`` while it goes on.
+        duration_s: of the metered interval.
+    """
+
+    run_id: str
+    status: str
+    parent_run_id: str | None
+    experiment: str
+    energy_kwh: float | None
+    co2e_g: float | None
+    low_kwh: float | None
+    high_kwh: float | None
+    intensity: CarbonIntensity | None
+    pue: float | None
+    methods: Mapping[str, str]
+    is_partial: bool
+    is_shared: bool
+    start_unix_s: float
+    end_unix_s: float | None
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class ProjectTotal:
+    """The footprint of a project.
+
+    Attributes:
+        runs: every metered run.
+        counted: those whose energy is in the sum; of a tree the parent or its children.
+        num_unmetered: runs of the same experiments that carry no measurement at all.
+        faults: a reason for each run that cannot be read.
+    """
+
+    runs: tuple[CountedRun, ...]
+    counted: tuple[CountedRun, ...]
+    num_unmetered: int
+    faults: tuple[str, ...]
+
+    @property
+    def energy_kwh(self) -> float:
+        """IT energy of all runs, each counted once."""
+        return math.fsum(run.energy_kwh or 0.0 for run in self.counted)
+
+    @property
+    def co2e_g(self) -> float:
+        """CO2e of all runs, each counted once."""
+        return math.fsum(run.co2e_g or 0.0 for run in self.counted)
+
+    @property
+    def bounds_kwh(self) -> tuple[float, float] | None:
+        """Within which the energy lies, by its methods; ``None`` where a method is not known."""
+        if any(run.low_kwh is None or run.high_kwh is None for run in self.counted):
+            return None
+        return (
+            math.fsum(run.low_kwh or 0.0 for run in self.counted),
+            math.fsum(run.high_kwh or 0.0 for run in self.counted),
+        )
+
+    @property
+    def num_unmeasured(self) -> int:
+        """Metered runs in which no device could be measured."""
+        return sum(run.energy_kwh is None for run in self.runs)
+
+
+def read_total(
+    client: MlflowClient,
+    *,
+    experiment_names: Sequence[str] = (),
+    since_unix_s: float | None = None,
+    intensity: CarbonIntensity | None = None,
+    pue: float | None = None,
+) -> ProjectTotal:
+    """Reads every metered run of some experiments, however it ended, and adds them up.
+
+    Args:
+        client: of the store.
+        experiment_names: where to look; empty for everywhere.
+        since_unix_s: only runs that started then or later.
+        intensity: to price all energy with; ``None`` keeps the recorded one.
+        pue: facility energy over IT energy; ``None`` keeps the recorded one.
+
+    Raises:
+        TrackingStoreError: an experiment does not exist, or the store cannot be read.
+        NoRunsError: there is no metered run.
+    """
+    with store_errors(client):
+        named = [find_experiment(client, name) for name in experiment_names]
+        experiments = named or all_experiments(client)
+        names_by_id = {item.experiment_id: item.name for item in experiments}
+        since = ""
+        if since_unix_s is not None:
+            since = f"attributes.start_time >= {round(since_unix_s * MILLISECONDS_PER_SECOND)}"
+        runs = all_runs(client, list(names_by_id), since)
+    metered = [run for run in runs if keys.TAG_SCHEMA in run.data.tags]
+    found: list[CountedRun] = []
+    faults: list[str] = []
+    for run in metered:
+        try:
+            with store_errors(client):
+                record = _record(client, run)
+        except BadRecordError as error:
+            faults.append(error.reason)
+            continue
+        name = names_by_id[run.info.experiment_id]
+        found.append(_counted_run(run, record, name, intensity=intensity, pue=pue))
+    if not found:
+        where = ", ".join(map(repr, names_by_id.values())) if experiment_names else "this store"
+        raise NoRunsError(
+            f"No metered run in {where} ({len(runs)} not metered). "
+            "Meter runs with mlflow_carbon.track(), or name another experiment or time."
+        )
+    return ProjectTotal(
+        tuple(found), tuple(each_once(found)), len(runs) - len(metered), tuple(faults)
+    )
+
+
+def each_once(runs: Sequence[CountedRun]) -> list[CountedRun]:
+    """Returns runs whose energies add up to that of all, none of it twice.
+
+    A parent's energy contains that of its children in the same process; children on other machines
+    are not in it. So of a tree the larger counts: the parent's own, or the sum of its children.
+    Of runs that one process metered at one time, each of which has the energy of all, those count
+    that do not overlap and hold most.
+    """
+    children: defaultdict[str | None, list[CountedRun]] = defaultdict(list)
+    known = {run.run_id for run in runs}
+    for run in runs:
+        is_inside = run.parent_run_id in known and run.parent_run_id != run.run_id
+        children[run.parent_run_id if is_inside else None].append(run)
+    chosen: dict[str, list[CountedRun]] = {}
+    for run in reversed(_parents_first(children)):
+        inside = [it for child in children[run.run_id] for it in chosen[child.run_id]]
+        inside = _without_shared(inside)
+        inside_kwh = math.fsum(it.energy_kwh or 0.0 for it in inside)
+        is_own = run.energy_kwh is not None and run.energy_kwh >= inside_kwh
+        chosen[run.run_id] = [run] if is_own else inside
+    return _without_shared([it for root in children[None] for it in chosen[root.run_id]])
+
+
+def _parents_first(children: Mapping[str | None, Sequence[CountedRun]]) -> list[CountedRun]:
+    ordered = list(children.get(None, ()))
+    for run in ordered:  # grows as we go
+        ordered += children.get(run.run_id, ())
+    return ordered
+
+
+def _without_shared(runs: Sequence[CountedRun]) -> list[CountedRun]:
+    shared = [run for run in runs if run.is_shared]
+    if len(shared) < 2:
+        return list(runs)
+    windows = [_as_window(run) for run in shared]
+    by_window = {id(window): run for window, run in zip(windows, shared, strict=True)}
+    kept = [by_window[id(window)] for window in without_overlap(windows)]
+    return [run for run in runs if not run.is_shared] + kept
+
+
+def _as_window(run: CountedRun) -> Window:
+    end_s = run.start_unix_s + run.duration_s if run.end_unix_s is None else run.end_unix_s
+    return Window(end_s, run.duration_s, run.energy_kwh or 0.0, {}, 1.0, None)
+
+
+def _record(client: MlflowClient, run: Run) -> RunRecord:
+    """Returns a run's record; of one without a total, the sum of its windows."""
+    record = RunRecord.read(run)
+    has_total = record.total is not None and record.total.energy_kwh is not None
+    return record if has_total else read_record(client, run).or_lower_bound()
+
+
+def _counted_run(
+    run: Run,
+    record: RunRecord,
+    experiment: str,
+    *,
+    intensity: CarbonIntensity | None,
+    pue: float | None,
+) -> CountedRun:
+    total = record.total
+    energy_kwh = None if total is None else total.energy_kwh
+    used, used_pue = intensity or record.intensity, record.pue if pue is None else pue
+    mass_g = record.co2e_g
+    is_repriced = intensity is not None or pue is not None or mass_g is None
+    if energy_kwh is not None and is_repriced and used is not None and used_pue is not None:
+        mass_g = co2e_g(energy_kwh, pue=used_pue, intensity_g_per_kwh=used.g_per_kwh)
+    methods = {} if record.description is None else record.description.method_by_component
+    by_component = {} if total is None else total.energy_kwh_by_component
+    bounds = None if energy_kwh is None else bounds_of(by_component, methods)
+    end_ms = run.info.end_time
+    return CountedRun(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        parent_run_id=run.data.tags.get(MLFLOW_PARENT_RUN_ID),
+        experiment=experiment,
+        energy_kwh=energy_kwh,
+        co2e_g=mass_g if energy_kwh is not None else None,
+        low_kwh=None if bounds is None else bounds.low_kwh,
+        high_kwh=None if bounds is None else bounds.high_kwh,
+        intensity=used,
+        pue=used_pue,
+        methods={name: methods[name] for name in by_component if name in methods},
+        is_partial=record.is_partial,
+        is_shared=run.data.tags.get(keys.TAG_SHARED) == "true",
+        start_unix_s=run.info.start_time / MILLISECONDS_PER_SECOND,
+        end_unix_s=None if end_ms is None else end_ms / MILLISECONDS_PER_SECOND,
+        duration_s=(0.0 if total is None else total.duration_s) or 0.0,
+    )

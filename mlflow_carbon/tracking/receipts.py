@@ -1,0 +1,93 @@
+"""The receipt at the end of a metered run: on stderr, once, and kept for ``last_footprint()``."""
+
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from mlflow import MlflowClient
+
+from mlflow_carbon.redaction import without_credentials
+from mlflow_carbon.reporting.receipt import RunFootprint, receipt_lines
+
+SILENT = "MLFLOW_CARBON_SILENT"
+LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves unless it is told otherwise
+# MLflow's UI opens in its view of generative AI unless its address asks for that of training.
+_VIEW = "workflowType=machine_learning"
+# Where stderr knows ASCII only.
+_PLAIN = str.maketrans({"·": "|", "−": "-", "±": "+-", "µ": "u", "…": "."})
+
+_lock = threading.Lock()
+_newest: list[RunFootprint] = []  # at most one
+
+
+def last_footprint() -> RunFootprint | None:
+    """Returns what the metered run that ended last in this process cost; ``None`` before that.
+
+    The record is that of the receipt: energy in kWh and CO2e in g with their bounds, by component
+    and per unit. It prints as the receipt, and as a table in a notebook.
+    """
+    with _lock:
+        return _newest[-1] if _newest else None
+
+
+def keep(footprint: RunFootprint) -> None:
+    """Makes a footprint the last one."""
+    with _lock:
+        _newest[:] = [footprint]
+
+
+def is_silent(chosen: bool | None, environment: Mapping[str, str] = os.environ) -> bool:
+    """Returns whether no receipt is wanted: as chosen, else as ``MLFLOW_CARBON_SILENT`` says."""
+    if chosen is not None:
+        return chosen
+    return environment.get(SILENT, "").strip().lower() in ("true", "1")
+
+
+def print_receipt(footprint: RunFootprint, stream: TextIO | None = None) -> None:
+    """Prints a receipt in one piece; a stream that is closed or full gets none.
+
+    Args:
+        footprint: what the run cost.
+        stream: ``None`` for stderr.
+    """
+    stream = stream or sys.stderr
+    block = "\n".join(receipt_lines(footprint)) + "\n"
+    try:
+        try:
+            stream.write(block)
+        except UnicodeEncodeError:
+            stream.write(block.translate(_PLAIN).encode("ascii", "replace").decode("ascii"))
+        stream.flush()
+    except (AttributeError, OSError, ValueError):  # no stderr, a full disk, a closed one
+        return
+
+
+def place_in_ui(client: MlflowClient, run_id: str, experiment_id: str | None) -> str | None:
+    """Returns where MLflow's UI shows a run in its view of training, and how to start the UI.
+
+    Args:
+        client: of the run's store.
+        run_id: the run.
+        experiment_id: of the run; ``None`` where nobody has said.
+
+    Returns:
+        ``None`` where the address cannot be known.
+    """
+    if experiment_id is None:
+        return None
+    page = f"#/experiments/{experiment_id}/runs/{run_id}?{_VIEW}"
+    uri = str(client.tracking_uri)
+    if uri.startswith(("http://", "https://")):
+        return f"{without_credentials(uri).rstrip('/')}/{page}"
+    return f"{LOCAL_UI}/{page} (after: {_command_of_ui(uri)})"
+
+
+def _command_of_ui(uri: str) -> str:
+    """Returns the command that serves a store; the address of one with a password is left out."""
+    is_here = uri == "sqlite:///mlflow.db" or uri == f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if is_here or not uri.startswith("sqlite:") or uri != without_credentials(uri):
+        return "mlflow ui"
+    return f"mlflow ui --backend-store-uri {uri}"

@@ -1,0 +1,217 @@
+"""The reproduction table: against figures worked out by hand from the runs of a made-up study."""
+
+import json
+import math
+
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+
+from mlflow_carbon.cli import cli
+from mlflow_carbon.contract import keys, study_tags
+from mlflow_carbon.reporting.paper_results import exponent, result_of
+from mlflow_carbon.reporting.study_cells import find_study, read_study
+from mlflow_carbon.reporting.study_findings import (
+    AGREES,
+    DIFFERS,
+    NOT_MEASURED,
+    OTHER_MACHINE,
+    TOO_SMALL,
+    findings_of,
+)
+from tests.fakes.metered_runs import write_run
+
+KWH_PER_JOULE = 1 / 3.6e6
+
+
+@pytest.fixture
+def parent(store):
+    """The parent run of a study without cells."""
+    tags = {study_tags.TAG_STUDY: "digest", study_tags.TAG_STATE: study_tags.DONE}
+    return write_run(MlflowClient(), "study", windows=[], name="study paper", tags=tags)
+
+
+def write_cell(parent, task, size, joules, *, model="medium", steps=None, processes=1, **more):
+    """Writes a cell whose unit takes some J, in two equal windows of 5 units; returns its run."""
+    name = f"{task} {size} {model} {steps} {processes}"
+    params = {
+        "task": task,
+        "dims": str(len(size)),
+        "size": "x".join(map(str, size)),
+        "model_size": model,
+        "num_processes": str(processes),
+        "batch_size": "1",
+        "device": more.get("device", "cuda"),
+        **({} if steps is None else {"steps": str(steps)}),
+    }
+    state = more.get("state", study_tags.DONE)
+    tags = {study_tags.TAG_CELL: name, study_tags.TAG_STATE: state, keys.TAG_HARDWARE: "1x test"}
+    if "problem" in more:
+        tags[study_tags.TAG_PROBLEM] = more["problem"]
+    return write_run(
+        MlflowClient(),
+        "study",
+        windows=[(5 * joules * KWH_PER_JOULE, 5)] * 2 if joules else [],
+        unit="iteration" if task == "train" else "sample",
+        name=name,
+        params=params,
+        tags=tags,
+        parent_run_id=parent,
+    )
+
+
+def found(quantity):
+    """Returns the one finding whose quantity begins so."""
+    client = MlflowClient()
+    study = read_study(client, find_study(client, None))
+    (finding,) = [each for each in findings_of(study) if each.quantity.startswith(quantity)]
+    return finding
+
+
+def test_exponents_of_the_paper_are_those_between_its_printed_results():
+    # ln(0.79 / 0.40) / ln(512² / 192²) = 0.347, and so on
+    expected = {("train", 2): 0.35, ("synth", 2): 0.79, ("train", 3): 0.65, ("synth", 3): 1.06}
+    for (task, dims), value in expected.items():
+        paper = exponent(task, dims)
+        assert paper.low < paper.high
+        assert (paper.low + paper.high) / 2 == pytest.approx(value, abs=0.006)
+
+
+def test_energy_that_the_paper_implies_is_its_mass_over_pue_and_intensity():
+    # 362.3 kg / (251 g/kWh x 1.55 x 10,000) = 93.1 Wh
+    result = result_of("synth", 3, is_largest=True)
+    assert result.energy_kwh_per_unit == pytest.approx(0.0931, rel=1e-3)
+    assert (result.kg, result.std_kg, result.size) == ("362.3", "1.0", (256, 256, 192))
+
+
+@pytest.mark.parametrize(("power", "verdict"), [(0.35, AGREES), (0.6, DIFFERS)])
+def test_exponent_is_that_of_the_cells(parent, power, verdict):
+    for axis in (192, 256, 512):
+        write_cell(parent, "train", (axis, axis), 10 * axis ** (2 * power))
+    finding = found("energy against voxels, 2D train")
+    assert (finding.ours, finding.verdict) == (f"{power:.3g}", verdict)
+    assert len(finding.run_ids) == 3
+
+
+def test_sizes_below_the_papers_are_too_small_to_tell(parent):
+    for axis in (16, 32, 48):
+        write_cell(parent, "train", (axis, axis), axis**0.7)
+    finding = found("energy against voxels, 2D train")
+    assert finding.verdict == TOO_SMALL
+    assert "16x16 to 48x48; the paper's two: 192x192 and 512x512" in finding.why
+
+
+@pytest.mark.parametrize(
+    ("fixed", "saving", "verdict"),
+    [
+        (0, "0.8", AGREES),
+        (100, "0.727", DIFFERS),  # 1 - (100 + 200) / (100 + 1000)
+    ],
+)
+def test_saving_of_steps_is_fitted(parent, fixed, saving, verdict):
+    for steps in (50, 200, 1000):
+        write_cell(parent, "synth", (256, 256), fixed + steps, steps=steps)
+    finding = found("200 steps instead of 1000, 2D")
+    assert (finding.ours, finding.verdict) == (saving, verdict)
+    assert "fitted to 50, 200, 1000 steps" in finding.why
+
+
+def test_volumes_over_slices_is_the_ratio_of_the_largest(parent):
+    write_cell(parent, "train", (512, 512), 50)
+    write_cell(parent, "train", (256, 256, 192), 570)
+    finding = found("3D over 2D, largest sizes, train")
+    # 570 / 50 = 11.4; equal windows have no spread
+    assert (finding.paper, finding.ours, finding.verdict) == ("11.4", "11.4 (11.4 to 11.4)", AGREES)
+    assert finding.ratio == pytest.approx(11.4 / (9.0 / 0.79))
+
+
+def test_model_sizes_are_compared_at_one_size(parent):
+    for model, joules in (("small", 100), ("medium", 120), ("large", 135)):
+        write_cell(parent, "train", (256, 256), joules, model=model)
+    finding = found("largest over smallest networks, 2D train")
+    assert (finding.ours, finding.verdict) == ("1.35 (1.35 to 1.35)", AGREES)
+    assert found("largest over smallest networks, 2D synth").verdict == NOT_MEASURED
+
+
+def test_processes_are_compared_at_equal_iterations_and_at_equal_samples(parent):
+    size = (192, 192, 192)
+    write_cell(parent, "train", size, 100)
+    write_cell(parent, "train", size, 360, processes=4)
+    # an iteration of 4 processes takes 3.6 times as much for 4 times the images: 0.9 an image
+    assert found("4 processes over 1 at equal iterations").ours.startswith("3.6 ")
+    assert found("4 processes over 1 at equal iterations").verdict == AGREES
+    assert found("4 processes over 1 at equal samples").ours.startswith("0.9 ")
+    assert found("4 processes over 1 at equal samples").verdict == DIFFERS
+
+
+def test_processes_on_one_cpu_cannot_tell(parent):
+    write_cell(parent, "train", (192, 192, 192), 100, device="cpu")
+    write_cell(parent, "train", (192, 192, 192), 360, processes=4, device="cpu")
+    assert found("4 processes over 1 at equal samples").verdict == TOO_SMALL
+
+
+def test_joules_and_mass_are_beside_the_papers(parent):
+    run_id = write_cell(parent, "train", (512, 512), 40)
+    joules = found(f"train {(512, 512)} medium None 1: J per iteration")
+    # the paper's: 0.79 kg / (251 x 1.55 x 150,000) = 48.7 J
+    assert (joules.paper, joules.ours, joules.verdict) == ("48.7", "40 ± 0", OTHER_MACHINE)
+    assert joules.run_ids == (run_id,)
+    mass = found(f"train {(512, 512)} medium None 1: kg CO2e of 150,000 iterations")
+    # 40 J x 150,000 = 1.6667 kWh; x 1.5 x 250 g/kWh = 0.625 kg
+    assert mass.ours == "0.625 ± 0 (0.625 to 0.625)"
+    assert mass.ratio == pytest.approx(0.625 / 0.79)
+
+
+def test_regions_and_months_are_told_by_each_basis(parent):
+    assert found("Poland over Sweden by the paper's Table 1").ours == "95"  # 666 / 7
+    assert found("Poland over Sweden by direct emissions").ours == "85"  # 681 / 8
+    assert found("Poland over Sweden by life-cycle").verdict == DIFFERS
+    assert found("Germany 2022").ours == "1.45"
+
+
+def test_cell_that_was_skipped_says_why(parent):
+    write_cell(
+        parent, "train", (512, 512), 0, state=study_tags.SKIPPED, problem="needs about 90 GB"
+    )
+    finding = found(f"train {(512, 512)}")
+    assert (finding.verdict, finding.why) == (NOT_MEASURED, "skipped: needs about 90 GB")
+
+
+def test_cell_that_was_done_again_counts_once(parent):
+    write_cell(parent, "train", (512, 512), 0, state=study_tags.FAILED, problem="no memory")
+    done = write_cell(parent, "train", (512, 512), 40)
+    write_cell(parent, "train", (512, 512), 0, state=study_tags.INTERRUPTED)
+    client = MlflowClient()
+    (cell,) = read_study(client, find_study(client, None)).cells
+    assert cell.run_id == done
+
+
+def test_command_prints_each_format(parent):
+    for axis in (192, 256, 512):
+        write_cell(parent, "train", (axis, axis), math.sqrt(axis))
+    printed = {}
+    for form in ("table", "csv", "json", "markdown", "html"):
+        result = CliRunner().invoke(cli, ["study-report", "--format", form])
+        assert result.exit_code == 0, result.output
+        printed[form] = result.stdout
+    assert printed["table"].startswith("study paper: 3 of 3 cells measured, run ")
+    rows = json.loads(printed["json"])
+    assert rows[0]["quantity"] == "energy against voxels, 2D train: exponent"
+    assert len(rows[0]["run_ids"].split(",")) == 3
+    assert "| energy against voxels, 2D train: exponent | 0.35 |" in printed["markdown"]
+    assert "<td>energy against voxels, 2D train: exponent</td><td>0.35</td>" in printed["html"]
+    assert "cannot be derived" in printed["html"]  # the paper's claims
+
+
+def test_store_without_a_study_says_how_to_run_one(store):
+    result = CliRunner().invoke(cli, ["study-report"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "Error: No study in this store. Run one: mlflow run . -e study."
+    )
+
+
+def test_names_of_a_store_cannot_act_in_a_document(parent):
+    MlflowClient().set_tag(parent, "mlflow.runName", "<script>alert(1)</script>")
+    result = CliRunner().invoke(cli, ["study-report", "--format", "html"])
+    assert "<script>" not in result.stdout
