@@ -1,6 +1,5 @@
 """``mlflow-carbon plot``: a figure of measured runs, one column of a paper wide."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ from mlflow_carbon.commands.pricing import (
     chosen_intensities,
     price_options,
 )
-from mlflow_carbon.contract.keys import DEFAULT_EXPERIMENT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,6 +83,7 @@ def plot(
     from mlflow_carbon.pictures.drawing import Request
     from mlflow_carbon.pictures.frames import Amount
     from mlflow_carbon.pictures.style import check_path, save
+    from mlflow_carbon.reporting.comparing import default_experiments
     from mlflow_carbon.store.access import open_client
 
     check_path(out)
@@ -95,7 +94,7 @@ def plot(
         pue=pricing.pue,
         is_lower_better=not higher_is_better,
     )
-    names = experiment or (os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT),)
+    names = experiment or default_experiments()
     client = open_client(tracking_uri)
     if kind == "energy":
         figure = _energy(client, run, experiment)
@@ -136,7 +135,7 @@ def _comparison(
     from mlflow_carbon.store.runs import read_runs
 
     runs = read_runs(
-        client, experiment_names=names, include=["partial"] if kind == drawing.RUNS else []
+        client, experiment_names=names, include=("partial",) if kind == drawing.RUNS else ()
     )
     if pricing.series is not None:
         runs = priced_by_file(client, runs, pricing.series, region=pricing.region)

@@ -183,9 +183,10 @@ def quality_points(
         names = [default] if default else []
     if known.empty:
         raise NoRunsError("No run has both energy per unit and this quality figure.")
-    costs = compare_runs(
-        known, group_by=names, intensities=request.intensities, pue=request.pue, pool=True
-    ).table
+    comparison = compare_runs(
+        known, group_by=names, intensities=request.intensities, pue=request.pue
+    )
+    costs, names = comparison.table, list(comparison.group_by)
     if costs["unit"].nunique() > 1:
         raise InvalidInputError("The runs count several units; draw quality for one of them.")
     stem = "co2e_g" if request.amount.per == PER_RUN else "co2e_g_per_unit"
