@@ -206,6 +206,7 @@ def assert_both_ways_agree(database, runs):
             pd.testing.assert_frame_equal(*frames, check_exact=True)
 
 
+@pytest.mark.slow
 @given(st.lists(stored_runs, max_size=6))
 @settings(max_examples=20, phases=FINDING)
 def test_tables_and_search_give_equal_rows(sqlite_database, runs):
