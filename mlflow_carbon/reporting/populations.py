@@ -55,7 +55,8 @@ class Movers:
 def mixed_populations(runs: pd.DataFrame, group_columns: Sequence[str]) -> dict[str, str]:
     """Returns the keys, and their columns, that keep unlike runs of a group apart; few or none.
 
-    A run that lacks such a setting is unlike one that has it.
+    A run that lacks such a setting is unlike one that has it; one that does not say how it was
+    measured may be like any other, as a killed run has no such tags.
 
     Args:
         runs: that can be compared.
@@ -65,7 +66,9 @@ def mixed_populations(runs: pd.DataFrame, group_columns: Sequence[str]) -> dict[
     for name, column in POPULATION_COLUMNS.items():
         if column not in runs or column in group_columns:
             continue
-        values = runs[column].fillna(_ABSENT)
+        values = runs[column].mask(runs[column].eq(""))
+        if not name.startswith(keys.TAG_PREFIX):
+            values = values.fillna(_ABSENT)
         if values.nunique() < 2:
             continue
         groups = _codes(runs, [*group_columns, *found.values()])
