@@ -27,7 +27,7 @@ from ldm_project.diffusion.latents import Latents, encode_latents
 from ldm_project.diffusion.models import ModelSpec, build_discriminator, build_unet, build_vqgan
 from ldm_project.diffusion.optimisation import learning_rate_factor
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
-from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
+from ldm_project.diffusion.vqgan_training import HISTOGRAM_WEIGHT, VqganTraining, train_vqgan
 from ldm_project.errors import InvalidInputError
 
 SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
@@ -103,6 +103,19 @@ def test_spectral_loss_joins_with_the_quantiser_and_reaches_the_vqgan(spec):
         assert [step.spectral_loss > 0 for step in after] == [weight > 0] * 6
     assert torch.equal(*halfway)
     assert not torch.equal(*trained)
+
+
+def test_histogram_loss_is_the_wasserstein_distance_of_the_grey_values(monkeypatch):
+    """Reconstructions are replaced by what is known: images moved by 0.1, and shuffled."""
+    spec = SPECS[2]
+    vqgan = build_vqgan(spec)
+    images = next(blobs(spec))
+    shuffled = images.flatten()[torch.randperm(images.numel())].reshape(images.shape)
+    for known, distance in ((images + 0.1, 0.1), (shuffled, 0.0)):
+        monkeypatch.setattr(vqgan, "decode", lambda latents, known=known: known + 0 * latents.sum())
+        training = VqganTraining(vqgan, build_discriminator(spec), iterations=1)
+        (step,) = train_vqgan(training, iter([images]))
+        assert step.histogram_loss == pytest.approx(HISTOGRAM_WEIGHT * distance, abs=1e-5)
 
 
 def test_discriminator_learns_only_when_it_has_joined(spec):

@@ -1,5 +1,6 @@
 """The memory that a cell needs, reckoned from the shapes of its networks, and what a device has."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,9 @@ def needed_by(cell: Cell, spec: ModelSpec, *, precision: str) -> int:
         return round(MARGIN * (weights_bytes + share * cell.batch_size * kept_bytes))
     step_bytes = _largest_bytes(unet, lambda: unet(latents, timesteps))
     decode_bytes = _largest_bytes(vqgan, lambda: vqgan.decode(latents))
-    tiled = min(1.0, MAX_TILE_VOXELS / (cell.batch_size * torch.Size(spec.size).numel()))
-    computing_bytes = cell.batch_size * max(share * step_bytes, tiled * decode_bytes)
+    # A batch too large to decode is halved, down to one image, which is decoded whole.
+    num_together = max(1, min(cell.batch_size, MAX_TILE_VOXELS // math.prod(spec.size)))
+    computing_bytes = max(share * cell.batch_size * step_bytes, num_together * decode_bytes)
     weights_bytes = FP32_BYTES * (num_parameters(unet) + num_parameters(vqgan))
     return round(MARGIN * (weights_bytes + LAYERS_AT_ONCE * computing_bytes))
 

@@ -4,7 +4,10 @@ MLflow calls the value at the highest step the latest one, so a key is either a 
 (step 0 only) or a series (steps 1..N), never both.
 """
 
+DEFAULT_EXPERIMENT = "Default"  # MLflow's own
 SCHEMA_VERSION = "1"
+
+METRIC_PREFIX = "carbon/"  # of every metric below
 
 # Totals of a run, step 0.
 ENERGY_KWH = "carbon/energy_kwh"
@@ -47,6 +50,7 @@ TAG_CPU_TDP_SOURCE = "carbon.cpu_tdp_source"
 TAG_CPU_IDLE_POWER_W = "carbon.cpu_idle_power_w"  # the idle part of an estimated CPU's power
 TAG_UNREAD_DEVICES = "carbon.unread_devices"  # devices to count that cannot be read
 TAG_ATTRIBUTION = "carbon.attribution"
+TAG_OTHER_LOAD = "carbon.other_load"  # what other processes used of the node meanwhile, if much
 TAG_HARDWARE = "carbon.hardware"
 TAG_TRACKER = "carbon.tracker"
 TAG_PLUGIN_VERSION = "carbon.plugin_version"
