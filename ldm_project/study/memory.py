@@ -19,7 +19,7 @@ from ldm_project.study.cells import TRAIN, Cell
 FP32_BYTES, BF16_BYTES = 4, 2
 # A layer's input and output, and what its kernel works in, lie in memory beside each other.
 LAYERS_AT_ONCE = 3
-# With it the count is 0.6 to 1.8 times the peaks of the paper's cells on an H100
+# With it the count is 0.8 to 1.4 times the peaks of the paper's trainings on an H100
 # (benchmarks/measured/h100); a computer without memory left ends the whole study.
 MARGIN = 1.25
 
