@@ -17,6 +17,7 @@ from mlflow_carbon.accounting.steps_model import (
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.reporting.populations import mixed_populations, movers
+from mlflow_carbon.reporting.report import Column, Report, Table
 from mlflow_carbon.reporting.run_groups import column_of, usable_runs
 from mlflow_carbon.reporting.tables import ABSENT, ENERGY_SCALES, Scale, choose_scale, short_name
 
