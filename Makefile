@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # one process a core; one that has nothing left takes tests of another
 SHARED := --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: synth test test-versions services lint clean
+.PHONY: synth test test-versions services screenshots lint clean
 
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
@@ -19,12 +19,19 @@ test: $(READY) services lint
 test-versions: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions.environments
 
-# The server that some tests talk to, where Debian's packages may be installed; else those tests
-# are left out.
+# The server and the browser that some tests need, where Debian's packages may be installed; else
+# those tests are left out.
 services:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v pg_ctlcluster >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq postgresql >/dev/null \
 	  || echo "PostgreSQL could not be installed: its tests are left out."; fi
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromium >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null \
+	  || echo "Chromium could not be installed: its tests are left out."; fi
+
+# The pictures of docs/pictures, taken anew by the tests of the pages that they show.
+screenshots: $(READY) services
+	OMP_NUM_THREADS=1 SCREENSHOTS_FOLDER=$(CURDIR)/docs/pictures $(BIN)/pytest -m browser tests/test_pages.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

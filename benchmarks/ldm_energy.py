@@ -22,6 +22,7 @@ from benchmarks.ldm_gpu_page import GpuReport, gpu_section
 from benchmarks.ldm_ways import STEPS, Sample, Taken, baseline, measured, ours
 from ldm_project.config import TrainRunConfig
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
+from ldm_project.diffusion.fidelity import doubts
 from ldm_project.diffusion.iso_quality import Setting, iso_quality
 from ldm_project.diffusion.quality import Features, features_of_encoder, image_set, judge
 from ldm_project.runs.commands import run_command
@@ -99,7 +100,16 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
     real = real_images(core, training, features)
     judged = [_setting(features, real, name, torch.cat(images[name])) for name in list(named)[1:]]
     ways = {name: _way(name, medians(rounds[name])) for name in named}
-    best = cheapest_by_cpu_time(judged, ways)
+    held_out = judge(real.held_out, real.training, real.held_out)
+    reconstruction = judge(real.reconstructed, real.training, real.held_out)
+    found = doubts(
+        real=held_out,
+        reconstruction=reconstruction,
+        reference=judged[0].quality,
+        num_images=num_rounds * batch_size,
+        num_real=len(real.held_out.features),
+    )
+    best = None if found else cheapest_by_cpu_time(judged, ways)
     return Report(
         dims=dims,
         size=core.spec.size,
@@ -109,11 +119,12 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
         num_rounds=num_rounds,
         baseline=ways["a"],
         same_steps=ways[f"ddpm {STEPS}"],
-        iso_quality=ways[f"{best.sampler} {best.steps}"],
+        iso_quality=None if best is None else ways[f"{best.sampler} {best.steps}"],
         ways=tuple(ways[f"{found.sampler} {found.steps}"] for found in judged),
         settings=tuple(judged),
-        real=judge(real.held_out, real.training, real.held_out),
-        reconstruction=judge(real.reconstructed, real.training, real.held_out),
+        real=held_out,
+        reconstruction=reconstruction,
+        doubts=found,
     )
 
 

@@ -35,17 +35,19 @@ class Report:
     num_rounds: int
     baseline: Way
     same_steps: Way
-    iso_quality: Way
+    iso_quality: Way | None  # None: it cannot be judged
     ways: tuple[Way, ...]  # ours, in the order of the settings
     settings: tuple[Setting, ...]  # 1000 steps first
     real: Quality
     reconstruction: Quality
+    doubts: tuple[str, ...] = ()  # why equal quality cannot be judged
 
 
 def page(reports: Sequence[Report], on_gpu: str) -> str:
     """Returns the page; its last section is the text ``on_gpu``."""
     return HEAD.format(
         ways="\n".join(line for report in reports for line in _way_rows(report)),
+        doubts="".join(_doubts(report) for report in reports),
         quality="\n".join(line for report in reports for line in _quality_rows(report)),
         on_gpu=on_gpu,
         training="; ".join(_training(report) for report in reports),
@@ -54,6 +56,13 @@ def page(reports: Sequence[Report], on_gpu: str) -> str:
         num_images=reports[0].num_rounds * reports[0].batch_size,
         precision=reports[0].precision,
     )
+
+
+def _doubts(report: Report) -> str:
+    """Returns why equal quality cannot be judged, as a paragraph; empty where it can."""
+    if not report.doubts:
+        return ""
+    return f"\nEqual quality in {report.dims}D cannot be judged: {' '.join(report.doubts)}\n"
 
 
 def _training(report: Report) -> str:
@@ -65,17 +74,16 @@ def _training(report: Report) -> str:
 
 
 def _way_rows(report: Report) -> Iterator[str]:
-    names = {
+    names: dict[str, tuple[Way, float | None]] = {
         "(a) monai-generative, fp32, batch 1, DDPM 1000": (report.baseline, None),
         f"(b) ours, same steps ({report.same_steps.name})": (
             report.same_steps,
             SAME_STEPS_BAR[report.dims],
         ),
-        f"(c) ours, equal quality ({report.iso_quality.name})": (
-            report.iso_quality,
-            ISO_QUALITY_BAR,
-        ),
     }
+    if report.iso_quality is not None:
+        name = f"(c) ours, equal quality ({report.iso_quality.name})"
+        names[name] = (report.iso_quality, ISO_QUALITY_BAR)
     for name, (way, bar) in names.items():
         energy = NOT_MEASURED if way.energy_joules is None else f"{way.energy_joules:.3g}"
         cpu, wall = (
@@ -124,7 +132,7 @@ formula, so (b)'s images stand for the quality of both.
 | images | way | CPU s | wall s | J | less CPU time | less wall time | asked for |
 |---|---|---:|---:|---:|---:|---:|---:|
 {ways}
-
+{doubts}
 ## Quality
 
 {num_images} images of each setting against the training images, by features of the VQ-GAN's \

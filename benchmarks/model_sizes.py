@@ -30,7 +30,10 @@ works whose axes the networks can halve: multiples of 16, for `tiny` of 8.
 
 {weights}
 
-Channels of the UNet's levels × residual blocks per level; attention on the levels that are bold.
+Channels of the levels × residual blocks per level; attention on the levels that are bold. The
+VQ-GANs are MONAI's `AutoencoderKL` encoder and decoder, without attention, around its vector
+quantiser: each of 4 groups of a latent's channels chooses one of the codes. Group normalisation
+looks at a whole image, so an image is decoded whole.
 
 ## TFLOP per denoising step
 
@@ -48,8 +51,8 @@ A multiplication and an addition count as two. The widths of the VQ-GANs of `sma
 
 def weights_table() -> str:
     """Returns the presets and how many weights each has, in millions."""
-    rows = ["| preset | UNet | latent | UNet 2D | UNet 3D | VQ-GAN 2D | VQ-GAN 3D |"]
-    rows.append("|---|---|---|---:|---:|---:|---:|")
+    rows = ["| preset | UNet | VQ-GAN | latent | UNet 2D | UNet 3D | VQ-GAN 2D | VQ-GAN 3D |"]
+    rows.append("|---|---|---|---|---:|---:|---:|---:|")
     for name, preset in PRESETS.items():
         levels = zip(preset.unet_channels, preset.unet_attention_levels, strict=True)
         widths = "/".join(f"**{width}**" if attends else f"{width}" for width, attends in levels)
@@ -58,7 +61,9 @@ def weights_table() -> str:
         millions = " | ".join(f"{number / 1e6:.2f} M" for number in numbers)
         rows.append(
             f"| `{name}` | {widths} × {preset.unet_num_res_blocks} "
-            f"| {preset.latent_channels} channels | {millions} |"
+            f"| {'/'.join(map(str, preset.vqgan_channels))} × {preset.vqgan_num_res_layers} "
+            f"| {preset.latent_channels} channels, {preset.num_code_groups} × {preset.num_codes} "
+            f"codes | {millions} |"
         )
     return "\n".join(rows)
 

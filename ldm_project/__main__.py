@@ -49,14 +49,16 @@ def parameters_of(config_class: type[RunConfig] | type[StudyConfig]) -> Callable
             )(command)
         for parameter in reversed(fields(config_class)):
             choices = parameter.metadata["choices"]
+            # `--dry-run` alone is `--dry-run true`, which MLproject needs
+            bare: dict[str, Any] = {"flag_value": "true"} if choices == TRUTHS else {}
             command = click.option(
                 f"--{parameter.name.replace('_', '-')}",
                 default=parameter.default,
                 type=click.Choice(choices) if choices else type(parameter.default),
                 help=parameter.metadata["help"],
                 show_default=True,
-                # `--dry-run` alone is `--dry-run true`, which MLproject needs
-                **({"is_flag": False, "flag_value": "true"} if choices == TRUTHS else {}),
+                is_flag=False,
+                **bare,
             )(command)
         return command
 

@@ -100,7 +100,7 @@ class VqganConfig(RunConfig):
 
     vqgan_iterations: int = parameter(350, "Training iterations of the VQ-GAN.")
     batch_size: str = parameter(
-        AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D), 2 (3D VQ-GAN)."
+        AUTO, "Images per training iteration. auto: 8 (2D), 4 (3D), 2 (3D, VQ-GAN)."
     )
     data: str = parameter(
         PHANTOM,
@@ -271,4 +271,6 @@ class CompareConfig:
     region: str = parameter(AUTO, "Regions to price in, comma-separated. auto: as recorded.")
     month: str = parameter(AUTO, "Month of the carbon intensity: 2022-02. auto: the year's mean.")
     pue: str = parameter(AUTO, "Power usage effectiveness. auto: as recorded.")
-    format: str = parameter("table", "Output.", choices=("table", "csv", "json"))
+    format: str = parameter(
+        "table", "Output.", choices=("table", "csv", "json", "markdown", "latex")
+    )

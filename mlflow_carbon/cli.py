@@ -45,9 +45,10 @@ class _Group(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands with their first sentences whole, wrapped where they are long."""
-        rows = [(name, it.get_short_help_str(limit=1_000)) for name, it in self.commands.items()]
+        named = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, it.get_short_help_str(limit=1_000)) for name, it in named if it is not None]
         with formatter.section("Commands"):
-            formatter.write_dl(sorted(rows))
+            formatter.write_dl(rows)
 
 
 def told_as_options(error: MlflowCarbonError, command: click.Command | None) -> str:

@@ -1,5 +1,6 @@
 """Fixtures that several test files share: one's own store, a meter, models, one torch thread."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -78,12 +79,17 @@ def empty_store(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def mlflow_environment():
-    """MLflow's variables as they were: `set_experiment` and others set some for child processes."""
+    """MLflow's variables and our logger as they were.
+
+    `set_experiment` and others set variables for child processes; `autolog(silent=True)` disables
+    the logger.
+    """
     before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
     yield
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
     os.environ.update(before)
+    logging.getLogger("mlflow.carbon").disabled = False
 
 
 @pytest.fixture(autouse=True)

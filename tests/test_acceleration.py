@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_project.diffusion.acceleration import channels_last, prepared, resolve_precision
+from ldm_project.diffusion.acceleration import (
+    channels_last,
+    prepared,
+    resolve_precision,
+    resolve_vqgan_precision,
+)
 from ldm_project.diffusion.models import ModelSpec, build_unet
 from ldm_project.errors import InvalidInputError
 
@@ -44,6 +49,19 @@ def test_larger_networks_take_bf16_where_the_cpu_has_instructions_for_it(size):
     has_bf16 = any("bf16" in name and has for name, has in capabilities.items())
     expected = "bf16" if has_bf16 else "fp32"
     assert resolve_precision(None, CPU, ModelSpec(len(size), size, "medium")) == expected
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 16, 16)])
+def test_vqgan_takes_bf16_even_in_tiny_where_the_cpu_has_instructions_for_it(size):
+    spec = ModelSpec(len(size), size, "tiny")
+    capabilities = torch.cpu.get_capabilities()
+    has_bf16 = any("bf16" in name and has for name, has in capabilities.items())
+    assert resolve_vqgan_precision(None, CPU, spec) == ("bf16" if has_bf16 else "fp32")
+    assert resolve_vqgan_precision("fp32", CPU, spec) == "fp32"
+
+
+def test_vqgan_of_volumes_with_latents_too_small_for_bf16_is_kept_from_it():
+    assert resolve_vqgan_precision(None, CPU, ModelSpec(3, (8, 16, 16), "tiny")) == "fp32"
 
 
 # A quarter of 32, halved twice by medium, is 2 at the coarsest level; of tiny's 16, halved once.

@@ -158,7 +158,6 @@ BAD_COMMANDS = [
     ("predict two --samples -3", "--samples is -3;"),
     ("predict two --units nan", "--units is nan;"),
     ("predict two --units inf", "--units is inf;"),
-    ("predict two", "Give --iterations, --samples or --units"),
     ("predict two --samples 1 --units 2", "only one of them"),
     ("predict two --iterations 5", "energy per sample, so --iterations does not apply"),
     ("predict epochs --samples 5", "energy per epoch, so --samples does not apply"),

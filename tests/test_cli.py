@@ -19,36 +19,28 @@ JOULE = 1 / 3.6e6  # kWh
 # 50 steps: 2 J = 2 / 3.6e6 kWh, x 1.5 x 251 g/kWh = 0.209 mg; std of 1 and 3 J: 1.414 J.
 # Whole runs: 4 x (0.5 + 1.5) = 8 J and 24 J; 200 steps: 4 x (10 + 12) = 88 J.
 COMPARISON = """\
+200 steps cost 5.5 × 50 steps per sample.
+In EU27 the same emits 36 × as much CO2e as in SE.
+
 Per sample
-steps  region  runs  windows  energy (J)  between  within        CO2e (mg)  between  within  ± is
-   50  EU27       2        4   2.0 ± 1.4      1.4    0.71      0.21 ± 0.15     0.15   0.074  between
-   50  SE         2        4   2.0 ± 1.4      1.4    0.71  0.0058 ± 0.0041   0.0041  0.0021  between
-  200  EU27       1        2  11.0 ± 1.4        -     1.4      1.15 ± 0.15        -    0.15  within
-  200  SE         1        2  11.0 ± 1.4        -     1.4  0.0321 ± 0.0041        -  0.0041  within
+steps  region  runs  windows  energy (J)        CO2e (mg)  within (%)  ± is
+   50  EU27       2        4   2.0 ± 1.4      0.21 ± 0.15          35  between
+   50  SE         2        4   2.0 ± 1.4  0.0058 ± 0.0041          35  between
+  200  EU27       1        2  11.0 ± 1.4      1.15 ± 0.15          13  within
+  200  SE         1        2  11.0 ± 1.4  0.0321 ± 0.0041          13  within
+± is the sample std between runs; for one run, that of the windows within it.
 
 Per run
-steps  region  runs  energy (J)      CO2e (mg)  readings  coverage  PUE  g/kWh  methods
-   50  EU27       2     16 ± 11      1.7 ± 1.2         4      100%  1.5    251  cpu=counter
-   50  SE         2     16 ± 11  0.047 ± 0.033         4      100%  1.5      7  cpu=counter
-  200  EU27       1       88.00          9.203         2      100%  1.5    251  cpu=counter
-  200  SE         1       88.00         0.2567         2      100%  1.5      7  cpu=counter
+steps  region  runs  energy (J)      CO2e (mg)  readings  coverage
+   50  EU27       2     16 ± 11      1.7 ± 1.2         4      100%
+   50  SE         2     16 ± 11  0.047 ± 0.033         4      100%
+  200  EU27       1       88.00          9.203         2      100%
+  200  SE         1       88.00         0.2567         2      100%
 
-between (std_between): sample std over the runs, each run counting once.
-within (std_within): pooled std over the windows inside each run.
-The ± is between for two runs or more, within for one.
-readings: distinct powers of the windows. coverage: share of the time that was observed.
-
-CO2e per run is as much as
-steps  region  car (km)  phone charges  flight (km)     trees  1.5 °C budget (%)
-   50  EU27    1.55e-05       1.35e-04     6.93e-06  2.79e-08           1.45e-07
-   50  SE      4.32e-07       3.76e-06     1.93e-07  7.78e-10           4.03e-09
-  200  EU27    8.51e-05       7.42e-04     3.81e-05  1.53e-07           7.95e-07
-  200  SE      2.37e-06       2.07e-05     1.06e-06  4.28e-09           2.22e-08
-
-car: EU new cars 2022, final; phone: EPA, current; flight: paper, implied per
-km; tree: EPA 2023; budget: 250 Gt, 8 billion people, 27 years; trees: what
-they take up in ten years.
-Ranges and sources: mlflow-carbon equivalents KG
+CO2e by 251 g/kWh (EU27 2022, paper_table1), 7 g/kWh (SE 2022, paper_table1);
+PUE 1.5; measured by cpu=counter.
+within: std of the windows inside runs, pooled, in % of the mean. readings:
+distinct powers of the windows. coverage: share of the time that was observed.
 """
 
 FEW_READINGS = (
@@ -152,7 +144,7 @@ def test_compare_prices_with_a_given_intensity():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--format", "xml"), "'xml' is not one of 'table', 'csv', 'json'"),
+        (("--format", "xml"), "'xml' is not one of 'table', 'csv', 'json', 'markdown', 'latex'"),
         (("--pue", "high"), "'high' is not a valid float"),
         (("--month", "2022-02"), "--month and --intensity-set need --region"),
         (
@@ -238,7 +230,6 @@ def test_bad_price_is_refused_before_the_store_is_opened(command, args, message)
     ("line", "message"),
     [
         ("predict latest --samples 0", "--samples is 0;"),
-        ("predict latest", "Give --iterations, --samples or --units,"),
         ("predict latest --samples 1 --region Atlantis", "region 'Atlantis'"),
         (
             "predict latest --samples 1 --embodied-kg -1 --device-lifetime-years 1",
@@ -258,6 +249,25 @@ def test_bad_option_is_refused_before_the_store_is_opened(line, message):
     assert result.exit_code == 1
     assert message in result.stderr
     assert "nowhere" not in result.stderr
+
+
+def test_predict_without_a_count_is_wrong_usage_before_the_store_is_opened():
+    result = invoke("predict", "latest", "--tracking-uri", "sqlite:////nowhere/mlflow.db")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Give --iterations, --samples or --units: of how much work?" in result.stderr
+    assert "nowhere" not in result.stderr
+
+
+def test_wrong_usage_is_told_before_pandas_or_mlflow_is_imported():
+    code = (
+        "import sys; from mlflow_carbon.cli import cli\n"
+        "for line in ('compare --saving 1:2', 'compare --baseline x', 'predict latest'):\n"
+        "    try: cli(line.split(), standalone_mode=False)\n"
+        "    except Exception as error: print(type(error).__name__)\n"
+        "print(sorted({'pandas', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["UsageError", "BadParameter", "UsageError", "[]"]
 
 
 def test_error_names_the_option_that_the_command_has():

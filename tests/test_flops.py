@@ -13,13 +13,25 @@ from ldm_project.diffusion.models import ModelSpec, build_unet, num_parameters
 
 
 def test_decoding_is_what_a_hand_count_of_its_convolutions_gives():
-    # tiny, 64²: latent 16² = 256 positions, 4 channels; 2 FLOP per multiply-add
-    positions = 256
-    first = 2 * positions * 9 * 4 * 64  # 3×3 convolution to 64 channels
-    residual = 2 * (2 * positions * 9 * 64 * 64)  # one layer of two convolutions
-    upsampled = 2 * positions * 8 * 8 * 64 * 1  # 8×8 transposed convolution, each input once
+    # tiny, 64²: latent 16², 8 channels; 2 FLOP per multiply-add of a 3×3 convolution
+    def convolved(edge, before, after, kernel=9):
+        return 2 * edge**2 * kernel * before * after
+
     counted = cost_of(ModelSpec(2, (64, 64), "tiny")).decode_tflop
-    assert counted * 1e12 == pytest.approx(first + residual + upsampled)
+    assert counted * 1e12 == pytest.approx(
+        convolved(16, 8, 64)  # first
+        + 2 * convolved(16, 64, 64)  # the residual block of the coarsest level
+        + convolved(32, 64, 64)  # after repeating voxels
+        # narrower: its two convolutions, and the way around them
+        + convolved(32, 64, 32)
+        + convolved(32, 32, 32)
+        + convolved(32, 64, 32, kernel=1)
+        + convolved(64, 32, 32)
+        + convolved(64, 32, 16)
+        + convolved(64, 16, 16)
+        + convolved(64, 32, 16, kernel=1)
+        + convolved(64, 16, 1)  # last
+    )
 
 
 def test_what_grows_with_the_square_of_the_size_is_attention_and_nothing_else():

@@ -164,7 +164,7 @@ def test_gate_does_not_call_a_model_missing_that_it_could_not_ask_for(monkeypatc
     nobody = "http://bob:secret@127.0.0.1:9"
     result = gate("models:/ldm/1", "--max-co2e-kg", "5", "--tracking-uri", nobody)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "The tracking store http://***@127.0.0.1:9 cannot be read: " in result.stderr
+    assert "The tracking server http://***@127.0.0.1:9 does not answer" in result.stderr
     assert "No model version" not in result.stderr
     assert "secret" not in result.stderr
 

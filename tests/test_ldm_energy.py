@@ -1,5 +1,7 @@
 """The comparison of energies: its baseline is the library's own way, and its page says no more."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,6 +49,13 @@ def test_page_gives_how_many_times_less_each_way_takes():
     text = page([report()], "")
     assert "| 2D 64x64 | (b) ours, same steps (ddpm 1000) | 1 | 1 | not measured | 4× |" in text
     assert "(c) ours, equal quality (unipc 20) | 0.05 | 0.05 | not measured | 80× |" in text
+
+
+def test_page_gives_no_ratio_where_equal_quality_cannot_be_judged():
+    doubt = "the autoencoder erases what would differ: reconstructions have KID 1.2."
+    text = page([replace(report(), iso_quality=None, doubts=(doubt,))], "")
+    assert "(c) ours" not in text
+    assert f"Equal quality in 2D cannot be judged: {doubt}" in text
 
 
 def test_page_says_how_long_the_models_were_trained():

@@ -3,12 +3,20 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from contextlib import ExitStack
 
+import psutil
 import pytest
 
 from mlflow_carbon.metering.devices import select_gpus
-from mlflow_carbon.metering.local_ranks import LocalRanks, merged_gpus
+from mlflow_carbon.metering.local_ranks import (
+    LocalRanks,
+    _child_ids_on_linux,
+    _children,
+    merged_gpus,
+)
 from tests.test_meter_devices import four_gpus
 
 LAUNCH = {
@@ -110,3 +118,37 @@ def test_gpus_that_slurm_hides_from_the_leader_are_told():
     (problem,) = select_gpus(four_gpus(), {**slurm, "CUDA_VISIBLE_DEVICES": "0"}).problems
     assert "8 GPUs and shows 4" in problem
     assert select_gpus(four_gpus(), {**slurm, "SLURM_NTASKS": "1"}).problems == ()
+
+
+def test_children_are_those_that_psutil_finds_among_all_processes():
+    script = "sleep 60 & sleep 60; true"  # two grandchildren
+    started = []
+    ended = threading.Event()
+
+    def start_in_a_thread():
+        started.append(subprocess.Popen(["sleep", "60"]))
+        ended.wait()  # children belong to the thread that started them, while it lives
+
+    thread = threading.Thread(target=start_in_a_thread)
+    thread.start()
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE) as shell:
+        this = psutil.Process()
+        while len(psutil.Process(shell.pid).children()) < 2 or not started:
+            time.sleep(0.01)
+        ours = {process.pid for process in _children(this)}
+        theirs = {process.pid for process in this.children(recursive=True)}
+        for process in _children(psutil.Process(shell.pid)):
+            process.kill()
+        shell.kill()
+    ended.set()
+    thread.join()
+    started[0].kill()
+    started[0].wait()
+    assert ours == theirs
+    assert len(ours) >= 4
+
+
+def test_kernel_lists_no_children_of_a_process_that_has_ended():
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+        assert _child_ids_on_linux(process.pid) is None

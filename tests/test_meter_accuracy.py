@@ -4,6 +4,7 @@ Every device's power is known over time, so its energy is known by integration o
 """
 
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -437,7 +438,7 @@ def test_gpu_only_leaves_the_cpus_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("attribution", "expected_joules"),
     # load 50 %: 0.75 × 100 W × 10 s; of that, 0.2 of 0.5 threads' time is ours
-    [("whole_node", 750.0), ("process_share", 300.0)],
+    [("whole_node", 750.0), ("process_share", 300.0), ("auto", 300.0)],
 )
 def test_estimated_cpu_follows_the_load_curve(
     tmp_path: Path, attribution: str, expected_joules: float
@@ -458,12 +459,36 @@ def test_estimated_cpu_follows_the_load_curve(
     assert joules(reading) == EXACT(expected_joules)
     assert reading.coverage_fraction == 0.0
     assert reading.devices[0].method == "tdp"
+    counted = "process_share" if attribution == "auto" else attribution
+    assert meter.description.attribution == counted
+
+
+def test_counter_is_counted_whole_by_default_and_the_load_of_others_is_told(tmp_path: Path) -> None:
+    num_threads = os.cpu_count() or 1
+    with cpu_node(tmp_path) as node:
+        node.powercap.add_zone("0", "package-0", Constant(100.0))
+        meter = node.started_meter(CPU)
+        window = meter.open_window()
+        for _ in range(10):
+            node.clock.machine_s += 0.5 * num_threads
+            node.clock.process_tree_s += 0.2 * num_threads
+            node.run(meter, 1.0)
+        reading = meter.close_window(window)
+        meter.stop()
+    assert joules(reading) == EXACT(1000.0)
+    assert meter.description.attribution == "whole_node"
+    assert reading.other_cpu_fraction == pytest.approx(0.3)  # 0.5 of the threads less our 0.2
 
 
 def test_estimated_cpu_that_does_nothing_draws_its_idle_part(tmp_path: Path) -> None:
     num_threads = read_cpu().num_threads
     with cpu_node(tmp_path) as node:
-        settings = MeterSettings(components="cpu", cpu_tdp_w=100.0, cpu_threads=num_threads)
+        settings = MeterSettings(
+            components="cpu",
+            attribution="whole_node",
+            cpu_tdp_w=100.0,
+            cpu_threads=num_threads,
+        )
         meter = node.started_meter(settings)
         idle = window_of(node, meter, 10.0)
         meter.stop()
@@ -475,7 +500,12 @@ def test_estimated_cpu_that_does_nothing_draws_its_idle_part(tmp_path: Path) -> 
 def test_estimate_of_windows_shorter_than_a_tick_is_that_of_the_whole(tmp_path: Path) -> None:
     num_threads = read_cpu().num_threads
     with cpu_node(tmp_path) as node:
-        settings = MeterSettings(components="cpu", cpu_tdp_w=100.0, cpu_threads=num_threads)
+        settings = MeterSettings(
+            components="cpu",
+            attribution="whole_node",
+            cpu_tdp_w=100.0,
+            cpu_threads=num_threads,
+        )
         meter = node.started_meter(settings)
         windows = []
         for number in range(1000):

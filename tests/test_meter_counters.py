@@ -192,6 +192,24 @@ def test_dead_rapl_counter_has_no_energy_and_is_named(tmp_path: Path) -> None:
     assert meter.description.problems == (
         "cpu 0's energy counter stands still: no energy is known.",
     )
+    assert meter.description.method_by_component == {"cpu": "unavailable"}
+    assert meter.description.components == ()
+
+
+def test_counter_that_wakes_up_counts_again(tmp_path: Path) -> None:
+    with cpu_node(tmp_path) as node:
+        zone = node.powercap.add_zone("0", "package-0", Constant(50.0))
+        shown(node, zone, lambda now_s, _: 12.0 if now_s < 100 else 12.0 + now_s)
+        (zone / "energy_uj").write_text("12000000\n")
+        meter = node.started_meter(CPU)
+        node.run(meter, 90.0)
+        before = meter.description.method_by_component
+        node.run(meter, 90.0)
+        assert (before, meter.description.method_by_component) == (
+            {"cpu": "unavailable"},
+            {"cpu": "counter"},
+        )
+        meter.stop()
 
 
 @pytest.mark.parametrize("step_s", [0.1, 1.0])

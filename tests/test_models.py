@@ -188,6 +188,8 @@ def test_codebook_starts_even_when_there_are_fewer_vectors_than_codes():
 
 def test_standardised_latents_are_what_the_encoder_then_gives(spec):
     vqgan = randomised(build_vqgan(spec))
+    # Zero padding is no latent of the scale before, so the border would differ.
+    vqgan.decoder.blocks[0].conv.padding_mode = "replicate"
     images = torch.rand(4, 1, *spec.size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         before = vqgan.encode(images)
@@ -198,13 +200,8 @@ def test_standardised_latents_are_what_the_encoder_then_gives(spec):
     torch.testing.assert_close(after, standardised, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(after.mean(axes), torch.zeros(8), atol=1e-3, rtol=0)
     torch.testing.assert_close(after.std(axes), torch.ones(8), atol=1e-3, rtol=0)
-    # The middle of the image is too far from the border to see the padding, except in the
-    # statistics of the decoder's groups.
-    middle = (..., *(slice(axis // 2 - 1, axis // 2 + 1) for axis in spec.size))
     with torch.no_grad():
-        torch.testing.assert_close(
-            vqgan.decode(after)[middle], decoded[middle], rtol=5e-2, atol=5e-2
-        )
+        torch.testing.assert_close(vqgan.decode(after), decoded, rtol=1e-3, atol=1e-3)
 
 
 def test_spec_survives_json(spec):

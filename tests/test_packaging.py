@@ -112,7 +112,7 @@ def test_python_snippets_of_the_docs_run(store, page):
 
 
 def test_docs_show_only_options_that_exist():
-    from ldm_project.config import CompareConfig, SynthConfig, TrainRunConfig
+    from ldm_project.config import CompareConfig, StudyConfig, SynthConfig, TrainRunConfig
     from mlflow_carbon.cli import cli
 
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
@@ -122,7 +122,8 @@ def test_docs_show_only_options_that_exist():
     }
     for line in re.findall(r"mlflow-carbon .*", text):
         assert set(re.findall(r"--[a-z0-9-]+", line)) <= options | {"--help"}, line
-    parameters = {*vars(SynthConfig()), *vars(TrainRunConfig()), *vars(CompareConfig())}
+    configs = (SynthConfig(), TrainRunConfig(), StudyConfig(), CompareConfig())
+    parameters = {name for config in configs for name in vars(config)}
     assert set(re.findall(r"-P (\w+)=", text)) <= parameters
 
 

@@ -197,8 +197,8 @@ def test_features_tell_images_of_another_brightness_apart(size):
     vqgan = build_vqgan(ModelSpec(len(size), size, "tiny")).eval()
     images = torch.rand(20, 1, *size) - 0.5
     features = quality.encoder_features(vqgan, images)
-    # 4 channels at 2 places along each axis, and 4 spreads
-    assert features.shape == (20, 4 * 2 ** len(size) + 4)
+    # 8 channels at 2 places along each axis, and 8 spreads
+    assert features.shape == (20, 8 * 2 ** len(size) + 8)
     darker = quality.encoder_features(vqgan, images - 0.4)
     assert quality.kernel_distance(features, darker) > quality.kernel_distance(
         features[:10], features[10:]

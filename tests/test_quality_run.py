@@ -76,6 +76,25 @@ def test_report_fits_80_columns_and_ends_with_the_answer():
     assert lines[-1] == "iso-quality: unipc 20, 2 mg CO2e: 50 times less than ddpm 1000"
 
 
+def test_report_of_what_cannot_be_judged_names_no_setting_and_no_ratio():
+    reference, cheap = (
+        Setting("ddpm", 1000, 0.1, quality(0.5)),
+        Setting("unipc", 1, 0.002, quality(0.5)),
+    )
+    reasons = (
+        "the autoencoder erases what would differ: reconstructions have KID 1.2.",
+        "8 samples of each setting are too few to tell settings apart; 16 at least are needed.",
+    )
+    report = QualityReport(
+        (reference, cheap), None, (cheap,), quality(0.0), quality(0.2), doubts=reasons
+    )
+    lines = report_lines(report)
+    assert max(map(len, lines)) <= 80
+    assert "iso-quality: cannot be judged, so no setting is named:" in lines
+    assert "times less" not in " ".join(lines)
+    assert all(reason in " ".join(lines) for reason in reasons)
+
+
 def test_columns_of_a_model_that_learnt_nothing_stay_apart():
     far = Setting("ddpm", 1000, 0.1, quality(2345.6))
     report = QualityReport((far,), far, (far,), quality(-0.01234), quality(0.2))
@@ -121,6 +140,10 @@ def test_settings_are_runs_that_compare_groups_by_sampler_and_steps(store, dims,
         assert run.data.metrics["ldm/kid_low"] <= run.data.metrics["ldm/kid_high"]
     assert {"ldm/real/kid", "ldm/reconstruction/kid", "ldm/reference/kid"} <= set(own.data.metrics)
     assert "energy_kwh" not in recorded(own.data)  # measured in the settings' runs
+    # Six images of a model that learnt nothing are no ground for an answer.
+    assert "6 samples of each setting are too few" in own.data.tags["ldm.iso_quality_doubts"]
+    assert "ldm.iso_quality" not in own.data.tags
+    assert not any(key.startswith("ldm/iso_quality") for key in own.data.metrics)
     report = json.loads(mlflow.artifacts.load_text(f"runs:/{own.info.run_id}/quality.json"))
     assert [entry["steps"] for entry in report["settings"]] == [1000, 5]
     shown = CliRunner().invoke(

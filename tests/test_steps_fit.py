@@ -82,14 +82,16 @@ def test_two_runs_have_no_interval(client):
     write(client, (200, 103), (1000, 503))
     row = fit_json()[0]
     assert (row["fixed_kwh_low"], row["saving_fraction_high"]) == (None, None)
-    assert "sample  1000  200        79.5              80.0" in fit().stdout
+    text = fit().stdout
+    assert "1000  200        79.5              80.0" in text
+    assert "Energy per sample = fixed + steps x step" in text
 
 
 def test_table_follows_the_comparison_by_steps(client):
     write(client, (200, 103), (1000, 503))
     text = fit().stdout
-    assert text.startswith("Per sample\nsteps  region  runs")
-    assert text.index("CO2e per run is as much as") < text.index("Energy per unit = fixed + steps")
+    assert text.startswith("1000 steps cost 4.9 × 200 steps per sample.\n\nPer sample\nsteps  runs")
+    assert text.index("Per run") < text.index("Energy per sample = fixed + steps")
 
 
 def test_groups_are_fitted_apart_and_one_that_cannot_be_is_named(client):

@@ -13,7 +13,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
 from mlflow_carbon.store.access import open_client
-from mlflow_carbon.store.runs import read_runs, unquoted
+from mlflow_carbon.store.run_columns import unquoted
+from mlflow_carbon.store.runs import read_runs
 from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.track import track
 from tests.fakes.metered_runs import TIMESTAMP_MS, copy_run, experiment_id, write_run

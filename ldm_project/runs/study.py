@@ -128,7 +128,7 @@ def probed(plan: Plan, seen: Sequence[Seen] = ()) -> list[Seen]:
     """Returns what is known of a study's tasks; probes small cells of the others.
 
     The smallest cell of a task is probed, and the largest that is quick at its rate: small
-    networks wait more than they compute.
+    networks wait more than they compute. Nothing gets known of a task whose cells do not run.
     """
     known = list(seen)
     for task in dict.fromkeys(cell.task for cell in plan.cells):
@@ -137,29 +137,34 @@ def probed(plan: Plan, seen: Sequence[Seen] = ()) -> list[Seen]:
         pieces = [probe_of(cell) for cell in plan.cells if cell.task == task]
         tflop = {piece: tflop_per_unit(piece, plan.known) for piece in pieces}
         smallest = min(pieces, key=lambda piece: tflop[piece])
-        try:
-            first = _probe(plan, smallest)
-        except LdmProjectError:  # the cell will fail by it, and say so
+        first = _probe(plan, smallest)
+        if first is None:
             continue
         known.append(first)
-        quick = [
-            piece
-            for piece in pieces
-            if tflop[piece] * first.duration_s / first.tflop <= QUICK_S and piece != smallest
-        ]
-        if quick:
-            known.append(_probe(plan, max(quick, key=lambda piece: tflop[piece])))
+        rate_s = first.duration_s / first.tflop
+        quick = [it for it in pieces if tflop[it] * rate_s <= QUICK_S and it != smallest]
+        second = _probe(plan, max(quick, key=lambda it: tflop[it])) if quick else None
+        known += [] if second is None else [second]
     return known
 
 
-def _probe(plan: Plan, piece: Cell) -> Seen:
-    """Returns what a unit of a cell's work takes, after a part that warms up."""
-    work = work_of(piece, plan.place_of(piece))
+def _probe(plan: Plan, piece: Cell) -> Seen | None:
+    """Returns what a unit of a cell's work takes, after a part that warms up.
+
+    Returns:
+        ``None`` where the cell does not fit or fails: its own run will say why.
+    """
+    place = plan.place_of(piece)
+    if _unfit(piece, place):
+        return None
     meter = Meter()
     meter.start()
     try:
+        work = work_of(piece, place)
         next(work)
         taken = probe(meter, lambda: next(work), probe_s=PROBE_S)
+    except (LdmProjectError, RuntimeError, MemoryError):
+        return None
     finally:
         meter.stop()
         free_memory()
@@ -202,6 +207,7 @@ def _run_line(plan: Plan, board: Board, line: Line, parent_run_id: str) -> None:
         return
     run_id = new_cell_run(parent_run_id, cell, place, state=study_tags.RUNNING)
     line.state = study_tags.RUNNING
+    board.update(line)
     start_s = time.monotonic()
     try:
         for window in _windows(cell, place, plan.price, run_id):

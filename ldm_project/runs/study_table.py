@@ -102,7 +102,7 @@ class Board:
 
     def _row(self, line: Line) -> tuple[str, ...]:
         is_forecast = line.state in (WAITING, study_tags.RUNNING)
-        figures = self._figures(line.outlook)
+        figures: tuple[str, ...] = self._figures(line.outlook)
         if line.state in (study_tags.SKIPPED, study_tags.FAILED):
             figures = (ABSENT,) * 3
         elif is_forecast:

@@ -1,5 +1,6 @@
 """The memory that a cell needs, reckoned from the shapes of its networks, and what a device has."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from ldm_project.study.cells import TRAIN, Cell
 FP32_BYTES, BF16_BYTES = 4, 2
 # A layer's input and output, and what its kernel works in, lie in memory beside each other.
 LAYERS_AT_ONCE = 3
-# With it the count is 0.6 to 1.8 times the peaks of the paper's cells on an H100
+# With it the count is 0.8 to 1.4 times the peaks of the paper's trainings on an H100
 # (benchmarks/measured/h100); a computer without memory left ends the whole study.
 MARGIN = 1.25
 
@@ -68,8 +69,9 @@ def needed_by(cell: Cell, spec: ModelSpec, *, precision: str) -> int:
         return round(MARGIN * (weights_bytes + share * cell.batch_size * kept_bytes))
     step_bytes = _largest_bytes(unet, lambda: unet(latents, timesteps))
     decode_bytes = _largest_bytes(vqgan, lambda: vqgan.decode(latents))
-    tiled = min(1.0, MAX_TILE_VOXELS / (cell.batch_size * torch.Size(spec.size).numel()))
-    computing_bytes = cell.batch_size * max(share * step_bytes, tiled * decode_bytes)
+    # A batch too large to decode is halved, down to one image, which is decoded whole.
+    num_together = max(1, min(cell.batch_size, MAX_TILE_VOXELS // math.prod(spec.size)))
+    computing_bytes = max(share * cell.batch_size * step_bytes, num_together * decode_bytes)
     weights_bytes = FP32_BYTES * (num_parameters(unet) + num_parameters(vqgan))
     return round(MARGIN * (weights_bytes + LAYERS_AT_ONCE * computing_bytes))
 

@@ -11,6 +11,7 @@ from mlflow_carbon.commands.options import (
 )
 from mlflow_carbon.commands.output import Writer, output_options, print_notices
 from mlflow_carbon.commands.pricing import Pricing, chosen_intensities, price_options
+from mlflow_carbon.commands.progress import ReadingProgress
 
 _INCLUDED = ("failed", "running", "partial")
 
@@ -177,6 +178,7 @@ def compare(
         experiment_names=() if all_experiments else experiment or default_experiments(),
         include=include,
         filter_string=filter_string,
+        on_progress=ReadingProgress(),
     )
     intensities = []
     if pricing.series is None:

@@ -1,19 +1,16 @@
 """``mlflow-carbon plot``: a figure of measured runs, one column of a paper wide."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_carbon.commands.compare import DEFAULT_EXPERIMENT
 from mlflow_carbon.commands.options import example, split_items, tracking_uri_option
 from mlflow_carbon.commands.output import print_line
 from mlflow_carbon.commands.pricing import (
     Pricing,
     chosen_intensities,
     price_options,
-    recorded_set,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +83,7 @@ def plot(
     from mlflow_carbon.pictures.drawing import Request
     from mlflow_carbon.pictures.frames import Amount
     from mlflow_carbon.pictures.style import check_path, save
+    from mlflow_carbon.reporting.comparing import default_experiments
     from mlflow_carbon.store.access import open_client
 
     check_path(out)
@@ -96,7 +94,7 @@ def plot(
         pue=pricing.pue,
         is_lower_better=not higher_is_better,
     )
-    names = experiment or (os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT),)
+    names = experiment or default_experiments()
     client = open_client(tracking_uri)
     if kind == "energy":
         figure = _energy(client, run, experiment)
@@ -132,10 +130,13 @@ def _comparison(
 
     from mlflow_carbon.pictures import drawing
     from mlflow_carbon.reporting.hourly_prices import priced_by_file
+    from mlflow_carbon.reporting.region_prices import recorded_set
     from mlflow_carbon.store.run_metrics import read_metric
     from mlflow_carbon.store.runs import read_runs
 
-    runs = read_runs(client, experiment_names=names, includes_partial=kind == drawing.RUNS)
+    runs = read_runs(
+        client, experiment_names=names, include=("partial",) if kind == drawing.RUNS else ()
+    )
     if pricing.series is not None:
         runs = priced_by_file(client, runs, pricing.series, region=pricing.region)
     else:

@@ -1,12 +1,10 @@
 """``mlflow-carbon report``: one HTML file of what runs cost, how sure that is, and how to save."""
 
-import os
 import time
 from pathlib import Path
 
 import click
 
-from mlflow_carbon.commands.compare import DEFAULT_EXPERIMENT
 from mlflow_carbon.commands.options import example, given_text, tracking_uri_option
 from mlflow_carbon.commands.output import print_line
 from mlflow_carbon.commands.pricing import (
@@ -72,6 +70,7 @@ def report(
         )
     from mlflow_carbon.pictures.html_report import html_report
     from mlflow_carbon.pictures.report_page import build_page
+    from mlflow_carbon.reporting.comparing import default_experiments
     from mlflow_carbon.store.access import open_client, store_errors
     from mlflow_carbon.store.run_metrics import read_metric
     from mlflow_carbon.store.run_windows import LATEST, find_run
@@ -79,9 +78,9 @@ def report(
 
     pricing = Pricing(intensity_file=intensity_file, intensity_basis=intensity_basis)
     pricing.check()
-    names = experiment or (os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT),)
+    names = experiment or default_experiments()
     client = open_client(tracking_uri, is_for_writing=log)
-    runs = read_runs(client, experiment_names=names, includes_partial=True)
+    runs = read_runs(client, experiment_names=names, include=("partial",))
     values = None
     if quality is not None:
         values = read_metric(client, experiment_names=names, metric=quality)

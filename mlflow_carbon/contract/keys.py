@@ -18,7 +18,10 @@ several nodes, ``carbon/node_energy_kwh`` is the first node's curve, and ``carbo
 step 0 and series of the windows. It is read for ever, and never written.
 """
 
+DEFAULT_EXPERIMENT = "Default"  # MLflow's own
 SCHEMA_VERSION = "2"
+
+METRIC_PREFIX = "carbon/"  # of every metric below
 
 # Curves of a run.
 ENERGY_KWH = "carbon/energy_kwh"
@@ -61,6 +64,7 @@ TAG_CPU_TDP_SOURCE = "carbon.cpu_tdp_source"
 TAG_CPU_IDLE_POWER_W = "carbon.cpu_idle_power_w"  # the idle part of an estimated CPU's power
 TAG_UNREAD_DEVICES = "carbon.unread_devices"  # devices to count that cannot be read
 TAG_ATTRIBUTION = "carbon.attribution"
+TAG_OTHER_LOAD = "carbon.other_load"  # what other processes used of the node meanwhile, if much
 TAG_HARDWARE = "carbon.hardware"
 TAG_TRACKER = "carbon.tracker"
 TAG_PLUGIN_VERSION = "carbon.plugin_version"

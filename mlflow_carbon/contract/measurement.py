@@ -32,6 +32,8 @@ class Reading:
         num_readings: readings of the device that was read most often, both ends included.
         silent: component and index of the devices whose energy will be known only later; these
             are not in ``devices``.
+        other_cpu_fraction: share of the node's CPU that other processes used meanwhile; ``None``
+            where the interval is too short to tell.
     """
 
     start_unix_s: float
@@ -40,6 +42,7 @@ class Reading:
     coverage_fraction: float | None = None
     num_readings: int = 0
     silent: tuple[tuple[str, int], ...] = ()
+    other_cpu_fraction: float | None = None
 
     @property
     def energy_kwh(self) -> float | None:

@@ -8,6 +8,7 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.metering.clock import Clock
 from mlflow_carbon.metering.cpu_share import CpuShare
 from mlflow_carbon.metering.machine import Machine
+from mlflow_carbon.metering.other_load import LoadWatch
 from mlflow_carbon.metering.readings import (
     STILL_S,
     Device,
@@ -53,9 +54,11 @@ class Collector:
         self._snapshot = Snapshot(clock.monotonic_s(), {})
         self._listeners: list[Callable[[Snapshot], None]] = []
         self._share = CpuShare(clock)
+        self._load = LoadWatch(clock)
         self._stillness = StillnessWatch()
         self._looked_s = clock.monotonic_s()
         self._problems: dict[str, str] = {}  # one sentence for each cause
+        self.dead: set[Device] = set()  # whose counters have never moved, nor have a power sensor
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -108,11 +111,13 @@ class Collector:
                 )
                 if self._num_answered >= ticket:
                     ended_s = self._clock.monotonic_s()
-                    return Snapshot(asked_s, self._snapshot.tallies, ended_s)
+                    last = self._snapshot
+                    return Snapshot(asked_s, last.tallies, ended_s, last.load)
                 if not self._has_ended:
                     self._is_stalled = True
                     self.add_problem(f"The devices did not answer within {timeout_s:g} s.")
-            return Snapshot(self._clock.monotonic_s(), self._snapshot.tallies)
+            last = self._snapshot
+            return Snapshot(self._clock.monotonic_s(), last.tallies, load=last.load)
 
     def end(self) -> None:
         """Wakes the thread so that it can end."""
@@ -197,7 +202,7 @@ class Collector:
             self._note_gap(source, before, tally, value)
             if tally is not None:
                 tallies[source.device] = self._watched(source, tally)
-        return Snapshot(time_s, tallies, self._clock.monotonic_s())
+        return Snapshot(time_s, tallies, self._clock.monotonic_s(), self._load.load())
 
     def _current_machine(self, time_s: float) -> Machine:
         """Returns the machine with the devices that have appeared since the last look."""
@@ -213,6 +218,7 @@ class Collector:
     def _watched(self, source: EnergySource, tally: Tally) -> Tally:
         """Returns the tally of a counter, or of the power sensor once the counter stands still."""
         if source.method != keys.METHOD_COUNTER or tally.last_s == tally.moved_s:
+            self.dead.discard(source.device)
             return tally
         name = f"{source.component} {source.index}"
         try:
@@ -234,6 +240,8 @@ class Collector:
             self._problems.setdefault(
                 f"{name} is still", f"{name}'s energy counter stands still: no energy is known."
             )
+        if is_dead and tally.num_moves == 0:
+            self.dead.add(source.device)
         return tally
 
     def _note_failure(self, source: EnergySource, error: Exception) -> None:

@@ -4,7 +4,7 @@ import math
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,11 @@ class Machine:
     def with_source(self, source: EnergySource) -> "Machine":
         """Returns the machine with a device read in another way."""
         sources = [source if old.device == source.device else old for old in self.sources]
+        return replace(self, sources=tuple(sources))
+
+    def without(self, devices: Collection[Device]) -> "Machine":
+        """Returns the machine without the readings of some devices."""
+        sources = [source for source in self.sources if source.device not in devices]
         return replace(self, sources=tuple(sources))
 
     def looked_at_again(self) -> "Machine":

@@ -150,9 +150,10 @@ class Meter:
     def description(self) -> MeterDescription:
         """What is measured here and how; complete once ``start`` has returned."""
         machine = self._collector.machine or Machine()
+        counting = machine.without(self._collector.dead)
         return MeterDescription(
-            components=tuple(dict.fromkeys(source.component for source in machine.sources)),
-            method_by_component=machine.method_by_component(self._settings),
+            components=tuple(dict.fromkeys(source.component for source in counting.sources)),
+            method_by_component=counting.method_by_component(self._settings),
             cpu_tdp_source=machine.cpu_tdp_source,
             attribution=machine.attribution(self._settings),
             hardware=", ".join(machine.hardware),
@@ -199,6 +200,7 @@ class Meter:
             methods,
             start_unix_s=window.start_unix_s,
             num_unread=len(machine.unread),
+            num_threads=os.cpu_count() or 1,
         )
 
 

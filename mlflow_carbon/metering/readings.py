@@ -13,6 +13,7 @@ from mlflow_carbon.metering.counter_steps import (
     StepKind,
     counter_step,
 )
+from mlflow_carbon.metering.other_load import Load, other_cpu_fraction
 from mlflow_carbon.units import kwh_from_joules
 
 # Only these methods observe; the other methods assume a power.
@@ -99,11 +100,13 @@ class Snapshot:
     Attributes:
         time_s: when the reading was asked for.
         ended_s: when the reading was over; ``None`` if at ``time_s``.
+        load: of the node, at that time or up to half a second before; ``None``: not known.
     """
 
     time_s: float
     tallies: Mapping[Device, Tally]
     ended_s: float | None = None
+    load: Load | None = None
 
     @property
     def opens_s(self) -> float:
@@ -202,6 +205,7 @@ def reading_between(
     *,
     start_unix_s: float,
     num_unread: int = 0,
+    num_threads: int = 1,
 ) -> Reading:
     """Returns the energy between two snapshots, in kWh per device.
 
@@ -214,6 +218,7 @@ def reading_between(
         methods: every device that is read, and how.
         start_unix_s: time of day at the start.
         num_unread: number of devices that should be read and cannot be.
+        num_threads: hardware threads of the node.
     """
     duration_s = max(closed.time_s - opened.opens_s, 0.0)
     devices = []
@@ -239,8 +244,9 @@ def reading_between(
         devices.append(DeviceEnergy(*device, kwh_from_joules(energy_joules), method))
         observed_s += (after.observed_s - before.observed_s) * inside_fraction
         num_readings = max(num_readings, after.num_readings - before.num_readings + 1)
+    others = other_cpu_fraction(opened.load, closed.load, num_threads=num_threads)
     if not devices:
-        return Reading(start_unix_s, duration_s, silent=tuple(silent))
+        return Reading(start_unix_s, duration_s, silent=tuple(silent), other_cpu_fraction=others)
     num_expected = len(methods) + num_unread
     return Reading(
         start_unix_s,
@@ -249,6 +255,7 @@ def reading_between(
         coverage_fraction=_fraction(observed_s, duration_s * num_expected),
         num_readings=num_readings,
         silent=tuple(silent),
+        other_cpu_fraction=others,
     )
 
 

@@ -31,7 +31,8 @@ from mlflow_carbon.pictures.paper_figures import (
 )
 from mlflow_carbon.pictures.run_figures import energy_figure, quality_figure, runs_figure
 from mlflow_carbon.pictures.style import house_style
-from mlflow_carbon.reporting.compare import column_of, compare_runs
+from mlflow_carbon.reporting.compare import compare_runs
+from mlflow_carbon.reporting.run_groups import column_of
 
 IMAGE_SIZE, MODEL_SIZE, REGION, STEPS = "image-size", "model-size", "region", "steps"
 QUALITY, RUNS, ENERGY = "quality", "runs", "energy"
@@ -135,7 +136,7 @@ def energy_to_price(runs: pd.DataFrame, request: Request) -> tuple[float, float,
         InvalidInputError: the runs are of several units, or of several PUEs and none is given.
         NoRunsError: no run can be compared.
     """
-    table = compare_runs(runs, pue=request.pue).table
+    table = compare_runs(runs, pue=request.pue, pool=True).table
     units = list(dict.fromkeys(table["unit"]))
     if len(units) > 1 and request.amount.per != PER_RUN:
         raise InvalidInputError(
@@ -182,9 +183,10 @@ def quality_points(
         names = [default] if default else []
     if known.empty:
         raise NoRunsError("No run has both energy per unit and this quality figure.")
-    costs = compare_runs(
+    comparison = compare_runs(
         known, group_by=names, intensities=request.intensities, pue=request.pue
-    ).table
+    )
+    costs, names = comparison.table, list(comparison.group_by)
     if costs["unit"].nunique() > 1:
         raise InvalidInputError("The runs count several units; draw quality for one of them.")
     stem = "co2e_g" if request.amount.per == PER_RUN else "co2e_g_per_unit"

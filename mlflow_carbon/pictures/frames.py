@@ -17,7 +17,8 @@ from mlflow_carbon.grid.intensity import (
     monthly_intensities,
 )
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
-from mlflow_carbon.reporting.compare import column_of, compare_runs, usable_runs
+from mlflow_carbon.reporting.compare import compare_runs
+from mlflow_carbon.reporting.run_groups import column_of
 from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
@@ -102,7 +103,9 @@ def points(
         NoRunsError: no run can be compared.
     """
     names = [name for name in dict.fromkeys(series) if name != x]
-    table = compare_runs(runs, group_by=[x, *names], intensities=intensities, pue=pue).table
+    comparison = compare_runs(runs, group_by=[x, *names], intensities=intensities, pue=pue)
+    table = comparison.table
+    names = [name for name in comparison.group_by if name != x]  # with what keeps unlike runs apart
     stem = "co2e_g_per_unit" if amount.per == PER_UNIT else "co2e_g"
     if table["region"].nunique() > 1 and x != "region":
         names = [*names, "region"]
@@ -120,12 +123,6 @@ def points(
         }
     )
     return with_numbers(frame)
-
-
-def run_ids_behind(runs: pd.DataFrame, names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the ids of the runs that can be compared by these parameters or tags."""
-    columns = {name: column_of(runs, name) for name in names}
-    return tuple(usable_runs(runs, columns, [])[0]["run_id"])
 
 
 def with_numbers(frame: pd.DataFrame) -> pd.DataFrame:

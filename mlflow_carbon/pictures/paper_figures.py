@@ -26,11 +26,13 @@ from mlflow_carbon.pictures.style import (
     scale_axis,
 )
 from mlflow_carbon.reporting.tables import MASS_SCALES, Scale, choose_scale
-from mlflow_carbon.units import kg_from_grams
+from mlflow_carbon.units import grams_from_kg, kg_from_grams
 
 _SPREAD_NOTE = "Mean of the runs; error bars: ± 1 sample std between runs (none for one run)."
 _MIN_DRAWN_FRACTION = 1e-3  # of the mean: an error bar never reaches 0 on a logarithmic axis
 _BAR_WIDTH = 0.8
+# Below one phone charge there is no equivalent that anybody can picture.
+_AXIS_BY_KIND = {"car": "km by car", "phone": "phone charges"}
 _MONTHS = tuple("JFMAMJJASOND")
 
 
@@ -120,42 +122,43 @@ def steps_gpus_figure(steps: pd.DataFrame, gpus: pd.DataFrame, *, amount: Amount
     return figure
 
 
-def equivalents_axis(axes: Axes, largest_g: float, scale: Scale) -> str | None:
-    """Adds a right axis of kilometres by car or phone charges; returns what it rests on.
-
-    Below one phone charge nothing is drawn, for nobody can picture it, and ``None`` is returned.
-    """
-    largest_kg = kg_from_grams(largest_g)
-    for kind, words in (("car", "km by car"), ("phone", "phone charges")):
-        found = equivalent(largest_kg, kind)
-        if found.quantity >= 1:
-            grams = 1000.0 * found.factor.kg_per_unit
-            per_shown = 1.0 / (grams * scale.factor)
-            twin = axes.secondary_yaxis(
-                "right",
-                functions=(partial(mul, per_shown), partial(mul, 1 / per_shown)),
-            )
-            twin.set_ylabel(words)
-            twin.yaxis.set_major_formatter(FuncFormatter(plain_number))
-            twin.yaxis.set_minor_formatter(NullFormatter())
-            return f"{words}: {DEFAULT_EDITION_BY_KIND[kind]}"
+def equivalent_kind(largest_g: float) -> str | None:
+    """Returns the kind of equivalent for a mass in g; ``None`` below one phone charge."""
+    for kind in _AXIS_BY_KIND:
+        if equivalent(kg_from_grams(largest_g), kind).quantity >= 1:
+            return kind
     return None
+
+
+def equivalents_axis(axes: Axes, kind: str, scale: Scale) -> None:
+    """Adds a right axis of kilometres by car or phone charges to an axis of CO2e."""
+    grams = grams_from_kg(equivalent(0.0, kind).factor.kg_per_unit)
+    per_shown = 1.0 / (grams * scale.factor)
+    twin = axes.secondary_yaxis(
+        "right",
+        functions=(partial(mul, per_shown), partial(mul, 1 / per_shown)),
+    )
+    twin.set_ylabel(_AXIS_BY_KIND[kind])
+    twin.yaxis.set_major_formatter(FuncFormatter(plain_number))
+    twin.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _lines_figure(frame: pd.DataFrame, *, amount: Amount, x_label: str) -> Figure:
     panels = list(frame.groupby("panel", sort=False))
     note = _note(frame)
-    has_scale = (
-        kg_from_grams(float(frame["mean"].max())) >= equivalent(0, "phone").factor.kg_per_unit
+    kinds = dict.fromkeys(
+        kind for _, points in panels if (kind := equivalent_kind(points["mean"].max())) is not None
     )
-    editions = "; ".join(DEFAULT_EDITION_BY_KIND[kind] for kind in ("car", "phone"))
-    note += f" Right: {editions}." if has_scale else " Less than one phone charge: no equivalent."
+    editions = "; ".join(DEFAULT_EDITION_BY_KIND[kind] for kind in kinds)
+    note += f" Right: {editions}." if kinds else " Less than one phone charge: no equivalent."
     figure = new_figure(len(panels), note)
     for axes, (unit, points) in zip(_panels(figure, len(panels)), panels, strict=True):
         _error_lines(axes, points)
         axes.set_xlabel(x_label)
         scale = _mass_axis(axes, points, amount, str(unit))
-        equivalents_axis(axes, float(points["mean"].max()), scale)
+        kind = equivalent_kind(points["mean"].max())
+        if kind is not None:
+            equivalents_axis(axes, kind, scale)
         _legend(axes)
     return figure
 

@@ -17,7 +17,8 @@ from mlflow_carbon.pictures import drawing, interactive
 from mlflow_carbon.pictures.drawing import Request
 from mlflow_carbon.pictures.frames import axis_name, points, region_points, run_bars
 from mlflow_carbon.pictures.style import INK, house_style
-from mlflow_carbon.reporting.compare import column_of, usable_runs
+from mlflow_carbon.reporting.run_groups import column_of, usable_runs
+from mlflow_carbon.reporting.savings import MEASURED_PER_UNIT
 
 _AXES = {"size": drawing.IMAGE_SIZE, "model_size": drawing.MODEL_SIZE}
 
@@ -140,7 +141,12 @@ def _lines(
         interactive.lines_item(rows, x_label=name, y_label=f"CO2e {request.amount.of(str(unit))}")
         for unit, rows in frame.groupby("panel", sort=False)
     )
-    usable, _ = usable_runs(runs, {name: column_of(runs, name)}, ["pue", "intensity_g_per_kwh"])
+    usable, _ = usable_runs(
+        runs,
+        {name: column_of(runs, name)},
+        ["pue", "intensity_g_per_kwh"],
+        measured=MEASURED_PER_UNIT,
+    )
     return items, tuple(usable["run_id"])
 
 
@@ -153,7 +159,7 @@ def _regions(runs: pd.DataFrame, request: Request) -> ReportFigure:
         f"{row.g_per_kwh:g} g/kWh, {row.period}, {row.intensity_set}" for row in frame.itertuples()
     ]
     item = interactive.bars_item(names, list(frame["mean"]), details=details)
-    usable, _ = usable_runs(runs, {}, ["pue", "intensity_g_per_kwh"])
+    usable, _ = usable_runs(runs, {}, ["pue", "intensity_g_per_kwh"], measured=MEASURED_PER_UNIT)
     return ReportFigure("CO2e by region and month", svg, (item,), tuple(usable["run_id"]))
 
 

@@ -20,6 +20,7 @@ from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.contract.unit_series import UnitSeries
 from mlflow_carbon.contract.windows import Window, WindowColumns
 from mlflow_carbon.metering.launch import ALONE, Place
+from mlflow_carbon.metering.other_load import NOTABLE_FRACTION
 from mlflow_carbon.metering.protocol import EnergyMeter, OpenWindow
 from mlflow_carbon.recording.earlier import EarlierPart
 from mlflow_carbon.recording.journal import Point
@@ -91,6 +92,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._has_finished = False
         self._summary: RunRecord | None = None  # known at the end
+        self.other_cpu_fraction: float | None = None  # what others used of the node's CPU
         self._is_beside_others = False
         self._process_id = os.getpid()
 
@@ -234,6 +236,7 @@ class Recorder:
         with self._lock:
             self._has_finished = True
         measured = self.meter.close_window(self._total)
+        self.other_cpu_fraction = measured.other_cpu_fraction
         this_part = measured.without_silent()
         total = Total.of(this_part)
         if self._earlier is not None:
@@ -266,6 +269,8 @@ class Recorder:
         description = self._description(is_silent=is_silent)
         tags = description.tags() | self.assumptions.default_tags() | record.window_tags()
         self._summary = replace(record.assuming(self.assumptions), description=description)
+        if (self.other_cpu_fraction or 0.0) > NOTABLE_FRACTION:
+            tags[keys.TAG_OTHER_LOAD] = f"{self.other_cpu_fraction:.0%} of the CPU"
         if self._has_energy_of_others():
             tags[keys.TAG_SHARED] = "true"
         if self._earlier is not None and self._earlier.is_partial:

@@ -1,7 +1,7 @@
 """What a comparison says, in sentences: how many times one group costs another."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -28,10 +28,11 @@ def answers(comparison: Comparison) -> list[str]:
     for unit, rows in comparison.table.groupby("unit", sort=False, dropna=False):
         is_per_run = comparison.per == PER_RUN or pd.isna(unit)
         per = PER_RUN if is_per_run else str(unit)
-        apart = list(comparison.kept_apart)
+        apart = [key for key in comparison.kept_apart if rows[key].nunique(dropna=False) > 1]
         for _, population in rows.groupby(apart or ["unit"], sort=False, dropna=False):
-            where = _label(population.iloc[0], apart)
+            where = _named(population.iloc[0], apart)
             found += _of_population(comparison, population, per, f" ({where})" if where else "")
+        found += _of_regions(rows, per)
     if len(found) > _MAX_SENTENCES:
         rest = len(found) - _MAX_SENTENCES + 1
         found = [*found[: _MAX_SENTENCES - 1], f"... and {rest} more; see the tables."]
@@ -62,22 +63,27 @@ def _of_population(
             )
     else:
         yield _single(first.iloc[0], per, unit, where)
-    if len(regions) > 1:
-        by_region = rows.groupby("region", sort=False)[_stem(per, "co2e_g") + "_mean"].mean()
-        most, least = by_region.idxmax(), by_region.idxmin()
-        if by_region[least] > 0 and most != least:
-            yield (
-                f"In {most} the same emits {_times(by_region[most] / by_region[least])} × "
-                f"as much CO2e as in {least}{where}."
-            )
+
+
+def _of_regions(rows: pd.DataFrame, per: str) -> Iterator[str]:
+    """Yields how many times as much the same work emits elsewhere, where it is the same."""
+    by_region = rows.groupby("region", sort=False)
+    if by_region.ngroups < 2 or by_region["num_runs"].sum().nunique() > 1:
+        return
+    masses_g = by_region[f"{_stem(per, 'co2e_g')}_mean"].mean()
+    energies_kwh = by_region[f"{_stem(per)}_mean"].mean()
+    most, least = masses_g.idxmax(), masses_g.idxmin()
+    is_same_work = math.isclose(energies_kwh[most], energies_kwh[least], rel_tol=1e-9)
+    if masses_g[least] > 0 and most != least and is_same_work:
+        times = _times(masses_g[most] / masses_g[least])
+        yield f"In {most} the same emits {times} × as much CO2e as in {least}."
 
 
 def _against_baseline(
     comparison: Comparison, rows: pd.DataFrame, varying: Sequence[str], unit: str, where: str
 ) -> Iterator[str]:
-    against = ", ".join(
-        f"{short_name(key)} {it}" for key, it in (comparison.baseline or {}).items()
-    )
+    against = baseline_label(comparison.baseline or {})
+    rows = held_against_baseline(comparison, rows)
     named = [*varying, *(["region"] if rows["region"].nunique() > 1 else [])]
     for _, row in rows.iterrows():
         ratio = Ratio(row["co2e_ratio"], row["co2e_ratio_low"], row["co2e_ratio_high"])
@@ -85,7 +91,7 @@ def _against_baseline(
             continue
         verb = "emit" if _is_count(row, named) else "emits"
         bounds = ""
-        if not pd.isna(ratio.low):
+        if ratio.low is not None and ratio.high is not None and not math.isnan(ratio.low):
             low, high = (f"{100 * (bound - 1):+.0f}" for bound in (ratio.low, ratio.high))
             bounds = f", 95 % interval {low} to {high} %"
         yield (
@@ -99,7 +105,7 @@ def _single(row: pd.Series, per: str, unit: str, where: str) -> str:
     energy_scale = choose_scale([energy], ENERGY_SCALES)
     mass_scale = choose_scale([mass], MASS_SCALES)
     article = "An" if unit[:1].lower() in "aeio" else "A"
-    region = f" ({row['region']})" if not pd.isna(row["region"]) else ""
+    region = f" in {row['region']}" if not pd.isna(row["region"]) else ""
     return (
         f"{article} {unit} takes {energy_scale.text(energy, 3)} {energy_scale.symbol} and emits "
         f"{mass_scale.text(mass, 3)} {mass_scale.symbol} CO2e{region}{where}."
@@ -128,10 +134,26 @@ def _times(value: float) -> str:
     return _PLAIN.text(value, num_digits)
 
 
+def held_against_baseline(comparison: Comparison, rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows that say something of their own: of the same runs those of one region."""
+    if not comparison.is_repriced or "region" in (comparison.baseline or {}):
+        return rows
+    return rows[rows["region"] == rows["region"].iloc[0]]
+
+
+def baseline_label(baseline: Mapping[str, str]) -> str:
+    """Returns the values of a baseline as its row is named."""
+    return _label(pd.Series(dict(baseline)), list(baseline))
+
+
 def _label(row: pd.Series, names: Sequence[str]) -> str:
     """Returns the values that name a row: ``50 steps``; of several keys ``steps 50, lab A``."""
-    if len(names) == 1 and _is_count(row, names):
-        return f"{row[names[0]]} {short_name(names[0])}"
+    if _is_count(row, names):
+        return shown(f"{row[names[0]]} {short_name(names[0])}", max_chars=MAX_NAME_CHARS)
+    return _named(row, names)
+
+
+def _named(row: pd.Series, names: Sequence[str]) -> str:
     listed = (
         f"{short_name(name)} {'-' if pd.isna(row[name]) else row[name]}"
         for name in names

@@ -44,7 +44,7 @@ def with_baseline(
         baseline: column and value, as ``steps`` and ``1000``.
         per_unit: whether energy per unit is compared, or that of whole runs.
         same_runs: whether rows that differ in region alone are of the same runs at other prices:
-            then their ratio is exact, and there is nothing to test.
+            their ratio is exact, and a test in one region is the test in all.
 
     Raises:
         InvalidInputError: no row has the baseline's values.
@@ -62,7 +62,7 @@ def with_baseline(
         )
     others = [key for key in keys if key not in baseline]
     by_others = {_key(row, others): position for position, row in table[is_baseline].iterrows()}
-    of_region_only = same_runs and list(baseline) == ["region"]
+    of_work = [key for key in keys if key != "region" or not same_runs]
     rows: list[dict[str, Any]] = []
     num_without = 0
     for position, row in table.iterrows():
@@ -71,10 +71,12 @@ def with_baseline(
         if base is None or base == position:
             rows.append({})
         else:
-            rows.append(_against(row, table.loc[base], per_unit, is_tested=not of_region_only))
+            other = table.loc[base]
+            is_tested = _key(row, of_work) != _key(other, of_work)
+            rows.append(_against(row, other, per_unit, is_tested=is_tested))
     added = pd.DataFrame(rows, index=table.index).reindex(columns=list(BASELINE_COLUMNS))
-    p_values = [None if pd.isna(p) else float(p) for p in added["p_value"]]
-    added["p_value_holm"] = pd.Series(holm(p_values), index=table.index, dtype="float64")
+    works = [_key(row, of_work) for _, row in table.iterrows()]
+    added["p_value_holm"] = _corrected(added["p_value"], works)
     notices = []
     if num_without:
         rows_word = "row has" if num_without == 1 else "rows have"
@@ -84,6 +86,13 @@ def with_baseline(
             f"{', '.join(others)}. Name their values in `baseline`, too."
         )
     return pd.concat([table, added.astype("float64")], axis=1), notices
+
+
+def _corrected(p_values: pd.Series, works: Sequence[tuple[Any, ...]]) -> pd.Series:
+    """Returns p-values by Holm; rows of the same work are one test."""
+    by_work = {work: float(p) for work, p in zip(works, p_values, strict=True) if not pd.isna(p)}
+    corrected = dict(zip(by_work, holm(list(by_work.values())), strict=True))
+    return pd.Series([corrected.get(work) for work in works], p_values.index, dtype="float64")
 
 
 def _against(row: pd.Series, base: pd.Series, per_unit: bool, *, is_tested: bool) -> dict[str, Any]:

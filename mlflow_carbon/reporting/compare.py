@@ -17,7 +17,7 @@ from mlflow_carbon.reporting.group_statistics import (
     group_statistics,
 )
 from mlflow_carbon.reporting.populations import mixed_populations, movers
-from mlflow_carbon.reporting.run_groups import column_of, usable_runs
+from mlflow_carbon.reporting.run_groups import PER_UNIT, column_of, usable_runs
 
 ALWAYS_GROUPED_BY = ("unit", "region")  # never averaged over
 PER_RUN = "run"  # energy of whole runs, whatever they did
@@ -48,6 +48,7 @@ class Comparison:
         per: a unit, or ``PER_RUN``; ``None`` for every unit and the whole runs.
         baseline: keys and values that the rows are held against.
         kept_apart: the keys that the comparison added.
+        is_repriced: whether rows that differ in region alone are of the same runs.
     """
 
     table: pd.DataFrame
@@ -56,6 +57,7 @@ class Comparison:
     per: str | None = None
     baseline: Mapping[str, str] | None = None
     kept_apart: tuple[str, ...] = ()
+    is_repriced: bool = False
 
 
 def compare_runs(
@@ -107,9 +109,7 @@ def compare_runs(
         _of_unit(runs, per),
         columns,
         assumed if pue is not None else [*assumed, "pue"],
-        measured=["energy_kwh"]
-        if per == PER_RUN
-        else ["energy_kwh", "energy_kwh_per_unit", "unit"],
+        measured=["energy_kwh"] if per == PER_RUN else PER_UNIT,
     )
     if usable.empty:
         raise NoRunsError(f"None of {len(runs)} metered runs can be compared. {' '.join(notices)}")
@@ -130,7 +130,7 @@ def compare_runs(
     notices += doubts(priced, groups, runs, columns)
     keys = [*columns, *ALWAYS_GROUPED_BY]
     table.columns = pd.Index([*keys, *table.columns[len(keys) :]])
-    table = _ordered(table, [*columns, "unit"], regions)
+    table = _ordered(table, [*added, *columns, "unit"], regions)
     if scale_to is not None:
         table = _scaled(table, scale_to, quantity)
     if baseline:
@@ -141,7 +141,15 @@ def compare_runs(
         notices += untold
     if sort is not None:
         table = _sorted(table, sort, quantity)
-    return Comparison(table, tuple(columns), tuple(notices), per, baseline, tuple(added))
+    return Comparison(
+        table,
+        tuple(columns),
+        tuple(notices),
+        per=per,
+        baseline=baseline,
+        kept_apart=tuple(added),
+        is_repriced=len(intensities) > 1,
+    )
 
 
 def _of_unit(runs: pd.DataFrame, per: str | None) -> pd.DataFrame:
@@ -160,8 +168,8 @@ def _of_unit(runs: pd.DataFrame, per: str | None) -> pd.DataFrame:
 def _split_sentence(names: Sequence[str]) -> str:
     listed = ",".join(names)
     return (
-        f"Kept apart by {listed}: the groups would have mixed unlike runs. `group_by` {listed} asks "
-        "for that, `pool` mixes them."
+        f"Kept apart by {listed}: the groups would have mixed unlike runs. `group_by` {listed} "
+        "asks for that, `pool` mixes them."
     )
 
 
@@ -202,7 +210,7 @@ def _ordered(table: pd.DataFrame, group_columns: list[str], regions: list[str]) 
     helper = pd.DataFrame(
         {key: _sortable(table[key]) for key in group_columns} | {"region": by_region}
     )
-    return table.loc[helper.sort_values([*group_columns, "region"]).index].reset_index(drop=True)
+    return table.loc[helper.sort_values(list(helper.columns)).index].reset_index(drop=True)
 
 
 def _sorted(table: pd.DataFrame, sort: str, quantity: str) -> pd.DataFrame:

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from mlflow_carbon.accounting.emissions import validate_pue
+from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.grid.intensity import check_lookup, given_intensity
 from mlflow_carbon.reporting.compare import compare_runs
 from mlflow_carbon.reporting.region_prices import recorded_set, region_prices
 from mlflow_carbon.store.access import open_client
 from mlflow_carbon.store.runs import read_runs
-
-DEFAULT_EXPERIMENT = "Default"  # MLflow's own
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -105,7 +104,7 @@ def compare(
 
 def default_experiments() -> tuple[str, ...]:
     """Returns the experiment that MLflow is set to."""
-    return (os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT),)
+    return (os.environ.get("MLFLOW_EXPERIMENT_NAME", keys.DEFAULT_EXPERIMENT),)
 
 
 def _check_prices(

@@ -54,13 +54,13 @@ def mixture_sentence(found: Movers) -> str | None:
         )
         return (
             f"Runs inside a group differ in {listed}, and their energy with it: {found.names[0]} "
-            f"explains {found.share_fraction:.0%} of its variance; `group_by` {found.names[0]} tells "
-            "them apart."
+            f"explains {found.share_fraction:.0%} of its variance; `group_by` {found.names[0]} "
+            "tells them apart."
         )
     if found.untold:
         return (
-            f"Runs inside a group differ in energy by up to {found.largest_ratio:.3g} times, and in "
-            f"{', '.join(found.untold)}: too few runs to tell what moves it."
+            f"Runs inside a group differ in energy by up to {found.largest_ratio:.3g} times, and "
+            f"in {', '.join(found.untold)}: too few runs to tell what moves it."
         )
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
-from mlflow_carbon.reporting.answers import answers
+from mlflow_carbon.reporting.answers import answers, baseline_label, held_against_baseline
 from mlflow_carbon.reporting.compare import PER_RUN, Comparison
 from mlflow_carbon.reporting.report import Column, Report, Table
 from mlflow_carbon.reporting.tables import (
@@ -17,7 +17,6 @@ from mlflow_carbon.reporting.tables import (
     Scale,
     choose_scale,
     key_columns,
-    short_name,
     without_empty,
 )
 
@@ -91,12 +90,14 @@ def _further_parts(
             "± is the std above as many times, not the error of the total.\n\n",
         ]
     if comparison.baseline:
-        named = ", ".join(f"{short_name(key)} {it}" for key, it in comparison.baseline.items())
+        held, held_keys = held_against_baseline(comparison, rows), list(keys)
+        if held["region"].nunique() < 2 and "region" in keys:
+            held_keys.remove("region")
         parts += [
-            f"Against {shown(named, max_chars=MAX_NAME_CHARS)}, per {unit}\n",
-            Table(tuple(_baseline_columns(rows, keys)), num_keys=len(keys)),
-            "Intervals: 95 %, Fieller's of the ratio of means. p: Welch's t-test of energy, by "
-            "Holm.\ng: the difference in units of the std between runs (Hedges).\n\n",
+            f"Against {baseline_label(comparison.baseline)}, per {unit}\n",
+            Table(tuple(_baseline_columns(held, held_keys)), num_keys=len(held_keys)),
+            "Intervals: 95 %, of the ratio of means (Fieller). p: Welch's t-test of energy,\n"
+            "corrected by Holm. g: the difference in stds between runs (Hedges).\n\n",
         ]
     return parts
 
@@ -119,10 +120,10 @@ def _per_unit_columns(rows: pd.DataFrame, keys: Sequence[str]) -> tuple[list[Col
         texts = list(map(scale.text_with_std, means, betweens.where(has_between, withins)))
         columns.append(Column(f"{title} ({scale.symbol})", texts))
     if "between" in kinds:
-        withins = rows["energy_kwh_per_unit_std_within"]
-        scale = choose_scale(rows["energy_kwh_per_unit_mean"], QUANTITIES[0][2])
-        texts = [scale.text(std, NUM_STD_DIGITS) for std in withins]
-        columns.append(Column(f"within ({scale.symbol})", texts))
+        means = rows["energy_kwh_per_unit_mean"]
+        shares = rows["energy_kwh_per_unit_std_within"] / means.where(means > 0)
+        texts = [Scale("%", 100.0).text(share, NUM_STD_DIGITS) for share in shares]
+        columns.append(Column("within (%)", texts))
     if std_is == "both":
         columns.append(Column("± is", list(which.fillna(ABSENT)), is_text=True))
     return without_empty(columns), std_is
@@ -210,8 +211,8 @@ def _footer(table: pd.DataFrame) -> str:
         told.append(f"measured by {table['methods'].iloc[0]}")
     lines = [f"{'; '.join(told)}."] if told else []
     lines.append(
-        "within: std of the windows inside runs, pooled. readings: distinct powers of the "
-        "windows. coverage: share of the time that was observed."
+        "within: std of the windows inside runs, pooled, in % of the mean. readings: distinct "
+        "powers of the windows. coverage: share of the time that was observed."
     )
     return "".join(f"{textwrap.fill(shown(line), _TEXT_WIDTH)}\n" for line in lines)
 

@@ -44,7 +44,7 @@ class _Groups:
     num: int
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        return np.bincount(self.of_run, weights=values, minlength=self.num)
+        return np.asarray(np.bincount(self.of_run, weights=values, minlength=self.num))
 
 
 def group_statistics(priced: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -130,7 +130,7 @@ def _g_per_kwh(priced: pd.DataFrame) -> np.ndarray:
     for name, values in (("intensity_g_per_kwh", intensity), ("energy_kwh", priced["energy_kwh"])):
         for bound in (values.min(), values.max()):
             checked(name, float(bound))
-    return pue * intensity
+    return np.asarray(pue * intensity)
 
 
 def _mean_and_std(values: np.ndarray, groups: _Groups) -> tuple[np.ndarray, np.ndarray]:
@@ -148,9 +148,10 @@ def _pooled_std(stds: np.ndarray, degrees: np.ndarray, groups: _Groups) -> np.nd
     """Returns the std inside runs, pooled by degrees of freedom; NaN where there are none."""
     weights = np.where(np.isnan(stds), 0.0, degrees)
     with np.errstate(invalid="ignore"):
-        return np.sqrt(groups.sums(weights * np.nan_to_num(stds) ** 2) / groups.sums(weights))
+        squares = groups.sums(weights * np.nan_to_num(stds) ** 2)
+        return np.asarray(np.sqrt(squares / groups.sums(weights)))
 
 
 def _floats(frame: pd.DataFrame, column: str, missing: float = np.nan) -> np.ndarray:
     values = frame[column].to_numpy(dtype=float, na_value=np.nan)
-    return np.nan_to_num(values, nan=missing) if missing == 0.0 else values
+    return np.asarray(np.nan_to_num(values, nan=missing) if missing == 0.0 else values)

@@ -1,6 +1,6 @@
 """Unlike runs in one group: populations to keep apart, and settings that move the energy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,8 @@ class Movers:
 def mixed_populations(runs: pd.DataFrame, group_columns: Sequence[str]) -> dict[str, str]:
     """Returns the keys, and their columns, that keep unlike runs of a group apart; few or none.
 
-    A run that lacks such a setting is unlike one that has it.
+    A run that lacks such a setting is unlike one that has it; one that does not say how it was
+    measured may be like any other, as a killed run has no such tags.
 
     Args:
         runs: that can be compared.
@@ -65,7 +66,9 @@ def mixed_populations(runs: pd.DataFrame, group_columns: Sequence[str]) -> dict[
     for name, column in POPULATION_COLUMNS.items():
         if column not in runs or column in group_columns:
             continue
-        values = runs[column].fillna(_ABSENT)
+        values = runs[column].mask(runs[column].eq(""))
+        if not name.startswith(keys.TAG_PREFIX):
+            values = values.fillna(_ABSENT)
         if values.nunique() < 2:
             continue
         groups = _codes(runs, [*group_columns, *found.values()])
@@ -98,7 +101,7 @@ def movers(
     largest_ratio = float(np.exp(ranges.max()))
     if largest_ratio < _LEAST_RATIO:
         return Movers(largest_ratio=largest_ratio)
-    settings = _settings(measured, groups, group_columns)
+    settings, differing = _settings(measured, groups, group_columns)
     tested, untold = [], []
     for name, texts in settings.items():
         effect = _effect(texts, groups, centred)
@@ -113,7 +116,7 @@ def movers(
     )[:_MAX_NAMED]
     names = tuple(name for *_, name in found)
     if found:
-        values = tuple(_listed(settings[name]) for name in names)
+        values = tuple(_listed(settings[name][differing[name]]) for name in names)
         return Movers(names, values, found[0][1], largest_ratio=largest_ratio)
     if largest_ratio < _DOUBTFUL_RATIO:
         return Movers(largest_ratio=largest_ratio)
@@ -125,7 +128,7 @@ def _codes(runs: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     """Returns a number for each run's group, from 0."""
     if not columns:
         return np.zeros(len(runs), dtype=np.intp)
-    return runs.groupby(list(columns), sort=False, dropna=False).ngroup().to_numpy()
+    return np.asarray(runs.groupby(list(columns), sort=False, dropna=False).ngroup())
 
 
 def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -136,9 +139,13 @@ def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def _settings(
     runs: pd.DataFrame, groups: np.ndarray, group_columns: Sequence[str]
-) -> Mapping[str, pd.Series]:
-    """Returns the texts of each parameter and tag of the user that differs inside a group."""
+) -> tuple[dict[str, pd.Series], dict[str, np.ndarray]]:
+    """Returns the texts of each parameter and tag of the user that differs inside a group.
+
+    Beside them, by name too, whether each run is in such a group.
+    """
     found: dict[str, pd.Series] = {}
+    differing: dict[str, np.ndarray] = {}
     for column in runs:
         is_param = column.startswith(PARAM_COLUMN_PREFIX)
         is_tag = column.startswith(TAG_COLUMN_PREFIX) and not column.startswith(
@@ -153,8 +160,10 @@ def _settings(
         np.maximum.at(highest, groups, codes)
         np.minimum.at(lowest, groups, codes)
         if (highest > lowest).any():
-            found[column.split(".", 1)[1]] = texts
-    return found
+            name = column.split(".", 1)[1]
+            found[name] = texts
+            differing[name] = (highest > lowest)[groups]
+    return found, differing
 
 
 def _effect(

@@ -17,6 +17,7 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
+from mlflow_carbon.metering.other_load import NOTABLE_FRACTION
 
 _HOW = {
     keys.METHOD_COUNTER: "counted",
@@ -70,6 +71,7 @@ class RunFootprint:
         pue: facility energy over IT energy.
         defaulted: settings that nobody chose.
         attribution: what of a shared node is counted.
+        other_cpu_fraction: share of the node's CPU that other processes used meanwhile.
         children: metered runs inside this one; their energy is part of its own.
         trainings: runs that this one set off; their energy comes on top.
         changes: what would have been cheaper, the best first.
@@ -95,6 +97,7 @@ class RunFootprint:
     pue: float | None = None
     defaulted: tuple[str, ...] = ()
     attribution: str | None = None
+    other_cpu_fraction: float | None = None
     children: Part = Part()
     trainings: Part = Part()
     changes: tuple[Change, ...] = ()
@@ -235,6 +238,8 @@ def _how(footprint: RunFootprint) -> Iterator[str]:
     ]
     if methods:
         yield ", ".join(methods)
+    if (footprint.other_cpu_fraction or 0.0) > NOTABLE_FRACTION:
+        yield f"others used {100 * (footprint.other_cpu_fraction or 0.0):.0f} % of the CPU"
     if footprint.intensity is not None and footprint.pue is not None:
         yield f"{footprint.intensity.label}, PUE {footprint.pue:g}{_unchosen(footprint)}"
     if footprint.unit not in (None, keys.UNIT_MINUTE) and footprint.energy_kwh_per_unit is not None:

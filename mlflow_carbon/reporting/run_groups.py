@@ -11,6 +11,7 @@ from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX
 
 EXPERIMENT = "experiment"  # a key that is neither a parameter nor a tag
 METHOD = keys.method_tag("").rstrip(".")  # how all components were measured, as one key
+PER_UNIT = ("energy_kwh", "energy_kwh_per_unit", "unit")  # what energy per unit rests on
 _OWN_COLUMNS = {EXPERIMENT: "experiment", METHOD: "methods"}
 
 
@@ -19,7 +20,7 @@ def usable_runs(
     columns: Mapping[str, str],
     assumed: Sequence[str],
     *,
-    measured: Sequence[str],
+    measured: Sequence[str] = PER_UNIT,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Returns the runs that can be compared, and a sentence for each reason to leave one out.
 

@@ -18,10 +18,11 @@ from mlflow_carbon.grid.intensity import (
     monthly_intensities,
     yearly_sets,
 )
-from mlflow_carbon.reporting.compare import usable_runs
+from mlflow_carbon.reporting.run_groups import usable_runs
 from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX
 
 CONFIDENCE_FRACTION = 0.95
+MEASURED_PER_UNIT = ("energy_kwh", "energy_kwh_per_unit", "unit")
 _MAX_VALUES = 12  # a parameter of more values is an identifier, not a setting
 # Words in the names of parameters that tell copies of one work apart, not kinds of work.
 _REPEATS = {"seed", "seeds", "state", "replicate", "name", "out", "output"}
@@ -73,7 +74,7 @@ def setting_changes(
             value's mean.
         is_lower_better: whether a low quality figure is a good one.
     """
-    usable, _ = usable_runs(runs, {}, [])
+    usable, _ = usable_runs(runs, {}, [], measured=MEASURED_PER_UNIT)
     usable = usable.assign(**{_QUALITY: usable["run_id"].map(quality or {}).astype(float)})
     usable = usable[usable["energy_kwh_per_unit"] > 0]
     columns = varying_settings(usable)

@@ -15,16 +15,17 @@ from mlflow_carbon.accounting.steps_model import (
     proportional_saving_fraction,
 )
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
+from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.reporting.populations import mixed_populations, movers
-from mlflow_carbon.reporting.run_groups import column_of, usable_runs
 from mlflow_carbon.reporting.report import Column, Report, Table
-from mlflow_carbon.reporting.tables import ABSENT, ENERGY_SCALES, Scale, choose_scale
+from mlflow_carbon.reporting.run_groups import column_of, usable_runs
+from mlflow_carbon.reporting.tables import ABSENT, ENERGY_SCALES, Scale, choose_scale, short_name
 
 _NUM_DIGITS = 3
 _LEGEND = """\
-fixed: before the first step (decoding, set-up). std: of the runs about the line.
-proportional: 1 - to / from, as in the paper. Intervals: 95 %, least squares
-over runs; two runs have none. When they hold: docs/statistics.md.
+fixed: before the first step (decoding, set-up). std: of the runs about the
+line. proportional: 1 - to / from, as in the paper. Intervals: 95 %, least
+squares over runs; two runs have none. When they hold: docs/statistics.md.
 """
 
 
@@ -75,7 +76,6 @@ def fit_groups(
         runs,
         {**columns, steps_name: steps_column},
         [],
-        measured=["energy_kwh", "energy_kwh_per_unit", "unit"],
     )
     if usable.empty:
         raise NoRunsError(f"None of {len(runs)} metered runs can be fitted. {' '.join(notices)}")
@@ -155,9 +155,11 @@ def fits_frame(fits: Sequence[StepsFit]) -> pd.DataFrame:
 
 def fits_report(fits: Sequence[StepsFit]) -> Report:
     """Returns a table of the terms, one of the savings, and what they mean."""
-    num_keys = len(fits[0].keys)
+    names = _shown_keys(fits)
+    unit = "unit" if "unit" in names else shown(fits[0].keys["unit"], max_chars=MAX_NAME_CHARS)
+    num_keys = len(names)
     return Report.of(
-        "Energy per unit = fixed + steps x step\n",
+        f"Energy per {unit} = fixed + steps x step\n",
         Table(tuple(_term_columns(fits)), num_keys=num_keys),
         "\nEnergy saved by other steps\n",
         Table(tuple(_saving_columns(fits)), num_keys=num_keys),
@@ -193,10 +195,16 @@ def _num_steps(text: str, steps_name: str) -> int:
         ) from error
 
 
+def _shown_keys(fits: Sequence[StepsFit]) -> list[str]:
+    """Returns the keys that name a fit; the unit only where there are several."""
+    has_units = len({fit.keys["unit"] for fit in fits}) > 1
+    return [name for name in fits[0].keys if name != "unit" or has_units]
+
+
 def _key_columns(fits: Sequence[StepsFit], repeats: Sequence[int]) -> list[Column]:
     return [
         Column(
-            name,
+            short_name(name),
             [
                 fit.keys[name]
                 for fit, count in zip(fits, repeats, strict=True)
@@ -204,7 +212,7 @@ def _key_columns(fits: Sequence[StepsFit], repeats: Sequence[int]) -> list[Colum
             ],
             is_text=True,
         )
-        for name in fits[0].keys
+        for name in _shown_keys(fits)
     ]
 
 

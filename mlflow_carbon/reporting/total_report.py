@@ -1,4 +1,4 @@
-"""The whole footprint of a project as a table, a score, a sentence for a paper and what is missed."""
+"""The whole footprint of a project as a table, a score and a sentence for a paper."""
 
 import math
 from collections import defaultdict

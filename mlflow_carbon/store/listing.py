@@ -1,7 +1,10 @@
 """Reads a store's listings to their end, each item once, even while others write to it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LoggedModel, Run
@@ -62,12 +65,20 @@ def all_runs(
 
     Runs that start or are deleted meanwhile neither repeat nor hide another run.
     """
-    chunks = [
-        list(experiment_ids[start : start + _MAX_EXPERIMENTS])
-        for start in range(0, len(experiment_ids), _MAX_EXPERIMENTS)
-    ]
-    found = [run for chunk in chunks for run in _runs_by_start(client, chunk, filter_string)]
-    return sorted(found, key=_start_ms) if len(chunks) > 1 else found
+    found = list(each_run(client, experiment_ids, filter_string))
+    return sorted(found, key=_start_ms) if len(experiment_ids) > _MAX_EXPERIMENTS else found
+
+
+def each_run(
+    client: MlflowClient, experiment_ids: Sequence[str], filter_string: str = ""
+) -> Iterator[Run]:
+    """Yields the runs of ``all_runs``, with no more than two pages of them in memory.
+
+    They come the oldest first, of some hundred experiments after another.
+    """
+    for start in range(0, len(experiment_ids), _MAX_EXPERIMENTS):
+        chunk = list(experiment_ids[start : start + _MAX_EXPERIMENTS])
+        yield from _runs_by_start(client, chunk, filter_string)
 
 
 def _runs_by_start(
@@ -77,28 +88,48 @@ def _runs_by_start(
 
     A page token counts runs, so a run deleted meanwhile would hide another. A token is used only
     where more runs started in one millisecond than fit a page.
+
+    A server prepares the next page while the runs of this one are used.
     """
-    seen: set[str] = set()
-    since_ms: int | None = None
-    token: str | None = None
-    while True:
+
+    def ask(since_ms: int | None, token: str | None) -> PagedList[Run]:
         since = [] if since_ms is None else [f"attributes.start_time >= {since_ms}"]
-        page = client.search_runs(
+        return client.search_runs(
             experiment_ids,
             " AND ".join([*filter(None, [filter_string]), *since]),
             order_by=["attributes.start_time ASC"],
             max_results=PAGE_SIZE,
             page_token=token,
         )
-        for run in page:
-            if run.info.run_id not in seen:
-                seen.add(run.info.run_id)
-                yield run
-        if not page.token:
-            return
-        last_ms = page[-1].info.start_time
-        has_moved = last_ms is not None and last_ms != since_ms
-        since_ms, token = (last_ms, None) if has_moved else (since_ms, page.token)
+
+    at_border: set[str] = set()  # ids of the runs that the next page may repeat
+    since_ms: int | None = None
+    with _ahead(client) as submit:
+        waiting: Callable[[], PagedList[Run]] | None = submit(ask, None, None)
+        while waiting is not None:
+            page = waiting()
+            waiting, before = None, at_border
+            if page.token:
+                last_ms = page[-1].info.start_time
+                has_moved = last_ms is not None and last_ms != since_ms
+                at_border = {run.info.run_id for run in page if run.info.start_time == last_ms}
+                at_border |= set() if has_moved else before
+                since_ms, token = (last_ms, None) if has_moved else (since_ms, page.token)
+                waiting = submit(ask, since_ms, token)
+            yield from (run for run in page if run.info.run_id not in before)
+
+
+Submit = Callable[..., Callable[[], Any]]  # starts a call, and returns what waits for its result
+
+
+@contextmanager
+def _ahead(client: MlflowClient) -> Iterator[Submit]:
+    """Gives a way to start a call whose result is wanted later: of a server, in a thread."""
+    if not str(client.tracking_uri).startswith(("http://", "https://")):
+        yield partial
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="mlflow-carbon-page") as pool:
+        yield lambda call, *arguments: pool.submit(call, *arguments).result
 
 
 def newest_runs(

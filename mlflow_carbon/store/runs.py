@@ -3,70 +3,42 @@
 import difflib
 import logging
 import math
-import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run, SourceType
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
-from mlflow.protos import databricks_pb2
-from mlflow.protos.databricks_pb2 import ErrorCode
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE
-from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.figures import MAX_AMOUNT, MAX_SHOWN
-from mlflow_carbon.contract.run_record import RunRecord
-from mlflow_carbon.contract.totals import Total
+from mlflow_carbon.contract.run_summary import RunSummary, SummaryReader
 from mlflow_carbon.errors import (
     BadRecordError,
     InvalidInputError,
     NoRunsError,
     TrackingStoreError,
 )
-from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.store.access import PERMISSION_DENIED, place_of, store_errors
-from mlflow_carbon.store.listing import all_experiments, all_runs
+from mlflow_carbon.store.listing import all_experiments
+from mlflow_carbon.store.reflected import UnknownTablesError
+from mlflow_carbon.store.run_columns import NUMBER_COLUMNS as NUMBER_COLUMNS
+from mlflow_carbon.store.run_columns import PARAM_COLUMN_PREFIX as PARAM_COLUMN_PREFIX
+from mlflow_carbon.store.run_columns import TAG_COLUMN_PREFIX as TAG_COLUMN_PREFIX
+from mlflow_carbon.store.run_columns import RunColumns
+from mlflow_carbon.store.run_columns import methods as methods
+from mlflow_carbon.store.run_columns import unquoted as unquoted
 from mlflow_carbon.store.run_records import read_record
+from mlflow_carbon.store.run_source import RunSource
+from mlflow_carbon.store.stored_runs import Progress, StoredRun, Wanted
 
 _logger = logging.getLogger("mlflow.carbon")
 
-INVALID_PARAMETER_VALUE = ErrorCode.Name(databricks_pb2.INVALID_PARAMETER_VALUE)
-PARAM_COLUMN_PREFIX = "params."
-TAG_COLUMN_PREFIX = "tags."
-
-_TAG_BY_COLUMN = {
-    "parent_run_id": MLFLOW_PARENT_RUN_ID,
-    "region": keys.TAG_REGION,
-    "period": keys.TAG_PERIOD,
-    "intensity_set": keys.TAG_INTENSITY_SET,
-    "intensity_basis": keys.TAG_INTENSITY_BASIS,
-    "unit": keys.TAG_UNIT,
-    "attribution": keys.TAG_ATTRIBUTION,
-}
-
-TEXT_COLUMNS = ("run_id", "run_name", "experiment", "scope", "methods", *_TAG_BY_COLUMN)
-NUMBER_COLUMNS = (
-    "energy_kwh",
-    "duration_s",
-    "co2e_g",
-    "coverage_fraction",
-    "pue",
-    "intensity_g_per_kwh",
-    "num_units",
-    "num_windows",
-    "num_distinct_readings",
-    "energy_kwh_per_unit",
-    "energy_kwh_per_unit_std_within",
-)
-
-_METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
-_METHOD_TAG_PREFIX = keys.method_tag("")
 _NUM_FAULTS_TOLD = 5
 
 Cell = str | float | None
-
 
 INCLUDED = {"failed": ("FAILED", "KILLED"), "running": ("RUNNING", "SCHEDULED")}
 PARTIAL = "partial"  # unfinished runs of any status, as a process that was killed leaves RUNNING
@@ -78,11 +50,14 @@ def read_runs(
     experiment_names: Sequence[str],
     include: Collection[str] = (),
     filter_string: str = "",
+    names: Collection[str] | None = None,
+    is_direct: bool = True,
+    on_progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Reads the finished metered runs of experiments, one row each.
 
     Columns: ``TEXT_COLUMNS``, ``NUMBER_COLUMNS`` (kWh, s, g as their names say; NaN where the
-    run has no such value), and every parameter and tag as ``params.<name>``, ``tags.<name>``.
+    run has no such value), and parameters and tags as ``params.<name>``, ``tags.<name>``.
     ``scope`` is ``parent`` for a run whose energy contains that of metered children, whether the
     run is tagged so or only its children name it.
 
@@ -94,6 +69,11 @@ def read_runs(
         include: ``failed``, ``running`` or ``partial`` (both): unfinished runs too, without a total
             by the sum of their windows as a lower bound of their energy.
         filter_string: what the runs must fit, in MLflow's syntax.
+        names: of the parameters and tags to read; ``None`` reads all, as does a name that no run
+            has, so that an error can tell those there are.
+        is_direct: whether to read the tables of a database, where they are known; the same runs
+            come from MLflow's search, only later.
+        on_progress: is told how many runs have been read, and of how many where that is known.
 
     Raises:
         InvalidInputError: MLflow cannot read the filter, or ``include`` names something else.
@@ -108,54 +88,15 @@ def read_runs(
             else all_experiments(client)
         )
         names_by_id = {item.experiment_id: item.name for item in experiments}
-        runs = _filtered_runs(client, list(names_by_id), filter_string)
-    finished = [run for run in runs if run.info.status == "FINISHED"]
-    records, faults = _records(finished)
-    if statuses:
-        unfinished = [run for run in runs if run.info.status in statuses]
-        with store_errors(client):
-            partial, partial_faults = _partial_records(client, unfinished)
-        faults += partial_faults
-        records |= partial
-        finished += [run for run in unfinished if run.info.run_id in partial]
-        num_partial = sum(record.is_partial for record in partial.values())
-        if num_partial:
-            _logger.warning(
-                "%d of %d runs in the comparison are partial: their energy is a lower bound.",
-                num_partial,
-                len(finished),
-            )
-    num_unfinished = len(runs) - len(finished)
+        source = RunSource(client, list(names_by_id), filter_string, is_direct, on_progress)
+        found = _found(source, Wanted.of(names), statuses)
+        if names is not None and not found.columns.has_all(names):
+            found = _found(source, Wanted(), statuses)
     listed = ", ".join(repr(name) for name in names_by_id.values())
     if len(names_by_id) > _NUM_FAULTS_TOLD:
         listed = f"any of {len(names_by_id)}"
-    if not finished:
-        raise NoRunsError(
-            f"No finished metered run in experiment {listed} "
-            f"({num_unfinished} metered but not finished). "
-            "Meter runs with mlflow_carbon.track(), or pass another --experiment."
-        )
-    if not records:
-        raise NoRunsError(f"No metered run in experiment {listed} can be read: {told(faults)}")
-    if num_unfinished:
-        _logger.warning(
-            "Left out %d of %d metered runs in %s: not finished.", num_unfinished, len(runs), listed
-        )
-    if faults:
-        _logger.warning("Left out %s", told(faults))
-    # A failed child is still inside its parent's energy, so unfinished children count here.
-    parent_run_ids = {run.data.tags.get(MLFLOW_PARENT_RUN_ID) for run in runs}
-    rows = [
-        _row(
-            run,
-            records[run.info.run_id],
-            experiment_name=names_by_id[run.info.experiment_id],
-            parent_run_ids=parent_run_ids,
-        )
-        for run in finished
-        if run.info.run_id in records
-    ]
-    return pd.DataFrame(rows).astype(dict.fromkeys(NUMBER_COLUMNS, "float64"))
+    _tell(found, listed)
+    return found.columns.frame(names_by_id, found.parent_run_ids)
 
 
 def _included_statuses(include: Collection[str]) -> set[str]:
@@ -170,50 +111,105 @@ def _included_statuses(include: Collection[str]) -> set[str]:
     return {status for name in names for status in INCLUDED[name]}
 
 
-def _filtered_runs(
-    client: MlflowClient, experiment_ids: Sequence[str], filter_string: str
-) -> list[Run]:
-    """Returns the metered runs that fit the user's filter, too."""
-    try:
-        return all_runs(
-            client, experiment_ids, " AND ".join(filter(None, [_METERED, filter_string]))
-        )
-    except MlflowException as error:
-        if not filter_string or error.error_code != INVALID_PARAMETER_VALUE:
-            raise
-        raise InvalidInputError(
-            f"filter is {filter_string!r}, which MLflow cannot read: {reason_of(error)}",
-            arguments=["filter"],
-        ) from error
+@dataclass
+class _Found:
+    """Runs as they are read, and what is to be said of those that are left out."""
 
+    columns: RunColumns
+    reader: SummaryReader = field(default_factory=SummaryReader)
+    parent_run_ids: set[str | None] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)
+    num_metered: int = 0
+    num_finished: int = 0
+    num_unfinished_added: int = 0
+    num_partial: int = 0
 
-def _records(runs: Sequence[Run]) -> tuple[dict[str, RunRecord], list[str]]:
-    """Returns the record of each readable run, by its id, and a reason for each other run."""
-    records: dict[str, RunRecord] = {}
-    faults = []
-    for run in runs:
+    def add(self, run: StoredRun) -> bool:
+        """Takes a run if it is finished; returns whether it is."""
+        self.num_metered += 1
+        # A failed child is still inside its parent's energy, so unfinished children count here.
+        self.parent_run_ids.add(run.tags.get(MLFLOW_PARENT_RUN_ID))
+        if run.status != "FINISHED":
+            return False
+        self.num_finished += 1
         try:
-            records[run.info.run_id] = RunRecord.read(run)
+            summary = self.reader.read(run.run_id, run.metrics, run.tags)
         except BadRecordError as error:
-            faults.append(error.reason)
-    return records, faults
+            self.faults.append(error.reason)
+        else:
+            self.columns.add(run, summary)
+        return True
 
-
-def _partial_records(
-    client: MlflowClient, runs: Sequence[Run]
-) -> tuple[dict[str, RunRecord], list[str]]:
-    """Returns the records of unfinished runs, by id, and a reason for each unreadable run."""
-    records: dict[str, RunRecord] = {}
-    faults = []
-    for run in runs:
+    def add_partial(self, client: MlflowClient, run_id: str) -> None:
+        """Takes an unfinished run by its windows, if it has any."""
+        run = client.get_run(run_id)
         try:
             record = read_record(client, run, has_components=False).or_lower_bound()
         except BadRecordError as error:
-            faults.append(error.reason)
-            continue
+            self.faults.append(error.reason)
+            return
         if record.total is not None and record.total.energy_kwh is not None:
-            records[run.info.run_id] = record
-    return records, faults
+            self.num_unfinished_added += 1
+            self.num_partial += record.is_partial
+            self.columns.add(StoredRun.of(run), RunSummary.of(record))
+
+
+def _found(source: RunSource, wanted: Wanted, statuses: Collection[str]) -> _Found:
+    """Returns what the store holds, read from its tables or, if that fails, by MLflow.
+
+    Args:
+        source: of the runs.
+        wanted: parameters and tags.
+        statuses: of the unfinished runs to include.
+    """
+    for each_run in source.ways(wanted):
+        found, unfinished = _Found(RunColumns(wanted)), []
+        try:
+            for run in each_run():
+                if not found.add(run) and run.status in statuses:
+                    unfinished.append(run.run_id)
+        except UnknownTablesError as error:
+            _logger.debug("The tables of the store are not read directly: %s", error)
+            continue
+        for run_id in unfinished:
+            found.add_partial(source.client, run_id)
+        return found
+    raise AssertionError("MLflow's way never raises UnknownTablesError")
+
+
+def _tell(found: _Found, listed: str) -> None:
+    """Says which runs are partial or left out.
+
+    Raises:
+        NoRunsError: none is left.
+    """
+    num_compared = found.num_finished + found.num_unfinished_added
+    num_unfinished = found.num_metered - num_compared
+    if found.num_partial:
+        _logger.warning(
+            "%d of %d runs in the comparison are partial: their energy is a lower bound.",
+            found.num_partial,
+            num_compared,
+        )
+    if not num_compared:
+        raise NoRunsError(
+            f"No finished metered run in experiment {listed} "
+            f"({num_unfinished} metered but not finished). "
+            "Meter runs with mlflow_carbon.track(), or pass another --experiment."
+        )
+    if not len(found.columns):
+        raise NoRunsError(
+            f"No metered run in experiment {listed} can be read: {told(found.faults)}"
+        )
+    if num_unfinished:
+        _logger.warning(
+            "Left out %d of %d metered runs in %s: not finished.",
+            num_unfinished,
+            found.num_metered,
+            listed,
+        )
+    if found.faults:
+        _logger.warning("Left out %s", told(found.faults))
 
 
 def fault_of_tags(
@@ -283,67 +279,6 @@ def find_experiment(client: MlflowClient, name: str) -> Experiment:
         f"No experiment {name!r} in {place_of(client)}. "
         f"Nearest: {', '.join(repr(near) for near in nearest)}. Pass --experiment."
     )
-
-
-def _row(
-    run: Run, record: RunRecord, *, experiment_name: str, parent_run_ids: set[str | None]
-) -> dict[str, Cell]:
-    tags = run.data.tags
-    is_tagged_parent = tags.get(keys.TAG_SCOPE) == keys.SCOPE_PARENT
-    is_parent = is_tagged_parent or run.info.run_id in parent_run_ids
-    row: dict[str, Cell] = {
-        "run_id": run.info.run_id,
-        "run_name": run.info.run_name,
-        "experiment": experiment_name,
-        "scope": keys.SCOPE_PARENT if is_parent else keys.SCOPE_RUN,
-        "methods": methods(tags),
-    }
-    row |= {column: tags.get(tag) for column, tag in _TAG_BY_COLUMN.items()}
-    row |= _numbers(record)
-    is_project = tags.get(MLFLOW_SOURCE_TYPE) == SourceType.to_string(SourceType.PROJECT)
-    for name, value in run.data.params.items():
-        row[PARAM_COLUMN_PREFIX + name] = unquoted(value) if is_project else value
-    return row | {TAG_COLUMN_PREFIX + name: value for name, value in tags.items()}
-
-
-def _numbers(record: RunRecord) -> dict[str, float | None]:
-    """Returns a run's values of ``NUMBER_COLUMNS``."""
-    total = record.total or Total(None)
-    per_unit = record.energy_per_unit.get(record.unit or "")
-    return {
-        "energy_kwh": total.energy_kwh,
-        "duration_s": total.duration_s,
-        "co2e_g": record.co2e_g,
-        "coverage_fraction": total.coverage_fraction,
-        "pue": record.pue,
-        "intensity_g_per_kwh": None if record.intensity is None else record.intensity.g_per_kwh,
-        "num_units": record.num_units,
-        "num_windows": record.num_windows,
-        "num_distinct_readings": record.num_distinct_readings,
-        "energy_kwh_per_unit": None if per_unit is None else per_unit.energy_kwh,
-        "energy_kwh_per_unit_std_within": None if per_unit is None else per_unit.std_kwh,
-    }
-
-
-def methods(tags: Mapping[str, str]) -> str:
-    """Names the method that measured each component's energy: ``cpu=tdp,gpu=sampled``."""
-    found = {
-        key.removeprefix(_METHOD_TAG_PREFIX): value
-        for key, value in tags.items()
-        if key.startswith(_METHOD_TAG_PREFIX)
-    }
-    return ",".join(f"{component}={found[component]}" for component in sorted(found))
-
-
-def unquoted(value: str) -> str:
-    """Removes the shell's quotes, with which ``mlflow run`` logs a parameter."""
-    if not value.startswith("'"):
-        return value
-    try:
-        words = shlex.split(value)
-    except ValueError:
-        return value
-    return words[0] if len(words) == 1 else value
 
 
 def number(tags: Mapping[str, str], tag: str) -> float | None:

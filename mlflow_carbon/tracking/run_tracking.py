@@ -18,6 +18,7 @@ from mlflow_carbon.accounting.forecast import WITHIN
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import CarbonBudgetError
+from mlflow_carbon.metering.other_load import NOTABLE_FRACTION
 from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.earlier import EarlierPart, read_earlier_total
 from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
@@ -313,6 +314,7 @@ class RunTracking:
             name=None if known is None else known.info.run_name,
             children=self._children,
             trainings=self._process.trainings_of(self.run_id),
+            other_cpu_fraction=self._recorder.other_cpu_fraction,
             where=place_in_ui(self.client, self.run_id, self._start.experiment_id),
         )
         self._footprint = replace(own, changes=self._changes(own))
@@ -321,9 +323,22 @@ class RunTracking:
             self._parent._children = self._parent._children.plus(self._footprint)
         if known is not None and (trigger := known.data.tags.get(keys.TAG_TRIGGERED_BY_RUN_ID)):
             self._process.note_training(trigger, self._footprint)
+        self._tell_of_others(self._footprint)
         is_top = self._parent is None and known is not None and self._start.parent_run_id is None
         if is_top and self._start.place.is_first and not is_silent(self.options.is_silent):
             print_receipt(self._footprint)
+
+    def _tell_of_others(self, footprint: RunFootprint) -> None:
+        """Warns where a counter has counted the load of other processes too."""
+        others = footprint.other_cpu_fraction or 0.0
+        is_whole = footprint.attribution == "whole_node"
+        if self._parent is None and is_whole and others > NOTABLE_FRACTION:
+            _logger.warning(
+                "Other processes used %.0f %% of this node's CPU meanwhile, and the energy of run "
+                "%s includes theirs; attribution='process_share' counts this process tree's.",
+                100 * others,
+                self.run_id,
+            )
 
     def _changes(self, footprint: RunFootprint) -> tuple[Change, ...]:
         """Returns the two changes that would have saved most."""

@@ -1,0 +1,55 @@
+"""Whether images are near enough to real ones for a judge to tell samplers apart."""
+
+from ldm_project.diffusion.quality import Quality
+
+# An interval of fewer images is so wide that every setting lies in it.
+MIN_JUDGED = 16
+
+# How far from real images is near enough. For KID the bound is the upper end of the interval of
+# held-out images: beyond it, images differ from real ones by more than chance.
+MAX_HU_WASSERSTEIN_RATIO = 3.0  # to that of held-out images
+MAX_PAIR_MS_SSIM_DIFFERENCE = 0.05  # from that of held-out images
+
+
+def doubts(
+    *, real: Quality, reconstruction: Quality, reference: Quality, num_images: int, num_real: int
+) -> tuple[str, ...]:
+    """Returns why samplers cannot be judged, a sentence each; none if they can.
+
+    A judge sees samples only through the autoencoder. Where that erases what would differ, or where
+    even all 1000 steps are far from real images, no difference means nothing.
+
+    Args:
+        real: of held-out images, against training images.
+        reconstruction: of the held-out images through the autoencoder.
+        reference: of the samples of all 1000 steps.
+        num_images: samples of each setting.
+        num_real: held-out images.
+    """
+    found = [
+        f"{number} {name} are too few to tell settings apart; {MIN_JUDGED} at least are needed."
+        for number, name in ((num_images, "samples of each setting"), (num_real, "held-out images"))
+        if number < MIN_JUDGED
+    ]
+    for name, quality, reason in (
+        ("reconstructions", reconstruction, "the autoencoder erases what would differ"),
+        ("samples of 1000 steps", reference, "the model's best images are not like real ones"),
+    ):
+        found.extend(f"{reason}: {name} have {excess}." for excess in _excesses(quality, real))
+    return tuple(found)
+
+
+def _excesses(quality: Quality, real: Quality) -> list[str]:
+    """Returns each figure that is out of its bound, with the bound."""
+    excesses = []
+    if quality.kid.value > real.kid.high:
+        excesses.append(f"KID {quality.kid.value:.2g}, real images up to {real.kid.high:.2g}")
+    most = MAX_HU_WASSERSTEIN_RATIO * real.hu_wasserstein
+    if quality.hu_wasserstein > most:
+        excesses.append(f"HU distance {quality.hu_wasserstein:.2g}, {most:.2g} is allowed")
+    if abs(quality.pair_ms_ssim - real.pair_ms_ssim) > MAX_PAIR_MS_SSIM_DIFFERENCE:
+        excesses.append(
+            f"pairs alike by {quality.pair_ms_ssim:.2f}, real ones by {real.pair_ms_ssim:.2f} "
+            f"± {MAX_PAIR_MS_SSIM_DIFFERENCE:g}"
+        )
+    return excesses

@@ -1,0 +1,284 @@
+"""Runs read straight from the tables of MLflow's database, by reflection and without writing.
+
+MLflow's own search makes an object of every metric, parameter and tag. Here the database joins a
+run's tags into one text, and hands over only what a record is made of and what is asked for.
+"""
+
+import importlib.util
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
+
+from mlflow_carbon.contract import keys
+from mlflow_carbon.store.schema import is_sqlite, newest_revision, open_read_only, sqlite_path
+from mlflow_carbon.store.stored_runs import OTHER_TAGS, Progress, StoredRun, Wanted
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Connection, Engine, Select, Table
+
+_logger = logging.getLogger("mlflow.carbon")
+
+# What is read, and so must be there.
+_COLUMNS_BY_TABLE = {
+    "runs": {"run_uuid", "name", "status", "start_time", "lifecycle_stage", "experiment_id"},
+    "latest_metrics": {"run_uuid", "key", "value", "is_nan"},
+    "params": {"run_uuid", "key", "value"},
+    "tags": {"run_uuid", "key", "value"},
+    "alembic_version": {"version_num"},
+}
+_RUNS_PER_QUERY = 1000  # a database takes a limited number of values
+_EXPERIMENTS_PER_QUERY = 500
+_NUM_TEXTS_KEPT = 4096  # of tags, as runs of one kind have the same
+
+
+class UnknownTablesError(Exception):
+    """The store's tables are not those known here, or could not be read directly."""
+
+
+def reads_database(uri: str) -> bool:
+    """Returns whether a store's tables can be read: sqlite in a file, or PostgreSQL."""
+    if importlib.util.find_spec("sqlalchemy") is None:  # mlflow-skinny
+        return False
+    if is_sqlite(uri):
+        return sqlite_path(uri) is not None
+    return uri.partition(":")[0].partition("+")[0] == "postgresql"
+
+
+def reflected_runs(
+    uri: str,
+    experiment_ids: Sequence[str],
+    wanted: Wanted,
+    on_progress: Progress | None = None,
+) -> Iterator[StoredRun]:
+    """Yields the active metered runs of some experiments, in the order of ``listing.each_run``.
+
+    No more than a query's worth of runs is in memory at a time.
+
+    Args:
+        uri: of a database, as ``reads_database`` takes it.
+        experiment_ids: where to look.
+        wanted: parameters and tags to read besides the tags of the contract.
+        on_progress: is told how many runs have been read, and of how many.
+
+    Raises:
+        UnknownTablesError: these tables cannot be read so.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        engine = _read_only_engine(uri)
+    except (SQLAlchemyError, ImportError) as error:
+        raise UnknownTablesError(str(error)) from error
+    try:
+        with _connected(engine) as connection:
+            tables = _known_tables(connection)
+            queries = _Queries.of(tables, wanted, engine.dialect.name)
+            heads = _heads(connection, tables, experiment_ids)
+            num_runs = len(heads)
+            heads.reverse()  # so that those read can be taken off its end
+            while heads:
+                newest = heads[-_RUNS_PER_QUERY:]
+                del heads[-_RUNS_PER_QUERY:]
+                yield from queries.runs(connection, newest[::-1])
+                if on_progress is not None:
+                    on_progress(num_runs - len(heads), num_runs)
+    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
+        raise UnknownTablesError(str(error)) from error
+    finally:
+        engine.dispose()
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The reflected tables."""
+
+    runs: "Table"
+    metrics: "Table"
+    params: "Table"
+    tags: "Table"
+
+
+def _read_only_engine(uri: str) -> "Engine":
+    import sqlalchemy
+    from sqlalchemy.pool import NullPool
+
+    path = sqlite_path(uri)
+    if path is not None:
+        return sqlalchemy.create_engine(
+            "sqlite://", creator=lambda: open_read_only(path), poolclass=NullPool
+        )
+    return sqlalchemy.create_engine(uri, poolclass=NullPool)
+
+
+@contextmanager
+def _connected(engine: "Engine") -> Iterator["Connection"]:
+    """Gives a connection that cannot write; of PostgreSQL it sees one state of the store.
+
+    A connection of sqlite sees a new state in each query, so that it never locks out a writer for
+    longer than a query.
+    """
+    options = {}
+    if engine.dialect.name == "postgresql":
+        options = {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+    with engine.connect().execution_options(**options) as connection:
+        yield connection
+
+
+def _known_tables(connection: "Connection") -> _Tables:
+    """Returns the tables.
+
+    Raises:
+        UnknownTablesError: a table or column is missing, or the schema is of another MLflow.
+    """
+    import sqlalchemy
+
+    known = sqlalchemy.MetaData()
+    known.reflect(connection, only=list(_COLUMNS_BY_TABLE), resolve_fks=False)
+    for name, columns in _COLUMNS_BY_TABLE.items():
+        if missing := columns - set(known.tables[name].columns.keys()):
+            raise UnknownTablesError(f"{name} has no {', '.join(sorted(missing))}")
+    version = connection.execute(sqlalchemy.select(known.tables["alembic_version"])).scalar()
+    if version != newest_revision():
+        raise UnknownTablesError(f"the schema is {version}, not {newest_revision()}")
+    return _Tables(*(known.tables[name] for name in ("runs", "latest_metrics", "params", "tags")))
+
+
+def _heads(
+    connection: "Connection", tables: _Tables, experiment_ids: Sequence[str]
+) -> list[tuple[str, str | None, str, int]]:
+    """Returns id, name, status and experiment of each active metered run, the oldest first.
+
+    Runs without a start come last, as MLflow's own order has it.
+    """
+    import sqlalchemy
+
+    runs, tags = tables.runs, tables.tags
+    is_metered = (
+        sqlalchemy.select(sqlalchemy.literal(1))
+        .where(
+            tags.c.run_uuid == runs.c.run_uuid,
+            tags.c.key == keys.TAG_SCHEMA,
+            tags.c.value.is_not(None),
+        )
+        .exists()
+    )
+    query = (
+        sqlalchemy.select(runs.c.run_uuid, runs.c.name, runs.c.status, runs.c.experiment_id)
+        .where(
+            runs.c.experiment_id.in_(sqlalchemy.bindparam("experiments", expanding=True)),
+            runs.c.lifecycle_stage == "active",
+            is_metered,
+        )
+        .order_by(runs.c.start_time.is_(None), runs.c.start_time, runs.c.run_uuid)
+    )
+    ids = list(map(int, experiment_ids))
+    found: list[Any] = []
+    for start in range(0, len(ids), _EXPERIMENTS_PER_QUERY):
+        asked = {"experiments": ids[start : start + _EXPERIMENTS_PER_QUERY]}
+        found += map(tuple, connection.execute(query, asked))
+    return found
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """What is asked of each table for the ids of some runs; ``None`` asks for no parameters."""
+
+    metrics: "Select[Any]"
+    params: "Select[Any] | None"
+    tags: "Select[Any]"
+    names: "Select[Any]"
+
+    @classmethod
+    def of(cls, tables: _Tables, wanted: Wanted, dialect: str) -> "_Queries":
+        import sqlalchemy
+        from sqlalchemy import func
+
+        metrics, params, tags = tables.metrics, tables.params, tables.tags
+        value = sqlalchemy.case((metrics.c.is_nan, sqlalchemy.null()), else_=metrics.c.value)
+        reads_param = [] if wanted.params is None else [params.c.key.in_(list(wanted.params))]
+        reads_tag = []
+        if wanted.tags is not None:
+            named = tags.c.key.in_([*OTHER_TAGS, *wanted.tags])
+            reads_tag = [_begins(tags.c.key, keys.TAG_PREFIX) | named]
+        joined = func.json_group_object if dialect == "sqlite" else func.json_object_agg
+        text = sqlalchemy.cast(joined(tags.c.key, tags.c.value), sqlalchemy.Text)
+        return cls(
+            metrics=sqlalchemy.select(metrics.c.run_uuid, metrics.c.key, value).where(
+                _is_asked(metrics), _begins(metrics.c.key, keys.METRIC_PREFIX)
+            ),
+            params=None
+            if wanted.params is not None and not wanted.params
+            else sqlalchemy.select(params.c.run_uuid, params.c.key, params.c.value).where(
+                _is_asked(params), *reads_param
+            ),
+            tags=sqlalchemy.select(tags.c.run_uuid, text)
+            .where(_is_asked(tags), *reads_tag)
+            .group_by(tags.c.run_uuid),
+            names=sqlalchemy.select(tags.c.run_uuid, tags.c.value).where(
+                _is_asked(tags), tags.c.key == MLFLOW_RUN_NAME
+            ),
+        )
+
+    def runs(
+        self, connection: "Connection", heads: Sequence[tuple[str, str | None, str, int]]
+    ) -> Iterator[StoredRun]:
+        """Yields the runs of these heads."""
+        asked = {"runs": [head[0] for head in heads]}
+        metrics: dict[str, dict[str, float]] = {run_id: {} for run_id in asked["runs"]}
+        params: dict[str, dict[str, str]] = {run_id: {} for run_id in asked["runs"]}
+        for run_id, key, value in _rows(connection, self.metrics, asked):
+            metrics[run_id][key] = math.nan if value is None else value
+        if self.params is not None:
+            for run_id, key, value in _rows(connection, self.params, asked):
+                params[run_id][key] = value
+        texts = dict(_rows(connection, self.tags, asked))
+        nameless = {"runs": [head[0] for head in heads if not head[1]]}
+        names = dict(_rows(connection, self.names, nameless)) if nameless["runs"] else {}
+        for run_id, name, status, experiment_id in heads:
+            tags = _tags_of(texts[run_id]) if run_id in texts else {}
+            yield StoredRun(
+                run_id,
+                name or names.get(run_id) or "",
+                str(experiment_id),
+                status,
+                metrics[run_id],
+                params[run_id],
+                tags,
+            )
+
+
+def _rows(
+    connection: "Connection", query: "Select[Any]", asked: Mapping[str, Sequence[str]]
+) -> Sequence[tuple[Any, ...]]:
+    """Returns a query's rows as the driver gives them, which is faster than as objects."""
+    result = connection.execute(query, asked)
+    rows: Sequence[tuple[Any, ...]] = result.cursor.fetchall() if result.cursor else ()
+    result.close()
+    return rows
+
+
+def _is_asked(table: "Table") -> "ColumnElement[bool]":
+    import sqlalchemy
+
+    return table.c.run_uuid.in_(sqlalchemy.bindparam("runs", expanding=True))
+
+
+def _begins(column: "ColumnElement[str]", prefix: str) -> "ColumnElement[bool]":
+    """Returns whether a text begins so; LIKE takes capitals for small letters in sqlite."""
+    from sqlalchemy import func
+
+    return func.substr(column, 1, len(prefix)) == prefix
+
+
+@lru_cache(maxsize=_NUM_TEXTS_KEPT)
+def _tags_of(text: str) -> Mapping[str, str]:
+    """Returns the tags in a text of the database; runs of the same text share them."""
+    tags: Mapping[str, str] = json.loads(text)
+    return tags

@@ -1,0 +1,157 @@
+"""Runs gathered column by column, as a hundred thousand rows of their own would not fit."""
+
+import shlex
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pandas as pd
+from mlflow.entities import SourceType
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
+from numpy.typing import NDArray
+
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_summary import PerTags, RunSummary
+from mlflow_carbon.store.stored_runs import StoredRun, Wanted
+
+PARAM_COLUMN_PREFIX = "params."
+TAG_COLUMN_PREFIX = "tags."
+
+_TAG_BY_COLUMN = {
+    "parent_run_id": MLFLOW_PARENT_RUN_ID,
+    "region": keys.TAG_REGION,
+    "period": keys.TAG_PERIOD,
+    "intensity_set": keys.TAG_INTENSITY_SET,
+    "intensity_basis": keys.TAG_INTENSITY_BASIS,
+    "unit": keys.TAG_UNIT,
+    "attribution": keys.TAG_ATTRIBUTION,
+}
+
+TEXT_COLUMNS = ("run_id", "run_name", "experiment", "scope", "methods", *_TAG_BY_COLUMN)
+NUMBER_COLUMNS = RunSummary._fields
+_NUM_ROWS_KEPT = 1000
+_METHOD_TAG_PREFIX = keys.method_tag("")
+_PROJECT = SourceType.to_string(SourceType.PROJECT)
+
+
+class RunColumns:
+    """The columns of a frame of runs while it grows; equal texts are kept once."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        """Starts without runs.
+
+        Args:
+            wanted: the parameters and tags that get a column.
+        """
+        self._wanted = wanted
+        self._rows: list[tuple[str | None, ...]] = []  # of the newest runs
+        self._summaries: list[RunSummary] = []  # of the same runs
+        self._numbers: list[NDArray[np.float64]] = []  # (runs, columns) each
+        self._texts: dict[str, list[str | None]] = {name: [] for name in TEXT_COLUMNS}
+        self._params: dict[str, list[str | None]] = {}
+        self._tags: dict[str, list[str | None]] = {}
+        self._same: dict[str, str] = {}
+        self._of_tags = PerTags(self._read_tags)
+        self._num_runs = 0
+
+    def __len__(self) -> int:
+        return self._num_runs
+
+    def has_all(self, names: Collection[str]) -> bool:
+        """Returns whether each name is a column's, or some run's parameter or tag."""
+        return all(
+            name in TEXT_COLUMNS or name in self._params or name in self._tags for name in names
+        )
+
+    def add(self, run: StoredRun, summary: RunSummary) -> None:
+        """Takes one more run, and the figures that are in its metrics and tags."""
+        texts, is_project = self._of_tags.of(run.tags)
+        self._rows.append((run.run_id, run.name, run.experiment_id, *texts))
+        self._summaries.append(summary)
+        for name, text in _picked(run.params, self._wanted.params):
+            self._append(self._params, name, unquoted(text) if is_project else text)
+        for name, text in _picked(run.tags, self._wanted.tags):
+            self._append(self._tags, name, text)
+        self._num_runs += 1
+        if len(self._rows) == _NUM_ROWS_KEPT:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Makes columns of the rows that are kept."""
+        if not self._rows:
+            return
+        for column, texts in zip(self._texts.values(), zip(*self._rows, strict=True), strict=True):
+            column.extend(texts)
+        self._numbers.append(np.array(self._summaries, dtype=np.float64))  # None is NaN
+        self._rows, self._summaries = [], []
+
+    def _read_tags(self, tags: Mapping[str, str]) -> tuple[tuple[str | None, ...], bool]:
+        """Returns the texts of the columns that are of the tags, and whether `mlflow run` ran."""
+        found = (tags.get(keys.TAG_SCOPE), methods(tags), *map(tags.get, _TAG_BY_COLUMN.values()))
+        texts = tuple(text if text is None else self._same.setdefault(text, text) for text in found)
+        return texts, tags.get(MLFLOW_SOURCE_TYPE) == _PROJECT
+
+    def frame(
+        self, experiment_names_by_id: Mapping[str, str], parent_run_ids: Collection[str | None]
+    ) -> pd.DataFrame:
+        """Returns the runs as a frame, and forgets them.
+
+        Args:
+            experiment_names_by_id: the name of each experiment.
+            parent_run_ids: of all runs that have metered children.
+        """
+        self._turn()
+        texts = self._texts
+        texts["experiment"] = [experiment_names_by_id[id_ or ""] for id_ in texts["experiment"]]
+        texts["scope"] = [
+            keys.SCOPE_PARENT
+            if scope == keys.SCOPE_PARENT or run_id in parent_run_ids
+            else keys.SCOPE_RUN
+            for scope, run_id in zip(texts["scope"], texts["run_id"], strict=True)
+        ]
+        columns: dict[str, pd.Series] = {}
+        for name in TEXT_COLUMNS:
+            columns[name] = pd.Series(texts.pop(name))
+        numbers = np.concatenate(self._numbers) if self._numbers else np.empty((0, 0))
+        for position, name in enumerate(NUMBER_COLUMNS):
+            columns[name] = pd.Series(numbers[:, position])
+        prefixed = ((PARAM_COLUMN_PREFIX, self._params), (TAG_COLUMN_PREFIX, self._tags))
+        for prefix, by_name in prefixed:
+            for name in sorted(by_name):
+                listed = by_name.pop(name)
+                listed.extend([None] * (self._num_runs - len(listed)))
+                columns[prefix + name] = pd.Series(listed)
+        return pd.DataFrame(columns)
+
+    def _append(self, columns: dict[str, list[str | None]], name: str, text: str) -> None:
+        column = columns.setdefault(name, [])
+        column.extend([None] * (self._num_runs - len(column)))
+        column.append(self._same.setdefault(text, text))
+
+
+def _picked(
+    texts: Mapping[str, str], wanted: Collection[str] | None
+) -> Collection[tuple[str, str]]:
+    if wanted is None:
+        return texts.items()
+    return [(name, texts[name]) for name in wanted if name in texts]
+
+
+def methods(tags: Mapping[str, str]) -> str:
+    """Names the method that measured each component's energy: ``cpu=tdp,gpu=sampled``."""
+    found = {
+        key.removeprefix(_METHOD_TAG_PREFIX): value
+        for key, value in tags.items()
+        if key.startswith(_METHOD_TAG_PREFIX)
+    }
+    return ",".join(f"{component}={found[component]}" for component in sorted(found))
+
+
+def unquoted(value: str) -> str:
+    """Removes the shell's quotes, with which ``mlflow run`` logs a parameter."""
+    if not value.startswith("'"):
+        return value
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        return value
+    return words[0] if len(words) == 1 else value

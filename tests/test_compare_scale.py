@@ -1,0 +1,48 @@
+"""The benchmark of many runs: equal rows by every way, and a page that says no more."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click import ClickException
+
+from benchmarks.compare_scale import check_equal, rows_by_search, rows_by_sql, rows_by_us
+from benchmarks.compare_scale_page import OURS, SEARCH, SQL, Measured, page, ratio_lines
+from benchmarks.scale_store import STEP_COUNTS, fill
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_every_way_returns_the_same_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    fill(uri, 40)
+    rows = rows_by_us(uri)
+    assert sorted(map(int, rows)) == sorted(STEP_COUNTS)
+    assert [row[0] for row in rows.values()] == [10] * len(STEP_COUNTS)
+    check_equal(rows, rows_by_search(uri), SEARCH)
+    check_equal(rows, rows_by_sql(uri), SQL)
+
+
+def test_other_rows_are_refused():
+    with pytest.raises(ClickException, match="raw SQL returns other rows"):
+        check_equal({"50": [10, 1.0]}, {"50": [10, 1.1]}, SQL)
+
+
+def test_ratios_and_exponent_are_of_the_cpu_time():
+    found = [
+        Measured(way, count, cpu_s, 9.0, 1.0)
+        for count, costs in ((1000, (1.0, 4.0, 0.5)), (10_000, (10.0, 80.0, 2.0)))
+        for way, cpu_s in zip((OURS, SEARCH, SQL), costs, strict=True)
+    ]
+    # 4 / 1 and 80 / 10; 1 / 0.5 and 10 / 2; log(10) / log(10)
+    assert list(ratio_lines(found))[2:] == [
+        "| 1,000 | 4.0 | 2.0 | - |",
+        "| 10,000 | 8.0 | 5.0 | 1.00 |",
+    ]
+
+
+def test_page_is_written_from_what_is_kept():
+    kept = json.loads((ROOT / "benchmarks" / "measured" / "compare_scale.json").read_text())
+    assert (ROOT / "docs" / "scale.md").read_text() == page(kept)

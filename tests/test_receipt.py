@@ -1,0 +1,243 @@
+"""The receipt: what it says, where it goes, and the same as a record."""
+
+import io
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pytest
+
+import mlflow_carbon
+from mlflow_carbon.accounting.amounts import change_text, duration_text, energy_text, mass_text
+from mlflow_carbon.accounting.cheaper import (
+    Change,
+    cheapest,
+    cleaner_region,
+    fewer_steps,
+    half_the_units,
+)
+from mlflow_carbon.accounting.measurement_error import bounds_of
+from mlflow_carbon.grid.intensity import given_intensity, lookup_intensity
+from mlflow_carbon.reporting.receipt import RunFootprint, receipt_lines
+from mlflow_carbon.tracking.receipts import is_silent, print_receipt
+from tests.conftest import ROOT
+
+# 36 J a reading by fake_meter: 0.01 Wh = 10 mWh; at 35.82 g/kWh 0.3582 mg
+POLAND = {"region": "Poland", "pue": 1.0}
+
+
+def blocks(capsys) -> list[list[str]]:
+    """The receipts on stderr, line by line; nothing may stand on stdout."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    found: list[list[str]] = []
+    for line in captured.err.splitlines():
+        if line.startswith("mlflow-carbon: "):
+            found.append([line])
+        elif found and line.startswith("  "):
+            found[-1].append(line)
+    return found
+
+
+def test_receipt_says_cost_method_price_savings_and_place(fake_meter, capsys):
+    with mlflow.start_run(run_name="mine") as run:
+        mlflow.log_param("steps", 200)
+        with mlflow_carbon.track(unit="sample", **POLAND) as tracker, tracker.window(4):
+            pass
+    (lines,) = blocks(capsys)
+    # 36 J = 10 mWh by an estimated CPU; 615.11 g/kWh (Ember 2024): 6.15 mg; steps: 1 - 20/200
+    g_per_kwh = lookup_intensity("Poland").g_per_kwh
+    assert lines[0] == (
+        f"mlflow-carbon: {mass_text(g_per_kwh * 1e-5)} CO2e · 10 mWh (each −50 to +100 %) in 1 s "
+        "· run mine"
+    )
+    assert lines[1] == (
+        f"  CPU estimated · PL {g_per_kwh:.4g} g/kWh (2024, ember), PUE 1 · 2.5 mWh per sample"
+    )
+    saved = 1 - lookup_intensity("Sweden").g_per_kwh / g_per_kwh
+    assert lines[2] == f"  cheaper: in Sweden −{100 * saved:.0f} % · 20 steps up to −90 %"
+    assert lines[3].split(" (after")[0] == (
+        f"  http://127.0.0.1:5000/#/experiments/0/runs/{run.info.run_id}"
+        "?workflowType=machine_learning"
+    )
+    assert len(lines) == 4
+
+
+def test_children_print_nothing_and_their_parent_counts_them(fake_meter, capsys):
+    mlflow_carbon.autolog(**POLAND)
+    with mlflow.start_run():
+        for _ in range(3):
+            with mlflow.start_run(nested=True):
+                pass
+    (lines,) = blocks(capsys)
+    assert "3 child runs included" in lines[0]
+
+
+@pytest.mark.parametrize("way", ["argument", "environment", "autolog"])
+def test_silent_ends_it(fake_meter, capsys, monkeypatch, way):
+    options = {"silent": True} if way == "argument" else {}
+    if way == "environment":
+        monkeypatch.setenv("MLFLOW_CARBON_SILENT", "true")
+    if way == "autolog":
+        mlflow_carbon.autolog(silent=True, **POLAND)
+    with mlflow.start_run(), mlflow_carbon.track(**POLAND, **options):
+        pass
+    assert blocks(capsys) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "text", "expected"),
+    [(None, "", False), (None, "1", True), (None, "True", True), (False, "true", False)],
+)
+def test_argument_wins_over_the_variable(chosen, text, expected):
+    assert is_silent(chosen, {"MLFLOW_CARBON_SILENT": text}) is expected
+
+
+def test_tracker_and_last_footprint_give_the_receipt_as_a_record(fake_meter):
+    with mlflow_carbon.track(unit="sample", **POLAND) as tracker, tracker.window(4):
+        pass
+    footprint = tracker.footprint
+    assert footprint is mlflow_carbon.last_footprint()
+    assert footprint.energy_kwh == pytest.approx(1e-5)  # 36 J
+    assert footprint.energy_kwh_by_component == {"cpu": pytest.approx(1e-5)}
+    assert footprint.energy_kwh_per_unit == pytest.approx(0.25e-5)
+    assert footprint.co2e_g == pytest.approx(1e-5 * footprint.intensity.g_per_kwh)
+    low_g, high_g = footprint.co2e_bounds_g
+    assert (low_g, high_g) == (footprint.co2e_g / 2, footprint.co2e_g * 2)
+    assert str(footprint).startswith("mlflow-carbon: ")
+    assert footprint.run_id in repr(footprint)
+    assert "10 mWh" in footprint._repr_html_()
+
+
+def test_footprint_of_a_run_that_goes_on_is_what_it_has_cost_so_far(fake_meter):
+    with mlflow_carbon.track(unit="sample", **POLAND) as tracker:
+        with tracker.window():
+            pass
+        assert tracker.footprint.energy_kwh == pytest.approx(1e-5)
+
+
+def test_own_change_takes_the_place_of_the_general_one(fake_meter):
+    with mlflow.start_run():
+        mlflow.log_param("steps", 200)
+        with mlflow_carbon.track(unit="sample", **POLAND) as tracker, tracker.window():
+            tracker.could_save("20 steps", 0.7)
+    texts = {change.text: change for change in tracker.footprint.changes}
+    assert texts["20 steps"] == Change("20 steps", 0.7)
+    with pytest.raises(mlflow_carbon.errors.InvalidInputError, match="saving_fraction is 2"):
+        tracker.could_save("magic", 2)
+
+
+def test_training_that_a_run_sets_off_is_added_beside_it(fake_meter, capsys):
+    with mlflow.start_run() as synth, mlflow_carbon.track(**POLAND, silent=True):
+        pass
+    capsys.readouterr()
+    with (
+        mlflow.start_run(tags={"carbon.triggered_by_run_id": synth.info.run_id}),
+        mlflow_carbon.track(**POLAND, silent=True),
+    ):
+        pass
+    with mlflow.start_run(run_id=synth.info.run_id), mlflow_carbon.track(**POLAND):
+        pass
+    (lines,) = blocks(capsys)
+    assert "its 1 training: 6.15 mg more" in lines[0]
+
+
+def test_nothing_measured_is_said_instead_of_zero():
+    lines = receipt_lines(RunFootprint("abc", problem="No GPU can be measured."))
+    assert lines == ["mlflow-carbon: no energy measured: No GPU can be measured"]
+
+
+def test_name_of_the_run_cannot_act_on_the_terminal():
+    hostile = RunFootprint("a", name="x\x1b[31m\nrm", energy_kwh=1.0, where="<script>")
+    text = "\n".join(receipt_lines(hostile))
+    assert "\x1b" not in text
+    assert "\nrm" not in text
+    assert "<script>" not in hostile._repr_html_()
+
+
+def test_stream_that_knows_ascii_only_gets_ascii():
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    footprint = RunFootprint("a", energy_kwh=1e-9, co2e_g=1e-6, changes=(Change("in Rome", 0.5),))
+    print_receipt(footprint, stream)
+    assert b"cheaper: in Rome -50 %" in raw.getvalue()
+    stream.close()
+    print_receipt(footprint, stream)  # closed: nothing to print on, and no error
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (energy_text(4.5e-5), "45 mWh"),
+        (energy_text(12.34), "12.3 kWh"),
+        (energy_text(0.99999), "1 kWh"),
+        (energy_text(0), "0 Wh"),
+        (mass_text(0.0176), "17.6 mg"),
+        (mass_text(1234.5), "1.23 kg"),
+        (mass_text(4.5e-8), "0.045 µg"),
+        (change_text(0.924), "−92 %"),
+        (duration_text(19.2), "19.2 s"),
+        (duration_text(600), "10 min"),
+        (duration_text(36000), "10 h"),
+    ],
+)
+def test_amounts_have_three_digits_in_the_unit_that_fits(text, expected):
+    assert text == expected
+
+
+def test_bounds_are_those_of_each_method_added_up():
+    bounds = bounds_of({"gpu": 2.0, "cpu": 1.0}, {"gpu": "counter", "cpu": "tdp"})
+    assert (bounds.low_kwh, bounds.high_kwh) == (2 * 0.95 + 0.5, 2 * 1.05 + 2.0)
+    assert bounds_of({"gpu": 2.0}, {}) is None
+    assert bounds_of({"cpu": 1.0, "dram": 1.0}, {"cpu": "counter"}).high_kwh == 2.1
+
+
+def test_cleaner_region_is_found_in_the_same_set_only():
+    poland = lookup_intensity("Poland", intensity_set="paper_table1")
+    assert cleaner_region(poland).saving_fraction == 1 - 7 / 666  # paper, Table 1
+    assert cleaner_region(given_intensity(500)) is None
+    assert cheapest([cleaner_region(lookup_intensity("Sweden"))]) == ()
+
+
+def test_steps_and_halves_save_what_they_can_at_most():
+    assert fewer_steps({"num_inference_steps": "'50'"}) == Change("20 steps", 0.6, is_at_most=True)
+    assert fewer_steps({"steps": "20"}) is None
+    assert fewer_steps({"steps": "many"}) is None
+    half = half_the_units("epoch", windows_kwh=3.0, energy_kwh=4.0)
+    assert half == Change("half the epochs", 0.375)
+    assert half_the_units("sample", windows_kwh=3.0, energy_kwh=4.0) is None
+
+
+def test_best_two_changes_come_first_and_small_ones_not_at_all():
+    small, some, more = Change("a", 0.01), Change("b", 0.3), Change("c", 0.6)
+    assert cheapest([small, None, some, more]) == (more, some)
+    assert cheapest([some, more, replace(more, text="d")]) == (more, replace(more, text="d"))
+
+
+SCRIPT = """
+import mlflow, mlflow_carbon
+with mlflow.start_run(), mlflow_carbon.track(region="SE"):
+    sum(i * i for i in range(10**6))
+print("mine")
+"""
+
+
+@pytest.mark.slow
+def test_receipt_of_a_script_leaves_its_stdout_alone(store, tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert done.stdout == "mine\n"
+    assert done.stderr.count("mlflow-carbon: ") == 1
+
+
+def test_public_names_are_listed():
+    assert {"autolog", "track", "windows", "last_footprint"} <= set(dir(mlflow_carbon))

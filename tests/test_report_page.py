@@ -1,0 +1,135 @@
+"""The HTML report: right sums, nothing fetched, and nothing from a store that can act."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+from mlflow.entities import RunTag
+
+from mlflow_carbon.cli import cli
+from mlflow_carbon.pictures.html_report import MAX_BYTES
+from tests.fakes.metered_runs import experiment_id, write_run
+
+HOSTILE = "</script><script>alert(1)</script> \x1b[31m =1+1 {{ 7*7 }} $x$"
+
+
+class Page(HTMLParser):
+    """Collects a page's scripts, addresses, handlers of events and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.scripts, self.addresses, self.handlers, self.texts = [], [], [], []
+        self.open = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        if tag == "script":
+            self.scripts.append(dict(attrs).get("type", "text/javascript"))
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href") and not value.startswith("#"):
+                self.addresses.append((tag, value))
+            if name.startswith("on"):
+                self.handlers.append((tag, name))
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+    def handle_endtag(self, tag):
+        if self.open and tag in self.open:
+            while self.open.pop() != tag:
+                pass
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+def report(store, tmp_path, *options):
+    out = tmp_path / "report.html"
+    result = CliRunner().invoke(cli, ["report", "--experiment", "e", "--out", str(out), *options])
+    assert result.exit_code == 0, result.output
+    return result, out.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def client(store):
+    return MlflowClient(tracking_uri=store)
+
+
+def test_report_sums_each_joule_once_and_says_what_is_missing(store, client, tmp_path):
+    # 250 g/kWh x 1.5 x (0.2 + 0.12) kWh = 120 g
+    parent = write_run(client, "e", windows=[(0.2, 1.0)], name="sweep")
+    write_run(client, "e", windows=[(0.1, 1.0)], parent_run_id=parent)
+    write_run(client, "e", windows=[(0.12, 1.0)], method="tdp")
+    client.create_run(experiment_id(client, "e"), run_name="not metered")
+    result, text = report(store, tmp_path)
+    said = (
+        "e: 2 runs emitted 120 g CO2e (320 Wh), priced at EU27 250 g/kWh (2022, paper_table1), "
+        "PUE 1.5. Largest savings found: region EU27 (251 g/kWh, 2022) to SE (7 g/kWh, 2022) "
+        "−97.2 %."
+    )
+    assert result.stdout.splitlines()[0] == said
+    page = Page(text).text
+    assert said in page
+    assert "1 runs of the experiment were not metered at all." in page
+    assert "1 child runs are in their parents' energy" in page
+    assert "estimated from its design power" in page
+    assert parent in page
+
+
+def test_report_needs_no_other_file(store, client, tmp_path):
+    for steps, kwh in (("1000", 2.0), ("1000", 2.1), ("50", 0.3), ("50", 0.2)):
+        write_run(client, "e", windows=[(kwh, 1.0)] * 3, params={"steps": steps})
+    _, text = report(store, tmp_path)
+    page = Page(text)
+    assert len(text.encode()) < MAX_BYTES
+    assert page.addresses == []
+    assert "default-src 'none'" in text.replace("&#39;", "'")
+    assert page.scripts == ["application/json", "text/javascript", "text/javascript"]
+    assert text.count("<svg") >= 4  # the still pictures
+    assert "steps 1000 50 −88" in page.text  # 1 - sqrt(0.06) / sqrt(4.2): 88.0 %
+
+
+def test_nothing_from_the_store_can_act(store, client, tmp_path):
+    for steps, kwh in (("10", 0.1), ("50", 0.4)):
+        run_id = write_run(
+            client,
+            "e",
+            windows=[(kwh, 1.0)] * 2,
+            name=HOSTILE,
+            params={"steps": steps, "model_size": HOSTILE + steps},
+            region=HOSTILE,
+            unit="sample",
+        )
+        client.log_batch(run_id, tags=[RunTag("carbon.error", HOSTILE)])
+    result, text = report(store, tmp_path)
+    page = Page(text)
+    assert page.scripts == ["application/json", "text/javascript", "text/javascript"]
+    assert page.handlers == []
+    assert "<script>alert" not in text
+    assert "\x1b" not in text + result.output
+    assert "{{ 7*7 }}" in page.text  # shown as it is, not computed
+    assert "</script><script>alert(1)</script> \\x1b[31m =1+1" in page.text
+
+
+def test_report_is_logged_to_the_newest_run(store, client, tmp_path):
+    write_run(client, "e", windows=[(0.2, 1.0)])
+    newest = write_run(client, "e", windows=[(0.2, 1.0)])
+    result, text = report(store, tmp_path, "--log")
+    assert result.stdout.endswith(f"Logged carbon/report.html to run {newest}.\n")
+    path = client.download_artifacts(newest, "carbon/report.html", str(tmp_path))
+    with open(path, encoding="utf-8") as logged:  # noqa: PTH123
+        assert logged.read() == text
+
+
+def test_every_table_says_in_its_head_what_it_sorts(store, client, tmp_path):
+    write_run(client, "e", windows=[(0.2, 1.0)])
+    _, text = report(store, tmp_path)
+    for table in re.findall(r"<table.*?</table>", text, re.DOTALL):
+        heads = re.findall(r"<th [^>]*>", table)
+        for row in re.findall(r"<tr><td.*?</tr>", table, re.DOTALL):
+            assert row.count("<td") == len(heads) == row.count("data-value=")
