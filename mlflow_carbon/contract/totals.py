@@ -12,10 +12,11 @@ from mlflow_carbon.units import SECONDS_PER_MINUTE, watts_from_kwh
 RUNNING, ENDED = "running", "ended"  # the states of a node
 
 MAX_COVERAGE_FRACTION = 1.01  # the excess over 1 is rounding
-_ENERGY, _DURATION, _COVERAGE = "energy_kwh", "duration_s", "coverage_fraction"
-_STD = "_std"
+# Names in the tags, beside those of components and units.
+ENERGY, DURATION, COVERAGE = "energy_kwh", "duration_s", "coverage_fraction"
+STD = "_std"  # after a unit
 _PER = "per_"  # before a unit
-_NO_DEVICES = (_ENERGY, _DURATION, _COVERAGE, *(f"{_PER}{unit}" for unit in keys.UNITS))
+_NO_DEVICES = (ENERGY, DURATION, COVERAGE, *(f"{_PER}{unit}" for unit in keys.UNITS))
 _UNIT_BY_KEY = {keys.energy_kwh_per_unit(unit): unit for unit in keys.UNITS}
 _NO_COMPONENTS = ("window", "forecast", "node")
 
@@ -64,13 +65,13 @@ class Total:
         """Returns the total of a run, or of one of its nodes; ``None`` if not written yet."""
         prefix = keys.node_metric("carbon/", node_index) if node_index is not None else "carbon/"
         duration_s = figures.amount(f"{prefix}duration_s")
-        energy_kwh = figures.amount(f"{prefix}{_ENERGY}")
+        energy_kwh = figures.amount(f"{prefix}{ENERGY}")
         if duration_s is None and energy_kwh is None:
             return None
         by_component: dict[str, float] = {}
         devices = []
         for key in figures.metrics:
-            if not (key.endswith(_ENERGY) and key.startswith(prefix)):
+            if not (key.endswith(ENERGY) and key.startswith(prefix)):
                 continue
             component, *rest = key[len(prefix) :].split("/")
             value = None if component in _NO_COMPONENTS else figures.amount(key)
@@ -110,11 +111,11 @@ class Total:
 
         Energy in kWh, duration in s.
         """
-        values = {} if self.energy_kwh is None else {_ENERGY: self.energy_kwh}
+        values = {} if self.energy_kwh is None else {ENERGY: self.energy_kwh}
         if self.duration_s is not None:
-            values[_DURATION] = self.duration_s
+            values[DURATION] = self.duration_s
         if self.coverage_fraction is not None:
-            values[_COVERAGE] = self.coverage_fraction
+            values[COVERAGE] = self.coverage_fraction
         for component, energy_kwh in sorted(self.energy_kwh_by_component.items()):
             values[component] = energy_kwh
         for device in sorted(self.devices, key=lambda one: (one.component, one.index)):
@@ -141,12 +142,12 @@ class Total:
                     method = figures.tags.get(keys.method_tag(component), keys.METHOD_UNAVAILABLE)
                     number = figures.count_in(key, index)
                     devices.append(DeviceEnergy(component, number, value, method))
-        coverage_fraction = words.get(_COVERAGE)
+        coverage_fraction = words.get(COVERAGE)
         if coverage_fraction is not None:
             coverage_fraction = figures.within(
-                f"{_COVERAGE} in {key}", coverage_fraction, 0.0, MAX_COVERAGE_FRACTION
+                f"{COVERAGE} in {key}", coverage_fraction, 0.0, MAX_COVERAGE_FRACTION
             )
-        duration_s, energy_kwh = words.get(_DURATION), words.get(_ENERGY)
+        duration_s, energy_kwh = words.get(DURATION), words.get(ENERGY)
         return cls(duration_s, energy_kwh, coverage_fraction, by_component, tuple(devices))
 
     def as_window(self, end_unix_s: float) -> Window:
@@ -245,9 +246,9 @@ def read_energy_per_unit(figures: Figures) -> dict[str, UnitEnergy]:
     if text is not None:
         words = figures.words(keys.TAG_ENERGY_KWH_PER_UNIT, text)
         return {
-            unit: UnitEnergy(kwh, words.get(f"{unit}{_STD}"))
+            unit: UnitEnergy(kwh, words.get(f"{unit}{STD}"))
             for unit, kwh in words.items()
-            if not unit.endswith(_STD)
+            if not unit.endswith(STD)
         }
     found = {}
     named = figures.tags.get(keys.TAG_UNIT)
@@ -265,7 +266,7 @@ def energy_per_unit_tags(energies: Mapping[str, UnitEnergy]) -> dict[str, str]:
     for unit, energy in energies.items():
         words[unit] = energy.energy_kwh
         if energy.std_kwh is not None:
-            words[f"{unit}{_STD}"] = energy.std_kwh
+            words[f"{unit}{STD}"] = energy.std_kwh
     return {keys.TAG_ENERGY_KWH_PER_UNIT: worded(words)} if words else {}
 
 

@@ -94,6 +94,7 @@ class Recorder:
         self._summary: RunRecord | None = None  # known at the end
         self.other_cpu_fraction: float | None = None  # what others used of the node's CPU
         self._is_beside_others = False
+        self._is_described = False  # whether the run's tags say how it is measured
         self._process_id = os.getpid()
 
     @property
@@ -381,7 +382,7 @@ class Recorder:
             so_far = self._total_so_far()
             values: dict[str, float] = {}
             points: list[Point] = []
-            tags = {**placed.tags, **tags}
+            tags = {**self._first_description_tags(), **placed.tags, **tags}
             if placed.step is not None:
                 values, points = self._curves.add(
                     window,
@@ -407,6 +408,16 @@ class Recorder:
                 tags |= live.tags | (self._budget_tags() if live.is_news else {})
             step = self._series.main.num_points if placed.step is None else placed.step
             self._outbox.put(values, end_unix_s, tags, step=step, earlier=points)
+
+    def _first_description_tags(self) -> dict[str, str]:
+        """Returns, once, how the run is measured: a killed run is compared by it.
+
+        What is missing is said at the end only, as it may turn up until then.
+        """
+        if self._is_described:
+            return {}
+        self._is_described = True
+        return replace(self.meter.description, problems=()).tags()
 
     def _total_so_far(self) -> Total | None:
         """Returns the run's total up to the latest reading; ``None`` if nothing is measured."""
