@@ -15,6 +15,7 @@ from mlflow_carbon.recording.delivery import Delivery
 from mlflow_carbon.recording.journal import Batch, Journal, Point, journal_dir
 from mlflow_carbon.recording.neighbours import Neighbours
 from mlflow_carbon.recording.nodes import ends_a_node, settle
+from mlflow_carbon.recording.run_files import attach
 from mlflow_carbon.recording.run_writes import write_to_run
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
@@ -60,6 +61,7 @@ class Outbox:
         self._neighbours: Neighbours | None = None  # unknown without a journal
         self._held: list[Batch] | None = [] if is_held else None
         self._delivery: Delivery | None = None
+        self._files: dict[str, str] = {}
         self._lock = threading.RLock()
 
     @property
@@ -125,10 +127,18 @@ class Outbox:
         delivery = self._delivery
         return delivery is not None and delivery.flush() and not delivery.has_lost
 
+    def attach(self, path: str, text: str) -> None:
+        """Takes an artifact, which is written after all figures, or else not at all."""
+        self._files[path] = text
+
     def close(self) -> bool:
         """Waits for the store for a limited time; returns whether it has taken everything."""
         delivery = self._delivery
-        return delivery is not None and delivery.close() and not delivery.has_lost
+        has_all = delivery is not None and delivery.close() and not delivery.has_lost
+        if has_all and self._parent_run_id is None:
+            for path in list(self._files):
+                attach(self.client, self.run_id, path, self._files.pop(path))
+        return has_all
 
     def _deliver(self, batch: Batch) -> None:
         if self._delivery is None:

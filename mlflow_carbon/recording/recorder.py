@@ -13,6 +13,7 @@ from mlflow_carbon import __version__
 from mlflow_carbon.accounting.forecast import AT_RISK, WITHIN
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
+from mlflow_carbon.contract.footprint_file import ARTIFACT, footprint_text
 from mlflow_carbon.contract.measurement import MeterDescription, Reading
 from mlflow_carbon.contract.run_description import note_tags
 from mlflow_carbon.contract.run_record import NOT_PARTIAL, RunRecord
@@ -287,7 +288,11 @@ class Recorder:
             values[keys.POWER_W] = total.power_w
         earlier_step = 0 if self._earlier is None else self._earlier.last_step
         step = max(self._series.main.num_points, earlier_step)
-        tags |= record.total_tags() | note_tags(self._summary)
+        note = note_tags(self._summary)
+        tags |= record.total_tags() | note
+        text = footprint_text(self._summary, self._series.main.windows) if note else None
+        if text is not None:
+            self._outbox.attach(ARTIFACT, text)
         self._outbox.put(values, end_unix_s, tags, step=step)
 
     def summary(self) -> RunRecord:
