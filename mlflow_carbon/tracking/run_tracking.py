@@ -75,7 +75,7 @@ class MeteringProcess(Protocol):
 
 
 class RunTracking:
-    """Meters one run until it is finished; whoever works in the run may mark windows."""
+    """Meters one run until it is finished; any code that works in the run may mark windows."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class RunTracking:
         return self._recorder.assumptions
 
     def join(self, options: TrackingOptions) -> None:
-        """Lets somebody more mark windows; what the last one asks for counts for the run."""
+        """Adds a user who may mark windows; the last user's options count for the run."""
         self.report_by(options)
         if options.plan != CarbonPlan():
             self._recorder.live.replan(options.plan)
@@ -154,7 +154,7 @@ class RunTracking:
         self.release()
 
     def report_by(self, options: TrackingOptions) -> None:
-        """Changes what the run is reported by; what the options leave open stays as it was.
+        """Changes the options that the run is reported by; what they leave open stays as it was.
 
         The unit stays that of the first block that marks windows, unless a plan counts another.
         """
