@@ -329,7 +329,7 @@ def test_server_gives_the_same_rows_page_by_page(store, tmp_path):
     client = MlflowClient(tracking_uri=store)
     copy_run(client, write_run(client, "exp", windows=WINDOWS), num_copies=2100)
     expected = read_runs(client, experiment_names=["exp"])
-    with mlflow_server(tmp_path, store) as uri:
+    with mlflow_server(store, tmp_path) as uri:
         told = []
         frame = read_runs(
             MlflowClient(tracking_uri=uri),
