@@ -40,12 +40,12 @@ def newest():
 
 @pytest.mark.slow
 def test_cells_are_measured_in_runs_of_their_own_below_the_study(store):
-    lines = study(dims="2")
+    lines = study(dims="2", sizes="64", steps="10")  # each window is longer than a kernel's tick
     found = newest()
     assert (found.state, found.name, found.num_cells) == ("done", "study ci", 2)
     assert {cell.name for cell in found.cells} == {
-        "train 2D 16x16 tiny",
-        "synth 2D 16x16 tiny 2 steps",
+        "train 2D 64x64 tiny",
+        "synth 2D 64x64 tiny 10 steps",
     }
     for cell in found.cells:
         run = MlflowClient().get_run(cell.run_id)

@@ -51,8 +51,8 @@ def write_cell(parent, task, size, joules, *, model="medium", steps=None, proces
     return write_run(
         MlflowClient(),
         "study",
-        windows=[(5 * joules * KWH_PER_JOULE, 5)] * 2 if joules else [],
-        unit="iteration" if task == "train" else "sample",
+        windows=[(5 * joules * KWH_PER_JOULE, 5)] * more.get("windows", 2) if joules else [],
+        unit=more.get("unit", "iteration" if task == "train" else "sample"),
         name=name,
         params=params,
         tags=tags,
@@ -66,6 +66,24 @@ def found(quantity):
     study = read_study(client, find_study(client, None))
     (finding,) = [each for each in findings_of(study) if each.quantity.startswith(quantity)]
     return finding
+
+
+def test_cell_of_one_window_is_too_small_to_tell(parent):
+    write_cell(parent, "synth", (64, 64), 9.0, steps=1000, windows=1)
+    finding = found("synth (64, 64) medium 1000 1: kg CO2e")
+    assert (finding.verdict, finding.ours, finding.why) == (
+        TOO_SMALL,
+        "",
+        "one window has no spread",
+    )
+
+
+def test_cell_without_windows_is_not_measured(parent):
+    write_cell(parent, "synth", (64, 64), 9.0, steps=1000, windows=1, unit="minute")
+    client = MlflowClient()
+    (cell,) = read_study(client, find_study(client, None)).cells
+    assert cell.measured is None
+    assert cell.problem.startswith("every window was shorter")
 
 
 def test_exponents_of_the_paper_are_those_between_its_printed_results():

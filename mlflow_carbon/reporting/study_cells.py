@@ -16,6 +16,7 @@ from mlflow_carbon.store.run_windows import MeteredRun, read_metered_run
 
 # The paper's totals: sections 2.2 and 3.1.
 PAPER_UNITS = {"iteration": 150_000, "sample": 10_000}
+NO_WINDOW = "every window was shorter than the step of what measures it; make windows longer"
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,8 @@ def read_cell(client: MlflowClient, run: Run) -> StudyCell:
     if is_done(run):
         try:
             measured = read_metered_run(client, run)
+            if measured.unit == keys.UNIT_MINUTE:  # of a run without windows
+                measured, problem = None, NO_WINDOW
         except (NoRunsError, BadRecordError) as error:
             problem = error.message
     steps = params.get(study_tags.PARAM_STEPS)

@@ -26,6 +26,7 @@ from mlflow_carbon.units import joules_from_kwh, kg_from_grams
 AGREES = "agrees"
 DIFFERS = "differs"
 TOO_SMALL = "too small to tell"
+_MIN_WINDOWS = 2  # for a spread
 NOT_MEASURED = "not measured"
 OTHER_MACHINE = "another machine"
 NOT_IN_PAPER = "not in the paper"
@@ -285,12 +286,15 @@ def _mass(cell: StudyCell) -> Iterator[Finding]:
     if run.intensity is None or run.pue is None:
         return
     num_units = PAPER_UNITS[run.unit]
+    quantity = f"{cell.name}: kg CO2e of {num_units:,} {run.unit}s"
+    if len(run.windows) < _MIN_WINDOWS:  # the others were shorter than the counter's step
+        yield Finding(quantity, "", "", None, TOO_SMALL, "one window has no spread", (cell.run_id,))
+        return
     row = predict(run, num_units, intensities=[run.intensity]).table.iloc[0]
     kg, spread, low, high = (
         kg_from_grams(row[name])
         for name in ("co2e_g", "co2e_g_spread", "co2e_g_prediction_low", "co2e_g_prediction_high")
     )
-    quantity = f"{cell.name}: kg CO2e of {num_units:,} {run.unit}s"
     ours = f"{kg:.3g} ± {spread:.2g} ({low:.3g} to {high:.3g})"
     why = (
         f"mean ± spread x N, as the paper prints it, and the {row['confidence_fraction']:.0%} "

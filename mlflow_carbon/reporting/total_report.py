@@ -108,10 +108,12 @@ def paper_sentence(total: ProjectTotal) -> str:
         f"{statuses.count(status)} {_WORDS[status]}" for status in STATUSES if status in statuses
     ]
     how = ", ".join(f"{name.upper()} {method}" for name, method in _methods(total).items())
+    num_runs = len(total.runs)
+    runs = "The one metered run" if num_runs == 1 else f"All {num_runs} metered runs"
     return (
-        f"All {len(total.runs)} metered runs of this work ({', '.join(listed)}) used "
+        f"{runs} of this work ({', '.join(listed)}) used "
         f"{energy_text(total.energy_kwh)} of IT energy{_error(total)} and emitted "
-        f"{mass_text(total.co2e_g)} CO2e ({_price(total)}), measured by mlflow-carbon"
+        f"{mass_text(total.co2e_g)} CO2e ({_price(total)}), by mlflow-carbon"
         f"{f' ({how})' if how else ''}; failed, killed and early-stopped runs are included, "
         "embodied emissions are not."
     )

@@ -72,7 +72,7 @@ class ProcessMetering:
         is_named: bool = False,
         is_alone: bool = False,
     ) -> RunTracking:
-        """Starts to meter a run, or joins those who meter it already.
+        """Starts to meter a run; where it is metered already, adds a user to that.
 
         Args:
             run_id: the run to write to.
@@ -80,9 +80,9 @@ class ProcessMetering:
             run: what the store says of the run; ``None`` asks it.
             client: of the run's store; ``None`` for MLflow's current one.
             meter: a started meter to use instead of the process's own.
-            is_held: whether nothing is written before it is released.
-            is_named: whether the user said that it is this run; otherwise a further node of a
-                launch writes to that of the first node, which it looks for.
+            is_held: whether nothing is written until the run is released.
+            is_named: whether the user chose this run; otherwise a further node of a launch looks
+                for the first node's run and writes to that.
             is_alone: whether no other process of a launch meters the run.
 
         Raises:
@@ -93,7 +93,7 @@ class ProcessMetering:
             if tracking is not None:
                 tracking.join(options)
                 return tracking
-            options.assumptions()  # a bad setting is told before the store is asked
+            options.assumptions()  # refuses a bad setting before the store is asked
             start = find_start(
                 client or MlflowClient(),
                 run_id,
@@ -160,9 +160,9 @@ class ProcessMetering:
 
     @contextmanager
     def lent(self, meter: EnergyMeter) -> Iterator[None]:
-        """Meters the runs that start in the block by a meter that somebody else starts and stops.
+        """Lends a meter, which its owner starts and stops, to the runs that start in the block.
 
-        Runs that name a meter of their own are metered by that.
+        A run that names a meter of its own keeps that.
         """
         with self._lock:
             before, self._lent = self._lent, meter

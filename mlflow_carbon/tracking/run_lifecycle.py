@@ -47,7 +47,7 @@ def run_is_active(run: Run) -> None:
 
 
 def run_goes_on(run: Run) -> None:
-    """Meters a run that was active before; one that is metered is reported by the new settings."""
+    """Meters a run that was active before; if it is metered already, the new settings report it."""
     tracking = process_metering().tracking_of(run.info.run_id)
     if tracking is None:
         run_is_active(run)
@@ -127,7 +127,7 @@ def current_tracking() -> RunTracking | None:
 
 
 def stop_following() -> None:
-    """Lets go of the runs that are metered unasked; those with a ``track()`` block go on in it."""
+    """Stops the metering that autologging began; a ``track()`` block keeps its run's metering."""
     for tracking in reversed(process_metering().trackings):
         if tracking.is_autologged:
             tracking.is_autologged = False

@@ -75,7 +75,7 @@ class MeteringProcess(Protocol):
 
 
 class RunTracking:
-    """Meters one run until it is finished; whoever works in the run may mark windows."""
+    """Meters one run until it is finished; any code that works in the run may mark windows."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class RunTracking:
         return self._recorder.assumptions
 
     def join(self, options: TrackingOptions) -> None:
-        """Lets somebody more mark windows; what the last one asks for counts for the run."""
+        """Adds a user who may mark windows; the last user's options count for the run."""
         self.report_by(options)
         if options.plan != CarbonPlan():
             self._recorder.live.replan(options.plan)
@@ -154,7 +154,7 @@ class RunTracking:
         self.release()
 
     def report_by(self, options: TrackingOptions) -> None:
-        """Changes what the run is reported by; what the options leave open stays as it was.
+        """Changes the options that the run is reported by; what they leave open stays as it was.
 
         The unit stays that of the first block that marks windows, unless a plan counts another.
         """
@@ -331,7 +331,8 @@ class RunTracking:
     def _tell_of_others(self, footprint: RunFootprint) -> None:
         """Warns where a counter has counted the load of other processes too."""
         others = footprint.other_cpu_fraction or 0.0
-        is_whole = footprint.attribution == "whole_node"
+        is_counted = footprint.method_by_component.get("cpu") == keys.METHOD_COUNTER
+        is_whole = is_counted and footprint.attribution == "whole_node"
         if self._parent is None and is_whole and others > NOTABLE_FRACTION:
             _logger.warning(
                 "Other processes used %.0f %% of this node's CPU meanwhile, and the energy of run "
