@@ -211,6 +211,14 @@ ARGUMENTS = {
     "doctor": [],
     "recover": [],
     "backfill": ["--region", "SE", "--dry-run"],
+    "run": ["--region", "SE", "--", sys.executable, "-c", "print()"],
+    "total": [],
+}
+# Without the packages that draw, and without a study, these are refused in one line.
+REFUSED = {
+    "plot": (["runs", "--out", "runs.png"], "[plots]"),
+    "report": (["--out", "report.html"], "[plots]"),
+    "study-report": ([], "No study in this store"),
 }
 SAYS = {
     "compare": "PL",
@@ -222,14 +230,23 @@ SAYS = {
 
 
 def test_every_command_is_in_the_suite():
-    assert set(cli.commands) == set(ARGUMENTS)
+    assert set(cli.commands) == {*ARGUMENTS, *REFUSED}
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_command_says_what_it_needs(command, metered):
+    arguments, reason = REFUSED[command]
+    where = [] if command == "study-report" else ["--experiment", metered[1]]
+    result = CliRunner().invoke(cli, [command, *arguments, *where])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert reason in result.output
 
 
 @pytest.mark.parametrize("command", ARGUMENTS)
 def test_command_works(command, metered):
     run_id, name = metered
     arguments = [it.replace("NAME", name).replace("RUN", run_id) for it in ARGUMENTS[command]]
-    if command in ("compare", "backfill"):
+    if command in ("compare", "backfill", "total"):
         arguments += ["--experiment", name]
     result = CliRunner().invoke(cli, [command, *arguments])
     assert result.exit_code == 0, result.output
