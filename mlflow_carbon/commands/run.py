@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -130,28 +130,42 @@ def _run_metered(command: Sequence[str], environment: dict[str, str]) -> int:
     Returns:
         Its exit code; minus the signal that ended it; a shell's code if it cannot be started.
     """
-    try:
-        child = subprocess.Popen(command, env=environment)
-    except OSError as error:
-        click.echo(f"mlflow-carbon run: {shown(command[0])}: {error.strerror}", err=True)
-        return NOT_EXECUTABLE
-    with _signals_to(child):
+    with _signals_passed_on() as pass_to:
+        try:
+            child = subprocess.Popen(command, env=environment)
+        except OSError as error:
+            click.echo(f"mlflow-carbon run: {shown(command[0])}: {error.strerror}", err=True)
+            return NOT_EXECUTABLE
+        pass_to(child)
         return child.wait()
 
 
 @contextmanager
-def _signals_to(child: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Passes the signals that this process gets on to the child, but for those of a terminal."""
+def _signals_passed_on() -> Iterator[Callable[["subprocess.Popen[bytes]"], None]]:
+    """Passes signals that this process gets on to a child, but for those of a terminal.
 
-    def pass_on(number: int, _: FrameType | None) -> None:
+    Gives the function that names the child; what comes before that waits for it.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def pass_on(number: int, _: FrameType | None = None) -> None:
+        if not children:
+            early.append(number)
+            return
         is_terminals = signal.Signals(number).name in FROM_TERMINAL and _is_in_foreground()
-        if child.poll() is None and not is_terminals:
-            child.send_signal(number)
+        if children[0].poll() is None and not is_terminals:
+            children[0].send_signal(number)
+
+    def pass_to(child: "subprocess.Popen[bytes]") -> None:
+        children.append(child)
+        for number in early:
+            pass_on(number)
 
     numbers = [getattr(signal, name) for name in FORWARDED if hasattr(signal, name)]
     before = {number: signal.signal(number, pass_on) for number in numbers}
     try:
-        yield
+        yield pass_to
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
