@@ -142,7 +142,7 @@ def test_load_of_others_is_warned_of_where_the_energy_holds_it(
     described = replace(DESCRIPTION, method_by_component=methods, attribution=attribution)
     with mlflow.start_run(), mlflow_carbon.track(meter=FakeMeter([measured], described)):
         pass
-    assert caplog.text.count("Other processes used 40 %") == num_warnings
+    assert caplog.text.count("Other processes used") == num_warnings
 
 
 def test_own_change_takes_the_place_of_the_general_one(fake_meter):
