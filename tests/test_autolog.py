@@ -169,6 +169,17 @@ def test_registers_the_models_of_a_run_when_told_to(fake_meter):
     assert client.get_model_version("mine", version.version).tags["carbon.region"] == "SE"
 
 
+def test_model_that_has_a_version_is_not_registered_again(fake_meter):
+    mlflow_carbon.autolog(region="SE", register_models=True, registered_model_name="mine")
+    client = MlflowClient()
+    client.create_registered_model("mine")
+    with mlflow.start_run() as run:
+        model_id = mlflow.create_external_model(name="logged").model_id
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, 0)])
+        client.create_model_version("mine", f"models:/{model_id}", run.info.run_id)
+    assert [it.version for it in client.search_model_versions("name = 'mine'")] == [1]
+
+
 @pytest.mark.parametrize("way", ["register_model", "create_model_version", "copy_model_version"])
 def test_version_that_is_registered_after_its_run_gets_emissions_at_once(fake_meter, way):
     mlflow_carbon.autolog(region="SE", intensity_set="paper_table1", pue=1.0)

@@ -16,7 +16,8 @@ from mlflow_carbon.testing.power import Constant
 
 ROOT = Path(__file__).parent.parent
 GPU = MeterSettings(components="gpu")
-CPU = MeterSettings(components="cpu")
+# of the whole node, whose idle power counts, too: these programs do next to nothing themselves
+CPU = MeterSettings(components="cpu", attribution="whole_node")
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +40,8 @@ def run_script(script: str, *, interrupt: bool = False) -> subprocess.CompletedP
 
 
 STARTED_METER = """
-from mlflow_carbon.metering.meter import Meter
-meter = Meter()
+from mlflow_carbon.metering.meter import Meter, MeterSettings
+meter = Meter(MeterSettings(attribution="whole_node"))
 meter.start()
 window = meter.open_window()
 """

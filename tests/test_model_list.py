@@ -9,9 +9,9 @@ from mlflow import MlflowClient
 from mlflow_carbon.cli import cli
 
 MODELS = """\
-model  version  band  CO2e (kg)  with lineage (kg)  energy (kWh)  PUE  region
-small        1  A       0.07500                  -        0.2000  1.5  EU27
-big          1  C         3.000                  -         8.000  1.5  EU27
+model  version  band  CO2e (kg)  energy (kWh)  PUE  region
+small        1  A       0.07500        0.2000  1.5  EU27
+big          1  C         3.000         8.000  1.5  EU27
 
 CO2e of the training is as much as
 name   version  car (km)  phone charges  flight (km)    trees  1.5 °C budget (%)

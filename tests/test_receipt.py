@@ -20,8 +20,10 @@ from mlflow_carbon.accounting.cheaper import (
     half_the_units,
 )
 from mlflow_carbon.accounting.measurement_error import bounds_of
+from mlflow_carbon.contract.measurement import DeviceEnergy
 from mlflow_carbon.grid.intensity import given_intensity, lookup_intensity
 from mlflow_carbon.reporting.receipt import RunFootprint, receipt_lines
+from mlflow_carbon.testing.meter import DESCRIPTION, FakeMeter, reading
 from mlflow_carbon.tracking.receipts import is_silent, print_receipt
 from tests.conftest import ROOT
 
@@ -117,6 +119,30 @@ def test_footprint_of_a_run_that_goes_on_is_what_it_has_cost_so_far(fake_meter):
         with tracker.window():
             pass
         assert tracker.footprint.energy_kwh == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "attribution", "other_cpu_fraction", "num_warnings"),
+    [
+        ("counter", "whole_node", 0.4, 1),
+        ("tdp", "whole_node", 0.4, 1),
+        ("counter", "whole_node", 0.05, 0),  # under a tenth
+        ("counter", "whole_node", None, 0),
+        ("tdp", "process_share", 0.4, 0),
+        ("simulated", "whole_node", 0.4, 0),
+    ],
+)
+def test_load_of_others_is_warned_of_where_the_energy_holds_it(
+    store, caplog, method, attribution, other_cpu_fraction, num_warnings
+):
+    device = DeviceEnergy("cpu", 0, 1e-6, method)
+    measured = replace(reading(cpu_joules=1), other_cpu_fraction=other_cpu_fraction)
+    measured = replace(measured, devices=(device,))
+    methods = {"cpu": method}
+    described = replace(DESCRIPTION, method_by_component=methods, attribution=attribution)
+    with mlflow.start_run(), mlflow_carbon.track(meter=FakeMeter([measured], described)):
+        pass
+    assert caplog.text.count("Other processes used") == num_warnings
 
 
 def test_own_change_takes_the_place_of_the_general_one(fake_meter):

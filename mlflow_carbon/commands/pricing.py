@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mlflow_carbon.grid.hourly import IntensitySeries
     from mlflow_carbon.grid.intensity import CarbonIntensity
+    from mlflow_carbon.grid.price_settings import PriceSettings
     from mlflow_carbon.reporting.gate import IntensityOf
     from mlflow_carbon.reporting.model_footprint import ModelFootprint
     from mlflow_carbon.store.run_windows import MeteredRun
@@ -207,29 +208,39 @@ def price_options(*, has_many_regions: bool = False) -> Callable[[Command], Comm
     return decorate
 
 
-def assumption_options(command: Command) -> Command:
-    """Gives a command what prices energy for a store, as ``assumptions``, defaults included."""
+def price_settings_options(command: Command) -> Command:
+    """Gives a command what prices energy for a store, as ``price``; what is not given is open."""
 
     @functools.wraps(command)
-    def with_assumptions(*args: Any, **values: Any) -> None:
-        from mlflow_carbon.contract.price_order import assumptions_in_order
+    def with_price(*args: Any, **values: Any) -> None:
         from mlflow_carbon.grid.price_settings import PriceSettings
 
         names = ("region", "month", "pue", "intensity_set", "carbon_intensity_g_per_kwh")
-        chosen = {name: values.pop(name) for name in names}
-        is_own = chosen["carbon_intensity_g_per_kwh"] is not None
-        if is_own and (chosen["month"] or chosen["intensity_set"]):
+        price = PriceSettings(**{name: values.pop(name) for name in names})
+        is_own = price.carbon_intensity_g_per_kwh is not None
+        if is_own and (price.month or price.intensity_set):
             raise click.UsageError(
                 "--carbon-intensity-g-per-kwh is one intensity: it goes with neither --month nor "
                 "--intensity-set."
             )
-        assumptions = assumptions_in_order(PriceSettings(**chosen))
-        command(*args, assumptions=assumptions, **values)
+        command(*args, price=price, **values)
 
-    decorated: Command = with_assumptions
+    decorated: Command = with_price
     for option in reversed((_RECORDED_REGION, _MONTH, _RECORDED_PUE, _INTENSITY_SET, _OWN_FIGURE)):
         decorated = option(decorated)
     return decorated
+
+
+def assumption_options(command: Command) -> Command:
+    """Gives a command what prices energy for a store, as ``assumptions``, defaults included."""
+
+    @functools.wraps(command)
+    def with_assumptions(*args: Any, price: "PriceSettings", **values: Any) -> None:
+        from mlflow_carbon.contract.price_order import assumptions_in_order
+
+        command(*args, assumptions=assumptions_in_order(price), **values)
+
+    return price_settings_options(with_assumptions)
 
 
 def chosen_intensities(pricing: Pricing, *, preferred_set: str) -> list["CarbonIntensity"]:

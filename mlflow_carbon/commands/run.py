@@ -7,13 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_carbon.commands.options import example, given_number, given_text
+from mlflow_carbon.commands.options import example, given_text, tracking_uri_option
+from mlflow_carbon.commands.pricing import price_settings_options
 from mlflow_carbon.inert import shown
+
+if TYPE_CHECKING:
+    from mlflow_carbon.grid.price_settings import PriceSettings
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes of a shell
 SIGNAL_BASE = 128  # a shell's exit code of a signal is above it
@@ -33,25 +39,7 @@ FROM_TERMINAL = ("SIGINT", "SIGQUIT", "SIGWINCH")  # a terminal sends these to t
     help="Experiment of the run. Default: MLFLOW_EXPERIMENT_NAME, else MLflow's own.",
 )
 @click.option("--name", callback=given_text, help="Name of the run. Default: the command's.")
-@click.option(
-    "--region",
-    callback=given_text,
-    help="Where the electricity comes from. Default: MLFLOW_CARBON_REGION, else WORLD.",
-)
-@click.option("--month", callback=given_text, help="Month of the intensity: 2022-02, or a year.")
-@click.option(
-    "--pue",
-    metavar="FLOAT",
-    callback=given_number,
-    help="Power usage effectiveness. Default: MLFLOW_CARBON_PUE, else 1.",
-)
-@click.option("--intensity-set", callback=given_text, help="Only this set of intensities.")
-@click.option(
-    "--carbon-intensity-g-per-kwh",
-    metavar="FLOAT",
-    callback=given_number,
-    help="Your own figure instead of a known one; --region then only names it.",
-)
+@price_settings_options
 @click.option(
     "--attribution",
     type=click.Choice(("auto", "whole_node", "process_share", "gpu_only")),
@@ -60,16 +48,12 @@ FROM_TERMINAL = ("SIGINT", "SIGQUIT", "SIGWINCH")  # a terminal sends these to t
     help="What of a shared node counts.",
 )
 @click.option("--silent", is_flag=True, help="No receipt at the end.")
-@click.option("--tracking-uri", help="Tracking store. Default: MLflow's own.")
+@tracking_uri_option
 def run(
     command: tuple[str, ...],
     experiment: str | None,
     name: str | None,
-    region: str | None,
-    month: str | None,
-    pue: float | None,
-    intensity_set: str | None,
-    carbon_intensity_g_per_kwh: float | None,
+    price: "PriceSettings",
     attribution: str,
     silent: bool,
     tracking_uri: str | None,
@@ -92,11 +76,7 @@ def run(
         mlflow.set_tracking_uri(tracking_uri)
     block = track(
         unit="minute",
-        region=region,
-        month=month,
-        pue=pue,
-        intensity_set=intensity_set,
-        carbon_intensity_g_per_kwh=carbon_intensity_g_per_kwh,
+        **asdict(price),
         settings=MeterSettings(attribution=attribution),
         silent=silent or None,
     )

@@ -49,16 +49,10 @@ def judge(
     checked("max_co2e_kg", max_co2e_kg)
     if model.own is None:
         return Verdict(False, f"{model.title} is refused: {model.reason}.")
-
-    def price_kg(training: Footprint) -> float:
-        intensity = intensity_of(training)
-        g_per_kwh = None if intensity is None else intensity.g_per_kwh
-        return training.priced_kg(intensity_g_per_kwh=g_per_kwh, pue=pue)
-
-    co2e_kg: float | None = price_kg(model.own)
+    co2e_kg: float | None = priced_kg(model.own, intensity_of, pue)
     what = "its own training"
     if with_lineage:
-        co2e_kg = model.lineage.priced_kg(price_kg)
+        co2e_kg = model.lineage.priced_kg(lambda training: priced_kg(training, intensity_of, pue))
         num = model.lineage.num_runs
         what = f"the {'one training' if num == 1 else f'{num} trainings'} that it rests on"
     if co2e_kg is None:
@@ -71,6 +65,13 @@ def judge(
         f"{model.title} {verb}: {co2e_kg:.6g} kg CO2e of {what} is {relation} the limit of "
         f"{max_co2e_kg:g} kg ({price_text(model.own, intensity_of(model.own), pue)}).",
     )
+
+
+def priced_kg(training: Footprint, intensity_of: IntensityOf, pue: float | None) -> float:
+    """Returns a training's emissions in kg, by its recorded price or by the one asked for."""
+    intensity = intensity_of(training)
+    g_per_kwh = None if intensity is None else intensity.g_per_kwh
+    return training.priced_kg(intensity_g_per_kwh=g_per_kwh, pue=pue)
 
 
 def price_text(own: Footprint, intensity: CarbonIntensity | None, pue: float | None) -> str:

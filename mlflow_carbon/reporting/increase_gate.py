@@ -10,7 +10,7 @@ from mlflow_carbon.accounting.uncertainty import (
     unit_statistics,
 )
 from mlflow_carbon.registry.footprints import Footprint
-from mlflow_carbon.reporting.gate import IntensityOf, Verdict, as_recorded, price_text
+from mlflow_carbon.reporting.gate import IntensityOf, Verdict, as_recorded, price_text, priced_kg
 from mlflow_carbon.reporting.model_footprint import ModelFootprint
 from mlflow_carbon.store.run_windows import MeteredRun
 
@@ -50,18 +50,13 @@ def judge_increase(
     if base.own is None:
         return Verdict(False, f"{model.title} is refused: of {base.title}, {base.reason}.")
 
-    def priced_kg(training: Footprint) -> float:
-        intensity = intensity_of(training)
-        g_per_kwh = None if intensity is None else intensity.g_per_kwh
-        return training.priced_kg(intensity_g_per_kwh=g_per_kwh, pue=pue)
-
     def margin_kg(training: Footprint, co2e_kg: float) -> float | None:
         margin_kwh = repeat_margin_kwh(windows_of(training))
         if margin_kwh is None or not training.energy_kwh:
             return None
         return margin_kwh * co2e_kg / training.energy_kwh
 
-    own_kg, base_kg = priced_kg(model.own), priced_kg(base.own)
+    own_kg, base_kg = (priced_kg(training, intensity_of, pue) for training in (model.own, base.own))
     if base_kg == 0:
         return Verdict(
             False, f"{model.title} is refused: {base.title} emitted nothing to compare with."

@@ -100,7 +100,10 @@ def _cut(value: Any) -> Any:
 
 
 def models_table(models: pd.DataFrame) -> Table:
-    """Returns one line a model version, its emissions in a printed unit chosen for all."""
+    """Returns one line a model version, its emissions in a printed unit chosen for all.
+
+    A column that holds nothing is left out.
+    """
     energy = choose_scale(models["energy_kwh"], ENERGY_SCALES)
     masses_g = [grams_from_kg(kg) for kg in models["co2e_kg"]]
     lineages_g = [grams_from_kg(kg) for kg in models["lineage_co2e_kg"]]
@@ -115,7 +118,7 @@ def models_table(models: pd.DataFrame) -> Table:
         Column("PUE", [f"{pue:.6g}" for pue in models["pue"]]),
         Column("region", list(models["region"]), is_text=True),
     ]
-    return Table(tuple(columns), num_keys=2)
+    return Table(tuple(without_empty(columns)), num_keys=2)
 
 
 def choose_scale(values: Iterable[float], scales: Sequence[Scale]) -> Scale:

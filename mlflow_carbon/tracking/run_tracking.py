@@ -329,10 +329,10 @@ class RunTracking:
             print_receipt(self._footprint)
 
     def _tell_of_others(self, footprint: RunFootprint) -> None:
-        """Warns where a counter has counted the load of other processes too."""
+        """Warns where the run's energy holds other processes' load, as simulated energy cannot."""
         others = footprint.other_cpu_fraction or 0.0
-        is_counted = footprint.method_by_component.get("cpu") == keys.METHOD_COUNTER
-        is_whole = is_counted and footprint.attribution == "whole_node"
+        is_real = footprint.method_by_component.get("cpu") != keys.METHOD_SIMULATED
+        is_whole = is_real and footprint.attribution == "whole_node"
         if self._parent is None and is_whole and others > NOTABLE_FRACTION:
             _logger.warning(
                 "Other processes used %.0f %% of this node's CPU meanwhile, and the energy of run "

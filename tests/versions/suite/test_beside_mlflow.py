@@ -211,7 +211,20 @@ ARGUMENTS = {
     "doctor": [],
     "recover": [],
     "backfill": ["--region", "SE", "--dry-run"],
+    "run": ["--region", "SE", "--", sys.executable, "-c", "print()"],
+    "total": [],
 }
+DRAWING = ["runs", "--out", "runs.png"]
+HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None  # some MLflows bring it
+# Without the packages that draw, and without a study, these are refused in one line.
+REFUSED = {
+    "report": (["--out", "report.html"], "[plots]"),
+    "study-report": ([], "No study in this store"),
+}
+if HAS_MATPLOTLIB:
+    ARGUMENTS["plot"] = DRAWING
+else:
+    REFUSED["plot"] = (DRAWING, "[plots]")
 SAYS = {
     "compare": "PL",
     "models": "NAME",
@@ -222,14 +235,23 @@ SAYS = {
 
 
 def test_every_command_is_in_the_suite():
-    assert set(cli.commands) == set(ARGUMENTS)
+    assert set(cli.commands) == {*ARGUMENTS, *REFUSED}
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_command_says_what_it_needs(command, metered):
+    arguments, reason = REFUSED[command]
+    where = [] if command == "study-report" else ["--experiment", metered[1]]
+    result = CliRunner().invoke(cli, [command, *arguments, *where])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert reason in result.output
 
 
 @pytest.mark.parametrize("command", ARGUMENTS)
 def test_command_works(command, metered):
     run_id, name = metered
     arguments = [it.replace("NAME", name).replace("RUN", run_id) for it in ARGUMENTS[command]]
-    if command in ("compare", "backfill"):
+    if command in ("compare", "backfill", "total", "plot"):
         arguments += ["--experiment", name]
     result = CliRunner().invoke(cli, [command, *arguments])
     assert result.exit_code == 0, result.output
