@@ -25,6 +25,7 @@ from ldm_project.config import TrainRunConfig
 from ldm_project.runs.references import ldm_name, vqgan_name
 from ldm_project.settings import train_settings
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.units import joules_from_kwh
 
 
@@ -98,11 +99,11 @@ class Store:
         used = self._used[work.command]
         self._run(work.command, used, f"--num-processes={num_processes}", *work.options)
         command_s = time.perf_counter() - start_s
-        metrics = self._newest_run().data.metrics
-        if keys.ENERGY_KWH not in metrics:
+        total = RunRecord.read(self._newest_run()).total
+        if total is None or total.energy_kwh is None or total.duration_s is None:
             raise click.ClickException("Nothing was measured: see `mlflow-carbon doctor`.")
-        joules = joules_from_kwh(metrics[keys.ENERGY_KWH])
-        return Cost(work.num_images, metrics[keys.DURATION_S], joules, command_s)
+        joules = joules_from_kwh(total.energy_kwh)
+        return Cost(work.num_images, total.duration_s, joules, command_s)
 
     def machine(self) -> Machine:
         """Returns the machine of the last work, and its method of measurement."""

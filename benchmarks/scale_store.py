@@ -115,7 +115,7 @@ def _metrics(num_steps: int, chance: random.Random) -> Iterator[tuple[str, float
     yield keys.COVERAGE_FRACTION, 1.0
     yield keys.PUE, _PUE
     yield keys.INTENSITY_G_PER_KWH, _G_PER_KWH
-    yield keys.component_energy_kwh("gpu"), energy_kwh
+    yield "carbon/gpu/energy_kwh", energy_kwh
     yield per_unit, per_sample_kwh
     yield keys.std_of(per_unit), per_sample_kwh * chance.uniform(0.01, 0.03)
     yield "loss", chance.random()

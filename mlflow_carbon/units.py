@@ -57,3 +57,8 @@ def grams_from_kg(mass_kg: float) -> float:
 def g_per_kwh_from_pounds_per_mwh(intensity_pounds_per_mwh: float) -> float:
     """Returns a carbon intensity in g/kWh."""
     return intensity_pounds_per_mwh * GRAMS_PER_POUND / KWH_PER_MWH
+
+
+def duration_s_from_kwh(energy_kwh: float, power_w: float) -> float:
+    """Converts energy at a mean power to the s that it took."""
+    return joules_from_kwh(energy_kwh) / power_w

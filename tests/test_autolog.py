@@ -24,6 +24,7 @@ from mlflow_carbon.tracking.mlflow_autolog import is_switched_on
 from mlflow_carbon.tracking.patches import INTEGRATION, is_on
 from mlflow_carbon.tracking.process_metering import process_metering
 from mlflow_carbon.tracking.run_lifecycle import MAX_HELD
+from tests.fakes.recorded import recorded
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,7 +42,7 @@ def test_run_is_metered_by_the_arguments(fake_meter):
     with mlflow.start_run() as run:
         pass
     # 36 J = 1e-5 kWh; x PUE 2 x 7 g/kWh
-    assert data_of(run).metrics["carbon/co2e_g"] == pytest.approx(1.4e-4)
+    assert recorded(data_of(run))["co2e_g"] == pytest.approx(1.4e-4)
 
 
 def test_totals_are_there_before_the_run_is_finished(fake_meter, monkeypatch):
@@ -62,7 +63,7 @@ def test_disabled_in_a_run_it_writes_the_totals_until_then(fake_meter):
     mlflow_carbon.autolog(region="SE")
     with mlflow.start_run() as run:
         mlflow_carbon.autolog(disable=True)
-        assert "carbon/energy_kwh" in data_of(run).metrics
+        assert "energy_kwh" in recorded(data_of(run))
     with mlflow.start_run() as later:
         pass
     assert not is_metered(later)
@@ -71,7 +72,7 @@ def test_disabled_in_a_run_it_writes_the_totals_until_then(fake_meter):
 def test_enabled_in_a_run_it_meters_that_run(fake_meter):
     with mlflow.start_run() as run:
         mlflow_carbon.autolog(region="SE")
-    assert "carbon/energy_kwh" in data_of(run).metrics
+    assert "energy_kwh" in recorded(data_of(run))
 
 
 def test_called_again_in_a_run_it_reports_by_the_new_settings(fake_meter):
@@ -80,7 +81,7 @@ def test_called_again_in_a_run_it_reports_by_the_new_settings(fake_meter):
         mlflow_carbon.autolog(region="PL")
     data = data_of(run)
     assert data.tags["carbon.region"] == "PL"
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(36 / 3.6e6)
+    assert recorded(data)["energy_kwh"] == pytest.approx(36 / 3.6e6)
 
 
 def test_mlflow_autolog_switches_on_and_off(fake_meter):
@@ -114,7 +115,7 @@ def test_run_created_by_a_client_and_activated_later_is_metered_from_then_on(fak
     fake_meter.scripted[0] = reading(cpu_joules=9999)  # what somebody else did in between
     with mlflow.start_run(run_id=run.info.run_id):
         pass
-    assert data_of(run).metrics["carbon/energy_kwh"] == pytest.approx(36 / 3.6e6)
+    assert recorded(data_of(run))["energy_kwh"] == pytest.approx(36 / 3.6e6)
 
 
 def test_run_of_a_client_of_another_store_is_written_there(fake_meter, empty_store, tmp_path):
@@ -124,7 +125,7 @@ def test_run_of_a_client_of_another_store_is_written_there(fake_meter, empty_sto
     run_id = client.create_run("0").info.run_id
     client.log_batch(run_id, metrics=[Metric("loss", 1.0, 0, 0)])
     client.update_run(run_id, status="FINISHED")
-    assert "carbon/energy_kwh" in client.get_run(run_id).data.metrics
+    assert "energy_kwh" in recorded(client.get_run(run_id).data)
 
 
 def test_runs_created_for_others_are_forgotten_one_by_one(fake_meter):

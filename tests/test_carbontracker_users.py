@@ -54,7 +54,7 @@ def test_epochs_are_windows_with_the_sum_over_devices_and_prints_stay(user):
     run = user.only_run()
     assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_windows"]) == ("epoch", "2")
     powers = MlflowClient(tracking_uri=user.uri).get_metric_history(
-        run.info.run_id, "carbon/window/power_w"
+        run.info.run_id, "carbon/power_w"
     )
     # 4 x 300 W; what Carbontracker prints is an average over the four
     assert [point.value for point in powers] == [pytest.approx(1200, rel=0.01)] * 2

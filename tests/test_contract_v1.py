@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from mlflow import MlflowClient
 from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine
 
 from mlflow_carbon.cli import cli
+from mlflow_carbon.store.run_records import read_record
+from mlflow_carbon.testing.meter import FakeMeter, reading
+from mlflow_carbon.tracking.process_metering import ProcessMetering
+from mlflow_carbon.tracking.tracking_options import TrackingOptions
+from tests.fakes.metered_runs import TIMESTAMP_MS, write_run
 
 FIXTURE = Path(__file__).parent / "fixtures" / "contract_v1.db.gz"
 
@@ -64,3 +70,48 @@ def test_kept_model_is_listed(kept_store):
     (model,) = answer(kept_store, "models")
     assert (model["name"], model["region"], model["band"]) == ("ldm-kept", "DE", "A")
     assert model["energy_kwh"] == pytest.approx(1720 / 3.6e6, rel=1e-5)  # a tag's 6 digits
+
+
+# A run that version 1 began and version 2 goes on with
+
+
+def resumed(client, *, killed):
+    """A run of two windows by version 1, one after the other, and a part of one window more."""
+    run_id = write_run(client, "mixed", windows=[(1e-5, 4.0), (2e-5, 4.0)], gap_kwh=1e-5)
+    start_s = TIMESTAMP_MS / 1000 + 100
+    window = reading(cpu_joules=72, duration_s=30, start_unix_s=start_s)  # 2e-5 kWh
+    total = reading(cpu_joules=108, duration_s=50, start_unix_s=start_s)
+    options = TrackingOptions(unit="sample", region="Sweden", intensity_set="paper_table1", pue=1.5)
+    tracking = ProcessMetering().track(run_id, options, meter=FakeMeter([window, total]))
+    tracking.close(tracking.open(), 2)
+    if killed:
+        assert tracking.flush()
+    else:
+        tracking.finish()
+    return run_id
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_run_of_both_versions_holds_the_parts_of_both(store, killed):
+    client = MlflowClient()
+    run_id = resumed(client, killed=killed)
+    record = read_record(client, client.get_run(run_id)).or_lower_bound()
+    assert record.is_partial == killed
+    # version 1: 3e-5 in windows and 1e-5 between them; now 2e-5 in a window, 1e-5 after it
+    energy_kwh = 6e-5 if killed else 7e-5
+    assert record.total.energy_kwh == pytest.approx(energy_kwh)
+    assert record.total.duration_s == pytest.approx(150 if killed else 170)
+    assert [window.num_units for window in record.windows.values()] == [4, 4, 2]
+    energies = [window.energy_kwh for window in record.windows.values()]
+    assert energies == pytest.approx([1e-5, 2e-5, 2e-5])
+    assert record.energy_per_unit["sample"].energy_kwh == pytest.approx(5e-5 / 10)
+    assert record.co2e_g == pytest.approx(energy_kwh * 1.5 * 7)
+
+
+def test_runs_of_both_versions_stand_in_one_comparison(store):
+    client = MlflowClient()
+    resumed(client, killed=False)  # 7e-5 kWh
+    write_run(client, "mixed", windows=[(9e-5, 10.0)])
+    rows = answer(store, "compare", "--experiment", "mixed", "--group-by", "region", "--pool")
+    energies = {row["region"]: row["energy_kwh_mean"] for row in rows}
+    assert energies == {"SE": pytest.approx(7e-5), "EU27": pytest.approx(9e-5)}

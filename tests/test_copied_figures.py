@@ -12,35 +12,29 @@ from mlflow.utils.autologging_utils.safety import revert_patches
 import mlflow_carbon
 from mlflow_carbon.contract import keys
 from mlflow_carbon.testing.meter import FakeMeter, reading
-from mlflow_carbon.tracking.copied_figures import leave_out_old_figures
+from mlflow_carbon.tracking.copied_figures import leave_out_copies
 from mlflow_carbon.tracking.patches import INTEGRATION
+from mlflow_carbon.tracking.process_metering import process_metering
 from mlflow_carbon.tracking.track import track
 
 PRICE = {"region": "Sweden", "intensity_set": "paper_table1", "pue": 1.0}
 JOULE = 1 / 3.6e6  # kWh
+CO2E_KG_OF_A_JOULE = JOULE * 7 / 1000
 
 
 def point(key, timestamp, *, model_id="m-1", value=1.0):
     return Metric(key, value, timestamp, 0, model_id=model_id)
 
 
-def test_copy_from_a_metered_run_holds_no_figure_of_ours():
+def test_copy_from_a_run_holds_no_figure_of_ours():
     copied = [point("loss", 1), point(keys.CO2E_KG, 1), point(keys.ENERGY_KWH, 1)]
-    leave_out_old_figures(copied, is_metered=True)
+    leave_out_copies(copied)
     assert [it.key for it in copied] == ["loss"]
 
 
-def test_copy_from_a_run_that_is_over_holds_the_newest_total():
-    copied = [point("loss", 1), point("loss", 2)]
-    copied += [point(keys.CO2E_KG, 5, value=3.0), point(keys.CO2E_KG, 2, value=1.0)]
-    leave_out_old_figures(copied, is_metered=False)
-    assert [(it.key, it.value) for it in copied] == [("loss", 1), ("loss", 1), (keys.CO2E_KG, 3)]
-
-
-@pytest.mark.parametrize("is_metered", [True, False])
-def test_points_of_the_run_itself_are_left_alone(is_metered):
+def test_points_of_the_run_itself_are_left_alone():
     points = [point(keys.CO2E_KG, 1, model_id=None), point(keys.CO2E_KG, 2, model_id=None)]
-    leave_out_old_figures(points, is_metered=is_metered)
+    leave_out_copies(points)
     assert len(points) == 2
 
 
@@ -55,15 +49,17 @@ def log_model():
 
 
 def energies_joules(model_id):
+    """Returns the energies of a model's figures: its CO2e at PUE 1 and 7 g/kWh."""
     metrics = MlflowClient().get_logged_model(model_id).metrics or []
-    return [it.value / JOULE for it in metrics if it.key == keys.ENERGY_KWH]
+    assert {it.key for it in metrics} <= {keys.CO2E_KG}
+    return [it.value / CO2E_KG_OF_A_JOULE for it in metrics]
 
 
 def found_under(limit_joules):
     """Returns the models that MLflow's own filter finds."""
     found = mlflow.search_logged_models(
         experiment_ids=["0"],
-        filter_string=f"metrics.`{keys.ENERGY_KWH}` < {limit_joules * JOULE}",
+        filter_string=f"metrics.`{keys.CO2E_KG}` < {limit_joules * CO2E_KG_OF_A_JOULE}",
         output_format="list",
     )
     return {model.model_id for model in found}
@@ -114,11 +110,30 @@ def test_model_logged_in_a_resumed_run_under_autologging_has_one_figure(fake_met
     assert energies_joules(model_id) == [pytest.approx(total_kwh / JOULE)]
 
 
-def test_a_run_that_is_metered_once_changes_nothing_of_mlflow(store):
-    before = MlflowClient.log_batch
-    with mlflow.start_run(), metered(100):
-        pass
-    assert MlflowClient.log_batch is before
+@pytest.mark.parametrize("num_windows", [0, 2])
+def test_model_logged_after_the_block_has_its_one_figure(store, num_windows):
+    readings = [replace(reading(cpu_joules=50), start_unix_s=time.time())] * num_windows
+    total = replace(reading(cpu_joules=120), start_unix_s=time.time())
+    with mlflow.start_run():
+        with track(meter=FakeMeter([*readings, total]), **PRICE) as tracker:
+            for _ in range(num_windows):
+                with tracker.window():
+                    pass
+        model_id = log_model()
+    assert energies_joules(model_id) == [pytest.approx(120)]
+
+
+def test_model_logged_at_the_step_of_a_window_has_its_one_figure(store):
+    readings = [
+        replace(reading(cpu_joules=joules), start_unix_s=time.time()) for joules in (50, 60)
+    ]
+    with mlflow.start_run(), track(meter=FakeMeter(readings), **PRICE) as tracker:
+        with tracker.window():
+            pass
+        tracking = process_metering().tracking_of(tracker.run_id)
+        assert tracking.flush()
+        made = mlflow.pyfunc.log_model(name="m", python_model=Model(), pip_requirements=[], step=1)
+    assert energies_joules(made.model_id) == [pytest.approx(60)]
 
 
 @pytest.fixture(autouse=True)

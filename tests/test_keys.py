@@ -7,11 +7,15 @@ from mlflow_carbon.contract import keys
 # Spelled out, as runs and models in users' stores carry them.
 METRICS = {
     "carbon/energy_kwh",
-    "carbon/facility_energy_kwh",
     "carbon/co2e_g",
-    "carbon/co2e_kg",
-    "carbon/duration_s",
     "carbon/power_w",
+    "carbon/forecast_co2e_g",
+    "carbon/node_energy_kwh",
+    "carbon/co2e_kg",
+}
+METRICS_OF_VERSION_1 = {
+    "carbon/facility_energy_kwh",
+    "carbon/duration_s",
     "carbon/intensity_g_per_kwh",
     "carbon/pue",
     "carbon/coverage_fraction",
@@ -19,10 +23,6 @@ METRICS = {
     "carbon/window/duration_s",
     "carbon/window/power_w",
     "carbon/window/num_units",
-    "carbon/forecast/energy_kwh",
-    "carbon/forecast/co2e_g",
-    "carbon/forecast/co2e_g_low",
-    "carbon/forecast/co2e_g_high",
 }
 TAGS = {
     "carbon.schema",
@@ -42,6 +42,9 @@ TAGS = {
     "carbon.attribution",
     "carbon.hardware",
     "carbon.tracker",
+    "carbon.total",
+    "carbon.energy_kwh_per_unit",
+    "carbon.forecast_interval_g",
     "carbon.unit",
     "carbon.num_units",
     "carbon.num_windows",
@@ -53,6 +56,7 @@ TAGS = {
     "carbon.model_input_ids",
     "carbon.parent_model",
     "carbon.shows",
+    "carbon.co2e",
     "carbon.co2e_kg",
     "carbon.energy_kwh",
     "carbon.pue",
@@ -65,14 +69,13 @@ TAGS = {
 
 def test_keys_are_those_of_the_contract():
     values = {value for value in vars(keys).values() if isinstance(value, str)}
-    assert values >= METRICS | TAGS
-    assert keys.SCHEMA_VERSION == "1"
+    assert values >= METRICS | METRICS_OF_VERSION_1 | TAGS
+    assert keys.SCHEMA_VERSION == "2"
 
 
 def test_derived_keys_are_those_of_the_contract():
-    assert keys.component_energy_kwh("gpu") == "carbon/gpu/energy_kwh"
-    assert keys.component_energy_kwh("gpu", 3) == "carbon/gpu/3/energy_kwh"
-    assert keys.component_power_w("cpu", 0) == "carbon/cpu/0/power_w"
+    assert keys.component_curve_kwh("gpu") == "carbon/gpu_energy_kwh"
+    assert keys.windows_tag("epoch") == "carbon.windows.epoch"
     assert keys.energy_kwh_per_unit("sample") == "carbon/energy_kwh_per_sample"
     assert keys.std_of(keys.co2e_g_per_unit("epoch")) == "carbon/co2e_g_per_epoch_std"
     assert keys.window_component_energy_kwh("dram") == "carbon/window/dram/energy_kwh"

@@ -14,6 +14,7 @@ import pytest
 from mlflow.artifacts import download_artifacts
 
 from ldm_project.diffusion.training_states import load_training
+from tests.fakes.recorded import recorded, windows_of
 from tests.fakes.user_scripts import UserFolder, free_port
 
 pytestmark = pytest.mark.slow
@@ -44,9 +45,8 @@ class LdmFolder(UserFolder):
         assert run.info.status == "FINISHED"
         return run
 
-    def history(self, run, key):
-        points = self.client.get_metric_history(run.info.run_id, key)
-        return {point.step: point.value for point in points}
+    def windows(self, run):
+        return windows_of(run.info.run_id, self.client)
 
     def images(self, run):
         """Returns all samples of a run, ``(N, ...)`` in HU."""
@@ -94,13 +94,13 @@ def sampled_alone(folder):
 
 def assert_energy_counts_once(folder, run, *, num_windows, num_units):
     """Checks that windows, units and the total are those of one meter."""
-    windows_kwh = folder.history(run, "carbon/window/energy_kwh")
-    assert len(windows_kwh) == int(run.data.tags["carbon.num_windows"]) == num_windows
+    windows = folder.windows(run)
+    assert len(windows) == int(run.data.tags["carbon.num_windows"]) == num_windows
     assert int(run.data.tags["carbon.num_units"]) == num_units
-    total_kwh, total_s = (run.data.metrics[f"carbon/{key}"] for key in ("energy_kwh", "duration_s"))
-    sum_kwh = sum(windows_kwh.values())
+    total_kwh, total_s = (recorded(run)[key] for key in ("energy_kwh", "duration_s"))
+    sum_kwh = sum(window.energy_kwh for window in windows.values())
     assert sum_kwh <= total_kwh * (1 + 1e-9)
-    power = sum_kwh / sum(folder.history(run, "carbon/window/duration_s").values())
+    power = sum_kwh / sum(window.duration_s for window in windows.values())
     assert total_kwh / total_s <= 1.5 * power  # twice, were the total that of two meters
 
 
@@ -161,14 +161,14 @@ def new_runs_of_two_nodes(folder, command):
 
 def test_two_nodes_add_up_in_one_run(folder):
     (run,) = new_runs_of_two_nodes(folder, SYNTH)
-    metrics, tags = run.data.metrics, run.data.tags
+    metrics, tags = recorded(run), run.data.tags
     assert (tags["carbon.num_nodes"], tags["carbon.num_units"]) == ("2", "9")
     assert "carbon.missing_nodes" not in tags
     for key in ("energy_kwh", "energy_kwh_per_sample"):
-        parts = [metrics[f"carbon/node/{index}/{key}"] for index in (0, 1)]
-        assert metrics[f"carbon/{key}"] == pytest.approx(sum(parts))
+        parts = [metrics[f"node/{index}/{key}"] for index in (0, 1)]
+        assert metrics[key] == pytest.approx(sum(parts))
     # were a node's windows to count its own samples only, this would be twice as much
-    assert metrics["carbon/energy_kwh_per_sample"] * 9 <= metrics["carbon/energy_kwh"]
+    assert metrics["energy_kwh_per_sample"] * 9 <= metrics["energy_kwh"]
 
 
 def test_vqgan_that_one_of_two_nodes_trains_is_missed_by_none(folder):

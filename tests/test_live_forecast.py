@@ -19,12 +19,6 @@ from mlflow_carbon.tracking.track import track
 # Sweden in the paper's table: 7 g/kWh; 3.6 MJ are one kWh, so 7 g.
 SWEDEN = {"region": "Sweden", "intensity_set": "paper_table1", "pue": 1.0}
 KWH = 3.6e6
-FORECAST_SERIES = (
-    keys.FORECAST_ENERGY_KWH,
-    keys.FORECAST_CO2E_G,
-    keys.FORECAST_CO2E_G_LOW,
-    keys.FORECAST_CO2E_G_HIGH,
-)
 
 
 def meter_of(*energies_kwh):
@@ -65,18 +59,25 @@ def points(run, key):
 
 def test_forecast_is_a_series_that_ends_in_what_was_spent(store):
     _, run = run_windows(meter_of(9, 10, 11, 10), 4, total_units=4)
-    # after two: 19 spent, mean 9.5, two left: 38; after three: 30 + 10; after four: 40
-    assert points(run, keys.FORECAST_ENERGY_KWH) == [
-        (2, pytest.approx(38)),
-        (3, pytest.approx(40)),
-        (4, pytest.approx(40)),
+    # after two: 19 spent, mean 9.5, two left: 38; after three: 30 + 10; after four: 40; × 7 g/kWh
+    assert points(run, "carbon/forecast_co2e_g") == [
+        (2, pytest.approx(38 * 7)),
+        (3, pytest.approx(280)),
+        (4, pytest.approx(280)),
     ]
-    # × 7 g/kWh
-    assert points(run, keys.FORECAST_CO2E_G)[1] == (3, pytest.approx(280))
+    assert run.data.tags["carbon.forecast_interval_g"] == "280 to 280"  # nothing is left to do
+
+
+def test_interval_of_the_forecast_is_a_tag(store):
+    with mlflow.start_run() as run, track(meter=meter_of(9, 10, 11), total_units=4, **SWEDEN) as it:
+        for _ in range(3):
+            with it.window():
+                pass
+    tags = MlflowClient().get_run(run.info.run_id).data.tags
     # one left after three: t(0.975, 2) · 1 · √(1/3 + 1) = 4.3027 · 1.1547 = 4.968 kWh, 34.78 g
-    assert points(run, keys.FORECAST_CO2E_G_HIGH)[1] == (3, pytest.approx(314.78, abs=0.01))
-    assert points(run, keys.FORECAST_CO2E_G_LOW)[1] == (3, pytest.approx(245.22, abs=0.01))
-    assert [points(run, key)[-1][1] for key in FORECAST_SERIES[1:]] == pytest.approx([280] * 3)
+    low_g, high_g = tags["carbon.forecast_interval_g"].split(" to ")
+    assert float(high_g) == pytest.approx(314.78, abs=0.01)
+    assert float(low_g) == pytest.approx(245.22, abs=0.01)
 
 
 def test_gaps_between_windows_count(store):
@@ -85,9 +86,9 @@ def test_gaps_between_windows_count(store):
     meter = MeterWithGaps(readings, [15, 27, 39])
     _, run = run_windows(meter, 3, total_units=3)
     # after two: 27 + (10 + 12) / 2
-    assert points(run, keys.FORECAST_ENERGY_KWH) == [
-        (2, pytest.approx(38)),
-        (3, pytest.approx(39)),
+    assert points(run, keys.FORECAST_CO2E_G) == [
+        (2, pytest.approx(38 * 7)),  # 7 g/kWh
+        (3, pytest.approx(39 * 7)),
     ]
 
 
@@ -95,7 +96,7 @@ def test_items_with_a_length_tell_the_total(store):
     with mlflow.start_run() as run, track(meter=meter_of(4, 6, 5), **SWEDEN) as tracker:
         list(tracker.windows(range(5), units_per_window=2))
     # windows of 2, 2 and 1 units; after two 10 kWh, one unit left of 2.5
-    assert points(run, keys.FORECAST_ENERGY_KWH)[0] == (2, pytest.approx(12.5))
+    assert points(run, keys.FORECAST_CO2E_G)[0] == (2, pytest.approx(12.5 * 7))
 
 
 def test_items_without_a_length_are_no_forecast_and_no_error(store):
@@ -108,12 +109,12 @@ def test_items_without_a_length_are_no_forecast_and_no_error(store):
 
     with mlflow.start_run() as run, track(meter=meter_of(1, 1, 1, 1), **SWEDEN) as tracker:
         assert list(tracker.windows(Endless())) == ["a", "b", "c"]
-    assert points(run, keys.FORECAST_ENERGY_KWH) == []
+    assert points(run, keys.FORECAST_CO2E_G) == []
 
 
 def test_more_units_than_foretold_end_the_forecast(store):
     _, run = run_windows(meter_of(1, 1, 1, 1), 4, total_units=2.5)
-    assert [step for step, _ in points(run, keys.FORECAST_ENERGY_KWH)] == [2]
+    assert [step for step, _ in points(run, keys.FORECAST_CO2E_G)] == [2]
 
 
 # 7 g a kWh: a budget of 0.35 kg are 50 kWh. The dearest of these windows costs 11 kWh: after four
@@ -128,7 +129,7 @@ def test_stop_raises_in_the_users_loop_before_the_budget_is_exceeded(store):
     assert done == 4
     assert run.info.status == "FAILED"
     # the totals are kept, and keep the budget
-    assert run.data.metrics[keys.CO2E_KG] == pytest.approx(40.5 * 7 / 1000)
+    assert run.data.metrics[keys.CO2E_G] == pytest.approx(40.5 * 7)
     assert run.data.tags[keys.TAG_BUDGET_KG] == "0.35"
     assert run.data.tags[keys.TAG_BUDGET_STATE] == "within"
 
@@ -209,11 +210,11 @@ def test_unmarked_minutes_are_judged_too(store, caplog):
     assert "0.07 kg after another window as dear as the dearest" in caplog.text
 
 
-def test_no_plan_asks_the_meter_nothing(store):
-    meter = MeterWithGaps([reading(cpu_joules=KWH)] * 3, [])  # would raise if asked
+def test_no_plan_asks_the_meter_once_a_window_and_foretells_nothing(store):
+    meter = MeterWithGaps([reading(cpu_joules=KWH)] * 3, [1, 2])  # would raise if asked more often
     done, run = run_windows(meter, 2)
     assert done == 2
-    assert points(run, keys.FORECAST_ENERGY_KWH) == []
+    assert points(run, keys.FORECAST_CO2E_G) == []
     assert keys.TAG_BUDGET_KG not in run.data.tags
 
 
@@ -285,7 +286,7 @@ def test_minutes_before_the_first_window_say_nothing_of_the_units():
     live.add(unit, is_planned=True, spent_kwh=110.0, assumptions=assumptions)
     found = live.add(unit, is_planned=True, spent_kwh=120.0, assumptions=assumptions)
     # 120 spent and one unit of 10 left
-    assert found.values[keys.FORECAST_ENERGY_KWH] == pytest.approx(130)
+    assert found.values[keys.FORECAST_CO2E_G] == pytest.approx(130 * 7)
 
 
 def test_long_runs_compute_the_spread_seldom():
@@ -301,7 +302,7 @@ def test_long_runs_compute_the_spread_seldom():
     assert computed[:19] == list(range(2, 21))
     assert 100 < len(computed) < 120
     assert computed[-1] == 2000
-    assert figures[-1].values[keys.FORECAST_ENERGY_KWH] == pytest.approx(2000)
+    assert figures[-1].values[keys.FORECAST_CO2E_G] == pytest.approx(2000 * 7)
 
 
 @pytest.mark.parametrize(

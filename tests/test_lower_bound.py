@@ -21,6 +21,7 @@ from mlflow_carbon.store.run_windows import read_metered_run
 from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
+from tests.fakes.recorded import recorded, windows_of
 
 SWEDEN = TrackingOptions(unit="epoch", region="Sweden", intensity_set="paper_table1", pue=2.0)
 START_S = 1_700_000_000.0
@@ -30,9 +31,9 @@ def at(start_s, measured):
     return replace(measured, start_unix_s=START_S + start_s)
 
 
-def killed_part(run_id, *windows):
+def killed_part(run_id, *windows, meter_class=FakeMeter):
     """Meters windows of one epoch each; all but the totals arrives."""
-    tracking = ProcessMetering().track(run_id, SWEDEN, meter=FakeMeter(windows))
+    tracking = ProcessMetering().track(run_id, SWEDEN, meter=meter_class(windows))
     for _ in windows:
         tracking.close(tracking.open(), 1)
     assert tracking.flush()
@@ -63,29 +64,41 @@ def test_killed_run_gets_the_sum_of_its_windows(run_id):
     write_lower_bound(MlflowClient(), run_id)
     data = data_of(run_id)
     # 360 + 720 = 1080 J = 0.0003 kWh; x PUE 2 x 7 g/kWh
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(0.0003)
-    assert data.metrics["carbon/gpu/energy_kwh"] == pytest.approx(0.0003)
-    assert data.metrics["carbon/co2e_g"] == pytest.approx(0.0042)
-    assert data.metrics["carbon/duration_s"] == pytest.approx(11)
-    assert data.metrics["carbon/energy_kwh_per_epoch"] == pytest.approx(0.00015)
-    assert "carbon/coverage_fraction" not in data.metrics
-    assert "carbon/gpu/0/energy_kwh" not in data.metrics  # windows know components only
+    assert recorded(data)["energy_kwh"] == pytest.approx(0.0003)
+    assert recorded(data)["gpu"] == pytest.approx(0.0003)
+    assert recorded(data)["co2e_g"] == pytest.approx(0.0042)
+    assert recorded(data)["duration_s"] == pytest.approx(11)
+    assert recorded(data)["energy_kwh_per_epoch"] == pytest.approx(0.00015)
+    assert recorded(data)["coverage_fraction"] == 0.5
+    assert recorded(data)["gpu/0"] == pytest.approx(820 / 3.6e6)
+    assert recorded(data)["gpu/1"] == pytest.approx(260 / 3.6e6)
     assert data.tags["carbon.partial"] == "true"
     assert data.tags["carbon.num_windows"] == "2"
 
 
 def test_lower_bound_is_written_once_and_can_be_written_again(run_id):
     killed_part(run_id, *TWO)
+    histories = []
     for _ in range(2):
         write_lower_bound(MlflowClient(), run_id)
-    assert len(MlflowClient().get_metric_history(run_id, keys.ENERGY_KWH)) == 1
+        history = MlflowClient().get_metric_history(run_id, keys.ENERGY_KWH)
+        histories.append([(point.step, point.timestamp, point.value) for point in history])
+    assert histories[0] == histories[1]
 
 
 def test_windows_that_overlap_count_once_in_the_bound(run_id):
+    class Honest(FakeMeter):
+        """A meter that says what the run has spent in all, as a real one does."""
+
+        def reading_so_far(self, window):
+            outer = at(0, reading(gpu_joules=[1500], duration_s=11))
+            return super().reading_so_far(window) if self.scripted else outer
+
     # two threads: the second window spans both of the first's
-    killed_part(run_id, *TWO, at(0, reading(gpu_joules=[1500], duration_s=11)))
+    outer = at(0, reading(gpu_joules=[1500], duration_s=11))
+    killed_part(run_id, *TWO, outer, meter_class=Honest)
     write_lower_bound(MlflowClient(), run_id)
-    assert data_of(run_id).metrics["carbon/energy_kwh"] == pytest.approx(1500 / 3.6e6)
+    assert recorded(run_id)["energy_kwh"] == pytest.approx(1500 / 3.6e6)
 
 
 def test_run_that_ended_is_left_as_it_is(run_id):
@@ -102,8 +115,8 @@ def test_killed_second_part_is_added_to_the_total_of_the_first(run_id):
     killed_part(run_id, at(100, reading(gpu_joules=[300], duration_s=5)))
     write_lower_bound(MlflowClient(), run_id)
     data = data_of(run_id)
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(1500 / 3.6e6)
-    assert data.metrics["carbon/duration_s"] == pytest.approx(17)
+    assert recorded(data)["energy_kwh"] == pytest.approx(1500 / 3.6e6)
+    assert recorded(data)["duration_s"] == pytest.approx(17)
     assert data.tags["carbon.partial"] == "true"
 
 
@@ -112,7 +125,7 @@ def test_part_that_follows_makes_the_total_whole_again(run_id):
     write_lower_bound(MlflowClient(), run_id)
     whole_part(run_id, at(100, reading(gpu_joules=[720], duration_s=10)))
     data = data_of(run_id)
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(1800 / 3.6e6)
+    assert recorded(data)["energy_kwh"] == pytest.approx(1800 / 3.6e6)
     assert data.tags["carbon.partial"] == "false"
     assert not RunRecord.read(MlflowClient().get_run(run_id)).is_partial
 
@@ -144,8 +157,8 @@ def test_run_resumed_under_an_earlier_clock_keeps_its_parts(run_id, jump_s):
     for number, one in enumerate(joules):
         start_s = number * (100 + jump_s)
         whole_part(run_id, at(start_s, reading(cpu_joules=one, duration_s=20)))
-    assert data_of(run_id).metrics["carbon/energy_kwh"] == pytest.approx(1200 / 3.6e6)
-    assert data_of(run_id).metrics["carbon/duration_s"] == 60
+    assert recorded(run_id)["energy_kwh"] == pytest.approx(1200 / 3.6e6)
+    assert recorded(run_id)["duration_s"] == 60
     history = MlflowClient().get_metric_history(run_id, keys.ENERGY_KWH)
     stamps = [point.timestamp for point in history]
     assert stamps == sorted(set(stamps))
@@ -158,7 +171,7 @@ def test_part_that_was_killed_under_an_earlier_clock_counts(run_id):
     total = read_earlier_part(client, client.get_run(run_id)).total
     assert total.energy_kwh == pytest.approx(900 / 3.6e6)
     whole_part(run_id, at(-7200, reading(cpu_joules=100, duration_s=10)))
-    assert data_of(run_id).metrics["carbon/energy_kwh"] == pytest.approx(1000 / 3.6e6)
+    assert recorded(run_id)["energy_kwh"] == pytest.approx(1000 / 3.6e6)
 
 
 def test_total_is_no_older_than_the_windows_of_a_clock_that_was_put_forward(run_id):
@@ -199,11 +212,12 @@ def test_process_that_was_killed_is_recovered_and_read(store, tmp_path, monkeypa
     assert f"run {run_id}: " in invoke(cli, ["recover"], catch_exceptions=False).stdout
     assert list((tmp_path / "journals").iterdir()) == []
     client = MlflowClient()
-    metrics = client.get_run(run_id).data.metrics
-    windows = client.get_metric_history(run_id, keys.WINDOW_ENERGY_KWH)
-    assert len(windows) == 5
-    assert metrics[keys.ENERGY_KWH] == pytest.approx(sum(point.value for point in windows))
-    assert metrics[keys.PUE] == 1
+    metrics = recorded(client.get_run(run_id).data)
+    windows = windows_of(run_id)
+    assert [window.num_units for window in windows.values()] == [1] * 5
+    in_windows_kwh = sum(window.energy_kwh for window in windows.values())
+    assert in_windows_kwh <= metrics["energy_kwh"] <= 1.5 * in_windows_kwh  # with what lies between
+    assert metrics["pue"] == 1
     predicted = invoke(cli, ["predict", run_id, "--units", "100"], catch_exceptions=False)
     assert predicted.exit_code == 0, predicted.output
     with mlflow.start_run(run_id=run_id):

@@ -8,7 +8,6 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import resolve_assumptions
 from mlflow_carbon.metering.launch import Place
 from mlflow_carbon.recording.earlier import read_earlier_part
@@ -17,6 +16,7 @@ from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.recording.recovery import recover
 from mlflow_carbon.testing.meter import DESCRIPTION, FakeMeter, reading
+from tests.fakes.recorded import recorded, windows_of
 
 # 7 g/kWh; with PUE 2, one kWh of IT energy is 14 g.
 SWEDEN = resolve_assumptions(region="Sweden", intensity_set="paper_table1", pue=2.0)
@@ -62,25 +62,26 @@ NODES = [
 ]
 
 
-def sums_joules(metrics):
-    names = ("carbon/energy_kwh", "carbon/cpu/energy_kwh", "carbon/gpu/energy_kwh")
-    return [pytest.approx(metrics[key] * 3.6e6) for key in names]
+def sums_joules(figures):
+    return [pytest.approx(figures[key] * 3.6e6) for key in ("energy_kwh", "cpu", "gpu")]
 
 
 def test_nodes_are_kept_apart_and_added_up(run_id):
     for index in (0, 1):
         measure(node(index, run_id, [NODES[index]]))
-    metrics = data_of(run_id).metrics
-    assert metrics["carbon/node/0/energy_kwh"] == pytest.approx(400 / 3.6e6)
-    assert metrics["carbon/node/1/energy_kwh"] == pytest.approx(800 / 3.6e6)
+    metrics = recorded(run_id)
+    assert metrics["node/0/energy_kwh"] == pytest.approx(400 / 3.6e6)
+    assert metrics["node/1/energy_kwh"] == pytest.approx(800 / 3.6e6)
     assert sums_joules(metrics) == [1200, 300, 900]
-    assert metrics["carbon/facility_energy_kwh"] == pytest.approx(2400 / 3.6e6)
-    assert metrics["carbon/co2e_g"] == pytest.approx(1200 / 3.6e6 * 14)
-    assert metrics["carbon/duration_s"] == 10  # they ran side by side
-    assert metrics["carbon/power_w"] == pytest.approx(120)  # 1200 J / 10 s
-    assert metrics["carbon/coverage_fraction"] == pytest.approx(0.5)
-    assert metrics["carbon/node/1/gpu/0/energy_kwh"] == pytest.approx(600 / 3.6e6)
-    assert "carbon/gpu/0/energy_kwh" not in metrics  # of which node?
+    shown = data_of(run_id).metrics
+    assert shown["carbon/energy_kwh"] == pytest.approx(1200 / 3.6e6)
+    assert shown["carbon/co2e_g"] == pytest.approx(1200 / 3.6e6 * 14)
+    assert metrics["co2e_g"] == pytest.approx(1200 / 3.6e6 * 14)
+    assert metrics["duration_s"] == 10  # they ran side by side
+    assert metrics["power_w"] == pytest.approx(120)  # 1200 J / 10 s
+    assert metrics["coverage_fraction"] == pytest.approx(0.5)
+    assert metrics["node/1/gpu/0"] == pytest.approx(600 / 3.6e6)
+    assert "gpu/0" not in metrics  # of which node?
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
@@ -88,8 +89,8 @@ def test_order_in_which_nodes_end_does_not_matter(run_id, order):
     for index in order:  # the later one's interval ends before the first one's, too
         measure(node(index, run_id, [at(-index, NODES[index])], num_nodes=3))
     data = data_of(run_id)
-    assert sums_joules(data.metrics) == [2400, 600, 1800]
-    assert data.metrics["carbon/power_w"] == pytest.approx(240)
+    assert sums_joules(recorded(data)) == [2400, 600, 1800]
+    assert recorded(data)["power_w"] == pytest.approx(240)
     assert "carbon.missing_nodes" not in data.tags
 
 
@@ -97,9 +98,9 @@ def test_node_that_never_came_is_missed_in_tag_and_coverage(run_id):
     measure(node(0, run_id, [NODES[0]]))
     data = data_of(run_id)
     assert data.tags["carbon.missing_nodes"] == "1"
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(400 / 3.6e6)
+    assert recorded(data)["energy_kwh"] == pytest.approx(400 / 3.6e6)
     # 0.5 of 10 s, and nothing of the other node's 10 s
-    assert data.metrics["carbon/coverage_fraction"] == pytest.approx(0.25)
+    assert recorded(data)["coverage_fraction"] == pytest.approx(0.25)
 
 
 def test_node_that_dies_counts_to_its_last_minute_and_is_missed(run_id):
@@ -109,10 +110,10 @@ def test_node_that_dies_counts_to_its_last_minute_and_is_missed(run_id):
     assert outbox.close()
     measure(node(0, run_id, [reading(cpu_joules=1200, duration_s=120)]))
     data = data_of(run_id)
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(1800 / 3.6e6)
+    assert recorded(data)["energy_kwh"] == pytest.approx(1800 / 3.6e6)
     assert data.tags["carbon.missing_nodes"] == "1"
     # observed: half of 120 s and half of 60 s, of 2 x 120 s
-    assert data.metrics["carbon/coverage_fraction"] == pytest.approx(90 / 240)
+    assert recorded(data)["coverage_fraction"] == pytest.approx(90 / 240)
 
 
 def test_sum_is_there_though_the_first_node_died(run_id):
@@ -121,7 +122,7 @@ def test_sum_is_there_though_the_first_node_died(run_id):
     assert outbox.close()
     measure(node(1, run_id, [NODES[1]]))
     data = data_of(run_id)
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(800 / 3.6e6)
+    assert recorded(data)["energy_kwh"] == pytest.approx(800 / 3.6e6)
     assert data.tags["carbon.missing_nodes"] == "0"
 
 
@@ -142,16 +143,18 @@ def test_window_series_is_the_first_nodes_and_figures_per_unit_are_of_all(run_id
         total = reading(cpu_joules=2 * joules, duration_s=10)
         measure(node(index, run_id, [*windows, total]), num_windows=2)
     data = data_of(run_id)
-    points = MlflowClient().get_metric_history(run_id, keys.WINDOW_ENERGY_KWH)
-    assert [(p.step, round(p.value * 3.6e6)) for p in points] == [(1, 100), (2, 100)]
-    assert data.metrics["carbon/energy_kwh_per_epoch"] == pytest.approx(400 / 3.6e6)
+    windows = windows_of(run_id)
+    assert {step: round(w.energy_kwh * 3.6e6) for step, w in windows.items()} == {1: 100, 2: 100}
+    assert [window.num_units for window in windows.values()] == [1, 1]
     assert data.metrics["carbon/co2e_g_per_epoch"] == pytest.approx(400 / 3.6e6 * 14)
+    assert recorded(data)["energy_kwh_per_epoch"] == pytest.approx(400 / 3.6e6)
+    assert recorded(data)["co2e_g_per_epoch"] == pytest.approx(400 / 3.6e6 * 14)
     assert data.tags["carbon.num_windows"] == "2"
 
 
 def test_figures_per_unit_are_absent_where_a_node_is(run_id):
     measure(node(0, run_id, [reading(cpu_joules=1), reading(cpu_joules=2)]), num_windows=1)
-    assert "carbon/energy_kwh_per_epoch" not in data_of(run_id).metrics
+    assert "energy_kwh_per_epoch" not in recorded(run_id)
 
 
 def test_node_that_was_started_anew_adds_to_its_first_attempt(run_id):
@@ -162,8 +165,8 @@ def test_node_that_was_started_anew_adds_to_its_first_attempt(run_id):
         earlier = read_earlier_part(client, client.get_run(run_id), node_index=index)
         measure(node(index, run_id, [at(10**9, NODES[index])], earlier=earlier))
     data = data_of(run_id)
-    assert sums_joules(data.metrics) == [2400, 600, 1800]
-    assert data.metrics["carbon/duration_s"] == 20
+    assert sums_joules(recorded(data)) == [2400, 600, 1800]
+    assert recorded(data)["duration_s"] == 20
 
 
 def test_killed_nodes_journal_is_recovered_into_the_sum_and_only_once(run_id, tmp_path):
@@ -181,7 +184,7 @@ def test_killed_nodes_journal_is_recovered_into_the_sum_and_only_once(run_id, tm
         path.write_text(left)
         assert [done.reason for done in recover(MlflowClient(), folder)] == [None]
     data = data_of(run_id)
-    assert sums_joules(data.metrics) == [1200, 300, 900]
+    assert sums_joules(recorded(data)) == [1200, 300, 900]
     assert "carbon.missing_nodes" not in data.tags
     # two sums: that of one node and that of both
     assert len(MlflowClient().get_metric_history(run_id, "carbon/energy_kwh")) == 2

@@ -16,6 +16,7 @@ from mlflow_carbon.testing import FakeMeter, reading
 from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.track import track
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
+from tests.fakes.recorded import recorded, windows_of
 
 SWEDEN = {"region": "Sweden", "intensity_set": "paper_table1", "pue": 1.0}
 
@@ -24,13 +25,19 @@ def data_of(run):
     return MlflowClient().get_run(run.info.run_id).data
 
 
-def joules_of(run, key):
-    points = MlflowClient().get_metric_history(run.info.run_id, key)
-    return {point.step: pytest.approx(point.value * 3.6e6) for point in points}
+def joules_of(run):
+    windows = windows_of(run.info.run_id)
+    return {step: pytest.approx(window.energy_kwh * 3.6e6) for step, window in windows.items()}
+
+
+def outer_of(data):
+    """Returns the number of outer windows, and their energy in J, by the tag with their sums."""
+    words = dict(word.split("=") for word in data.tags["carbon.windows.epoch"].split())
+    return float(words["num_windows"]), pytest.approx(float(words["energy_kwh"]) * 3.6e6)
 
 
 def joules_per(unit, data):
-    return pytest.approx(data.metrics[f"carbon/energy_kwh_per_{unit}"] * 3.6e6)
+    return pytest.approx(recorded(data)[f"energy_kwh_per_{unit}"] * 3.6e6)
 
 
 # Windows in windows
@@ -59,8 +66,8 @@ def test_inner_windows_are_the_runs_and_outer_ones_have_a_series_of_their_own(st
     assert (data.tags["carbon.unit"], data.tags["carbon.num_units"]) == ("iteration", "4")
     assert joules_per("iteration", data) == 15  # (10 + 20 + 10 + 20) / 4
     assert joules_per("epoch", data) == 35
-    assert joules_of(run, keys.WINDOW_ENERGY_KWH) == {1: 10, 2: 20, 3: 10, 4: 20}
-    assert joules_of(run, "carbon/window/unit/epoch/energy_kwh") == {1: 35, 2: 35}
+    assert joules_of(run) == {1: 10, 2: 20, 3: 10, 4: 20}
+    assert outer_of(data) == (2, 70)
 
 
 def test_resumed_run_goes_on_with_the_series_of_each_unit(store):
@@ -68,10 +75,10 @@ def test_resumed_run_goes_on_with_the_series_of_each_unit(store):
     second = [reading(cpu_joules=joules, start_unix_s=1_700_000_100) for joules in (10, 20, 45, 50)]
     run = nested(FakeMeter(second), num_epochs=1, run_id=first.info.run_id)
     data = data_of(run)
-    assert joules_of(run, "carbon/window/unit/epoch/energy_kwh") == {1: 35, 2: 45}
+    assert outer_of(data_of(run)) == (2, 80)  # 35 + 45
     assert joules_per("epoch", data) == 40  # (35 + 45) / 2
     assert (data.tags["carbon.unit"], data.tags["carbon.num_units"]) == ("iteration", "4")
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(90 / 3.6e6)  # 40 + 50
+    assert recorded(data)["energy_kwh"] == pytest.approx(90 / 3.6e6)  # 40 + 50
 
 
 def test_units_that_take_turns_are_in_no_common_mean(store):

@@ -14,9 +14,19 @@ from mlflow.entities import Metric
 from PIL import Image
 
 from mlflow_carbon.cli import cli
+from mlflow_carbon.contract.run_record import RunRecord
+from mlflow_carbon.contract.totals import Total
+from mlflow_carbon.contract.windows import Window
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.pictures.extra import PlotsMissingError, require
-from mlflow_carbon.pictures.frames import Amount, month_points, pareto, region_points, with_numbers
+from mlflow_carbon.pictures.frames import (
+    Amount,
+    energy_so_far,
+    month_points,
+    pareto,
+    region_points,
+    with_numbers,
+)
 from mlflow_carbon.pictures.paper_figures import (
     image_size_figure,
     model_size_figure,
@@ -149,6 +159,20 @@ def test_pareto_front_holds_what_nothing_beats():
     points = pd.DataFrame({"mean": [1.0, 2.0, 3.0, 4.0], "quality": [5.0, 3.0, 3.0, 2.0]})
     assert list(pareto(points, is_lower_better=True)["is_on_front"]) == [True, True, False, True]
     assert list(pareto(points, is_lower_better=False)["is_on_front"]) == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("parts_kwh", "names"), [({"gpu": 5e-6}, ["gpu"]), ({"gpu": 3e-6, "cpu": 2e-6}, ["all"])]
+)
+def test_windows_that_keep_no_components_are_the_only_components(parts_kwh, names):
+    windows = {step: Window(100.0 + 10 * step, 10.0, 2e-6, {}, 1.0, "epoch") for step in (1, 2)}
+    record = RunRecord(
+        "1", total=Total(20.0, 5e-6, None, parts_kwh), windows=windows, total_end_ms=120_000
+    )
+    frame = energy_so_far(record)
+    assert list(frame) == ["end_s", *names]
+    assert list(frame["end_s"]) == [0, 10, 20, 20]
+    assert list(frame[names[0]]) == pytest.approx([0, 2e-6, 4e-6, 5e-6])
 
 
 def test_sizes_in_text_are_sorted_by_what_they_hold():

@@ -12,6 +12,7 @@ from mlflow_carbon.errors import MeterError
 from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.testing import Constant, FakeMeter, cpu_node, gpu_node, meter_process_by, reading
 from mlflow_carbon.tracking.process_metering import process_metering
+from tests.fakes.recorded import recorded
 
 
 def test_every_public_name_is_there_and_documented():
@@ -49,7 +50,7 @@ def test_lent_meter_measures_each_run_of_its_block_and_none_after_it(store):
         for _ in range(2):
             with mlflow.start_run() as run, mlflow_carbon.track(region="SE"):
                 assert process_metering().meter is meter
-    energy_kwh = mlflow.get_run(run.info.run_id).data.metrics["carbon/energy_kwh"]
+    energy_kwh = recorded(mlflow.get_run(run.info.run_id))["energy_kwh"]
     assert energy_kwh == pytest.approx(72 / 3.6e6)
     assert process_metering().meter is None
 

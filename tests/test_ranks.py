@@ -14,6 +14,7 @@ from mlflow_carbon.tracking.launch_run import RunSearch, find_launch_run
 from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.track import track
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
+from tests.fakes.recorded import recorded
 
 SWEDEN = {"unit": "epoch", "region": "Sweden", "intensity_set": "paper_table1", "pue": 2.0}
 TEN_S = reading(cpu_joules=500, duration_s=10)
@@ -44,7 +45,7 @@ def runs():
 
 
 def energy_joules(run):
-    return pytest.approx(run.data.metrics["carbon/energy_kwh"] * 3.6e6)
+    return pytest.approx(recorded(run)["energy_kwh"] * 3.6e6)
 
 
 def start_process(run_id, **options):
@@ -140,7 +141,7 @@ def test_further_node_writes_to_the_run_that_it_is_told(rank, monkeypatch, by_va
     named = {} if by_variable else {"run_id": run.info.run_id}
     with track(meter=FakeMeter([TEN_S]), **SWEDEN, **named) as tracker:
         assert tracker.run_id == run.info.run_id
-    assert runs()[0].data.metrics["carbon/node/1/energy_kwh"] == pytest.approx(500 / 3.6e6)
+    assert recorded(runs()[0])["node/1/energy_kwh"] == pytest.approx(500 / 3.6e6)
 
 
 def test_each_block_of_a_script_finds_its_own_run(rank):

@@ -7,11 +7,11 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 from mlflow_carbon.testing.meter import DESCRIPTION, FakeMeter, reading
 from mlflow_carbon.tracking.track import track
+from tests.fakes.recorded import recorded, windows_of
 
 # Sweden in the paper's table: 7 g/kWh; with PUE 2, one kWh of IT energy is 14 g.
 SWEDEN = {"region": "Sweden", "intensity_set": "paper_table1", "pue": 2.0}
@@ -34,60 +34,92 @@ def tracked_run(readings=TWO_WINDOWS, *, units=(4, 4), description=DESCRIPTION, 
 
 
 def test_totals_are_the_whole_interval_gaps_included(store):
-    metrics = tracked_run().data.metrics
+    metrics = recorded(tracked_run().data)
     # 1800 J = 0.0005 kWh; x PUE 2 = 0.001 kWh; x 7 g/kWh = 0.007 g; 1800 J / 100 s = 18 W
-    assert metrics["carbon/energy_kwh"] == pytest.approx(0.0005)
-    assert metrics["carbon/facility_energy_kwh"] == pytest.approx(0.001)
-    assert metrics["carbon/co2e_g"] == pytest.approx(0.007)
-    assert metrics["carbon/co2e_kg"] == pytest.approx(7e-6)
-    assert metrics["carbon/power_w"] == pytest.approx(18)
-    assert metrics["carbon/duration_s"] == 100
-    assert metrics["carbon/pue"] == 2
-    assert metrics["carbon/intensity_g_per_kwh"] == 7
-    assert metrics["carbon/coverage_fraction"] == 0.5
+    assert metrics["energy_kwh"] == pytest.approx(0.0005)
+    assert metrics["co2e_g"] == pytest.approx(0.007)
+    assert metrics["power_w"] == pytest.approx(18)
+    assert metrics["duration_s"] == 100
+    assert metrics["pue"] == 2
+    assert metrics["intensity_g_per_kwh"] == 7
+    assert metrics["coverage_fraction"] == 0.5
 
 
 def test_components_and_devices_add_up_to_the_total(store):
-    metrics = tracked_run().data.metrics
-    devices = [metrics[f"carbon/gpu/{index}/energy_kwh"] for index in (0, 1)]
-    assert sum(devices) == pytest.approx(metrics["carbon/gpu/energy_kwh"])
-    components = metrics["carbon/gpu/energy_kwh"] + metrics["carbon/cpu/energy_kwh"]
-    assert components == pytest.approx(metrics["carbon/energy_kwh"])
-    assert metrics["carbon/gpu/1/power_w"] == pytest.approx(10.2)  # 1020 J / 100 s
+    metrics = recorded(tracked_run().data)
+    devices = [metrics[f"gpu/{index}"] for index in (0, 1)]
+    assert sum(devices) == pytest.approx(metrics["gpu"])
+    components = metrics["gpu"] + metrics["cpu"]
+    assert components == pytest.approx(metrics["energy_kwh"])
+    assert metrics["gpu/1"] == pytest.approx(1020 / 3.6e6)
 
 
 def test_run_value_is_energy_of_the_windows_over_their_units(store):
-    metrics = tracked_run().data.metrics
+    metrics = recorded(tracked_run().data)
     # (360 + 720) J / 8 samples = 135 J; windows 90 and 180 J per sample: std 63.64 J
-    assert metrics["carbon/energy_kwh_per_sample"] == pytest.approx(135 / 3.6e6)
-    assert metrics["carbon/energy_kwh_per_sample_std"] == pytest.approx(90 / math.sqrt(2) / 3.6e6)
-    assert metrics["carbon/co2e_g_per_sample"] == pytest.approx(135 / 3.6e6 * 14)
-    assert metrics["carbon/co2e_g_per_sample_std"] == pytest.approx(90 / math.sqrt(2) / 3.6e6 * 14)
+    assert metrics["energy_kwh_per_sample"] == pytest.approx(135 / 3.6e6)
+    assert metrics["energy_kwh_per_sample_std"] == pytest.approx(90 / math.sqrt(2) / 3.6e6)
+    assert metrics["co2e_g_per_sample"] == pytest.approx(135 / 3.6e6 * 14)
+    assert metrics["co2e_g_per_sample_std"] == pytest.approx(90 / math.sqrt(2) / 3.6e6 * 14)
 
 
 def test_one_window_has_no_spread(store):
-    metrics = tracked_run(TWO_WINDOWS[1:], units=(4,)).data.metrics
-    assert "carbon/energy_kwh_per_sample" in metrics
-    assert "carbon/energy_kwh_per_sample_std" not in metrics
+    metrics = recorded(tracked_run(TWO_WINDOWS[1:], units=(4,)).data)
+    assert "energy_kwh_per_sample" in metrics
+    assert "energy_kwh_per_sample_std" not in metrics
 
 
-def test_windows_are_a_series_from_step_one_and_totals_one_point_at_step_zero(store):
+def joules_at_steps(run_id, key):
+    """Returns a curve in J, or for CO2e in what a J costs here, in MLflow's order."""
+    history = MlflowClient().get_metric_history(run_id, key)
+    ordered = sorted(history, key=lambda point: (point.step, point.timestamp, point.value))
+    return [(point.step, round(point.value * 3.6e6, 6)) for point in ordered]
+
+
+def test_curves_hold_the_energy_so_far_at_each_end_of_a_window_and_at_last_the_total(store):
     run_id = tracked_run().info.run_id
-    client = MlflowClient()
-    windows = client.get_metric_history(run_id, keys.WINDOW_ENERGY_KWH)
-    assert [(point.step, point.value) for point in windows] == [
-        (1, pytest.approx(360 / 3.6e6)),
-        (2, pytest.approx(720 / 3.6e6)),
+    # the first window from 0 to 360 J, the second up to 1080 J, the run's end at 1800 J
+    energies = [(1, 0), (1, 360), (2, 1080), (2, 1800)]
+    assert joules_at_steps(run_id, "carbon/energy_kwh") == energies
+    co2e = [(step, 14 * joules) for step, joules in energies[1:]]  # 14 g/kWh
+    assert joules_at_steps(run_id, "carbon/co2e_g") == co2e
+    history = MlflowClient().get_metric_history(run_id, "carbon/power_w")
+    assert [(point.step, point.value) for point in history] == [
+        (1, pytest.approx(36)),
+        (2, pytest.approx(36)),
     ]
-    assert [point.step for point in client.get_metric_history(run_id, keys.ENERGY_KWH)] == [0]
-    units = client.get_metric_history(run_id, keys.WINDOW_NUM_UNITS)
-    assert [point.value for point in units] == [4, 4]
+    # 360 J over 4 samples; 1080 J over 8; and the same at the end
+    per_sample = [(1, 90 * 14), (2, 135 * 14), (2, 135 * 14)]
+    assert joules_at_steps(run_id, "carbon/co2e_g_per_sample") in (per_sample, per_sample[:2])
+    gpu = [(1, 324), (2, 972)]  # 100 + 224; with 200 + 448
+    assert joules_at_steps(run_id, "carbon/gpu_energy_kwh") == gpu
+
+
+def test_run_has_six_charts_at_most_and_none_is_empty(store):
+    for settings in ({}, {"total_units": 8}):
+        metrics = tracked_run(**settings).data.metrics
+        charts = [key for key in metrics if key.startswith("carbon/")]
+        assert len(charts) <= 6
+        assert all(key.count("/") == 1 for key in charts)  # one section
+
+
+def test_windows_can_be_read_from_the_curves(store):
+    windows = windows_of(tracked_run().info.run_id)
+    assert {step: window.energy_kwh for step, window in windows.items()} == {
+        1: pytest.approx(360 / 3.6e6),
+        2: pytest.approx(720 / 3.6e6),
+    }
+    assert [window.num_units for window in windows.values()] == [4, 4]
+    assert [window.duration_s for window in windows.values()] == [
+        pytest.approx(10),
+        pytest.approx(20),
+    ]
 
 
 def test_tags_say_how_it_was_measured_and_what_was_assumed(store):
     tags = tracked_run().data.tags
     expected = {
-        "carbon.schema": "1",
+        "carbon.schema": "2",
         "carbon.scope": "run",
         "carbon.region": "SE",
         "carbon.period": "2022",
@@ -120,7 +152,7 @@ def test_own_intensity_prices_the_run_and_is_tagged_as_given(store):
     with track(carbon_intensity_g_per_kwh=20.5, region="My roof", meter=meter) as tracker:
         pass
     data = MlflowClient().get_run(tracker.run_id).data
-    assert data.metrics["carbon/co2e_g"] == pytest.approx(20.5)  # 1 kWh × PUE 1 × 20.5 g/kWh
+    assert recorded(data)["co2e_g"] == pytest.approx(20.5)  # 1 kWh × PUE 1 × 20.5 g/kWh
     assert (data.tags["carbon.region"], data.tags["carbon.intensity_set"]) == ("My roof", "given")
     assert data.tags["carbon.intensity_source"] == "the user's own figure"
     assert "carbon.default.region" not in data.tags
@@ -136,7 +168,7 @@ def test_what_the_user_left_open_is_tagged_as_default(store):
 def test_unmarked_block_is_reported_per_minute(store):
     run = tracked_run(TWO_WINDOWS[2:], units=())
     # 1800 J in 100 s = 1080 J per minute
-    assert run.data.metrics["carbon/energy_kwh_per_minute"] == pytest.approx(1080 / 3.6e6)
+    assert recorded(run)["energy_kwh_per_minute"] == pytest.approx(1080 / 3.6e6)
     assert run.data.tags["carbon.unit"] == "minute"
 
 
@@ -162,8 +194,8 @@ def test_iterable_is_cut_into_windows_and_the_rest_is_a_shorter_one(store):
     meter = FakeMeter([*per_window, reading(cpu_joules=30)])
     with mlflow.start_run() as run, track(meter=meter, **SWEDEN) as tracker:
         assert list(tracker.windows(range(12), units_per_window=5)) == list(range(12))
-    points = MlflowClient().get_metric_history(run.info.run_id, keys.WINDOW_NUM_UNITS)
-    assert [point.value for point in points] == [5, 5, 2]
+    windows = windows_of(run.info.run_id)
+    assert [window.num_units for window in windows.values()] == [5, 5, 2]
 
 
 def test_iterable_that_fills_its_windows_leaves_no_empty_one(store):
@@ -182,7 +214,7 @@ def test_error_in_the_block_reaches_the_user_and_the_totals_are_kept(store):
             raise ZeroDivisionError
     finished = MlflowClient().get_run(run.info.run_id)
     assert finished.info.status == "FAILED"
-    assert finished.data.metrics["carbon/energy_kwh"] == pytest.approx(0.0005)
+    assert recorded(finished)["energy_kwh"] == pytest.approx(0.0005)
 
 
 def test_without_a_run_one_is_started_and_ended(store):
@@ -227,8 +259,7 @@ def test_forked_child_repeats_no_figure(store):
         for _ in range(2):
             with tracker.window(num_units=4):
                 pass
-    points = MlflowClient().get_metric_history(run.info.run_id, keys.WINDOW_ENERGY_KWH)
-    assert [point.step for point in points] == [1, 2]
+    assert list(windows_of(run.info.run_id)) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -270,11 +301,11 @@ def test_block_inside_a_metered_run_adds_windows_to_it_and_totals_are_written_on
             pass
         with track(unit="sample") as inner, inner.window(num_units=4):
             pass
-        assert "carbon/energy_kwh" not in MlflowClient().get_run(run.info.run_id).data.metrics
+        assert "energy_kwh" not in recorded(run.info.run_id)
     finished = MlflowClient().get_run(run.info.run_id).data
     assert inner.run_id == outer.run_id
     assert finished.tags["carbon.num_windows"] == "2"
-    assert finished.metrics["carbon/pue"] == 2  # left open inside, so the outer's
+    assert recorded(finished)["pue"] == 2  # left open inside, so the outer's
 
 
 def test_what_the_inner_block_asks_for_counts_for_the_run(store):
@@ -288,7 +319,7 @@ def test_what_the_inner_block_asks_for_counts_for_the_run(store):
     assert not [tag for tag in data.tags if tag.startswith("carbon.default.")]
     assert data.tags["carbon.unit"] == "epoch"
     # 1800 J = 0.0005 kWh; x PUE 2 of the outer block x Poland's 666 g/kWh
-    assert data.metrics["carbon/co2e_g"] == pytest.approx(0.0005 * 2 * 666)
+    assert recorded(data)["co2e_g"] == pytest.approx(0.0005 * 2 * 666)
 
 
 def reading_of(*devices):
@@ -300,23 +331,50 @@ def reading_of(*devices):
 @pytest.mark.parametrize("method", ["tdp", "counter"])
 def test_run_shorter_than_a_step_of_its_counter_has_no_energy_rather_than_none(store, method):
     run = tracked_run([reading_of(("cpu", 0.0, method))], units=())
-    assert [key for key in run.data.metrics if key.startswith("carbon/")] == ["carbon/duration_s"]
+    assert [key for key in run.data.metrics if key.startswith("carbon/")] == []
+    assert recorded(run) == {"duration_s": 0.0005, "pue": 2, "intensity_g_per_kwh": 7}
     assert "shorter than its step" in run.data.tags["carbon.error"]
 
 
 def test_windows_of_a_run_without_energy_have_no_mean(store):
     silent = reading_of(("cpu", 0.0, "tdp"))
-    metrics = tracked_run([silent, silent], units=(1,)).data.metrics
-    assert "carbon/energy_kwh_per_sample" not in metrics
+    metrics = recorded(tracked_run([silent, silent], units=(1,)).data)
+    assert "energy_kwh_per_sample" not in metrics
 
 
 def test_counter_that_did_not_move_leaves_the_total_to_those_that_did(store):
     readings = [reading_of(("cpu", 0.0, "tdp"), ("gpu", 1e-6, "counter"))]
-    metrics = tracked_run(readings, units=()).data.metrics
-    assert metrics["carbon/energy_kwh"] == metrics["carbon/gpu/energy_kwh"] == 1e-6
-    assert "carbon/cpu/energy_kwh" not in metrics
+    metrics = recorded(tracked_run(readings, units=()).data)
+    assert metrics["energy_kwh"] == metrics["gpu"] == 1e-6
+    assert "cpu" not in metrics
 
 
 def test_no_power_that_was_observed_or_simulated_is_energy_of_zero(store):
     readings = [reading_of(("cpu", 0.0, "simulated"), ("gpu", 0.0, "sampled"))]
-    assert tracked_run(readings, units=()).data.metrics["carbon/energy_kwh"] == 0
+    assert recorded(tracked_run(readings, units=()))["energy_kwh"] == 0
+
+
+# The run's description
+
+
+def test_description_says_what_the_run_cost_beside_what_the_user_wrote(store):
+    meter = FakeMeter(TWO_WINDOWS)
+    with mlflow.start_run(description="my own words") as run:
+        with track(meter=meter, unit="sample", **SWEDEN) as tracker:
+            for _ in range(2):
+                with tracker.window(num_units=4):
+                    pass
+    tags = MlflowClient().get_run(run.info.run_id).data.tags
+    # 0.0005 kWh × 14 g/kWh; 135 J a sample
+    line = (
+        "7 mg CO2e (500 mWh) · SE 7 g/kWh × PUE 2 · CPU estimated, GPU counted · "
+        "8 samples of 525 µg each"
+    )
+    written = f"my own words\n\n<!-- carbon -->\n{line}\n<!-- /carbon -->"
+    assert tags["mlflow.note.content"] == written
+    assert "carbon.note" not in tags
+
+
+def test_trial_that_takes_no_second_has_no_description(store):
+    run = tracked_run([reading(cpu_joules=10, duration_s=0.9)], units=())
+    assert "mlflow.note.content" not in run.data.tags

@@ -16,7 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
-from mlflow_carbon.contract.run_summary import RunSummary, SummaryReader
+from mlflow_carbon.contract.run_summary import FIGURE_TAGS, RunSummary, SummaryReader
 from mlflow_carbon.errors import BadRecordError, NoRunsError
 from mlflow_carbon.store.reflected import UnknownTablesError, reads_database, reflected_runs
 from mlflow_carbon.store.run_source import RunSource
@@ -70,16 +70,39 @@ tag_keys = st.sampled_from(
         keys.method_tag("cpu"),
         keys.method_tag("gpu"),
         keys.node_tag(keys.TAG_NODE_STATE, 1),
+        keys.TAG_TOTAL,
+        keys.TAG_ENERGY_KWH_PER_UNIT,
         MLFLOW_RUN_NAME,
         "Carbon.lab",
         "lab",
     ]
 )
+totals = st.sampled_from(
+    [
+        "ended 1700000000000 part_start_ms=1699999990000.0 energy_kwh=0.5 duration_s=9.0 gpu/0=0.5",
+        "ended 1700000000000 energy_kwh=0.5 coverage_fraction=1.0 gpu=0.5",
+        "ended 1700000000000 energy_kwh=0.5 coverage_fraction=1.5",
+        "ended 1700000000000 duration_s=9.0",
+        "ended 1700000000000  energy_kwh=0.5 gpu/x=0.5",
+        "ended 1700000000000 energy_kwh=nan",
+        "ended 17000000000000 energy_kwh=0.5",
+        "ended 1700000000000",
+        "ended",
+        "running 1700000000000 energy_kwh=0.5",
+    ]
+)
+energies = st.sampled_from(
+    ["sample=0.25 sample_std=0.5", "epoch=0.25", "sample=-1.0", "sample", ""]
+)
+tags_of_version_2 = st.fixed_dictionaries(
+    {keys.TAG_SCHEMA: st.just("2")},
+    optional={keys.TAG_TOTAL: totals, keys.TAG_ENERGY_KWH_PER_UNIT: energies},
+)
 sound_tags = {keys.TAG_SCHEMA: "1", keys.TAG_UNIT: "sample"}
 tags_of_runs = st.builds(
     lambda changes, source: sound_tags | changes | source,
     st.dictionaries(tag_keys, words | texts, max_size=5),
-    st.sampled_from([{}, {MLFLOW_SOURCE_TYPE: "PROJECT"}, {keys.TAG_SCHEMA: "2"}]),
+    st.sampled_from([{}, {MLFLOW_SOURCE_TYPE: "PROJECT"}]) | tags_of_version_2,
 )
 metrics_of_runs = st.builds(
     lambda changes: {keys.ENERGY_KWH: 0.5, keys.PUE: 1.5, PER_SAMPLE: 0.25} | changes,
@@ -230,19 +253,39 @@ def test_tables_of_postgresql_and_search_give_equal_rows(monkeypatch, tmp_path):
 
 
 @given(metrics_of_runs, tags_of_runs)
+@settings(max_examples=400)
 def test_summary_is_that_of_the_record(metrics, tags):
     reader = SummaryReader()
-    assert summary_or_reason(reader.read, metrics, tags) == summary_or_reason(whole, metrics, tags)
-    assert summary_or_reason(reader.read, metrics, tags) == summary_or_reason(whole, metrics, tags)
+    expected = summary_or_reason(whole, metrics, tags)
+    figure_tags = {key: tags[key] for key in FIGURE_TAGS if key in tags}
+    shared = {key: value for key, value in tags.items() if key not in FIGURE_TAGS}
+    assert summary_or_reason(reader.read, metrics, shared, figure_tags) == expected
+    assert summary_or_reason(reader.read, metrics, shared, figure_tags) == expected
+
+
+@pytest.mark.parametrize("state", ["ended", "running"])
+def test_summary_of_version_2_is_that_of_the_record(state):
+    figure_tags = {
+        keys.TAG_TOTAL: f"{state} 1700000000000 energy_kwh=0.5 duration_s=9.0 coverage_fraction=1.0"
+        " gpu=0.5 gpu/0=0.25 gpu/1=0.25",
+        keys.TAG_ENERGY_KWH_PER_UNIT: "sample=0.25 sample_std=0.01 epoch=0.5",
+    }
+    tags = {keys.TAG_SCHEMA: "2", keys.TAG_UNIT: "sample", keys.TAG_PUE: "1.5"}
+    metrics = {keys.ENERGY_KWH: 0.5, keys.CO2E_G: 3.0}
+    summary = SummaryReader().read("id", metrics, tags, figure_tags)
+    assert summary == whole("id", metrics, {**tags, **figure_tags})
+    expected = (0.5, 9.0, 3.0, 1.0) if state == "ended" else (None,) * 4
+    assert summary[:4] == expected
+    assert summary.energy_kwh_per_unit_std_within == 0.01
 
 
 def whole(*run):
     return RunSummary.of(RunRecord.parse(*run))
 
 
-def summary_or_reason(read, metrics, tags):
+def summary_or_reason(read, *figures):
     try:
-        return read("id", metrics, tags)
+        return read("id", *figures)
     except BadRecordError as error:
         return error.reason
 

@@ -71,6 +71,7 @@ def test_version_carries_the_tags_of_the_contract(client):
     version = trained_model(client, 8.0)
     # 8 kWh x 1.5 x 250 g/kWh = 3 kg: band C, under 10 kg and all higher limits.
     assert carbon_tags(client.get_model_version("m", version)) == {
+        "carbon.co2e": "3 kg",
         "carbon.co2e_kg": "3",
         "carbon.energy_kwh": "8",
         "carbon.pue": "1.5",
@@ -98,6 +99,8 @@ def test_registered_model_is_found_by_the_filter_of_its_band(client):
     trained_model(client, 0.2, name="small")  # 0.2 kWh x 1.5 x 250 g/kWh = 75 g: band A
     trained_model(client, 8.0, name="big")
     found = client.search_registered_models("tags.`carbon.band` = 'A'")
+    assert [model.name for model in found] == ["small"]
+    found = client.search_registered_models("tags.`carbon.co2e` LIKE '% g'")
     assert [model.name for model in found] == ["small"]
     found = client.search_registered_models("tags.`carbon.under_10kg` = 'true'")
     assert [model.name for model in found] == ["big", "small"]
@@ -163,16 +166,12 @@ def test_logged_model_is_found_by_a_number(client):
     assert not client.search_logged_models(experiment_ids, "metrics.`carbon/co2e_kg` < 2.9")
 
 
-def test_logged_model_gets_the_totals_and_no_series(client):
+def test_logged_model_gets_one_figure_and_no_curve(client):
     run_id = train(client, 8.0)
     model_id = log_model(client, run_id)
     record_run_models(client, run_id)
     metrics = {m.key: m.value for m in client.get_logged_model(model_id).metrics}
-    totals = client.get_run(run_id).data.metrics
-    assert metrics == {
-        key: value for key, value in totals.items() if not key.startswith("carbon/window/")
-    }
-    assert metrics[keys.ENERGY_KWH] == 8.0
+    assert metrics == {"carbon/co2e_kg": pytest.approx(3.0)}  # 8 kWh x 1.5 x 250 g/kWh
 
 
 def test_recording_twice_changes_nothing(client):
@@ -335,7 +334,7 @@ def test_each_of_many_logged_models_gets_its_figure(client):
     assert [len(model_points(client, model_id)) for model_id in model_ids] == [1] * 103
 
 
-def model_points(client, model_id, key=keys.ENERGY_KWH):
+def model_points(client, model_id, key=keys.CO2E_KG):
     """Returns the values of a model's points."""
     metrics = client.get_logged_model(model_id).metrics or []
     return [point.value for point in metrics if point.key == key]
@@ -344,7 +343,11 @@ def model_points(client, model_id, key=keys.ENERGY_KWH):
 def resume(client, run_id, energy_kwh, *, start_ms):
     """Writes the totals of a run of one hour more, which began at this time."""
     earlier_s = client.get_run(run_id).data.metrics[keys.DURATION_S]
-    totals = {keys.ENERGY_KWH: energy_kwh, keys.DURATION_S: earlier_s + 3600.0}
+    totals = {
+        keys.ENERGY_KWH: energy_kwh,
+        keys.CO2E_G: energy_kwh * 1.5 * 250,
+        keys.DURATION_S: earlier_s + 3600.0,
+    }
     for key, value in totals.items():
         client.log_metric(run_id, key, value, timestamp=start_ms + 3_600_000, step=0)
 
@@ -355,7 +358,7 @@ def test_model_of_an_earlier_part_keeps_its_figure_when_the_run_is_resumed(clien
     assert record_run_models(client, run_id)
     resume(client, run_id, 0.5, start_ms=round(time.time() * 1000) + 1000)
     assert record_run_models(client, run_id)
-    assert model_points(client, old) == [0.2]
+    assert model_points(client, old) == [pytest.approx(0.075)]  # kg: 0.2 kWh x 1.5 x 250 g/kWh
 
 
 def test_model_of_the_last_part_gets_the_figure_of_the_whole_run(client):
@@ -363,7 +366,7 @@ def test_model_of_the_last_part_gets_the_figure_of_the_whole_run(client):
     resume(client, run_id, 0.5, start_ms=round(time.time() * 1000) - 1000)
     new = log_model(client, run_id)
     assert record_run_models(client, run_id)
-    assert model_points(client, new) == [0.5]
+    assert model_points(client, new) == [pytest.approx(0.1875)]  # kg of 0.5 kWh
 
 
 def test_model_of_an_earlier_part_that_has_no_figure_gets_one(client):
@@ -371,7 +374,7 @@ def test_model_of_an_earlier_part_that_has_no_figure_gets_one(client):
     old = log_model(client, run_id)
     resume(client, run_id, 0.5, start_ms=round(time.time() * 1000) + 1000)
     assert record_run_models(client, run_id)
-    assert model_points(client, old) == [0.5]
+    assert model_points(client, old) == [pytest.approx(0.1875)]  # kg of 0.5 kWh
 
 
 def test_version_keeps_its_tags_where_its_run_cannot_be_read(client):

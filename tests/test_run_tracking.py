@@ -6,22 +6,22 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.track import track
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
+from tests.fakes.recorded import recorded, windows_of
 
 SWEDEN = TrackingOptions(unit="sample", region="Sweden", intensity_set="paper_table1", pue=2.0)
 MINUTE = reading(cpu_joules=600, duration_s=60)
 
 
 def energies_joules(run_id):
-    """Returns the window series in J, by step."""
-    points = MlflowClient().get_metric_history(run_id, keys.WINDOW_ENERGY_KWH)
-    return {point.step: round(point.value * 3.6e6) for point in points}
+    """Returns the energies of the windows in J, by step."""
+    windows = windows_of(run_id)
+    return {step: round(window.energy_kwh * 3.6e6) for step, window in windows.items()}
 
 
 def data_of(run_id):
@@ -42,8 +42,8 @@ def test_minutes_are_the_windows_of_a_run_that_nobody_marks(store):
     assert energies_joules(run.info.run_id) == {1: 600, 2: 600}
     assert data.tags["carbon.unit"] == "minute"
     assert data.tags["carbon.num_units"] == "2"
-    assert data.metrics["carbon/energy_kwh_per_minute"] == pytest.approx(600 / 3.6e6)
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(1500 / 3.6e6)
+    assert recorded(data)["energy_kwh_per_minute"] == pytest.approx(600 / 3.6e6)
+    assert recorded(data)["energy_kwh"] == pytest.approx(1500 / 3.6e6)
 
 
 def test_marked_window_ends_the_minutes_and_alone_counts(store):
@@ -59,7 +59,7 @@ def test_marked_window_ends_the_minutes_and_alone_counts(store):
     assert energies_joules(run.info.run_id) == {1: 600, 2: 100}
     assert data.tags["carbon.first_window_step"] == "2"
     assert (data.tags["carbon.unit"], data.tags["carbon.num_windows"]) == ("sample", "1")
-    assert data.metrics["carbon/energy_kwh_per_sample"] == pytest.approx(25 / 3.6e6)
+    assert recorded(data)["energy_kwh_per_sample"] == pytest.approx(25 / 3.6e6)
 
 
 # Epochs of a framework
@@ -163,12 +163,12 @@ def test_resumed_run_adds_to_what_it_spent_before(store):
         with tracker.window(num_units=4):
             pass
     data = data_of(run_id)
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(1800 / 3.6e6)
-    assert data.metrics["carbon/gpu/0/energy_kwh"] == pytest.approx(600 / 3.6e6)
-    assert data.metrics["carbon/duration_s"] == 40
+    assert recorded(data)["energy_kwh"] == pytest.approx(1800 / 3.6e6)
+    assert recorded(data)["gpu/0"] == pytest.approx(600 / 3.6e6)
+    assert recorded(data)["duration_s"] == 40
     assert energies_joules(run_id) == {1: 360, 2: 720}
     assert data.tags["carbon.num_units"] == "8"
-    assert data.metrics["carbon/energy_kwh_per_sample"] == pytest.approx(135 / 3.6e6)  # 1080 / 8
+    assert recorded(data)["energy_kwh_per_sample"] == pytest.approx(135 / 3.6e6)  # 1080 / 8
 
 
 def test_part_that_was_killed_counts_with_its_windows(store):
@@ -182,8 +182,8 @@ def test_part_that_was_killed_counts_with_its_windows(store):
     tracking = ProcessMetering().track(run.info.run_id, SWEDEN, meter=resumed)
     tracking.finish()
     data = data_of(run.info.run_id)
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(1000 / 3.6e6)  # 360 + 140 + 500
-    assert data.metrics["carbon/duration_s"] == 40
+    assert recorded(data)["energy_kwh"] == pytest.approx(1000 / 3.6e6)  # 360 + 140 + 500
+    assert recorded(data)["duration_s"] == 40
     assert (data.tags["carbon.unit"], data.tags["carbon.num_units"]) == ("sample", "4")
 
 
@@ -204,8 +204,8 @@ def test_total_that_the_store_did_not_tell_at_the_start_is_not_lost(store):
     client.is_awake = True
     tracking.finish()
     data = data_of(run.info.run_id)
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(860 / 3.6e6)
-    assert data.metrics["carbon/duration_s"] == 40
+    assert recorded(data)["energy_kwh"] == pytest.approx(860 / 3.6e6)
+    assert recorded(data)["duration_s"] == 40
 
 
 def test_part_that_was_killed_after_a_finished_one_adds_its_windows(store):
@@ -219,8 +219,8 @@ def test_part_that_was_killed_after_a_finished_one_adds_its_windows(store):
     third = replace(reading(cpu_joules=500, duration_s=30), start_unix_s=1_700_000_200.0)
     ProcessMetering().track(run.info.run_id, SWEDEN, meter=FakeMeter([third])).finish()
     data = data_of(run.info.run_id)
-    assert data.metrics["carbon/energy_kwh"] == pytest.approx(1060 / 3.6e6)  # 360 + 200 + 500
-    assert data.metrics["carbon/duration_s"] == 50
+    assert recorded(data)["energy_kwh"] == pytest.approx(1060 / 3.6e6)  # 360 + 200 + 500
+    assert recorded(data)["duration_s"] == 50
 
 
 def test_intervals_add_up_with_their_coverage_weighted_by_time():
@@ -247,7 +247,7 @@ def test_nested_runs_tag_their_parent_once_and_are_all_kept(store):
         outer.finish()
     assert data_of(parent.info.run_id).tags["carbon.scope"] == "parent"
     assert data_of(child.info.run_id).tags["carbon.scope"] == "run"
-    assert data_of(child.info.run_id).metrics["carbon/energy_kwh"] == pytest.approx(30 / 3.6e6)
+    assert recorded(data_of(child.info.run_id))["energy_kwh"] == pytest.approx(30 / 3.6e6)
 
 
 def test_run_that_is_held_writes_nothing_until_it_is_released(store):

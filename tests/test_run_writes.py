@@ -68,7 +68,7 @@ def test_metric_of_a_data_set_is_on_its_run_and_its_model(fake_meter):
     metrics = mlflow.get_logged_model(model.model_id).metrics
     named = [(one.key, one.value) for one in metrics if one.dataset_name == "scans"]
     assert named == [("accuracy", 0.9)]
-    assert "carbon/energy_kwh" in names_on(model.model_id)  # the run has made the model
+    assert "carbon/co2e_kg" in names_on(model.model_id)  # the run has made the model
 
 
 def test_run_that_uses_the_active_model_puts_no_figures_on_it(fake_meter, monkeypatch):

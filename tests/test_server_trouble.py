@@ -15,6 +15,7 @@ import mlflow_carbon
 from mlflow_carbon import MeterSettings
 from tests.fakes.mlflow_server import mlflow_server
 from tests.fakes.proxy import Proxy, proxy_before
+from tests.fakes.recorded import windows_of
 
 pytestmark = pytest.mark.slow
 
@@ -56,17 +57,14 @@ def tracked(run_id: str):
 
 
 def steps(run_id: str, server_uri: str) -> list[int]:
-    """Returns the steps of the window series in the order of their points."""
-    client = MlflowClient(tracking_uri=server_uri)
-    history = client.get_metric_history(run_id, "carbon/window/energy_kwh")
-    return [
-        point.step for point in sorted(history, key=lambda point: (point.timestamp, point.step))
-    ]
+    """Returns the steps of the windows in the order of their ends."""
+    windows = windows_of(run_id, MlflowClient(tracking_uri=server_uri))
+    return sorted(windows, key=lambda step: (windows[step].end_unix_s, step))
 
 
 def has_total(run_id: str, server_uri: str) -> bool:
-    metrics = MlflowClient(tracking_uri=server_uri).get_run(run_id).data.metrics
-    return "carbon/energy_kwh" in metrics
+    tags = MlflowClient(tracking_uri=server_uri).get_run(run_id).data.tags
+    return tags.get("carbon.total", "").startswith("ended ")
 
 
 def test_server_that_goes_away_and_comes_back_has_every_window(proxy, run_id, server_uri):

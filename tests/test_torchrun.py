@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.fakes.recorded import recorded
 from tests.fakes.user_scripts import UserFolder, energy_joules, free_port
 
 pytestmark = pytest.mark.slow
@@ -60,9 +61,9 @@ def run_nodes(user, script, *, num_nodes=2, options=()):
     return [launcher.returncode for launcher in launchers], outputs
 
 
-def duration_joules(run, prefix="carbon"):
+def duration_joules(run, prefix=""):
     """Returns what a node of known power used in the time that it was measured."""
-    return run.data.metrics[f"{prefix}/duration_s"] * POWER_W
+    return recorded(run)[f"{prefix}duration_s"] * POWER_W
 
 
 @pytest.mark.parametrize(("num_ranks", "ends_with"), [(2, GLOO), (4, "")])
@@ -73,14 +74,14 @@ def test_ranks_of_one_node_count_once(user, num_ranks, ends_with):
     run = user.only_run()
     assert energy_joules(run) == pytest.approx(duration_joules(run), rel=1e-6)
     assert (run.info.status, run.data.tags["carbon.num_windows"]) == ("FINISHED", "3")
-    assert run.data.metrics["carbon/duration_s"] < 3  # 0.9 s of work
+    assert recorded(run)["duration_s"] < 3  # 0.9 s of work
 
 
 def test_two_nodes_are_twice_one_node(user):
     codes, outputs = run_nodes(user, SCRIPT.replace("DURING", ""))
     assert codes == [0, 0], outputs
     run = user.only_run()
-    parts_joules = [duration_joules(run, f"carbon/node/{index}") for index in (0, 1)]
+    parts_joules = [duration_joules(run, f"node/{index}/") for index in (0, 1)]
     assert energy_joules(run) == pytest.approx(sum(parts_joules), rel=1e-6)
     assert min(parts_joules) >= 0.9 * POWER_W
     assert "carbon.missing_nodes" not in run.data.tags
@@ -102,7 +103,7 @@ def test_node_that_is_killed_is_missed(user):
     assert [leader.wait(120) for leader in leaders] == [0, -signal.SIGKILL]
     run = user.only_run()
     assert run.data.tags["carbon.missing_nodes"] == "1"
-    assert energy_joules(run) == pytest.approx(duration_joules(run, "carbon/node/0"), rel=1e-6)
+    assert energy_joules(run) == pytest.approx(duration_joules(run, "node/0/"), rel=1e-6)
 
 
 def test_processes_that_are_started_anew_measure_on_in_their_run(user):
@@ -116,5 +117,5 @@ def test_processes_that_are_started_anew_measure_on_in_their_run(user):
     run = user.only_run()
     assert run.info.status == "FINISHED"
     assert run.data.tags["carbon.num_windows"] in ("5", "6")
-    assert run.data.metrics["carbon/duration_s"] > 1.8  # 0.9 s twice
+    assert recorded(run)["duration_s"] > 1.8  # 0.9 s twice
     assert energy_joules(run) == pytest.approx(duration_joules(run), rel=1e-6)

@@ -6,12 +6,12 @@ import time
 import mlflow
 import psutil
 import pytest
-from mlflow import MlflowClient
 
 import mlflow_carbon
 from mlflow_carbon import MeterSettings
 from mlflow_carbon.testing.node import cpu_node, gpu_node
 from mlflow_carbon.testing.power import Constant
+from tests.fakes.recorded import recorded, windows_of
 from tests.fakes.user_scripts import UserFolder, energy_joules
 
 SIMULATED = MeterSettings(components="cpu", sim_cpu_tdp_w=100.0, sim_cpu_util_fraction=1.0)
@@ -70,7 +70,7 @@ def test_block_ends_as_the_user_has_it_end(user, end, exit_code, status, error):
     assert warnings(stderr) == []
     run = user.only_run()
     assert run.info.status == status
-    assert run.data.metrics["carbon/energy_kwh_per_sample"] > 0
+    assert recorded(run)["energy_kwh_per_sample"] > 0
     # 100 W for 0.2 s and a little
     assert energy_joules(run) > 20.0
 
@@ -144,9 +144,7 @@ if __name__ == "__main__":
     assert warnings(stderr) == []
     run = user.only_run()
     assert (run.data.tags["carbon.num_windows"], run.data.tags["carbon.num_units"]) == ("1", "2")
-    assert energy_joules(run) == pytest.approx(
-        100 * run.data.metrics["carbon/duration_s"], rel=0.01
-    )
+    assert energy_joules(run) == pytest.approx(100 * recorded(run)["duration_s"], rel=0.01)
 
 
 @pytest.mark.slow
@@ -180,8 +178,8 @@ def test_units_of_a_users_threads_are_all_kept_and_their_energy_counts_once(stor
     data = mlflow.get_run(run.info.run_id).data
     assert data.tags["carbon.num_units"] == "4"
     # the threads work at one time, so what they took together is no more than the whole
-    in_windows_kwh = 4 * data.metrics["carbon/energy_kwh_per_iteration"]
-    assert in_windows_kwh <= data.metrics["carbon/energy_kwh"]
+    in_windows_kwh = 4 * recorded(data)["energy_kwh_per_iteration"]
+    assert in_windows_kwh <= recorded(data)["energy_kwh"]
 
 
 def test_runs_at_once_are_each_measured(store):
@@ -200,10 +198,10 @@ def test_runs_at_once_are_each_measured(store):
         thread.join()
     assert len(set(run_ids)) == 2
     for run_id in run_ids:
-        metrics = mlflow.get_run(run_id).data.metrics
+        metrics = recorded(mlflow.get_run(run_id).data)
         # the whole node's 100 W for each, as long as it went on
-        joules = metrics["carbon/energy_kwh"] * 3.6e6
-        assert joules == pytest.approx(100 * metrics["carbon/duration_s"], rel=0.01)
+        joules = metrics["energy_kwh"] * 3.6e6
+        assert joules == pytest.approx(100 * metrics["duration_s"], rel=0.01)
 
 
 @pytest.mark.slow
@@ -230,7 +228,7 @@ def test_nothing_to_measure_is_one_warning_and_a_reason(store, tmp_path, caplog)
         result = sum(range(10))
     assert result == 45
     data = mlflow.get_run(run.info.run_id).data
-    assert "carbon/energy_kwh" not in data.metrics
+    assert "energy_kwh" not in recorded(data)
     assert data.tags["carbon.method.gpu"] == "unavailable"
     assert "No GPU can be measured" in data.tags["carbon.error"]
     warned = [record.name for record in caplog.records if record.levelname == "WARNING"]
@@ -251,8 +249,8 @@ def test_driver_that_dies_in_the_run_leaves_what_was_measured(store, tmp_path):
                 node.clock.advance(10.0)
         meter.stop()
     data = mlflow.get_run(run.info.run_id).data
-    points = MlflowClient().get_metric_history(run.info.run_id, "carbon/window/energy_kwh")
-    assert [round(point.value * 3.6e6) for point in points] == [3000]  # 300 W for 10 s
+    windows = windows_of(run.info.run_id).values()
+    assert [round(window.energy_kwh * 3.6e6) for window in windows] == [3000]  # 300 W for 10 s
     assert "gpu 0 stopped answering" in data.tags["carbon.error"]
 
 

@@ -6,7 +6,7 @@ The keys are the project's own: ``ldm/tflop_per_<unit>`` and ``ldm/joules_per_tf
 import mlflow
 from mlflow import MlflowClient
 
-from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.units import joules_from_kwh
 
 JOULES_PER_TFLOP = "ldm/joules_per_tflop"
@@ -23,8 +23,7 @@ def log_arithmetic(run_id: str, *, unit: str, tflop: float) -> None:
     Call it in the active run, after its metering has ended.
     """
     metrics = {tflop_per_unit(unit): tflop}
-    measured = MlflowClient().get_run(run_id).data.metrics
-    energy_kwh = measured.get(keys.energy_kwh_per_unit(unit))
-    if energy_kwh is not None:
-        metrics[JOULES_PER_TFLOP] = joules_from_kwh(energy_kwh) / tflop
+    energy = RunRecord.read(MlflowClient().get_run(run_id)).energy_per_unit.get(unit)
+    if energy is not None:
+        metrics[JOULES_PER_TFLOP] = joules_from_kwh(energy.energy_kwh) / tflop
     mlflow.log_metrics(metrics, run_id=run_id)

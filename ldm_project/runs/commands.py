@@ -31,6 +31,7 @@ from ldm_project.settings import (
     VqganSettings,
 )
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.units import joules_from_kwh
 
 
@@ -140,24 +141,24 @@ def summary(run: Run) -> list[str]:
 
     If the energy could not be measured, the lines give the reason instead of figures.
     """
-    metrics, tags = run.data.metrics, run.data.tags
-    unit = tags.get(keys.TAG_UNIT, "")
-    per_unit_kwh = metrics.get(keys.energy_kwh_per_unit(unit))
-    if keys.ENERGY_KWH not in metrics or per_unit_kwh is None:
+    record, tags = RunRecord.read(run), run.data.tags
+    total, unit = record.total, record.unit or ""
+    energy = record.energy_per_unit.get(unit)
+    if total is None or total.energy_kwh is None or record.co2e_g is None or energy is None:
         reason = tags.get(keys.TAG_ERROR, "nothing could be measured")
         return [f"energy  not measured: {reason}", f"run     {run.info.run_id}"]
-    std_kwh = metrics.get(keys.std_of(keys.energy_kwh_per_unit(unit)))
-    spread = "" if std_kwh is None else f" ± {joules_from_kwh(std_kwh):.3g}"
+    spread = "" if energy.std_kwh is None else f" ± {joules_from_kwh(energy.std_kwh):.3g}"
+    per_unit_g = energy.energy_kwh * record.co2e_g / total.energy_kwh if total.energy_kwh else 0.0
     methods = ", ".join(
         f"{component} {tags[keys.method_tag(component)]}"
         for component in tags[keys.TAG_COMPONENTS].split(",")
     )
     return [
-        f"energy  {joules_from_kwh(per_unit_kwh):.4g}{spread} J per {unit} "
+        f"energy  {joules_from_kwh(energy.energy_kwh):.4g}{spread} J per {unit} "
         f"({tags[keys.TAG_NUM_WINDOWS]} windows of {tags[keys.TAG_NUM_UNITS]} {unit}s in all, "
         f"{tags[keys.TAG_NUM_DISTINCT_READINGS]} distinct powers; {methods}; "
-        f"coverage {metrics[keys.COVERAGE_FRACTION]:.0%})",
-        f"CO2e    {metrics[keys.co2e_g_per_unit(unit)] * 1000:.4g} mg per {unit}, "
-        f"{metrics[keys.CO2E_G]:.4g} g for the run of {metrics[keys.DURATION_S]:.3g} s",
+        f"coverage {total.coverage_fraction:.0%})",
+        f"CO2e    {per_unit_g * 1000:.4g} mg per {unit}, "
+        f"{record.co2e_g:.4g} g for the run of {total.duration_s:.3g} s",
         _run_line(run.info.run_id),
     ]

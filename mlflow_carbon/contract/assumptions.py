@@ -37,6 +37,11 @@ class Assumptions:
     fallback_reason: str | None = None  # why the intensity is not the live one asked for
     notice: str | None = None  # why the intensity does not compare with others
 
+    @property
+    def g_per_kwh(self) -> float:
+        """CO2e in g for each kWh of IT energy: PUE × intensity."""
+        return self.pue * self.intensity.g_per_kwh
+
     def tags(self) -> dict[str, str]:
         """Returns the run tags of the intensity and its source."""
         reason = self.fallback_reason

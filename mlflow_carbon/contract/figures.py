@@ -33,7 +33,7 @@ class Figures:
     def amount(self, key: str, lowest: float = 0.0, highest: float = MAX_AMOUNT) -> float | None:
         """Returns a metric's value; ``None`` if the run has no such metric."""
         value = self.metrics.get(key)
-        return None if value is None else self._within(key, value, lowest, highest)
+        return None if value is None else self.within(key, value, lowest, highest)
 
     def tagged_amount(
         self, key: str, lowest: float = 0.0, highest: float = MAX_AMOUNT
@@ -46,7 +46,7 @@ class Figures:
             value = float(text)
         except ValueError:
             raise self._error(key, text, "a number") from None
-        return self._within(key, value, lowest, highest)
+        return self.within(key, value, lowest, highest)
 
     def tagged_count(self, key: str) -> int | None:
         """Returns the whole number in a tag, 0 or more; ``None`` if the run has no such tag."""
@@ -65,7 +65,7 @@ class Figures:
         text = str(value)
         if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_TIME_MS))):
             raise self._error(key, text, "a time between 1970 and 2200")
-        return int(self._within(key, int(text), 0, MAX_TIME_MS, "a time between 1970 and 2200"))
+        return int(self.within(key, int(text), 0, MAX_TIME_MS, "a time between 1970 and 2200"))
 
     def points(
         self, key: str, histories: Histories, lowest: float = 0.0
@@ -73,18 +73,47 @@ class Figures:
         """Returns a series as value and time stamp in ms, by step; empty if it is not given."""
         return {
             point.step: (
-                self._within(f"{key} at step {point.step}", point.value, lowest, MAX_AMOUNT),
+                self.within(f"{key} at step {point.step}", point.value, lowest, MAX_AMOUNT),
                 self.time_ms(f"time of {key} at step {point.step}", point.timestamp),
             )
             for point in histories.get(key, ())
         }
 
-    def _within(
+    def words(self, key: str, text: str) -> dict[str, float]:
+        """Returns the amounts in a text of words such as ``cpu=0.5``; ``key`` is for the error."""
+        found = {}
+        for word in text.split():
+            name, _, number = word.rpartition("=")
+            try:
+                value = float(number)
+            except ValueError:
+                raise self._error(key, word, "a name, '=' and a number") from None
+            found[name] = self.within(f"{name} in {key}", value, 0.0, MAX_AMOUNT)
+        return found
+
+    def in_order(self, key: str, histories: Histories) -> list[tuple[int, int, float]]:
+        """Returns a curve as step, time stamp in ms and value, in MLflow's order."""
+        return sorted(
+            (
+                point.step,
+                self.time_ms(f"time of {key} at step {point.step}", point.timestamp),
+                self.within(f"{key} at step {point.step}", point.value, 0.0, MAX_AMOUNT),
+            )
+            for point in histories.get(key, ())
+        )
+
+    def within(
         self, key: str, value: float, lowest: float, highest: float, expected: str | None = None
     ) -> float:
+        """Returns a value that is in its range; ``key`` is for the error."""
         if math.isfinite(value) and lowest <= value <= highest:
             return value
         raise self._error(key, value, expected or f"from {lowest:g} to {highest:g}")
 
     def _error(self, key: str, value: object, expected: str) -> BadRecordError:
         return BadRecordError(self.run_id, key, repr(value)[:MAX_SHOWN], expected)
+
+
+def worded(amounts: Mapping[str, float]) -> str:
+    """Returns amounts as ``Figures.words`` reads them, in full precision."""
+    return " ".join(f"{name}={float(value)!r}" for name, value in amounts.items())

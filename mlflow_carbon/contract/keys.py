@@ -1,37 +1,51 @@
-"""Every metric key and tag key that this package writes: the contract with the tracking store.
+"""Every metric key and tag key of this package: the contract with the tracking store.
 
-MLflow calls the value at the highest step the latest one, so a key is either a total
-(step 0 only) or a series (steps 1..N), never both.
+Version 2 writes at most six metrics on a run, and each is a curve. MLflow calls the value at the
+highest step, and there at the newest time, the latest one. Energy and CO2e are cumulative, at the
+end of each window and of the run, so their latest value is the total. Window ``k`` has step ``k``;
+step 0 has only the total of a run without windows, for what ``log_model`` copies is step 0.
+
+What the curves keep of the windows, so that a killed run can be predicted from and resumed:
+
+- the energy of a window is the energy at its end less that at its start: where energy was spent
+  between two windows, the start is a point of its own, of the same step and an earlier time;
+- its duration is that energy over ``carbon/power_w``, which has one point for each window;
+- its units follow from ``carbon/co2e_g_per_<unit>``: CO2e of the windows so far over units so far.
+
+Everything else is in tags, the totals by component and device in ``carbon.total``. Of a run on
+several nodes, ``carbon/node_energy_kwh`` is the first node's curve, and ``carbon/energy_kwh`` and
+``carbon/co2e_g`` are the sums over the nodes. Version 1 wrote a metric for each figure: totals at
+step 0 and series of the windows. It is read for ever, and never written.
 """
 
 DEFAULT_EXPERIMENT = "Default"  # MLflow's own
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 METRIC_PREFIX = "carbon/"  # of every metric below
 
-# Totals of a run, step 0.
+# Curves of a run.
 ENERGY_KWH = "carbon/energy_kwh"
-FACILITY_ENERGY_KWH = "carbon/facility_energy_kwh"
 CO2E_G = "carbon/co2e_g"
-CO2E_KG = "carbon/co2e_kg"
-DURATION_S = "carbon/duration_s"
 POWER_W = "carbon/power_w"
+FORECAST_CO2E_G = "carbon/forecast_co2e_g"  # of the whole run, as its windows foretell it
+NODE_ENERGY_KWH = "carbon/node_energy_kwh"  # of the first of several nodes
+
+# The one figure on a LoggedModel: what MLflow's filter of models compares.
+CO2E_KG = "carbon/co2e_kg"
+
+# Totals of version 1, step 0, beside those above.
+FACILITY_ENERGY_KWH = "carbon/facility_energy_kwh"
+DURATION_S = "carbon/duration_s"
 INTENSITY_G_PER_KWH = "carbon/intensity_g_per_kwh"
 PUE = "carbon/pue"
 COVERAGE_FRACTION = "carbon/coverage_fraction"
 
-# One point per window, steps 1..N.
+# The windows of version 1, steps 1..N.
 WINDOW_PREFIX = "carbon/window"
 WINDOW_ENERGY_KWH = f"{WINDOW_PREFIX}/energy_kwh"
 WINDOW_DURATION_S = f"{WINDOW_PREFIX}/duration_s"
 WINDOW_POWER_W = f"{WINDOW_PREFIX}/power_w"
 WINDOW_NUM_UNITS = f"{WINDOW_PREFIX}/num_units"
-
-# A running run's total as forecast from its windows; one point per window of the forecast.
-FORECAST_ENERGY_KWH = "carbon/forecast/energy_kwh"
-FORECAST_CO2E_G = "carbon/forecast/co2e_g"
-FORECAST_CO2E_G_LOW = "carbon/forecast/co2e_g_low"
-FORECAST_CO2E_G_HIGH = "carbon/forecast/co2e_g_high"
 
 # Run tags.
 TAG_PREFIX = "carbon."
@@ -42,7 +56,7 @@ TAG_PERIOD = "carbon.period"
 TAG_INTENSITY_SET = "carbon.intensity_set"
 TAG_INTENSITY_SOURCE = "carbon.intensity_source"
 TAG_INTENSITY_BASIS = "carbon.intensity_basis"
-TAG_INTENSITY_G_PER_KWH = "carbon.intensity_g_per_kwh"  # from the start; the metric is a total
+TAG_INTENSITY_G_PER_KWH = "carbon.intensity_g_per_kwh"
 TAG_PUE = "carbon.pue"  # so that a killed run has a price
 TAG_INTENSITY_FALLBACK = "carbon.intensity_fallback"
 TAG_COMPONENTS = "carbon.components"
@@ -54,6 +68,10 @@ TAG_OTHER_LOAD = "carbon.other_load"  # what other processes used of the node me
 TAG_HARDWARE = "carbon.hardware"
 TAG_TRACKER = "carbon.tracker"
 TAG_PLUGIN_VERSION = "carbon.plugin_version"
+TAG_TOTAL = "carbon.total"  # energy in all, by component and by device; see Total.words
+TAG_ENERGY_KWH_PER_UNIT = "carbon.energy_kwh_per_unit"  # run value and spread of each unit
+TAG_NOTE = "carbon.note"  # on its way only: it becomes part of the run's description
+TAG_FORECAST_INTERVAL_G = "carbon.forecast_interval_g"
 TAG_UNIT = "carbon.unit"
 TAG_NUM_UNITS = "carbon.num_units"
 TAG_NUM_WINDOWS = "carbon.num_windows"
@@ -90,6 +108,7 @@ UNIT_MINUTE = "minute"
 UNITS = (UNIT_ITERATION, UNIT_EPOCH, "sample", UNIT_MINUTE)
 
 # Tags of model versions and registered models.
+TAG_MODEL_CO2E = "carbon.co2e"  # for people, and for filters: LIKE '% mg'
 TAG_MODEL_CO2E_KG = "carbon.co2e_kg"
 TAG_MODEL_ENERGY_KWH = "carbon.energy_kwh"
 TAG_MODEL_PUE = TAG_PUE
@@ -126,18 +145,6 @@ def std_of(metric: str) -> str:
     return f"{metric}_std"
 
 
-def component_energy_kwh(component: str, index: int | None = None) -> str:
-    """Returns the metric key of a component's total energy, or of one of its devices, in kWh."""
-    place = component if index is None else f"{component}/{index}"
-    return f"carbon/{place}/energy_kwh"
-
-
-def component_power_w(component: str, index: int | None = None) -> str:
-    """Returns the metric key of a component's mean power, or of one of its devices, in W."""
-    place = component if index is None else f"{component}/{index}"
-    return f"carbon/{place}/power_w"
-
-
 def window_component_energy_kwh(component: str) -> str:
     """Returns the metric key of a component's energy in one window, in kWh."""
     return f"{WINDOW_PREFIX}/{component}/energy_kwh"
@@ -149,6 +156,16 @@ def window_key_of_unit(window_key: str, unit: str) -> str:
     So ``carbon/window/energy_kwh`` becomes ``carbon/window/unit/epoch/energy_kwh``.
     """
     return f"{WINDOW_PREFIX}/unit/{unit}{window_key.removeprefix(WINDOW_PREFIX)}"
+
+
+def component_curve_kwh(component: str) -> str:
+    """Returns the metric key of the curve of one component's energy, in kWh."""
+    return f"carbon/{component}_energy_kwh"
+
+
+def windows_tag(unit: str) -> str:
+    """Returns the tag key of the sums over the windows of a unit other than the run's own."""
+    return f"carbon.windows.{unit}"
 
 
 def is_window_component(key: str) -> bool:

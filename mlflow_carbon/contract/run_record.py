@@ -4,21 +4,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE, co2e_g, facility_energy_kwh
+from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE, co2e_g
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import SETTINGS, Assumptions
-from mlflow_carbon.contract.figures import Figures
+from mlflow_carbon.contract.curves import read_curves
+from mlflow_carbon.contract.figures import Figures, worded
 from mlflow_carbon.contract.measurement import MeterDescription
-from mlflow_carbon.contract.totals import NodePart, Total, read_energy_per_unit, read_parts
+from mlflow_carbon.contract.totals import (
+    ENDED,
+    RUNNING,
+    NodePart,
+    Total,
+    energy_per_unit_tags,
+    read_energy_per_unit,
+    read_parts,
+)
 from mlflow_carbon.contract.windows import UnitEnergy, Window, WindowColumns, without_overlap
 from mlflow_carbon.grid.intensity import CarbonIntensity
-from mlflow_carbon.units import grams_from_kg, kg_from_grams
+from mlflow_carbon.units import MILLISECONDS_PER_SECOND, grams_from_kg
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 
 IS_PARTIAL, NOT_PARTIAL = "true", "false"  # "false": was partial, until the run was resumed
+_PART_START = "part_start_ms"
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,8 @@ class RunRecord:
     Attributes:
         run_id: MLflow's.
         scope: ``parent`` for a run whose energy contains that of metered child runs.
-        total: of the whole metered interval.
+        total: of the whole metered interval; ``None`` while the metering goes on.
+        so_far: of the interval up to the newest window, while the metering goes on.
         energy_per_unit: by unit, from the windows.
         co2e_g: as recorded; by Eq. 1 when written for the first time.
         pue: as recorded.
@@ -47,12 +58,15 @@ class RunRecord:
         parts: each node's figures, by its index.
         is_partial: whether the total is a lower bound: the sum of a killed run's windows.
         windows: windows of every unit; empty unless the histories of their series were given.
-        total_end_ms: newest time stamp of the total; ``None`` unless its history was given.
+        total_end_ms: newest time stamp of ``total`` or ``so_far``; ``None`` for a run of version 1
+            unless the history of its duration was given.
+        part_start_ms: when the newest part of the run began to be metered.
     """
 
     run_id: str
     scope: str | None = None
     total: Total | None = None
+    so_far: Total | None = None
     energy_per_unit: Mapping[str, UnitEnergy] = field(default_factory=dict)
     co2e_g: float | None = None
     pue: float | None = None
@@ -72,6 +86,7 @@ class RunRecord:
     is_partial: bool = False
     windows: Mapping[int, Window] = field(default_factory=dict)  # by step
     total_end_ms: int | None = None
+    part_start_ms: int | None = None
 
     # Writing.
 
@@ -109,21 +124,18 @@ class RunRecord:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Returns the run's totals: energy by component and device, CO2e and the assumptions."""
-        values = {} if self.total is None else self.total.metrics()
-        energy_kwh = values.get(keys.ENERGY_KWH)
-        if energy_kwh is not None and self.total is not None:
-            values |= self.total.power_metrics() | self._assumed()
-            if self.pue is not None:
-                values[keys.FACILITY_ENERGY_KWH] = facility_energy_kwh(energy_kwh, self.pue)
-            if self.co2e_g is not None:
-                values[keys.CO2E_G] = self.co2e_g
-                values[keys.CO2E_KG] = kg_from_grams(self.co2e_g)
-        values |= self._per_unit_metrics()
-        for index, part in self.parts.items():
-            values |= part.metrics(index)
-            if part.total is not None and part.total.energy_kwh is not None:
-                values |= self._assumed()
+        """Returns the newest points of the run's curves: energy, CO2e, CO2e per unit."""
+        if self.total is None or self.total.energy_kwh is None:
+            return {}
+        values = {keys.ENERGY_KWH: self.total.energy_kwh}
+        if self.co2e_g is not None:
+            values[keys.CO2E_G] = self.co2e_g
+        per_unit = self.energy_per_unit.get(self.unit or "")
+        if per_unit is None or self.unit is None or self.unit == keys.UNIT_MINUTE:
+            return values
+        if self.pue is not None and self.intensity is not None:
+            g_per_kwh = self.pue * self.intensity.g_per_kwh
+            values[keys.co2e_g_per_unit(self.unit)] = per_unit.energy_kwh * g_per_kwh
         return values
 
     def tags(self) -> dict[str, str]:
@@ -139,9 +151,19 @@ class RunRecord:
         if self.error is not None:
             tags[keys.TAG_ERROR] = self.error
         tags |= {} if self.description is None else self.description.tags()
+        tags |= self.total_tags()
         tags |= self.window_tags()
         tags |= self.node_tags()
         return tags | self.partial_tags()
+
+    def total_tags(self) -> dict[str, str]:
+        """Returns the tags of the total and of the energy per unit, in full precision."""
+        state, total = (ENDED, self.total) if self.total is not None else (RUNNING, self.so_far)
+        if total is None:
+            return {}
+        words = {} if self.part_start_ms is None else {_PART_START: self.part_start_ms}
+        text = f"{state} {self.total_end_ms or 0} {worded(words | total.words())}".rstrip()
+        return {keys.TAG_TOTAL: text, **energy_per_unit_tags(self.energy_per_unit)}
 
     def partial_tags(self) -> dict[str, str]:
         """Returns the tag of a total that is a lower bound; empty for a complete total."""
@@ -169,25 +191,6 @@ class RunRecord:
             tags[keys.TAG_NUM_DISTINCT_READINGS] = str(self.num_distinct_readings)
         return tags
 
-    def _assumed(self) -> dict[str, float]:
-        pue = {} if self.pue is None else {keys.PUE: self.pue}
-        if self.intensity is None:
-            return pue
-        return {keys.INTENSITY_G_PER_KWH: self.intensity.g_per_kwh, **pue}
-
-    def _per_unit_metrics(self) -> dict[str, float]:
-        values: dict[str, float] = {}
-        for unit, energy in self.energy_per_unit.items():
-            figures = {"": energy.energy_kwh}
-            if energy.std_kwh is not None:
-                figures["_std"] = energy.std_kwh
-            for suffix, energy_kwh in figures.items():
-                values[keys.energy_kwh_per_unit(unit) + suffix] = energy_kwh
-                if self.pue is not None and self.intensity is not None:
-                    mass_g = energy_kwh * (self.pue * self.intensity.g_per_kwh)
-                    values[keys.co2e_g_per_unit(unit) + suffix] = mass_g
-        return values
-
     # Reading.
 
     @classmethod
@@ -198,8 +201,8 @@ class RunRecord:
 
         Args:
             run: metered or not.
-            histories: of the window series, for ``windows``; of the duration, for
-                ``total_end_ms``.
+            histories: of ``store.run_records.keys_of_histories``, for ``windows`` and, in version
+                1, for ``total_end_ms``.
 
         Raises:
             BadRecordError: a figure is one that no run can have measured.
@@ -218,20 +221,32 @@ class RunRecord:
         figures = Figures(run_id, metrics, tags)
         unit = tags.get(keys.TAG_UNIT)
         first_step = figures.tagged_count(keys.TAG_FIRST_WINDOW_STEP) or 1
+        pue, intensity = _pue(figures), _intensity(figures)
+        found = _totals(figures)
         windows: dict[int, Window] = {}
-        ends: list[int] = []
+        ends = [] if found.end_ms is None else [found.end_ms]
         if histories:
             windows = Window.read(figures, histories, unit=unit, first_step=first_step)
-            ends = [end_ms for _, end_ms in figures.points(keys.DURATION_S, histories).values()]
+            windows |= read_curves(
+                figures,
+                histories,
+                unit=unit,
+                first_step=first_step,
+                g_per_kwh=None if pue is None or intensity is None else pue * intensity.g_per_kwh,
+                before=[window for window in windows.values() if window.unit is not None],
+            )
+            if keys.TAG_TOTAL not in tags:
+                ends = [ms for _, ms in figures.points(keys.DURATION_S, histories).values()]
         missing = tags.get(keys.TAG_MISSING_NODES)
         return cls(
             run_id=run_id,
             scope=tags.get(keys.TAG_SCOPE),
-            total=Total.read(figures),
+            total=found.total,
+            so_far=found.so_far,
             energy_per_unit=read_energy_per_unit(figures),
-            co2e_g=_co2e_g(figures),
-            pue=_pue(figures),
-            intensity=_intensity(figures),
+            co2e_g=None if found.so_far is not None else _co2e_g(figures),
+            pue=pue,
+            intensity=intensity,
             defaulted=tuple(name for name in SETTINGS if keys.default_tag(name) in tags),
             fallback_reason=tags.get(keys.TAG_INTENSITY_FALLBACK),
             description=MeterDescription.read(tags),
@@ -247,27 +262,62 @@ class RunRecord:
             is_partial=tags.get(keys.TAG_PARTIAL) == IS_PARTIAL,
             windows=windows,
             total_end_ms=max(ends, default=None),
+            part_start_ms=found.part_start_ms,
         )
 
     def or_lower_bound(self) -> "RunRecord":
-        """Returns the record; if it has no total, with the sum of its windows as a lower bound.
+        """Returns the record; if it has no total, with what is known so far as a lower bound.
 
-        A killed run has windows and no total. Of windows that overlap only one counts.
+        A killed run has its energy up to its last window, or in version 1 only its windows, of
+        which those that overlap count once.
         """
         has_total = self.total is not None and self.total.energy_kwh is not None
-        if has_total or not self.windows:
+        total, end_ms, windows = self.so_far, self.total_end_ms, list(self.windows.values())
+        if has_total or not (windows or total):
             return self
-        summed = without_overlap(list(self.windows.values()))
+        if total is None or total.energy_kwh is None:
+            total = Total.of_windows(without_overlap(windows))
+            ends_ms = [round(window.end_unix_s * MILLISECONDS_PER_SECOND) for window in windows]
+            end_ms = max(ends_ms, default=end_ms)
         mass_g = None
-        total = Total.of_windows(summed)
         if self.pue is not None and self.intensity is not None and total.energy_kwh is not None:
             mass_g = co2e_g(
                 total.energy_kwh, pue=self.pue, intensity_g_per_kwh=self.intensity.g_per_kwh
             )
-        end_ms = max(round(window.end_unix_s * 1000) for window in self.windows.values())
-        record = replace(self, total=total, co2e_g=mass_g, is_partial=True, total_end_ms=end_ms)
+        record = replace(
+            self, total=total, so_far=None, co2e_g=mass_g, is_partial=True, total_end_ms=end_ms
+        )
         newest = [window for window in self.windows.values() if window.unit is not None]
         return record.summing(WindowColumns(newest), self.unit) if self.unit else record
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """What the tag of the total says, or in version 1 the metrics."""
+
+    total: Total | None = None
+    so_far: Total | None = None
+    end_ms: int | None = None
+    part_start_ms: int | None = None
+
+
+def _totals(figures: Figures) -> _Totals:
+    text = figures.tags.get(keys.TAG_TOTAL)
+    if text is None:
+        is_of_version_1 = figures.tags.get(keys.TAG_SCHEMA) != keys.SCHEMA_VERSION
+        has_total = is_of_version_1 or keys.DURATION_S in figures.metrics  # version 1 goes on
+        return _Totals(Total.read(figures) if has_total else None)
+    figures.amount(keys.ENERGY_KWH)  # refuses what no run can have measured
+    state, _, rest = text.partition(" ")
+    end_text, _, described = rest.partition(" ")
+    end_ms = figures.time_ms(keys.TAG_TOTAL, end_text) or None
+    words = figures.words(keys.TAG_TOTAL, described)
+    part_start_ms = words.pop(_PART_START, None)
+    start_ms = None if part_start_ms is None else int(part_start_ms)
+    total = Total.of_words(figures, keys.TAG_TOTAL, words)
+    if state == ENDED:
+        return _Totals(total, None, end_ms, start_ms)
+    return _Totals(None, total, end_ms, start_ms)
 
 
 def _co2e_g(figures: Figures) -> float | None:
@@ -276,16 +326,24 @@ def _co2e_g(figures: Figures) -> float | None:
 
 
 def _pue(figures: Figures) -> float | None:
-    """Returns the PUE logged with the totals; before there are totals, the PUE of the start."""
-    pue = figures.amount(keys.PUE, MIN_PUE, MAX_PUE)
-    return figures.tagged_amount(keys.TAG_PUE, MIN_PUE, MAX_PUE) if pue is None else pue
+    """Returns the PUE in the tag; in version 1 the metric logged with the totals comes first."""
+    of_total = figures.amount(keys.PUE, MIN_PUE, MAX_PUE)
+    of_start = figures.tagged_amount(keys.TAG_PUE, MIN_PUE, MAX_PUE)
+    return _newest(figures, of_start, of_total)
+
+
+def _newest(figures: Figures, tagged: float | None, metric: float | None) -> float | None:
+    """Returns the tag of version 2; of version 1 the metric, and before there is one the tag."""
+    if tagged is None or (metric is not None and keys.TAG_TOTAL not in figures.tags):
+        return metric
+    return tagged
 
 
 def _intensity(figures: Figures) -> CarbonIntensity | None:
     """Returns the intensity as recorded; its source is empty where the run does not name it."""
-    g_per_kwh = figures.amount(keys.INTENSITY_G_PER_KWH)
-    if g_per_kwh is None:
-        g_per_kwh = figures.tagged_amount(keys.TAG_INTENSITY_G_PER_KWH)
+    of_total = figures.amount(keys.INTENSITY_G_PER_KWH)
+    of_start = figures.tagged_amount(keys.TAG_INTENSITY_G_PER_KWH)
+    g_per_kwh = _newest(figures, of_start, of_total)
     if g_per_kwh is None:
         return None
     return CarbonIntensity(

@@ -5,12 +5,22 @@ from typing import Generic, NamedTuple, TypeVar
 
 from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE
 from mlflow_carbon.contract import keys
-from mlflow_carbon.contract.figures import MAX_AMOUNT
+from mlflow_carbon.contract.figures import MAX_AMOUNT, MAX_COUNT, MAX_TIME_MS
 from mlflow_carbon.contract.run_record import RunRecord
-from mlflow_carbon.contract.totals import MAX_COVERAGE_FRACTION, Total
+from mlflow_carbon.contract.totals import (
+    COVERAGE,
+    DURATION,
+    ENDED,
+    ENERGY,
+    MAX_COVERAGE_FRACTION,
+    STD,
+    Total,
+)
 from mlflow_carbon.errors import BadRecordError
 from mlflow_carbon.units import grams_from_kg
 
+# Tags that no two runs share, in the order of ``_version_2``.
+FIGURE_TAGS = (keys.TAG_TOTAL, keys.TAG_ENERGY_KWH_PER_UNIT)
 _VERSION_1 = "1"
 _NUM_KEPT = 4096  # texts of tags that are kept, as the runs of a kind share theirs
 
@@ -86,55 +96,147 @@ class SummaryReader:
         self._records = PerTags(_record_of_tags)
 
     def read(
-        self, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        figure_tags: Mapping[str, str] = {},  # read only
     ) -> RunSummary:
-        """Returns ``RunSummary.of(RunRecord.parse(run_id, metrics, tags))``, only sooner.
+        """Returns ``RunSummary.of(RunRecord.parse(run_id, metrics, all_tags))``, only sooner.
 
-        Version 1 never changes, and has a metric for each figure. So a record of its tags alone,
-        with the figures that are metrics put in, is the run's, if no figure is impossible.
+        A record of the shared tags alone, with the run's own figures put in, is the run's, if no
+        figure is impossible. Version 1 has a metric for each figure, version 2 two tags.
+
+        Args:
+            run_id: MLflow's.
+            metrics: of the run, the newest of each.
+            tags: of the run, but those of ``FIGURE_TAGS``.
+            figure_tags: those of ``FIGURE_TAGS``.
 
         Raises:
             BadRecordError: a figure is one that no run can have measured.
         """
         record = self._records.of(tags)
-        if record is None or not _are_possible(metrics):
-            return RunSummary.of(RunRecord.parse(run_id, metrics, tags))
-        get = metrics.get
-        energy_kwh, duration_s, mass_g = (
-            get(keys.ENERGY_KWH),
-            get(keys.DURATION_S),
-            get(keys.CO2E_G),
-        )
-        if mass_g is None and keys.CO2E_KG in metrics:
-            mass_g = grams_from_kg(metrics[keys.CO2E_KG])
-        has_total = energy_kwh is not None or duration_s is not None
-        intensity, unit = record.intensity, record.unit
-        per_unit = None if unit is None else keys.energy_kwh_per_unit(unit)
-        per_unit_kwh = None if per_unit is None else get(per_unit)
-        return RunSummary(
-            energy_kwh,
-            duration_s,
-            mass_g,
-            get(keys.COVERAGE_FRACTION) if has_total else None,
-            get(keys.PUE, record.pue),
-            get(keys.INTENSITY_G_PER_KWH, None if intensity is None else intensity.g_per_kwh),
-            record.num_units,
-            record.num_windows,
-            record.num_distinct_readings,
-            per_unit_kwh,
-            None if per_unit is None or per_unit_kwh is None else get(keys.std_of(per_unit)),
-        )
+        summary = None
+        if record is not None and _are_possible(metrics):
+            of_version = _version_1 if tags[keys.TAG_SCHEMA] == _VERSION_1 else _version_2
+            summary = of_version(record, metrics, figure_tags)
+        if summary is None:
+            return RunSummary.of(RunRecord.parse(run_id, metrics, {**tags, **figure_tags}))
+        return summary
 
 
 def _record_of_tags(tags: Mapping[str, str]) -> RunRecord | None:
-    """Returns a record without its metrics; ``None`` if these alone do not complete it."""
-    if tags.get(keys.TAG_SCHEMA) != _VERSION_1:
+    """Returns a record without its own figures; ``None`` if these alone do not complete it."""
+    if tags.get(keys.TAG_SCHEMA) not in (_VERSION_1, keys.SCHEMA_VERSION):
         return None
     try:
         record = RunRecord.parse("", {}, tags)
     except BadRecordError:
         return None
     return None if record.parts else record
+
+
+def _version_1(
+    record: RunRecord, metrics: Mapping[str, float], figure_tags: Mapping[str, str]
+) -> RunSummary | None:
+    """Returns the summary of a run of version 1; ``None`` if it has tags of version 2."""
+    if figure_tags:
+        return None
+    get = metrics.get
+    energy_kwh, duration_s = get(keys.ENERGY_KWH), get(keys.DURATION_S)
+    has_total = energy_kwh is not None or duration_s is not None
+    intensity, unit = record.intensity, record.unit
+    per_unit = None if unit is None else keys.energy_kwh_per_unit(unit)
+    per_unit_kwh = None if per_unit is None else get(per_unit)
+    return RunSummary(
+        energy_kwh,
+        duration_s,
+        _co2e_g(metrics),
+        get(keys.COVERAGE_FRACTION) if has_total else None,
+        get(keys.PUE, record.pue),
+        get(keys.INTENSITY_G_PER_KWH, None if intensity is None else intensity.g_per_kwh),
+        record.num_units,
+        record.num_windows,
+        record.num_distinct_readings,
+        per_unit_kwh,
+        None if per_unit is None or per_unit_kwh is None else get(keys.std_of(per_unit)),
+    )
+
+
+def _version_2(
+    record: RunRecord, metrics: Mapping[str, float], figure_tags: Mapping[str, str]
+) -> RunSummary | None:
+    """Returns the summary of a run of version 2; ``None`` where only the whole record tells."""
+    text, per_unit_text = map(figure_tags.get, FIGURE_TAGS)
+    if text is None or per_unit_text is None:
+        return None
+    total, energies = _total(text), _energies(per_unit_text, record.unit)
+    if total is None or energies is None:
+        return None
+    intensity = record.intensity
+    g_per_kwh = metrics.get(keys.INTENSITY_G_PER_KWH) if intensity is None else intensity.g_per_kwh
+    energy_kwh, duration_s, coverage_fraction = total
+    return RunSummary(
+        energy_kwh,
+        duration_s,
+        _co2e_g(metrics),
+        coverage_fraction,
+        metrics.get(keys.PUE) if record.pue is None else record.pue,
+        g_per_kwh,
+        record.num_units,
+        record.num_windows,
+        record.num_distinct_readings,
+        *energies,
+    )
+
+
+def _total(text: str) -> tuple[float | None, float | None, float | None] | None:
+    """Returns energy in kWh, duration in s and coverage of an ended run; ``None`` if in doubt."""
+    state, _, rest = text.partition(" ")
+    end_ms, _, described = rest.partition(" ")
+    if state != ENDED or not _is_count(end_ms, MAX_TIME_MS) or not described:
+        return None
+    words = _words(described)
+    if words is None or words.get(COVERAGE, 0.0) > MAX_COVERAGE_FRACTION:
+        return None
+    return words.get(ENERGY), words.get(DURATION), words.get(COVERAGE)
+
+
+def _energies(text: str, unit: str | None) -> tuple[float | None, float | None] | None:
+    """Returns energy per unit and its spread, in kWh; ``None`` if in doubt."""
+    words = _words(text)
+    if words is None or (unit or "").endswith(STD):
+        return None
+    energy_kwh = words.get(unit or "")
+    return energy_kwh, None if energy_kwh is None else words.get(f"{unit}{STD}")
+
+
+def _words(text: str) -> dict[str, float] | None:
+    """Returns amounts by name, as ``Figures.words`` does; ``None`` if it would refuse one."""
+    found = {}
+    for word in text.split(" "):
+        name, _, number = word.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            return None
+        if not 0.0 <= value <= MAX_AMOUNT:  # true for NaN too
+            return None
+        if "/" in name and not _is_count(name.partition("/")[2], MAX_COUNT):
+            return None
+        found[name] = value
+    return found
+
+
+def _is_count(text: str, highest: int) -> bool:
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(highest))
+    return is_number and int(text) <= highest
+
+
+def _co2e_g(metrics: Mapping[str, float]) -> float | None:
+    mass_g, mass_kg = metrics.get(keys.CO2E_G), metrics.get(keys.CO2E_KG)
+    return grams_from_kg(mass_kg) if mass_g is None and mass_kg is not None else mass_g
 
 
 def _are_possible(metrics: Mapping[str, float]) -> bool:

@@ -4,15 +4,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mlflow_carbon.contract import keys
-from mlflow_carbon.contract.figures import Figures
+from mlflow_carbon.contract.figures import Figures, worded
 from mlflow_carbon.contract.measurement import DeviceEnergy, Reading
 from mlflow_carbon.contract.windows import UnitEnergy, Window
-from mlflow_carbon.units import watts_from_kwh
+from mlflow_carbon.units import SECONDS_PER_MINUTE, watts_from_kwh
 
 RUNNING, ENDED = "running", "ended"  # the states of a node
 
 MAX_COVERAGE_FRACTION = 1.01  # the excess over 1 is rounding
-_ENERGY, _POWER = "energy_kwh", "power_w"
+# Names in the tags, beside those of components and units.
+ENERGY, DURATION, COVERAGE = "energy_kwh", "duration_s", "coverage_fraction"
+STD = "_std"  # after a unit
+_PER = "per_"  # before a unit
+_NO_DEVICES = (ENERGY, DURATION, COVERAGE, *(f"{_PER}{unit}" for unit in keys.UNITS))
 _UNIT_BY_KEY = {keys.energy_kwh_per_unit(unit): unit for unit in keys.UNITS}
 _NO_COMPONENTS = ("window", "forecast", "node")
 
@@ -61,13 +65,13 @@ class Total:
         """Returns the total of a run, or of one of its nodes; ``None`` if not written yet."""
         prefix = keys.node_metric("carbon/", node_index) if node_index is not None else "carbon/"
         duration_s = figures.amount(f"{prefix}duration_s")
-        energy_kwh = figures.amount(f"{prefix}{_ENERGY}")
+        energy_kwh = figures.amount(f"{prefix}{ENERGY}")
         if duration_s is None and energy_kwh is None:
             return None
         by_component: dict[str, float] = {}
         devices = []
         for key in figures.metrics:
-            if not (key.endswith(_ENERGY) and key.startswith(prefix)):
+            if not (key.endswith(ENERGY) and key.startswith(prefix)):
                 continue
             component, *rest = key[len(prefix) :].split("/")
             value = None if component in _NO_COMPONENTS else figures.amount(key)
@@ -102,30 +106,69 @@ class Total:
             devices=tuple(_added_devices(self, other)),
         )
 
-    def metrics(self) -> dict[str, float]:
-        """Returns duration, coverage, and the energy: all, by component and by device."""
-        values = {} if self.duration_s is None else {keys.DURATION_S: self.duration_s}
-        if self.energy_kwh is None:
-            return values
-        values[keys.ENERGY_KWH] = self.energy_kwh
+    def words(self) -> dict[str, float]:
+        """Returns the figures by the names in a tag: ``energy_kwh``, ``gpu``, ``gpu/0`` …
+
+        Energy in kWh, duration in s.
+        """
+        values = {} if self.energy_kwh is None else {ENERGY: self.energy_kwh}
+        if self.duration_s is not None:
+            values[DURATION] = self.duration_s
         if self.coverage_fraction is not None:
-            values[keys.COVERAGE_FRACTION] = self.coverage_fraction
-        for device in self.devices:
-            key = keys.component_energy_kwh(device.component, device.index)
-            values[key] = device.energy_kwh
-        for component, energy_kwh in self.energy_kwh_by_component.items():
-            values[keys.component_energy_kwh(component)] = energy_kwh
+            values[COVERAGE] = self.coverage_fraction
+        for component, energy_kwh in sorted(self.energy_kwh_by_component.items()):
+            values[component] = energy_kwh
+        for device in sorted(self.devices, key=lambda one: (one.component, one.index)):
+            values[f"{device.component}/{device.index}"] = device.energy_kwh
         return values
 
-    def power_metrics(self) -> dict[str, float]:
-        """Returns the mean power of each energy in ``metrics``; empty without a duration."""
-        if not self.duration_s:
-            return {}
-        return {
-            f"{key.removesuffix(_ENERGY)}{_POWER}": watts_from_kwh(value, self.duration_s)
-            for key, value in self.metrics().items()
-            if key.endswith(_ENERGY)
-        }
+    @classmethod
+    def of_words(cls, figures: Figures, key: str, words: Mapping[str, float]) -> "Total":
+        """Returns the total that ``words`` wrote into a tag.
+
+        Args:
+            figures: of the run, whose tags name the methods.
+            key: the tag, for the error.
+            words: the figures by name.
+        """
+        by_component: dict[str, float] = {}
+        devices = []
+        for name, value in words.items():
+            component, *rest = name.split("/")
+            match rest:
+                case [] if name not in _NO_DEVICES:
+                    by_component[component] = value
+                case [index]:
+                    method = figures.tags.get(keys.method_tag(component), keys.METHOD_UNAVAILABLE)
+                    number = figures.count_in(key, index)
+                    devices.append(DeviceEnergy(component, number, value, method))
+        coverage_fraction = words.get(COVERAGE)
+        if coverage_fraction is not None:
+            coverage_fraction = figures.within(
+                f"{COVERAGE} in {key}", coverage_fraction, 0.0, MAX_COVERAGE_FRACTION
+            )
+        duration_s, energy_kwh = words.get(DURATION), words.get(ENERGY)
+        return cls(duration_s, energy_kwh, coverage_fraction, by_component, tuple(devices))
+
+    def as_window(self, end_unix_s: float) -> Window:
+        """Returns a measured run without marked windows as one window in minutes."""
+        assert self.energy_kwh is not None
+        assert self.duration_s is not None
+        return Window(
+            end_unix_s=end_unix_s,
+            duration_s=self.duration_s,
+            energy_kwh=self.energy_kwh,
+            energy_kwh_by_component=self.energy_kwh_by_component,
+            num_units=self.duration_s / SECONDS_PER_MINUTE,
+            unit=keys.UNIT_MINUTE,
+        )
+
+    @property
+    def power_w(self) -> float | None:
+        """Mean power; ``None`` where energy or duration is not known."""
+        if self.energy_kwh is None or not self.duration_s:
+            return None
+        return watts_from_kwh(self.energy_kwh, self.duration_s)
 
 
 @dataclass(frozen=True)
@@ -150,7 +193,18 @@ class NodePart:
         key = keys.node_tag(keys.TAG_NODE_STATE, node_index)
         if key not in figures.tags:
             return None
-        state, _, end_ms = figures.tags[key].partition(" ")
+        state, _, rest = figures.tags[key].partition(" ")
+        end_ms, _, text = rest.partition(" ")
+        if text:
+            words = figures.words(key, text)
+            of_units = {unit: words.get(f"{_PER}{unit}") for unit in keys.UNITS}
+            has_total = any(not name.startswith(_PER) for name in words)
+            return cls(
+                total=Total.of_words(figures, key, words) if has_total else None,
+                energy_per_unit={unit: kwh for unit, kwh in of_units.items() if kwh is not None},
+                end_ms=figures.time_ms(key, end_ms),
+                has_ended=state == ENDED,
+            )
         per_unit = {
             unit: figures.amount(keys.node_metric(keys.energy_kwh_per_unit(unit), node_index))
             for unit in keys.UNITS
@@ -162,17 +216,13 @@ class NodePart:
             has_ended=state == ENDED,
         )
 
-    def metrics(self, node_index: int) -> dict[str, float]:
-        """Returns the node's figures under the run's names for them."""
-        values = {} if self.total is None else self.total.metrics()
-        for unit, energy_kwh in self.energy_per_unit.items():
-            values[keys.energy_kwh_per_unit(unit)] = energy_kwh
-        return {keys.node_metric(key, node_index): value for key, value in values.items()}
-
     def tags(self, node_index: int) -> dict[str, str]:
-        """Returns the tag with the node's state and the time stamp of its total."""
+        """Returns the tag with the node's state, the time stamp of its total, and its figures."""
         state = ENDED if self.has_ended else RUNNING
-        return {keys.node_tag(keys.TAG_NODE_STATE, node_index): f"{state} {self.end_ms}"}
+        words = {} if self.total is None else self.total.words()
+        words |= {f"{_PER}{unit}": kwh for unit, kwh in self.energy_per_unit.items()}
+        text = f"{state} {self.end_ms} {worded(words)}".rstrip()
+        return {keys.node_tag(keys.TAG_NODE_STATE, node_index): text}
 
 
 def read_parts(figures: Figures) -> dict[int, NodePart]:
@@ -192,6 +242,14 @@ def read_parts(figures: Figures) -> dict[int, NodePart]:
 
 def read_energy_per_unit(figures: Figures) -> dict[str, UnitEnergy]:
     """Returns the run values of energy per unit, by unit, with their spread within the run."""
+    text = figures.tags.get(keys.TAG_ENERGY_KWH_PER_UNIT)
+    if text is not None:
+        words = figures.words(keys.TAG_ENERGY_KWH_PER_UNIT, text)
+        return {
+            unit: UnitEnergy(kwh, words.get(f"{unit}{STD}"))
+            for unit, kwh in words.items()
+            if not unit.endswith(STD)
+        }
     found = {}
     named = figures.tags.get(keys.TAG_UNIT)
     others = {} if named is None else {keys.energy_kwh_per_unit(named): named}
@@ -200,6 +258,16 @@ def read_energy_per_unit(figures: Figures) -> dict[str, UnitEnergy]:
         if energy_kwh is not None:
             found[unit] = UnitEnergy(energy_kwh, figures.amount(keys.std_of(key)))
     return found
+
+
+def energy_per_unit_tags(energies: Mapping[str, UnitEnergy]) -> dict[str, str]:
+    """Returns the tag that ``read_energy_per_unit`` reads; empty without any."""
+    words = {}
+    for unit, energy in energies.items():
+        words[unit] = energy.energy_kwh
+        if energy.std_kwh is not None:
+            words[f"{unit}{STD}"] = energy.std_kwh
+    return {keys.TAG_ENERGY_KWH_PER_UNIT: worded(words)} if words else {}
 
 
 def added_by_component(totals: Iterable[Total]) -> dict[str, float]:

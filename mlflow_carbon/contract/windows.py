@@ -59,24 +59,11 @@ class Window:
         """The part of the window that statistics need."""
         return Stretch(self.energy_kwh, self.num_units, self.power_w)
 
-    def metrics(self) -> dict[str, float]:
-        """Returns one point of each window series."""
-        values = {
-            keys.WINDOW_ENERGY_KWH: self.energy_kwh,
-            keys.WINDOW_DURATION_S: self.duration_s,
-            keys.WINDOW_NUM_UNITS: self.num_units,
-        }
-        if self.power_w is not None:
-            values[keys.WINDOW_POWER_W] = self.power_w
-        for component, energy_kwh in self.energy_kwh_by_component.items():
-            values[keys.window_component_energy_kwh(component)] = energy_kwh
-        return values
-
     @classmethod
     def read(
         cls, figures: Figures, histories: Histories, *, unit: str | None, first_step: int
     ) -> "dict[int, Window]":
-        """Returns a run's windows by step, as far as ``histories`` has their series.
+        """Returns a run's windows of version 1 by step, as far as ``histories`` has their series.
 
         Args:
             figures: of the run.
@@ -136,12 +123,17 @@ class WindowColumns:
     """Energy, units and mean power of windows in order: 24 bytes each, whatever they measured.
 
     A run may have a hundred thousand windows; its summary needs only these three figures.
+
+    Attributes:
+        energy_kwh: of all windows together.
+        num_units: of all windows together.
     """
 
     def __init__(self, windows: Iterable[Window] = ()) -> None:
         self.energies_kwh = array("d")
         self.nums_units = array("d")
         self.powers_w = array("d")  # NaN where the power is not known
+        self.energy_kwh = self.num_units = 0.0  # of all windows together
         for window in windows:
             self.append(window)
 
@@ -153,11 +145,12 @@ class WindowColumns:
         self.energies_kwh.append(window.energy_kwh)
         self.nums_units.append(window.num_units)
         self.powers_w.append(math.nan if window.power_w is None else window.power_w)
+        self.energy_kwh += window.energy_kwh
+        self.num_units += window.num_units
 
-    @property
-    def num_units(self) -> float:
-        """Units of all windows together."""
-        return sum(self.nums_units)
+    def energy_so_far(self) -> float | None:
+        """Returns the run value in kWh, at no cost; ``None`` before a unit is done."""
+        return self.energy_kwh / self.num_units if self.num_units > 0 else None
 
     @property
     def num_distinct_readings(self) -> int | None:

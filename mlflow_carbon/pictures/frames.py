@@ -269,6 +269,8 @@ def energy_so_far(record: RunRecord) -> pd.DataFrame:
     start_s = end_s - total.duration_s
     parts = [window.energy_kwh_by_component for window in windows]
     names = sorted(total.energy_kwh_by_component)
+    if len(names) == 1:  # version 2 keeps a window's energy, not its components'
+        parts = [{names[0]: window.energy_kwh} for window in windows]
     if not names or any(set(part) != set(names) for part in parts):
         parts, names = [{"all": window.energy_kwh} for window in windows], ["all"]
         whole = {"all": total.energy_kwh}

@@ -148,12 +148,19 @@ def figures(
     total, covered_s = candidate.found.reading, candidate.found.covered_s
     covered = replace(total, duration_s=covered_s)
     window = Window.of(covered, covered_s / SECONDS_PER_MINUTE, keys.UNIT_MINUTE)
-    record = RunRecord(candidate.run.info.run_id, total=Total.of(covered))
+    end_unix_s = total.start_unix_s + total.duration_s
+    record = RunRecord(
+        candidate.run.info.run_id,
+        total=Total.of(total),
+        total_end_ms=round(end_unix_s * MILLISECONDS_PER_SECOND),
+    )
     record = record.summing(WindowColumns([] if window is None else [window]), keys.UNIT_MINUTE)
-    values = record.assuming(assumptions).metrics() | {keys.DURATION_S: total.duration_s}
+    values = record.assuming(assumptions).metrics()
+    if window is not None and window.power_w is not None:
+        values[keys.POWER_W] = window.power_w
     components = sorted(total.energy_kwh_by_component())
     tags = assumptions.tags() | assumptions.default_tags()
-    tags |= record.window_tags()
+    tags |= record.window_tags() | record.total_tags()
     tags |= {keys.method_tag(component): keys.METHOD_BACKFILLED for component in components}
     tags |= {
         keys.TAG_SCHEMA: keys.SCHEMA_VERSION,

@@ -9,9 +9,9 @@ from mlflow.entities import Run
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import Total
-from mlflow_carbon.contract.unit_series import UnitSeries
+from mlflow_carbon.contract.unit_series import UnitSeries, UnitSums
 from mlflow_carbon.contract.windows import WindowColumns, WindowSeries, without_overlap
-from mlflow_carbon.store.run_records import read_record, read_windows_of_unit
+from mlflow_carbon.store.run_records import read_record, read_sums_of_unit
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 
@@ -22,23 +22,25 @@ class EarlierPart:
     Attributes:
         total: sum of all earlier parts.
         series: their windows of the run's own unit.
-        other_series: their windows of other units.
+        other_units: sums of their windows of other units.
         scope: as the run is tagged.
         newest_ms: the newest time stamp that they have written.
         is_partial: whether the run's total is tagged as a lower bound.
+        last_step: of their points.
     """
 
     total: Total
     series: WindowSeries = field(default_factory=WindowSeries)
-    other_series: Mapping[str, WindowSeries] = field(default_factory=dict)
+    other_units: Mapping[str, UnitSums] = field(default_factory=dict)
     scope: str = keys.SCOPE_RUN
     newest_ms: int = 0
     is_partial: bool = False
+    last_step: int = 0
 
     def unit_series(self) -> UnitSeries:
         """Returns the series that the present part continues."""
         is_replaceable = self.series.unit in (None, keys.UNIT_MINUTE)
-        return UnitSeries(self.series, dict(self.other_series), is_replaceable)
+        return UnitSeries(self.series, dict(self.other_units), is_replaceable)
 
 
 def read_earlier_part(
@@ -60,35 +62,38 @@ def read_earlier_part(
     if keys.TAG_SCHEMA not in run.data.tags:
         return None
     record = RunRecord.read(run) if node_index else read_record(client, run)
-    total, total_end_ms = record.total, record.total_end_ms or 0
+    total, total_end_ms = record.total or record.so_far, record.total_end_ms or 0
+    has_all = keys.TAG_TOTAL in run.data.tags  # version 2 has its total up to its newest window
     if node_index is not None:
         part = record.parts.get(node_index)
         total, total_end_ms = (None, 0) if part is None else (part.total, part.end_ms)
+        has_all = False
     if total is None and not record.windows:
         return None
     since_s = total_end_ms / MILLISECONDS_PER_SECOND
-    later = [after for window in record.windows.values() if (after := window.after(since_s))]
+    later = [
+        after
+        for window in record.windows.values()
+        if not has_all and (after := window.after(since_s))
+    ]
     of_later = Total.of_windows(without_overlap(later))
     newest = [window for window in record.windows.values() if window.unit is not None]
     ends_ms = [round(w.end_unix_s * MILLISECONDS_PER_SECOND) for w in record.windows.values()]
     return EarlierPart(
         total=of_later if total is None else total.plus(of_later),
         series=WindowSeries(record.unit, WindowColumns(newest), max(record.windows, default=0)),
-        other_series={} if node_index else _other_series(client, run),
+        other_units={} if node_index else _other_units(client, run),
         scope=record.scope or keys.SCOPE_RUN,
         newest_ms=max([total_end_ms, *ends_ms]),
         is_partial=record.is_partial,
+        last_step=max(record.windows, default=0),
     )
 
 
-def _other_series(client: MlflowClient, run: Run) -> dict[str, WindowSeries]:
-    """Returns the series of units that are not the run's own."""
-    found = {}
-    for unit in keys.UNITS:
-        windows = read_windows_of_unit(client, run, unit)
-        if windows:
-            found[unit] = WindowSeries(unit, WindowColumns(windows.values()), max(windows))
-    return found
+def _other_units(client: MlflowClient, run: Run) -> dict[str, UnitSums]:
+    """Returns the sums of units that are not the run's own."""
+    found = {unit: read_sums_of_unit(client, run, unit) for unit in keys.UNITS}
+    return {unit: sums for unit, sums in found.items() if sums is not None}
 
 
 def read_earlier_total(client: MlflowClient, run: Run) -> EarlierPart | None:
@@ -99,11 +104,16 @@ def read_earlier_total(client: MlflowClient, run: Run) -> EarlierPart | None:
     Raises:
         Exception: whatever the store raises.
     """
-    if keys.DURATION_S not in run.data.metrics:
+    wanted = [key for key in (keys.DURATION_S, keys.ENERGY_KWH) if key in run.data.metrics]
+    histories = {key: client.get_metric_history(run.info.run_id, key) for key in wanted}
+    record = RunRecord.read(run, histories)
+    total = record.total or record.so_far
+    if total is None:
         return None
-    history = client.get_metric_history(run.info.run_id, keys.DURATION_S)
-    record = RunRecord.read(run, {keys.DURATION_S: history})
-    assert record.total is not None
+    steps = [point.step for point in histories.get(keys.ENERGY_KWH, ())]
     return EarlierPart(
-        record.total, newest_ms=record.total_end_ms or 0, is_partial=record.is_partial
+        total,
+        newest_ms=record.total_end_ms or 0,
+        is_partial=record.is_partial,
+        last_step=max(steps, default=0),
     )

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.accounting.forecast import (
@@ -67,12 +67,14 @@ class LiveFigures:
     """The forecast after a window.
 
     Attributes:
-        values: points of the forecast's series; empty without a forecast.
+        values: the point of the forecast's curve; empty without a forecast.
+        tags: the forecast's interval; empty without a forecast.
         is_news: whether the state of the budget has changed.
     """
 
     values: dict[str, float]
     is_news: bool
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 class LiveForecast:
@@ -157,11 +159,14 @@ class LiveForecast:
         self._spent_kwh = spent_kwh
         statistics, is_computed = self._updated(Stretch(energy_kwh, window.num_units))
         left = self._left_after(window.num_units) if is_planned else None
-        values = {}
+        values: dict[str, float] = {}
+        tags: dict[str, str] = {}
         if left is not None and statistics.num_windows > 1 and (is_computed or left == 0):
-            values = _forecast_values(statistics, left, spent_kwh, assumptions)
+            mass_g, low_g, high_g = _forecast_g(statistics, left, spent_kwh, assumptions)
+            values = {keys.FORECAST_CO2E_G: mass_g}
+            tags = {keys.TAG_FORECAST_INTERVAL_G: f"{low_g:.6g} to {high_g:.6g}"}
         if self.plan.budget_kg is None:
-            return LiveFigures(values, is_news=False)
+            return LiveFigures(values, is_news=False, tags=tags)
         verdict = judge_budget(
             statistics,
             left,
@@ -171,7 +176,7 @@ class LiveForecast:
             pue=assumptions.pue,
             intensity_g_per_kwh=assumptions.intensity.g_per_kwh,
         )
-        return LiveFigures(values, self._is_news(verdict))
+        return LiveFigures(values, self._is_news(verdict), tags)
 
     def end(self, spent_kwh: float, assumptions: Assumptions) -> bool:
         """Judges the budget by the run's whole energy; returns whether its state has changed."""
@@ -220,25 +225,16 @@ class LiveForecast:
         return self._units_left
 
 
-def _forecast_values(
+def _forecast_g(
     statistics: UnitStatistics, left: float, spent_kwh: float, assumptions: Assumptions
-) -> dict[str, float]:
-    """Returns the points of the forecast's series; after the last unit, all equal ``spent_kwh``."""
+) -> tuple[float, float, float]:
+    """Returns the CO2e foretold and the ends of its interval, in g; all equal after the last."""
     pue, g_per_kwh = assumptions.pue, assumptions.intensity.g_per_kwh
     if left == 0:
         spent_g = co2e_g(spent_kwh, pue=pue, intensity_g_per_kwh=g_per_kwh)
-        return _named(spent_kwh, spent_g, spent_g, spent_g)
+        return spent_g, spent_g, spent_g
     energy = forecast_energy(statistics, left, spent_kwh=spent_kwh)
     emissions = price(energy, pue=pue, intensity_g_per_kwh=g_per_kwh)
     assert emissions.low_g is not None  # two windows or more
     assert emissions.high_g is not None
-    return _named(energy.energy_kwh, emissions.co2e_g, emissions.low_g, emissions.high_g)
-
-
-def _named(energy_kwh: float, mass_g: float, low_g: float, high_g: float) -> dict[str, float]:
-    return {
-        keys.FORECAST_ENERGY_KWH: energy_kwh,
-        keys.FORECAST_CO2E_G: mass_g,
-        keys.FORECAST_CO2E_G_LOW: low_g,
-        keys.FORECAST_CO2E_G_HIGH: high_g,
-    }
+    return emissions.co2e_g, emissions.low_g, emissions.high_g

@@ -127,6 +127,4 @@ class NodeRecord:
         tags: Mapping[str, str] = {},  # read only
     ) -> None:
         record = RunRecord("", parts={self._index: part}, num_nodes=self._num_nodes)
-        values = record.assuming(assumptions).metrics()
-        end_unix_s = part.end_ms / MILLISECONDS_PER_SECOND
-        self._put(values, end_unix_s, {**tags, **record.node_tags()})
+        self._put({}, None, {**assumptions.tags(), **tags, **record.node_tags()})

@@ -23,6 +23,7 @@ from mlflow_carbon.recording.run_writes import write_to_run
 
 # Another node may write between this node's reading and writing; that node then sums again.
 MAX_ROUNDS = 4
+_GONE_IF_WHOLE = (keys.TAG_MISSING_NODES,)
 
 
 def ends_a_node(tags: Mapping[str, str]) -> bool:
@@ -44,16 +45,20 @@ def settle(client: MlflowClient, run_id: str) -> None:
         record = summed(RunRecord.read(run))
         if _holds(run, record):
             return
-        history = client.get_metric_history(run_id, keys.DURATION_S)
-        newest_ms = max((point.timestamp for point in history), default=0)
-        end_ms = max(part.end_ms for part in record.parts.values())
-        timestamp_ms = max(end_ms + _num_ended(record.parts), newest_ms + 1)
-        points = [Metric(key, value, timestamp_ms, 0) for key, value in _sums(record).items()]
-        tags = [RunTag(key, value) for key, value in _missing_tags(record).items()]
+        end_ms = max(part.end_ms for part in record.parts.values()) + _num_ended(record.parts)
+        points = []
+        for key, value in record.metrics().items():
+            # The first node's windows have CO2e per unit as well, at steps of their own.
+            history = client.get_metric_history(run_id, key)
+            newest_ms = max((point.timestamp for point in history), default=0)
+            step = max((point.step for point in history), default=0)
+            points.append(Metric(key, value, max(end_ms, newest_ms + 1), step))
+        tags = [RunTag(key, value) for key, value in _tags(record).items()]
         write_to_run(client, run_id, points, tags)
-        if keys.TAG_MISSING_NODES in run.data.tags and not tags:
-            with suppress(MlflowException):  # another node may have removed it
-                client.delete_tag(run_id, keys.TAG_MISSING_NODES)
+        for key in _GONE_IF_WHOLE:
+            if key in run.data.tags and key not in _tags(record):
+                with suppress(MlflowException):  # another node may have removed it
+                    client.delete_tag(run_id, key)
 
 
 def summed(record: RunRecord) -> RunRecord:
@@ -62,7 +67,8 @@ def summed(record: RunRecord) -> RunRecord:
     The duration is the longest node's. A node that is missing or died should have measured for as
     long, so the time it did not measure lowers the coverage. The sum has no devices.
     """
-    parts, num_nodes = record.parts, max(record.num_nodes, max(record.parts, default=-1) + 1)
+    parts = dict(sorted(record.parts.items()))  # in one order, so that all nodes write one text
+    num_nodes = max(record.num_nodes, max(parts, default=-1) + 1)
     totals = [part.total for part in parts.values() if part.total is not None]
     energies_kwh = [total.energy_kwh for total in totals if total.energy_kwh is not None]
     duration_s = max((total.duration_s or 0.0 for total in totals), default=0.0)
@@ -73,6 +79,8 @@ def summed(record: RunRecord) -> RunRecord:
         parts=parts,
         num_nodes=num_nodes,
         missing_nodes=missing,
+        unit=record.unit,
+        total_end_ms=max((part.end_ms for part in parts.values()), default=None),
     )
     if not energies_kwh or record.pue is None or record.intensity is None:
         return of_nodes
@@ -127,23 +135,16 @@ def _per_unit(parts: Mapping[int, NodePart], num_nodes: int) -> dict[str, UnitEn
     return found
 
 
-def _sums(record: RunRecord) -> dict[str, float]:
-    """Returns the run's own totals, without each node's."""
-    return {
-        key: value for key, value in record.metrics().items() if not key.startswith("carbon/node/")
-    }
-
-
-def _missing_tags(record: RunRecord) -> dict[str, str]:
-    """Returns the tag with the nodes whose energy is not, or not all, in the sum."""
+def _tags(record: RunRecord) -> dict[str, str]:
+    """Returns the tags of the sum, and of the nodes whose energy is not, or not all, in it."""
     missing = ",".join(record.missing_nodes)
-    return {keys.TAG_MISSING_NODES: missing} if missing else {}
+    return {**record.total_tags(), **({keys.TAG_MISSING_NODES: missing} if missing else {})}
 
 
 def _holds(run: Run, record: RunRecord) -> bool:
     """Returns whether the run shows these totals already."""
-    metrics, shown = run.data.metrics, run.data.tags.get(keys.TAG_MISSING_NODES)
-    return shown == _missing_tags(record).get(keys.TAG_MISSING_NODES) and all(
+    metrics, shown, wanted = run.data.metrics, run.data.tags, _tags(record)
+    return all(shown.get(key) == wanted.get(key) for key in {*wanted, *_GONE_IF_WHOLE}) and all(
         key in metrics and math.isclose(metrics[key], value, rel_tol=1e-12)
-        for key, value in _sums(record).items()
+        for key, value in record.metrics().items()
     )

@@ -3,17 +3,19 @@
 import functools
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_description import with_sentence
 from mlflow_carbon.recording.delivery import Delivery
 from mlflow_carbon.recording.journal import Batch, Journal, Point, journal_dir
 from mlflow_carbon.recording.neighbours import Neighbours
 from mlflow_carbon.recording.nodes import ends_a_node, settle
+from mlflow_carbon.recording.run_files import attach
 from mlflow_carbon.recording.run_writes import write_to_run
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
@@ -59,6 +61,7 @@ class Outbox:
         self._neighbours: Neighbours | None = None  # unknown without a journal
         self._held: list[Batch] | None = [] if is_held else None
         self._delivery: Delivery | None = None
+        self._files: dict[str, str] = {}
         self._lock = threading.RLock()
 
     @property
@@ -78,6 +81,7 @@ class Outbox:
         tags: Mapping[str, str],
         *,
         step: int = 0,
+        earlier: Iterable[Point] = (),
     ) -> None:
         """Takes values stamped with the end of the interval that they describe.
 
@@ -86,11 +90,12 @@ class Outbox:
             end_unix_s: their time; ``None`` where there are no values.
             tags: to set with them.
             step: of the values.
+            earlier: points with a time and step of their own, to write in the same call.
         """
-        points: list[Point] = []
+        points = list(earlier)
         if end_unix_s is not None:
             timestamp_ms = round(end_unix_s * MILLISECONDS_PER_SECOND)
-            points = [Point(key, value, timestamp_ms, step) for key, value in values.items()]
+            points += [Point(key, value, timestamp_ms, step) for key, value in values.items()]
         batch = Batch(tuple(points), dict(tags))
         with self._lock:
             if self._held is None:
@@ -122,10 +127,18 @@ class Outbox:
         delivery = self._delivery
         return delivery is not None and delivery.flush() and not delivery.has_lost
 
+    def attach(self, path: str, text: str) -> None:
+        """Takes an artifact, which is written after all figures, or else not at all."""
+        self._files[path] = text
+
     def close(self) -> bool:
         """Waits for the store for a limited time; returns whether it has taken everything."""
         delivery = self._delivery
-        return delivery is not None and delivery.close() and not delivery.has_lost
+        has_all = delivery is not None and delivery.close() and not delivery.has_lost
+        if has_all and self._parent_run_id is None:
+            for path in list(self._files):
+                attach(self.client, self.run_id, path, self._files.pop(path))
+        return has_all
 
     def _deliver(self, batch: Batch) -> None:
         if self._delivery is None:
@@ -152,13 +165,22 @@ class RunWriter:
         metrics = [
             Metric(point.key, point.value, point.timestamp_ms, point.step) for point in batch.points
         ]
-        tags = [RunTag(key, value[:MAX_TAG_LENGTH]) for key, value in batch.tags.items()]
+        texts = dict(batch.tags)
+        if line := texts.pop(keys.TAG_NOTE, None):
+            texts |= self._description(line)
+        tags = [RunTag(key, value[:MAX_TAG_LENGTH]) for key, value in texts.items()]
         write_to_run(self._client, self._run_id, metrics, tags)
         if ends_a_node(batch.tags):
             settle(self._client, self._run_id)
         if self._marks_parent:
             self._mark_parent()
             self._marks_parent = False
+
+    def _description(self, line: str) -> dict[str, str]:
+        """Returns the tag of the run's description with our line; empty if that grows too long."""
+        before = self._client.get_run(self._run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+        text = with_sentence(before, line)
+        return {MLFLOW_RUN_NOTE: text} if len(text) <= MAX_TAG_LENGTH else {}
 
     def _mark_parent(self) -> None:
         """Tags a metered parent run: its energy contains this run's."""

@@ -13,7 +13,9 @@ from mlflow_carbon import __version__
 from mlflow_carbon.accounting.forecast import AT_RISK, WITHIN
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
+from mlflow_carbon.contract.footprint_file import ARTIFACT, footprint_text
 from mlflow_carbon.contract.measurement import MeterDescription, Reading
+from mlflow_carbon.contract.run_description import note_tags
 from mlflow_carbon.contract.run_record import NOT_PARTIAL, RunRecord
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.contract.unit_series import UnitSeries
@@ -22,10 +24,12 @@ from mlflow_carbon.metering.launch import ALONE, Place
 from mlflow_carbon.metering.other_load import NOTABLE_FRACTION
 from mlflow_carbon.metering.protocol import EnergyMeter, OpenWindow
 from mlflow_carbon.recording.earlier import EarlierPart
+from mlflow_carbon.recording.journal import Point
 from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
 from mlflow_carbon.recording.marked_windows import MarkedWindow, MarkedWindows, Stretch
 from mlflow_carbon.recording.node_record import NodeRecord
 from mlflow_carbon.recording.outbox import Outbox
+from mlflow_carbon.recording.run_curves import SHORTEST_S, RunCurves
 from mlflow_carbon.recording.silent_windows import SilentWindows
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
@@ -52,6 +56,7 @@ class Recorder:
         earlier: EarlierPart | None = None,
         plan: CarbonPlan = CarbonPlan(),  # noqa: B008  # frozen
         place: Place = ALONE,
+        is_unread: bool = False,
     ) -> None:
         """Starts nothing yet.
 
@@ -63,6 +68,8 @@ class Recorder:
             earlier: figures of an earlier part of the same run, to add to.
             plan: how much work the run will do, and how much it may emit.
             place: the measured node, among all nodes of the run.
+            is_unread: whether the run may have earlier totals that are not known yet; a total so
+                far would take their place.
         """
         self._outbox = outbox
         self.meter = meter
@@ -71,6 +78,8 @@ class Recorder:
         self._earlier = earlier
         self._earlier_kwh = 0.0 if earlier is None else earlier.total.energy_kwh or 0.0
         self._series = UnitSeries() if earlier is None else earlier.unit_series()
+        self._is_unread = is_unread
+        self._curves = RunCurves(spent_kwh=self._earlier_kwh, is_node=place.num_nodes > 1)
         self._marked = MarkedWindows(meter, self._add_stretch)
         self._num_overlapping = 0
         self.live = LiveForecast(plan, spent_kwh=self._earlier_kwh, num_nodes=place.num_nodes)
@@ -86,6 +95,7 @@ class Recorder:
         self._summary: RunRecord | None = None  # known at the end
         self.other_cpu_fraction: float | None = None  # what others used of the node's CPU
         self._is_beside_others = False
+        self._is_described = False  # whether the run's tags say how it is measured
         self._process_id = os.getpid()
 
     @property
@@ -233,16 +243,28 @@ class Recorder:
         total = Total.of(this_part)
         if self._earlier is not None:
             total = self._earlier.total.plus(total)
-        end_unix_s = max(self._end_of(this_part), self._newest_unix_s)
+        end_unix_s = self._end_of(this_part)
+        if self._newest_unix_s:  # the total is the newest point of its step
+            end_unix_s = max(end_unix_s, self._newest_unix_s + SHORTEST_S)
         is_silent = bool(measured.silent) or measured.devices != this_part.devices
-        self._write_total(total, end_unix_s, is_silent=is_silent)
+        start_ms = round((self._end_of(this_part) - this_part.duration_s) * MILLISECONDS_PER_SECOND)
+        self._write_total(total, start_ms, end_unix_s, is_silent=is_silent)
         return self._outbox.close()
 
-    def _write_total(self, total: Total, end_unix_s: float, *, is_silent: bool) -> None:
+    def _write_total(
+        self, total: Total, start_ms: int, end_unix_s: float, *, is_silent: bool
+    ) -> None:
         windows, unit = self._series.main.windows, self._series.main.unit or keys.UNIT_MINUTE
-        if not len(windows) and total.energy_kwh is not None:
-            windows = WindowColumns([_whole_run(total, end_unix_s)])
-        record = RunRecord(self.run_id, total=total).summing(windows, unit)
+        has_windows = len(windows) > 0
+        if not has_windows and total.energy_kwh is not None:
+            windows = WindowColumns([total.as_window(end_unix_s)])
+        record = RunRecord(
+            self.run_id,
+            total=total,
+            total_end_ms=round(end_unix_s * MILLISECONDS_PER_SECOND),
+            part_start_ms=start_ms,
+        )
+        record = record.summing(windows, unit)
         if total.energy_kwh is not None:
             energies = {**self._series.energy_per_other_unit(), **record.energy_per_unit}
             record = replace(record, energy_per_unit=energies)
@@ -257,11 +279,21 @@ class Recorder:
             tags[keys.TAG_PARTIAL] = NOT_PARTIAL
         if total.energy_kwh is not None and self.live.end(total.energy_kwh, self.assumptions):
             tags |= self._budget_tags()
-        if self._node is None:
-            self._outbox.put(record.assuming(self.assumptions).metrics(), end_unix_s, tags)
-        else:
+        if self._node is not None:
             per_unit = record.energy_per_unit
             self._node.end(total, end_unix_s, self.assumptions, per_unit=per_unit, tags=tags)
+            return
+        values = self._summary.metrics()
+        if values and not has_windows and total.power_w is not None:
+            values[keys.POWER_W] = total.power_w
+        earlier_step = 0 if self._earlier is None else self._earlier.last_step
+        step = max(self._series.main.num_points, earlier_step)
+        note = note_tags(self._summary)
+        tags |= record.total_tags() | note
+        text = footprint_text(self._summary, self._series.main.windows) if note else None
+        if text is not None:
+            self._outbox.attach(ARTIFACT, text)
+        self._outbox.put(values, end_unix_s, tags, step=step)
 
     def summary(self) -> RunRecord:
         """Returns what this node has measured of the run: at its end, or until the latest reading.
@@ -270,16 +302,13 @@ class Recorder:
         """
         if self._summary is not None:
             return self._summary
-        total = None if self._total is None else Total.of(self.meter.reading_so_far(self._total))
-        if total is not None and self._earlier is not None:
-            total = self._earlier.total.plus(total)
-        record = RunRecord(self.run_id, total=total).assuming(self.assumptions)
+        record = RunRecord(self.run_id, total=self._total_so_far()).assuming(self.assumptions)
         return replace(record, description=self.meter.description)
 
     @property
     def windows_kwh(self) -> float:
         """The energy inside the windows of the run's own unit."""
-        return sum(self._series.main.windows.energies_kwh)
+        return self._series.main.windows.energy_kwh
 
     def _end_of(self, reading: Reading) -> float:
         """Returns a reading's time stamp, made later than any that an earlier part has written.
@@ -353,26 +382,56 @@ class Recorder:
             end_unix_s = self._end_of(reading)
             self._newest_unix_s = max(self._newest_unix_s, end_unix_s)
             placed = self._series.add(window, is_automatic=is_automatic)
-            if self._place.node_index > 0:  # the series are the first node's
+            if self._place.node_index > 0:  # the curves are the first node's
                 return
-            values, tags = placed.metrics, {**placed.tags, **tags}
+            so_far = self._total_so_far()
+            values: dict[str, float] = {}
+            points: list[Point] = []
+            tags = {**self._first_description_tags(), **placed.tags, **tags}
+            if placed.step is not None:
+                values, points = self._curves.add(
+                    window,
+                    step=placed.step,
+                    end_unix_s=end_unix_s,
+                    so_far=so_far,
+                    windows=self._series.main.windows,
+                    assumptions=self.assumptions,
+                    has_forecast=self.live.is_wanted,
+                )
+            if self._node is None and so_far is not None and not self._is_unread:
+                end_ms = round(end_unix_s * MILLISECONDS_PER_SECOND)
+                record = RunRecord(self.run_id, so_far=so_far, total_end_ms=end_ms)
+                tags |= record.total_tags()
             if self.live.is_wanted and is_forecast:
                 live = self.live.add(
                     window,
                     is_planned=unit == self._unit,
-                    spent_kwh=self._spent_kwh(),
+                    spent_kwh=None if so_far is None else so_far.energy_kwh,
                     assumptions=self.assumptions,
                 )
                 values |= live.values
-                tags |= self._budget_tags() if live.is_news else {}
-            self._outbox.put(values, end_unix_s, tags, step=placed.step)
+                tags |= live.tags | (self._budget_tags() if live.is_news else {})
+            step = self._series.main.num_points if placed.step is None else placed.step
+            self._outbox.put(values, end_unix_s, tags, step=step, earlier=points)
 
-    def _spent_kwh(self) -> float | None:
-        """Returns the run's energy in kWh up to the latest reading; ``None`` if not measured."""
+    def _first_description_tags(self) -> dict[str, str]:
+        """Returns, once, how the run is measured: a killed run is compared by it.
+
+        What is missing is said at the end only, as it may turn up until then.
+        """
+        if self._is_described:
+            return {}
+        self._is_described = True
+        return replace(self.meter.description, problems=()).tags()
+
+    def _total_so_far(self) -> Total | None:
+        """Returns the run's total up to the latest reading; ``None`` if nothing is measured."""
         if self._total is None:
             return None
-        energy_kwh = self.meter.reading_so_far(self._total).energy_kwh
-        return None if energy_kwh is None else self._earlier_kwh + energy_kwh
+        total = Total.of(self.meter.reading_so_far(self._total))
+        if total.energy_kwh is None:
+            return None
+        return total if self._earlier is None else self._earlier.total.plus(total)
 
     def _budget_tags(self) -> dict[str, str]:
         """Returns the tags of the budget and its newest state; warns the user of that state."""
@@ -394,17 +453,3 @@ class Recorder:
     def _is_forked(self) -> bool:
         """Returns whether this is a child process, which must not repeat its parent's figures."""
         return os.getpid() != self._process_id
-
-
-def _whole_run(total: Total, end_unix_s: float) -> Window:
-    """Returns the whole run as one window in minutes, for a run without marked windows."""
-    assert total.energy_kwh is not None
-    assert total.duration_s is not None
-    return Window(
-        end_unix_s=end_unix_s,
-        duration_s=total.duration_s,
-        energy_kwh=total.energy_kwh,
-        energy_kwh_by_component=total.energy_kwh_by_component,
-        num_units=total.duration_s / SECONDS_PER_MINUTE,
-        unit=keys.UNIT_MINUTE,
-    )

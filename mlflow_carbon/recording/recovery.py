@@ -123,12 +123,14 @@ def write_lower_bound(client: MlflowClient, run_id: str) -> None:
     total_kwh = None if record.total is None else record.total.energy_kwh
     if part is None or part.total.energy_kwh in (None, total_kwh):
         return  # no energy was measured, or none after the total
-    bound = RunRecord(run_id, total=part.total, is_partial=True)
+    bound = RunRecord(run_id, total=part.total, total_end_ms=part.newest_ms, is_partial=True)
     bound = bound.summing(part.series.windows, part.series.unit or "")
     if record.intensity is not None and record.pue is not None:
         bound = bound.assuming(Assumptions(record.intensity, record.pue, ()))
-    points = [Point(key, value, part.newest_ms, 0) for key, value in bound.metrics().items()]
-    tags = {**bound.window_tags(), **bound.partial_tags()}
+    step, values = part.series.num_points, bound.metrics()
+    points = [Point(key, value, part.newest_ms, step) for key, value in values.items()]
+    tags = {keys.TAG_SCHEMA: keys.SCHEMA_VERSION, **bound.total_tags()}
+    tags |= {**bound.window_tags(), **bound.partial_tags()}
     RunWriter(client, run_id, marks_parent=False).write(Batch(tuple(points), tags))
 
 

@@ -13,7 +13,10 @@ from mlflow_carbon.units import kg_from_grams
 
 @dataclass(frozen=True)
 class Footprint:
-    """Energy and CO2e of one metered run, and what was assumed about it."""
+    """Energy and CO2e of one metered run, and what was assumed about it.
+
+    ``end_ms`` is the time stamp of the total, ``None`` in version 1.
+    """
 
     run: Run
     energy_kwh: float
@@ -21,6 +24,7 @@ class Footprint:
     pue: float
     intensity_g_per_kwh: float
     region: str
+    end_ms: int | None = None
 
     def priced_kg(
         self, *, intensity_g_per_kwh: float | None = None, pue: float | None = None
@@ -64,6 +68,7 @@ def read_footprint(run: Run) -> Footprint | None:
         pue=pue,
         intensity_g_per_kwh=intensity.g_per_kwh,
         region=intensity.region,
+        end_ms=record.total_end_ms,
     )
 
 

@@ -7,13 +7,12 @@ from mlflow.entities import Run
 
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.registry.footprints import read_footprint
 from mlflow_carbon.store.access import write_twice_if_raced
 from mlflow_carbon.store.listing import all_experiments, all_runs
-from mlflow_carbon.store.runs import number
 
 SAMPLE = "sample"
-_PER_SAMPLE = keys.energy_kwh_per_unit(SAMPLE)
 
 
 def note_used_models(client: MlflowClient, run: Run) -> list[str]:
@@ -43,11 +42,13 @@ def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
     energy_kwh = num_samples = g_per_kwh = 0.0
     for run in _runs_that_used(client, model_id):  # oldest first
         footprint = read_footprint(run)
-        samples = number(run.data.tags, keys.TAG_NUM_UNITS)
-        per_sample_kwh = run.data.metrics.get(_PER_SAMPLE)
-        if footprint is None or not samples or per_sample_kwh is None:
+        if footprint is None:
             continue
-        energy_kwh += per_sample_kwh * samples
+        record = RunRecord.read(run)
+        samples, per_sample = record.num_units, record.energy_per_unit.get(SAMPLE)
+        if not samples or per_sample is None:
+            continue
+        energy_kwh += per_sample.energy_kwh * samples
         num_samples += samples
         g_per_kwh = co2e_g(
             1.0, pue=footprint.pue, intensity_g_per_kwh=footprint.intensity_g_per_kwh

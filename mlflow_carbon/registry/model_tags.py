@@ -8,12 +8,14 @@ from functools import partial
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from mlflow_carbon.accounting.amounts import mass_text
 from mlflow_carbon.contract import keys
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.lineage import Lineage
 from mlflow_carbon.registry.model_uris import versions_of
 from mlflow_carbon.store.access import write_twice_if_raced
 from mlflow_carbon.store.runs import number
+from mlflow_carbon.units import grams_from_kg
 
 _MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
 _METHOD_PREFIX = keys.method_tag("")
@@ -25,6 +27,7 @@ _RUN_TAGS = (keys.TAG_PERIOD, keys.TAG_INTENSITY_SET, keys.TAG_INTENSITY_BASIS)
 
 # The tags that this package writes on models; other carbon.* tags are left alone.
 _OWN_TAGS = {
+    keys.TAG_MODEL_CO2E,
     keys.TAG_MODEL_CO2E_KG,
     keys.TAG_MODEL_ENERGY_KWH,
     keys.TAG_MODEL_PUE,
@@ -54,6 +57,7 @@ def version_tags(
         tags[key] = f"{inference_co2e_g_per_sample:.6g}"
     if footprint is None:
         return tags
+    tags[keys.TAG_MODEL_CO2E] = mass_text(grams_from_kg(footprint.co2e_kg))
     tags |= keys.emission_tags(footprint.co2e_kg, footprint.energy_kwh, footprint.region)
     tags[keys.TAG_MODEL_PUE] = f"{footprint.pue:.6g}"
     for key, value in footprint.run.data.tags.items():

@@ -11,6 +11,7 @@ from mlflow.entities import LoggedModel, Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint
@@ -210,7 +211,7 @@ def _versions_of_logged_model(client: MlflowClient, model_id: str) -> list[Model
 
 
 def _log_model_metrics(client: MlflowClient, footprint: Footprint, problems: list[str]) -> None:
-    """Copies the totals of a run to its LoggedModels, one figure each.
+    """Puts the CO2e of a run on its LoggedModels, one figure each.
 
     A point on a model can never be removed, and a filter finds the model by any of its points. So
     a model of an earlier part of a resumed run keeps its first figure.
@@ -228,16 +229,18 @@ def _log_model_metrics(client: MlflowClient, footprint: Footprint, problems: lis
         if model.creation_timestamp < start_ms and _has_figure(model):
             continue
         with _noting(problems, f"logged model {model.model_id}"):
-            metrics = [
-                Metric(key, value, timestamp_ms, 0, model_id=model.model_id)
-                for key, value in run.data.metrics.items()
-                if key.startswith("carbon/") and not key.startswith(f"{keys.WINDOW_PREFIX}/")
-            ]
-            write_twice_if_raced(partial(client.log_batch, run.info.run_id, metrics=metrics))
+            point = Metric(
+                keys.CO2E_KG, footprint.co2e_kg, timestamp_ms, 0, model_id=model.model_id
+            )
+            # In a tuple: what MLflow copies to a model is a list, and is left out.
+            write_twice_if_raced(partial(client.log_batch, run.info.run_id, metrics=(point,)))
 
 
 def _last_part_ms(client: MlflowClient, run: Run) -> tuple[float, int]:
     """Returns the start and end of a run's last metered part, in ms."""
+    record = RunRecord.read(run)
+    if record.total_end_ms is not None:
+        return record.part_start_ms or 0, record.total_end_ms
     durations = sorted(
         client.get_metric_history(run.info.run_id, keys.DURATION_S), key=_point_order
     )
@@ -254,7 +257,7 @@ def _point_order(point: Metric) -> tuple[int, int, float]:
 
 
 def _has_figure(model: LoggedModel) -> bool:
-    return any(point.key == keys.ENERGY_KWH for point in model.metrics or ())
+    return any(point.key == keys.CO2E_KG for point in model.metrics or ())
 
 
 @contextmanager

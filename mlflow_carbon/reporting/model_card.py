@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.errors import NoRunsError
 from mlflow_carbon.grid.intensity import region_name
 from mlflow_carbon.inert import markdown, shown
@@ -87,7 +88,8 @@ def paragraph(model: ModelFootprint, own: Footprint) -> str:
 
 def _total(model: ModelFootprint, own: Footprint) -> str:
     tags = own.run.data.tags
-    duration_s = own.run.data.metrics.get(keys.DURATION_S)
+    total = RunRecord.read(own.run).total
+    duration_s = None if total is None else total.duration_s
     during = "" if duration_s is None else f" in {_duration(duration_s)}"
     basis = tags.get(keys.TAG_INTENSITY_BASIS, "basis not recorded")
     source = tags.get(keys.TAG_INTENSITY_SOURCE, "source not recorded")
@@ -104,24 +106,24 @@ def _total(model: ModelFootprint, own: Footprint) -> str:
 
 def _per_unit(own: Footprint) -> str:
     """Returns the energy of one unit with its spread; the total alone has none."""
-    tags, metrics = own.run.data.tags, own.run.data.metrics
+    tags = own.run.data.tags
     unit = tags.get(keys.TAG_UNIT, "")
     num_windows = markdown(tags.get(keys.TAG_NUM_WINDOWS, "0"))
-    key = keys.energy_kwh_per_unit(unit)
-    if key not in metrics:
+    energy = RunRecord.read(own.run).energy_per_unit.get(unit)
+    if energy is None:
         return "The run holds no windows, so no spread is known."
-    scale = choose_scale([metrics[key]], ENERGY_SCALES)
-    std_kwh = metrics.get(keys.std_of(key))
+    scale, std_kwh = choose_scale([energy.energy_kwh], ENERGY_SCALES), energy.std_kwh
     if std_kwh is None and unit == keys.UNIT_MINUTE:  # the whole run, which may be shorter
-        power_w = watts_from_kwh(metrics[key], SECONDS_PER_MINUTE)
+        power_w = watts_from_kwh(energy.energy_kwh, SECONDS_PER_MINUTE)
         return f"Its mean power was {power_w:.4g} W, of one window: no spread is known."
     if std_kwh is None:
         return (
-            f"One {markdown(unit)} took {scale.text(metrics[key])} {scale.symbol} "
+            f"One {markdown(unit)} took {scale.text(energy.energy_kwh)} {scale.symbol} "
             f"(n = {num_windows} window: no spread is known)."
         )
+    figure = scale.text_with_std(energy.energy_kwh, std_kwh)
     return (
-        f"One {markdown(unit)} took {scale.text_with_std(metrics[key], std_kwh)} {scale.symbol} "
+        f"One {markdown(unit)} took {figure} {scale.symbol} "
         f"(mean ± sample standard deviation of the windows inside this run, "
         f"n = {num_windows} windows)."
     )
@@ -137,7 +139,8 @@ def _method(own: Footprint) -> str:
     ]
     tracker = markdown(tags.get(keys.TAG_TRACKER, "an unnamed tool"))
     sentence = f"Measured with {tracker}: {', '.join(how)}"
-    coverage = own.run.data.metrics.get(keys.COVERAGE_FRACTION)
+    total = RunRecord.read(own.run).total
+    coverage = None if total is None else total.coverage_fraction
     if coverage is not None:
         sentence += f"; counters or samples observed {coverage:.0%} of the time"
     return f"{sentence}."

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_summary import FIGURE_TAGS
 from mlflow_carbon.store.schema import is_sqlite, newest_revision, open_read_only, sqlite_path
 from mlflow_carbon.store.stored_runs import OTHER_TAGS, Progress, StoredRun, Wanted
 
@@ -193,6 +194,7 @@ class _Queries:
     metrics: "Select[Any]"
     params: "Select[Any] | None"
     tags: "Select[Any]"
+    figure_tags: "Select[Any]"
     names: "Select[Any]"
 
     @classmethod
@@ -219,8 +221,11 @@ class _Queries:
                 _is_asked(params), *reads_param
             ),
             tags=sqlalchemy.select(tags.c.run_uuid, text)
-            .where(_is_asked(tags), *reads_tag)
+            .where(_is_asked(tags), tags.c.key.not_in(FIGURE_TAGS), *reads_tag)
             .group_by(tags.c.run_uuid),
+            figure_tags=sqlalchemy.select(tags.c.run_uuid, tags.c.key, tags.c.value).where(
+                _is_asked(tags), tags.c.key.in_(FIGURE_TAGS)
+            ),
             names=sqlalchemy.select(tags.c.run_uuid, tags.c.value).where(
                 _is_asked(tags), tags.c.key == MLFLOW_RUN_NAME
             ),
@@ -238,6 +243,9 @@ class _Queries:
         if self.params is not None:
             for run_id, key, value in _rows(connection, self.params, asked):
                 params[run_id][key] = value
+        figure_tags: dict[str, dict[str, str]] = {run_id: {} for run_id in asked["runs"]}
+        for run_id, key, value in _rows(connection, self.figure_tags, asked):
+            figure_tags[run_id][key] = value
         texts = dict(_rows(connection, self.tags, asked))
         nameless = {"runs": [head[0] for head in heads if not head[1]]}
         names = dict(_rows(connection, self.names, nameless)) if nameless["runs"] else {}
@@ -251,6 +259,7 @@ class _Queries:
                 metrics[run_id],
                 params[run_id],
                 tags,
+                figure_tags[run_id],
             )
 
 

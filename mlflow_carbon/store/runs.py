@@ -133,7 +133,7 @@ class _Found:
             return False
         self.num_finished += 1
         try:
-            summary = self.reader.read(run.run_id, run.metrics, run.tags)
+            summary = self.reader.read(run.run_id, run.metrics, run.tags, run.figure_tags)
         except BadRecordError as error:
             self.faults.append(error.reason)
         else:

@@ -8,6 +8,7 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_summary import FIGURE_TAGS
 
 # Tags of MLflow that a comparison needs of every run.
 OTHER_TAGS = (MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE)
@@ -19,7 +20,8 @@ Progress = Callable[[int, int | None], None]  # takes runs read, and runs to rea
 class StoredRun(NamedTuple):
     """One metered run: its latest metrics, its parameters and its tags.
 
-    All metrics and tags of the contract are there; of the others at least those wanted.
+    All metrics and tags of the contract are there; of the others at least those wanted. The tags
+    of ``FIGURE_TAGS`` are apart in ``figure_tags``, so that runs of a kind can share the rest.
     """
 
     run_id: str
@@ -29,11 +31,14 @@ class StoredRun(NamedTuple):
     metrics: Mapping[str, float]
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    figure_tags: Mapping[str, str] = {}  # read only
 
     @classmethod
     def of(cls, run: Run) -> "StoredRun":
         """Returns a run that MLflow has read."""
         info, data = run.info, run.data
+        tags = dict(data.tags)
+        figure_tags = {key: tags.pop(key) for key in FIGURE_TAGS if key in tags}
         return cls(
             info.run_id,
             info.run_name or "",
@@ -41,7 +46,8 @@ class StoredRun(NamedTuple):
             info.status,
             data.metrics,
             data.params,
-            data.tags,
+            tags,
+            figure_tags,
         )
 
 

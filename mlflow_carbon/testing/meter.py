@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from mlflow_carbon.contract.measurement import DeviceEnergy, MeterDescription, Reading
+from mlflow_carbon.contract.measurement import DeviceEnergy, MeterDescription, Reading, joined
 from mlflow_carbon.errors import MeterError
 from mlflow_carbon.metering.protocol import EnergyMeter, OpenWindow
 from mlflow_carbon.metering.readings import Snapshot
 from mlflow_carbon.testing.clock import START_UNIX_S
 from mlflow_carbon.tracking.process_metering import process_metering
-from mlflow_carbon.units import SECONDS_PER_MINUTE, joules_from_kwh, kwh_from_joules
+from mlflow_carbon.units import SECONDS_PER_MINUTE, kwh_from_joules
 
 DESCRIPTION = MeterDescription(
     components=("cpu", "gpu"),
@@ -92,9 +92,8 @@ class FakeMeter:
         return self._closed[-1]
 
     def reading_so_far(self, window: OpenWindow) -> Reading:  # noqa: ARG002  # whichever it is
-        """Returns the energy of all closed windows, as if there were nothing between them."""
-        energy_kwh = sum(closed.energy_kwh or 0.0 for closed in self._closed)
-        return reading(cpu_joules=joules_from_kwh(energy_kwh))
+        """Returns the sum of all closed windows, as if there were nothing between them."""
+        return joined(self._closed) if self._closed else reading()
 
     def every(self, duration_s: float, use: Callable[[Reading], None]) -> Callable[[], None]:
         """Lets the test say by ``on_minute`` when a minute is over.

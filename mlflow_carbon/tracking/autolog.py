@@ -132,9 +132,9 @@ def _run_was_written_to(
 def _figures_may_be_copied(
     client: MlflowClient, run_id: str, metrics: Any = (), *_: Any, **__: Any
 ) -> None:
-    del client
+    del client, run_id
     if _LIFECYCLE in sys.modules:  # a run is or was metered
-        _lifecycle().figures_may_be_copied(run_id, metrics)
+        _lifecycle().figures_may_be_copied(metrics)
 
 
 def _run_may_end(
@@ -149,8 +149,8 @@ def _is_final(status: str) -> bool:
     return bool(RunStatus.is_terminated(RunStatus.from_string(status)))
 
 
-def _model_was_logged(model: Any, *_: Any, **__: Any) -> None:
-    _lifecycle().run_has_models(model.source_run_id)
+def _model_was_logged(model: Any, client: MlflowClient, *_: Any, **__: Any) -> None:
+    _lifecycle().model_was_logged(client, model)
 
 
 def _model_was_used(_: None, client: MlflowClient, run_id: str, *__: Any, **___: Any) -> None:

@@ -1,8 +1,9 @@
-"""Keeps the totals of a run's earlier parts off the models that a later part logs.
+"""Keeps a run's curves off the models that it logs, and gives a late model its one figure.
 
-``log_model`` copies every point of step 0 from the run to the new model. In a resumed run these are
-the totals of all earlier parts. A point on a model can never be removed, and a filter finds the
-model by any of its points.
+``log_model`` copies every point of one step from the run to the new model. These are no totals, or
+in a resumed run the totals of its earlier parts. A point on a model can never be removed, and a
+filter finds the model by any of its points. A model that is logged while its run is metered gets
+its figure at the end; one that is logged later, when it is made.
 """
 
 from collections.abc import Callable
@@ -10,8 +11,11 @@ from functools import partial
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import LoggedModel, Metric
 
+from mlflow_carbon.contract import keys
+from mlflow_carbon.registry.footprints import read_footprint
+from mlflow_carbon.tracking import mlflow_seams
 from mlflow_carbon.tracking.patches import go_around, is_on
 
 _OURS = "carbon/"
@@ -23,42 +27,52 @@ def watch_copies(is_metered: Callable[[str], bool]) -> None:
     Args:
         is_metered: tells whether this process now meters the run with an id.
     """
-    if not is_on():
-        go_around(MlflowClient, "log_batch", before=partial(_leave_out, is_metered))
+    if is_on():
+        return
+    go_around(MlflowClient, "log_batch", before=_leave_out)
+    make_model = mlflow_seams.model_creation_method()
+    if make_model is not None:
+        go_around(MlflowClient, make_model, after=partial(_give_figure, is_metered))
 
 
-def leave_out_old_figures(metrics: object, *, is_metered: bool) -> None:
-    """Removes this package's old figures from points about to be written to a model.
+def leave_out_copies(metrics: object) -> None:
+    """Removes this package's figures from points about to be written to a model.
 
     Args:
-        metrics: the metrics given to ``log_batch``; anything but a list is left alone.
-        is_metered: whether the run is still metered: the model then gets only the total yet to
-            come. Afterwards only the newest total of each name is kept.
+        metrics: the metrics given to ``log_batch``; anything but a list is left alone, such as
+            what this package writes.
     """
-    if not isinstance(metrics, list) or not any(map(_is_copy, metrics)):
+    if isinstance(metrics, list):
+        metrics[:] = [point for point in metrics if not _is_copy(point)]
+
+
+def give_figure(client: MlflowClient, model: LoggedModel) -> None:
+    """Puts the CO2e of a run that is over on a model that it has just logged.
+
+    Raises:
+        MlflowException: the store refuses.
+    """
+    run_id = model.source_run_id
+    if not run_id:
         return
-    newest: dict[tuple[str, str | None], Metric] = {}
-    if not is_metered:
-        for point in sorted(filter(_is_copy, metrics), key=_order):
-            newest[point.key, point.model_id] = point
-    metrics[:] = [*(point for point in metrics if not _is_copy(point)), *newest.values()]
+    run = client.get_run(run_id)
+    footprint = read_footprint(run) if keys.TAG_TOTAL in run.data.tags else None
+    if footprint is None or footprint.end_ms is None:
+        return
+    point = Metric(keys.CO2E_KG, footprint.co2e_kg, footprint.end_ms, 0, model_id=model.model_id)
+    client.log_batch(run_id, metrics=(point,), synchronous=True)
 
 
-def _leave_out(
-    is_metered: Callable[[str], bool],
-    client: MlflowClient,
-    run_id: str,
-    metrics: object = (),
-    *_: Any,
-    **__: Any,
+def _leave_out(client: MlflowClient, run_id: str, metrics: object = (), *_: Any, **__: Any) -> None:
+    del client, run_id
+    leave_out_copies(metrics)
+
+
+def _give_figure(
+    is_metered: Callable[[str], bool], model: LoggedModel, client: MlflowClient, *_: Any, **__: Any
 ) -> None:
-    del client
-    leave_out_old_figures(metrics, is_metered=is_metered(run_id))
-
-
-def _order(point: Metric) -> tuple[int, float]:
-    """Returns the sort key by which MLflow takes a point of one step as the latest."""
-    return point.timestamp, point.value
+    if not is_metered(model.source_run_id or ""):
+        give_figure(client, model)
 
 
 def _is_copy(point: Metric) -> bool:

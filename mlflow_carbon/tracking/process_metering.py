@@ -103,8 +103,7 @@ class ProcessMetering:
                 is_named=is_named,
                 is_new=is_held,
             )
-            if start.may_have_more:
-                watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
+            watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
             is_there(ACTIVE_MODEL)  # else says so once, before anything is written
             recorder = self._recorder(run_id, options, start, meter, is_held=is_held)
             tracking = self._runs[run_id] = RunTracking(
@@ -150,6 +149,7 @@ class ProcessMetering:
             earlier=start.earlier,
             plan=options.plan if start.place.is_first else CarbonPlan(),
             place=start.place,
+            is_unread=start.is_unread,
         )
 
     def _begin(self, recorder: Recorder, start: RunStart) -> None:

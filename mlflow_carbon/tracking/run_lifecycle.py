@@ -9,7 +9,7 @@ import logging
 import os
 
 from mlflow import MlflowClient, active_run
-from mlflow.entities import Run, SourceType
+from mlflow.entities import LoggedModel, Run, SourceType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 
@@ -22,7 +22,7 @@ from mlflow_carbon.tracking.autolog_settings import (
     registered_model_name,
     registers_models,
 )
-from mlflow_carbon.tracking.copied_figures import leave_out_old_figures
+from mlflow_carbon.tracking.copied_figures import give_figure, leave_out_copies
 from mlflow_carbon.tracking.model_lookups import NewRun
 from mlflow_carbon.tracking.model_registration import register_logged_models
 from mlflow_carbon.tracking.patches import switch_off
@@ -96,9 +96,16 @@ def run_has_models(run_id: str | None) -> None:
         tracking.new_run = None
 
 
-def figures_may_be_copied(run_id: str, metrics: object) -> None:
-    """Keeps the totals of a run's earlier parts off the models of this one."""
-    leave_out_old_figures(metrics, is_metered=process_metering().tracking_of(run_id) is not None)
+def figures_may_be_copied(metrics: object) -> None:
+    """Keeps a run's curves off its models."""
+    leave_out_copies(metrics)
+
+
+def model_was_logged(client: MlflowClient, model: LoggedModel) -> None:
+    """Puts emissions on a model of a run that is over; others get theirs when the run ends."""
+    run_has_models(model.source_run_id)
+    if process_metering().tracking_of(model.source_run_id or "") is None:
+        give_figure(client, model)
 
 
 def model_was_registered(client: MlflowClient, version: ModelVersion) -> None:

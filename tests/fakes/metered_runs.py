@@ -46,7 +46,7 @@ def write_run(
     """
     run = client.create_run(experiment_id(client, experiment), run_name=name)
     all_tags = {
-        keys.TAG_SCHEMA: keys.SCHEMA_VERSION,
+        keys.TAG_SCHEMA: "1",
         keys.TAG_SCOPE: keys.SCOPE_RUN,
         keys.TAG_REGION: region,
         keys.TAG_PERIOD: "2022",

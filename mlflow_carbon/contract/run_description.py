@@ -1,0 +1,59 @@
+"""What a run's description says of its CO2e, between markers beside what the user wrote."""
+
+from mlflow_carbon.accounting.amounts import energy_text, mass_text
+from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import RunRecord
+
+START, END = "<!-- carbon -->", "<!-- /carbon -->"
+SHORTEST_NOTED_S = 1.0  # a look at the description costs a shorter run too much
+_HOW = {
+    keys.METHOD_COUNTER: "counted",
+    keys.METHOD_SAMPLED: "sampled",
+    keys.METHOD_TDP: "estimated",
+    keys.METHOD_SIMULATED: "simulated",
+    keys.METHOD_BACKFILLED: "backfilled",
+    keys.METHOD_UNAVAILABLE: "not measured",
+}
+
+
+def sentence(record: RunRecord) -> str | None:
+    """Returns a line of what the run cost and how that was measured; ``None`` if it is not known.
+
+    So: ``17.6 mg CO2e (491 mWh) · SE 35.8 g/kWh · CPU estimated · 20 samples of 880 µg each``.
+    """
+    total, intensity = record.total, record.intensity
+    if total is None or total.energy_kwh is None or record.co2e_g is None or intensity is None:
+        return None
+    price = f"{intensity.region} {intensity.g_per_kwh:.4g} g/kWh"
+    if record.pue is not None and record.pue != 1:
+        price += f" × PUE {record.pue:g}"
+    parts = [f"{mass_text(record.co2e_g)} CO2e ({energy_text(total.energy_kwh)})", price]
+    methods = {} if record.description is None else record.description.method_by_component
+    how = [f"{name.upper()} {_HOW.get(method, method)}" for name, method in sorted(methods.items())]
+    if how:
+        parts.append(", ".join(how))
+    per_unit = record.energy_per_unit.get(record.unit or "")
+    if per_unit is not None and record.num_units and record.unit != keys.UNIT_MINUTE:
+        each_g = per_unit.energy_kwh * (record.pue or 1.0) * intensity.g_per_kwh
+        plural = "" if record.num_units == 1 else "s"
+        parts.append(f"{record.num_units:g} {record.unit}{plural} of {mass_text(each_g)} each")
+    if record.is_partial:
+        parts.append("at least: the run was killed")
+    return " · ".join(parts)
+
+
+def with_sentence(description: str, line: str) -> str:
+    """Returns a description with our line in place of an earlier one, or after the user's text."""
+    marked = f"{START}\n{line}\n{END}"
+    end = description.find(END)
+    start = description.rfind(START, 0, max(end, 0))
+    if start >= 0:
+        return description[:start] + marked + description[end + len(END) :]
+    return f"{description}\n\n{marked}" if description.strip() else marked
+
+
+def note_tags(record: RunRecord) -> dict[str, str]:
+    """Returns the line on its way to the description; empty for a trial, which it would slow."""
+    duration_s = None if record.total is None else record.total.duration_s
+    line = sentence(record) if (duration_s or 0.0) >= SHORTEST_NOTED_S else None
+    return {} if line is None else {keys.TAG_NOTE: line}

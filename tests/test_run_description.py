@@ -1,0 +1,53 @@
+"""The line of a run's description, beside what the user wrote."""
+
+from dataclasses import replace
+
+from mlflow_carbon.contract.measurement import MeterDescription
+from mlflow_carbon.contract.run_description import sentence, with_sentence
+from mlflow_carbon.contract.run_record import RunRecord
+from mlflow_carbon.contract.totals import Total
+from mlflow_carbon.contract.windows import UnitEnergy
+from mlflow_carbon.grid.intensity import given_intensity
+
+HOW = MeterDescription(
+    ("cpu",), {"cpu": "tdp", "gpu": "unavailable"}, None, "whole_node", "1 CPU", "meter 1", ()
+)
+RECORD = RunRecord(
+    "1",
+    total=Total(10.0, 0.001),  # x PUE 2 x 20 g/kWh = 40 mg
+    energy_per_unit={"sample": UnitEnergy(2e-5)},
+    co2e_g=0.04,
+    pue=2.0,
+    intensity=given_intensity(20.0, region="SE"),
+    description=HOW,
+    unit="sample",
+    num_units=50.0,
+)
+
+
+def test_sentence_says_what_the_run_cost_where_and_how_that_was_measured():
+    assert sentence(RECORD) == (
+        "40 mg CO2e (1 Wh) · SE 20 g/kWh × PUE 2 · CPU estimated, GPU not measured · "
+        "50 samples of 800 µg each"
+    )
+
+
+def test_sentence_of_a_run_without_units_or_methods_is_shorter():
+    bare = replace(RECORD, description=None, unit="minute", pue=1.0)
+    assert sentence(bare) == "40 mg CO2e (1 Wh) · SE 20 g/kWh"
+    assert sentence(replace(RECORD, total=None)) is None
+
+
+def test_the_users_text_is_kept_and_our_line_replaced():
+    theirs = "# Mine\n\nkeep *this*"
+    once = with_sentence(theirs, "one")
+    assert once.startswith(theirs)
+    assert with_sentence(once + "\nand this", "two") == (
+        f"{theirs}\n\n<!-- carbon -->\ntwo\n<!-- /carbon -->\nand this"
+    )
+    assert with_sentence("", "one") == "<!-- carbon -->\none\n<!-- /carbon -->"
+    torn = "text <!-- carbon --> and no end"
+    for _ in range(2):
+        torn = with_sentence(torn, "one")
+        assert torn.startswith("text <!-- carbon --> and no end")
+        assert torn.count("one") == 1
