@@ -79,8 +79,10 @@ def test_commands_of_a_page_run_in_order(page, reader):
         assert "Traceback" not in done.stderr, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("python"))
-def test_python_of_a_page_runs_in_order(page, store):
+def test_python_of_a_page_runs_in_order(page, reader, store):
+    mlflow.set_tracking_uri(reader[1]["MLFLOW_TRACKING_URI"])
     for block in BLOCKS_BY_PAGE[page]:
         if block.language == "python" and block.reason is None:
             filled = "\n" * block.line + block.text  # a traceback names the line of the page
