@@ -63,12 +63,6 @@ def write_what_a_reader_has(folder: Path) -> None:
     The experiments ``ct``, ``sizes`` and ``Default`` hold samplings of several step counts and
     image sizes, and the model ``ldm`` has a champion and a candidate.
     """
-    for steps in (50, 200, 1000):
-        for experiment in ("ct", "Default"):
-            for again in ("", "-again"):
-                _write_sampling(experiment, f"{experiment}-{steps}{again}", steps=steps, size=64)
-    for size in (64, 128, 256):
-        _write_sampling("sizes", f"size {size}", steps=50, size=size)
     client = MlflowClient()
     client.create_registered_model("ldm")
     for version, alias in (("1", "champion"), ("2", "candidate")):
@@ -76,6 +70,12 @@ def write_what_a_reader_has(folder: Path) -> None:
         client.create_model_version("ldm", f"s3://bucket/{version}", run_id)
         client.set_registered_model_alias("ldm", alias, version)
         record_run_models(client, run_id)
+    for steps in (50, 200, 1000):
+        for experiment in ("ct", "Default"):
+            for again in ("", "-again"):
+                _write_sampling(experiment, f"{experiment}-{steps}{again}", steps=steps, size=64)
+    for size in (64, 128, 256):
+        _write_sampling("sizes", f"size {size}", steps=50, size=size)
     _write_hours(folder / "hourly.csv")
 
 
