@@ -106,7 +106,7 @@ def test_python_of_a_page_runs_in_order(page, reader):
 
 
 def test_a_block_that_is_not_run_says_why_right_above_it():
-    text = "<!-- not run: needs a GPU -->\n```sh\ntrue\n```\n\n```python title=\"a.py\"\n1\n```\n"
+    text = '<!-- not run: needs a GPU -->\n```sh\ntrue\n```\n\n```python title="a.py"\n1\n```\n'
     needs_gpu, saved = blocks_of(text)
     assert (needs_gpu.reason, needs_gpu.line, needs_gpu.text) == ("needs a GPU", 2, "true\n")
     assert (saved.reason, saved.file) == (None, "a.py")
