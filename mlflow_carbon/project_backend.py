@@ -22,8 +22,6 @@ from typing import Any
 import click
 import mlflow
 import yaml
-from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage
 from mlflow.environment_variables import MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME
 from mlflow.projects.backend.abstract_backend import AbstractBackend
 from mlflow.projects.submitted_run import SubmittedRun
@@ -34,6 +32,7 @@ OPT_IN_KEY = "mlflow_carbon"
 OPT_IN_SETTING = "without_conda"
 OPT_IN_VALUE = "current_environment"
 EXPERIMENT_SETTING = "experiment"
+ACTIVE = "active"  # the lifecycle stage of an experiment that is not deleted
 CONDA_ENVIRONMENT = "conda_env"  # the key of an MLproject that asks for one
 CURRENT_ENVIRONMENT = "local"  # `mlflow run --env-manager local`
 
@@ -90,11 +89,11 @@ def own_experiment(project_uri: str, experiment_id: str, tracking_uri: str) -> s
     name = _wishes(_project_file(Path(project_uri))).get(EXPERIMENT_SETTING)
     if name is None or is_experiment_named():
         return experiment_id
-    client = MlflowClient(tracking_uri)
+    client = mlflow.MlflowClient(tracking_uri)
     known = client.get_experiment_by_name(str(name))
     if known is None:
         return str(client.create_experiment(str(name)))
-    if known.lifecycle_stage == LifecycleStage.ACTIVE:
+    if known.lifecycle_stage == ACTIVE:
         return str(known.experiment_id)
     print(
         f"mlflow-carbon: experiment {name!r} is deleted; the run goes to another.", file=sys.stderr

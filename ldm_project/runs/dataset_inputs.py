@@ -31,11 +31,11 @@ class CtDataset(Dataset):
             "num_skipped_files": scans.num_skipped,
             "size": list(settings.size),
         }
-        super().__init__(
-            CodeDatasetSource(tags={"data": source}),
-            name=f"ct {source}",
-            digest=scans.digest[:MAX_DIGEST_LENGTH],
-        )
+        self._scans_digest = scans.digest[:MAX_DIGEST_LENGTH]
+        super().__init__(CodeDatasetSource(tags={"data": source}), name=f"ct {source}")
+
+    def _compute_digest(self) -> str:
+        return self._scans_digest
 
     @property
     def profile(self) -> dict[str, Any]:
