@@ -14,7 +14,7 @@ from tests.fakes.documents import DOCS
 PAGE = (DOCS / "contract.md").read_text()
 ARTIFACT = "carbon/footprint.json"
 NAMED = set(re.findall(r"`(carbon[./][\w./<>]+)`", PAGE)) - {ARTIFACT}
-PATTERNS = [re.compile(re.sub(r"<\w+>", r"[\\w.]+", re.escape(name))) for name in NAMED]
+PATTERNS = [re.compile(re.sub(r"<\w+>", r"[\\w.-]+", re.escape(name))) for name in NAMED]
 # Of version 1; on its way only; one part of a name.
 NOT_OF_VERSION_2 = {
     keys.FACILITY_ENERGY_KWH,
@@ -42,6 +42,7 @@ def defined() -> set[str]:
         keys.method_tag("<component>"),
         keys.default_tag("<setting>"),
         keys.windows_tag("<unit>"),
+        keys.inference_tag("<way>"),
         "carbon.under_<limit>kg",
         "carbon.node.<index>.state",
     }
@@ -60,7 +61,15 @@ def test_page_names_all_that_the_code_defines_and_nothing_else():
 
 def test_placeholders_stand_for_names_that_the_code_makes():
     assert (
-        unknown([keys.under_tag(0.1), keys.under_tag(1000), keys.node_tag("carbon.state", 1)]) == []
+        unknown(
+            [
+                keys.under_tag(0.1),
+                keys.under_tag(1000),
+                keys.node_tag("carbon.state", 1),
+                keys.inference_tag("unipc-50"),
+            ]
+        )
+        == []
     )
     assert unknown(["carbon/window/energy_kwh", "carbon.no_such"]) != []
 
