@@ -48,6 +48,11 @@ def usable_runs(
     return runs[is_usable], sentences
 
 
+def tag_names(names: Sequence[str]) -> list[str]:
+    """Returns the tags that group keys may mean, as ``column_of`` takes them."""
+    return [name.removeprefix(TAG_COLUMN_PREFIX) for name in names]
+
+
 def column_of(runs: pd.DataFrame, name: str, *, reserved: Sequence[str] = ()) -> str:
     """Returns the column of a group key.
 

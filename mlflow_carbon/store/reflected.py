@@ -19,7 +19,15 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_summary import FIGURE_TAGS
 from mlflow_carbon.store.schema import is_sqlite, newest_revision, open_read_only, sqlite_path
-from mlflow_carbon.store.stored_runs import OTHER_TAGS, Progress, StoredRun, Wanted
+from mlflow_carbon.store.stored_runs import (
+    ASIDE_PREFIX,
+    ASIDE_TAGS,
+    OTHER_TAGS,
+    PROGRAM_PREFIXES,
+    Progress,
+    StoredRun,
+    Wanted,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Engine, Select, Table
@@ -34,8 +42,8 @@ _COLUMNS_BY_TABLE = {
     "tags": {"run_uuid", "key", "value"},
     "alembic_version": {"version_num"},
 }
-_RUNS_PER_QUERY = 1000  # a database takes a limited number of values
-_EXPERIMENTS_PER_QUERY = 500
+_RUNS_PER_QUERY = 1000  # what is in memory at a time
+_EXPERIMENTS_PER_QUERY = 500  # a database takes a limited number of values
 _NUM_TEXTS_KEPT = 4096  # of tags, as runs of one kind have the same
 
 
@@ -204,30 +212,33 @@ class _Queries:
 
         metrics, params, tags = tables.metrics, tables.params, tables.tags
         value = sqlalchemy.case((metrics.c.is_nan, sqlalchemy.null()), else_=metrics.c.value)
+        is_sqlite_ = dialect == "sqlite"
         reads_param = [] if wanted.params is None else [params.c.key.in_(list(wanted.params))]
-        reads_tag = []
-        if wanted.tags is not None:
-            named = tags.c.key.in_([*OTHER_TAGS, *wanted.tags])
-            reads_tag = [_begins(tags.c.key, keys.TAG_PREFIX) | named]
-        joined = func.json_group_object if dialect == "sqlite" else func.json_object_agg
-        text = sqlalchemy.cast(joined(tags.c.key, tags.c.value), sqlalchemy.Text)
+        joined = func.json_group_object if is_sqlite_ else func.json_object_agg
+
+        def text(table: "Table") -> "ColumnElement[str]":
+            return sqlalchemy.cast(joined(table.c.key, table.c.value), sqlalchemy.Text)
+
+        def is_asked(table: "Table") -> "ColumnElement[bool]":
+            return _is_asked(table, is_sqlite_)
+
         return cls(
             metrics=sqlalchemy.select(metrics.c.run_uuid, metrics.c.key, value).where(
-                _is_asked(metrics), _begins(metrics.c.key, keys.METRIC_PREFIX)
+                is_asked(metrics), _begins(metrics.c.key, keys.METRIC_PREFIX)
             ),
             params=None
             if wanted.params is not None and not wanted.params
-            else sqlalchemy.select(params.c.run_uuid, params.c.key, params.c.value).where(
-                _is_asked(params), *reads_param
-            ),
-            tags=sqlalchemy.select(tags.c.run_uuid, text)
-            .where(_is_asked(tags), tags.c.key.not_in(FIGURE_TAGS), *reads_tag)
+            else sqlalchemy.select(params.c.run_uuid, text(params))
+            .where(is_asked(params), *reads_param)
+            .group_by(params.c.run_uuid),
+            tags=sqlalchemy.select(tags.c.run_uuid, text(tags))
+            .where(is_asked(tags), tags.c.key.not_in(FIGURE_TAGS), *_reads_tag(tags, wanted))
             .group_by(tags.c.run_uuid),
             figure_tags=sqlalchemy.select(tags.c.run_uuid, tags.c.key, tags.c.value).where(
-                _is_asked(tags), tags.c.key.in_(FIGURE_TAGS)
+                is_asked(tags), tags.c.key.in_(FIGURE_TAGS)
             ),
             names=sqlalchemy.select(tags.c.run_uuid, tags.c.value).where(
-                _is_asked(tags), tags.c.key == MLFLOW_RUN_NAME
+                is_asked(tags), tags.c.key == MLFLOW_RUN_NAME
             ),
         )
 
@@ -237,12 +248,12 @@ class _Queries:
         """Yields the runs of these heads."""
         asked = {"runs": [head[0] for head in heads]}
         metrics: dict[str, dict[str, float]] = {run_id: {} for run_id in asked["runs"]}
-        params: dict[str, dict[str, str]] = {run_id: {} for run_id in asked["runs"]}
         for run_id, key, value in _rows(connection, self.metrics, asked):
             metrics[run_id][key] = math.nan if value is None else value
+        params: dict[str, Mapping[str, str]] = {}
         if self.params is not None:
-            for run_id, key, value in _rows(connection, self.params, asked):
-                params[run_id][key] = value
+            for run_id, text in _rows(connection, self.params, asked):
+                params[run_id] = json.loads(text)
         figure_tags: dict[str, dict[str, str]] = {run_id: {} for run_id in asked["runs"]}
         for run_id, key, value in _rows(connection, self.figure_tags, asked):
             figure_tags[run_id][key] = value
@@ -257,7 +268,7 @@ class _Queries:
                 str(experiment_id),
                 status,
                 metrics[run_id],
-                params[run_id],
+                params.get(run_id, {}),
                 tags,
                 figure_tags[run_id],
             )
@@ -267,16 +278,40 @@ def _rows(
     connection: "Connection", query: "Select[Any]", asked: Mapping[str, Sequence[str]]
 ) -> Sequence[tuple[Any, ...]]:
     """Returns a query's rows as the driver gives them, which is faster than as objects."""
-    result = connection.execute(query, asked)
+    bound: Mapping[str, Any] = asked
+    if connection.dialect.name == "sqlite":
+        bound = {name: json.dumps(ids) for name, ids in asked.items()}
+    result = connection.execute(query, bound)
     rows: Sequence[tuple[Any, ...]] = result.cursor.fetchall() if result.cursor else ()
     result.close()
     return rows
 
 
-def _is_asked(table: "Table") -> "ColumnElement[bool]":
+def _is_asked(table: "Table", is_sqlite_: bool) -> "ColumnElement[bool]":
+    """Returns whether a row is of one of the runs asked for, given as one value: a list of ids."""
     import sqlalchemy
+    from sqlalchemy import func
+    from sqlalchemy.dialects.postgresql import ARRAY
 
-    return table.c.run_uuid.in_(sqlalchemy.bindparam("runs", expanding=True))
+    if is_sqlite_:
+        ids = func.json_each(sqlalchemy.bindparam("runs", type_=sqlalchemy.Text))
+        return table.c.run_uuid.in_(sqlalchemy.select(ids.table_valued("value").c.value))
+    listed = sqlalchemy.bindparam("runs", type_=ARRAY(sqlalchemy.Text))
+    return table.c.run_uuid == sqlalchemy.any_(listed)
+
+
+def _reads_tag(tags: "Table", wanted: Wanted) -> list["ColumnElement[bool]"]:
+    """Returns which tags to read: those wanted, and those that a summary is made of."""
+    if wanted.tags is None and wanted.program_tags is None:
+        return []
+    key = tags.c.key
+    is_of_summary = (
+        _begins(key, keys.TAG_PREFIX) & key.not_in(ASIDE_TAGS) & ~_begins(key, ASIDE_PREFIX)
+    )
+    if wanted.tags is not None:
+        return [is_of_summary | key.in_([*OTHER_TAGS, *wanted.tags])]
+    is_users = ~(_begins(key, PROGRAM_PREFIXES[0]) | _begins(key, PROGRAM_PREFIXES[1]))
+    return [is_of_summary | is_users | key.in_([*OTHER_TAGS, *(wanted.program_tags or ())])]
 
 
 def _begins(column: "ColumnElement[str]", prefix: str) -> "ColumnElement[bool]":

@@ -51,6 +51,7 @@ def read_runs(
     include: Collection[str] = (),
     filter_string: str = "",
     names: Collection[str] | None = None,
+    group_by: Collection[str] | None = None,
     is_direct: bool = True,
     on_progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -71,6 +72,8 @@ def read_runs(
         filter_string: what the runs must fit, in MLflow's syntax.
         names: of the parameters and tags to read; ``None`` reads all, as does a name that no run
             has, so that an error can tell those there are.
+        group_by: keys of a comparison, which needs all parameters and all tags of the user, but of
+            those that programs write only a few, and these.
         is_direct: whether to read the tables of a database, where they are known; the same runs
             come from MLflow's search, only later.
         on_progress: is told how many runs have been read, and of how many where that is known.
@@ -89,7 +92,8 @@ def read_runs(
         )
         names_by_id = {item.experiment_id: item.name for item in experiments}
         source = RunSource(client, list(names_by_id), filter_string, is_direct, on_progress)
-        found = _found(source, Wanted.of(names), statuses)
+        wanted = Wanted.of(names) if group_by is None else Wanted.for_groups(group_by)
+        found = _found(source, wanted, statuses)
         if names is not None and not found.columns.has_all(names):
             found = _found(source, Wanted(), statuses)
     listed = ", ".join(repr(name) for name in names_by_id.values())
