@@ -202,7 +202,6 @@ class _Queries:
     metrics: "Select[Any]"
     params: "Select[Any] | None"
     tags: "Select[Any]"
-    figure_tags: "Select[Any]"
     names: "Select[Any]"
 
     @classmethod
@@ -231,12 +230,16 @@ class _Queries:
             else sqlalchemy.select(params.c.run_uuid, text(params))
             .where(is_asked(params), *reads_param)
             .group_by(params.c.run_uuid),
-            tags=sqlalchemy.select(tags.c.run_uuid, text(tags))
-            .where(is_asked(tags), tags.c.key.not_in(FIGURE_TAGS), *_reads_tag(tags, wanted))
+            tags=sqlalchemy.select(
+                tags.c.run_uuid,
+                sqlalchemy.cast(
+                    joined(tags.c.key, tags.c.value).filter(tags.c.key.not_in(FIGURE_TAGS)),
+                    sqlalchemy.Text,
+                ),
+                *(func.max(tags.c.value).filter(tags.c.key == key) for key in FIGURE_TAGS),
+            )
+            .where(is_asked(tags), *_reads_tag(tags, wanted))
             .group_by(tags.c.run_uuid),
-            figure_tags=sqlalchemy.select(tags.c.run_uuid, tags.c.key, tags.c.value).where(
-                is_asked(tags), tags.c.key.in_(FIGURE_TAGS)
-            ),
             names=sqlalchemy.select(tags.c.run_uuid, tags.c.value).where(
                 is_asked(tags), tags.c.key == MLFLOW_RUN_NAME
             ),
@@ -254,14 +257,13 @@ class _Queries:
         if self.params is not None:
             for run_id, text in _rows(connection, self.params, asked):
                 params[run_id] = json.loads(text)
-        figure_tags: dict[str, dict[str, str]] = {run_id: {} for run_id in asked["runs"]}
-        for run_id, key, value in _rows(connection, self.figure_tags, asked):
-            figure_tags[run_id][key] = value
-        texts = dict(_rows(connection, self.tags, asked))
+        tags: dict[str, tuple[Mapping[str, str], Mapping[str, str]]] = {}
+        for run_id, text, *figures in _rows(connection, self.tags, asked):
+            tags[run_id] = _tags_of(text), _named(tuple(figures))
         nameless = {"runs": [head[0] for head in heads if not head[1]]}
         names = dict(_rows(connection, self.names, nameless)) if nameless["runs"] else {}
         for run_id, name, status, experiment_id in heads:
-            tags = _tags_of(texts[run_id]) if run_id in texts else {}
+            shared, figure_tags = tags[run_id] if run_id in tags else ({}, {})
             yield StoredRun(
                 run_id,
                 name or names.get(run_id) or "",
@@ -269,8 +271,8 @@ class _Queries:
                 status,
                 metrics[run_id],
                 params.get(run_id, {}),
-                tags,
-                figure_tags[run_id],
+                shared,
+                figure_tags,
             )
 
 
@@ -322,7 +324,14 @@ def _begins(column: "ColumnElement[str]", prefix: str) -> "ColumnElement[bool]":
 
 
 @lru_cache(maxsize=_NUM_TEXTS_KEPT)
-def _tags_of(text: str) -> Mapping[str, str]:
+def _tags_of(text: str | None) -> Mapping[str, str]:
     """Returns the tags in a text of the database; runs of the same text share them."""
-    tags: Mapping[str, str] = json.loads(text)
+    tags: Mapping[str, str] = {} if text is None else json.loads(text)
     return tags
+
+
+@lru_cache(maxsize=_NUM_TEXTS_KEPT)
+def _named(figures: tuple[str | None, ...]) -> Mapping[str, str]:
+    """Returns the tags of ``FIGURE_TAGS`` that a run has, of their texts in that order."""
+    named = zip(FIGURE_TAGS, figures, strict=True)
+    return {key: text for key, text in named if text is not None}
