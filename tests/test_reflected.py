@@ -21,7 +21,7 @@ from mlflow_carbon.errors import BadRecordError, NoRunsError
 from mlflow_carbon.store.reflected import UnknownTablesError, reads_database, reflected_runs
 from mlflow_carbon.store.run_source import RunSource
 from mlflow_carbon.store.runs import read_runs
-from mlflow_carbon.store.stored_runs import Wanted
+from mlflow_carbon.store.stored_runs import Scope, Wanted
 from tests.fakes.metered_runs import copy_run, experiment_id, write_run
 from tests.fakes.mlflow_server import mlflow_server
 from tests.fakes.postgres import postgres_server
@@ -215,8 +215,8 @@ def of_contract(run):
 def assert_both_ways_agree(database, runs):
     name, id_ = database.put(runs)
     uri = database.client.tracking_uri
-    read = list(reflected_runs(uri, [id_], Wanted(["steps"], ["lab"])))
-    searched = list(RunSource(database.client, [id_]).searched())
+    read = list(reflected_runs(uri, Scope([id_]), Wanted(["steps"], ["lab"])))
+    searched = list(RunSource(database.client, Scope([id_])).searched())
     assert list(map(of_contract, read)) == list(map(of_contract, searched))
     for names in (None, ["steps"], ["lab", "data"]):
         frames = [
@@ -296,7 +296,7 @@ def test_nul_in_a_text_is_kept(store):
     with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as opened:
         opened.execute("UPDATE tags SET value = 'A' || char(0) || '\"' WHERE key = 'lab'")
         opened.commit()
-    (run,) = reflected_runs(store, [experiment_id(client, "exp")], Wanted())
+    (run,) = reflected_runs(store, Scope([experiment_id(client, "exp")]), Wanted())
     assert (run.run_id, run.tags["lab"]) == (run_id, 'A\0"')
 
 
@@ -319,7 +319,7 @@ def test_reading_tables_changes_no_byte(store):
     write_run(client, "exp", windows=WINDOWS)
     path = Path(store.removeprefix("sqlite:///"))
     before = path.read_bytes()
-    assert len(list(reflected_runs(store, [experiment_id(client, "exp")], Wanted()))) == 1
+    assert len(list(reflected_runs(store, Scope([experiment_id(client, "exp")]), Wanted()))) == 1
     assert path.read_bytes() == before
     assert list(path.parent.glob("mlflow.db-*")) == []
 
@@ -339,7 +339,7 @@ def test_other_tables_are_not_read(store, change, fault):
         opened.execute(change)
         opened.commit()
     with pytest.raises(UnknownTablesError, match=fault):
-        list(reflected_runs(store, [experiment_id(client, "exp")], Wanted()))
+        list(reflected_runs(store, Scope([experiment_id(client, "exp")]), Wanted()))
     if "RENAME" not in change:  # which MLflow itself cannot read
         assert len(read_runs(client, experiment_names=["exp"])) == 1
 

@@ -25,6 +25,7 @@ from mlflow_carbon.store.stored_runs import (
     OTHER_TAGS,
     PROGRAM_PREFIXES,
     Progress,
+    Scope,
     StoredRun,
     Wanted,
 )
@@ -36,7 +37,8 @@ _logger = logging.getLogger("mlflow.carbon")
 
 # What is read, and so must be there.
 _COLUMNS_BY_TABLE = {
-    "runs": {"run_uuid", "name", "status", "start_time", "lifecycle_stage", "experiment_id"},
+    "runs": {"run_uuid", "name", "status", "lifecycle_stage", "experiment_id"}
+    | {"start_time", "end_time"},
     "latest_metrics": {"run_uuid", "key", "value", "is_nan"},
     "params": {"run_uuid", "key", "value"},
     "tags": {"run_uuid", "key", "value"},
@@ -45,6 +47,10 @@ _COLUMNS_BY_TABLE = {
 _RUNS_PER_QUERY = 1000  # what is in memory at a time
 _EXPERIMENTS_PER_QUERY = 500  # a database takes a limited number of values
 _NUM_TEXTS_KEPT = 4096  # of tags, as runs of one kind have the same
+
+
+# Id, name, status, experiment, start and end in ms.
+_Head = tuple[str, str | None, str, int, int | None, int | None]
 
 
 class UnknownTablesError(Exception):
@@ -62,17 +68,17 @@ def reads_database(uri: str) -> bool:
 
 def reflected_runs(
     uri: str,
-    experiment_ids: Sequence[str],
+    scope: Scope,
     wanted: Wanted,
     on_progress: Progress | None = None,
 ) -> Iterator[StoredRun]:
-    """Yields the active metered runs of some experiments, in the order of ``listing.each_run``.
+    """Yields the active runs of a scope, in the order of ``listing.each_run``.
 
     No more than a query's worth of runs is in memory at a time.
 
     Args:
         uri: of a database, as ``reads_database`` takes it.
-        experiment_ids: where to look.
+        scope: which runs.
         wanted: parameters and tags to read besides the tags of the contract.
         on_progress: is told how many runs have been read, and of how many.
 
@@ -89,7 +95,7 @@ def reflected_runs(
         with _connected(engine) as connection:
             tables = _known_tables(connection)
             queries = _Queries.of(tables, wanted, engine.dialect.name)
-            heads = _heads(connection, tables, experiment_ids)
+            heads = _heads(connection, tables, scope)
             num_runs = len(heads)
             heads.reverse()  # so that those read can be taken off its end
             while heads:
@@ -159,10 +165,8 @@ def _known_tables(connection: "Connection") -> _Tables:
     return _Tables(*(known.tables[name] for name in ("runs", "latest_metrics", "params", "tags")))
 
 
-def _heads(
-    connection: "Connection", tables: _Tables, experiment_ids: Sequence[str]
-) -> list[tuple[str, str | None, str, int]]:
-    """Returns id, name, status and experiment of each active metered run, the oldest first.
+def _heads(connection: "Connection", tables: _Tables, scope: Scope) -> list[_Head]:
+    """Returns the head of each active run of a scope, the oldest first.
 
     Runs without a start come last, as MLflow's own order has it.
     """
@@ -179,15 +183,19 @@ def _heads(
         .exists()
     )
     query = (
-        sqlalchemy.select(runs.c.run_uuid, runs.c.name, runs.c.status, runs.c.experiment_id)
+        sqlalchemy.select(
+            *(runs.c.run_uuid, runs.c.name, runs.c.status, runs.c.experiment_id),
+            *(runs.c.start_time, runs.c.end_time),
+        )
         .where(
             runs.c.experiment_id.in_(sqlalchemy.bindparam("experiments", expanding=True)),
             runs.c.lifecycle_stage == "active",
-            is_metered,
+            *([] if scope.has_unmetered else [is_metered]),
+            *([] if scope.since_ms is None else [runs.c.start_time >= scope.since_ms]),
         )
         .order_by(runs.c.start_time.is_(None), runs.c.start_time, runs.c.run_uuid)
     )
-    ids = list(map(int, experiment_ids))
+    ids = list(map(int, scope.experiment_ids))
     found: list[Any] = []
     for start in range(0, len(ids), _EXPERIMENTS_PER_QUERY):
         asked = {"experiments": ids[start : start + _EXPERIMENTS_PER_QUERY]}
@@ -245,9 +253,7 @@ class _Queries:
             ),
         )
 
-    def runs(
-        self, connection: "Connection", heads: Sequence[tuple[str, str | None, str, int]]
-    ) -> Iterator[StoredRun]:
+    def runs(self, connection: "Connection", heads: Sequence[_Head]) -> Iterator[StoredRun]:
         """Yields the runs of these heads."""
         asked = {"runs": [head[0] for head in heads]}
         metrics: dict[str, dict[str, float]] = {run_id: {} for run_id in asked["runs"]}
@@ -262,8 +268,8 @@ class _Queries:
             tags[run_id] = _tags_of(text), _named(tuple(figures))
         nameless = {"runs": [head[0] for head in heads if not head[1]]}
         names = dict(_rows(connection, self.names, nameless)) if nameless["runs"] else {}
-        for run_id, name, status, experiment_id in heads:
-            shared, figure_tags = tags[run_id] if run_id in tags else ({}, {})
+        for run_id, name, status, experiment_id, start_ms, end_ms in heads:
+            shared, figure_tags = tags.get(run_id, ({}, {}))
             yield StoredRun(
                 run_id,
                 name or names.get(run_id) or "",
@@ -273,6 +279,8 @@ class _Queries:
                 params.get(run_id, {}),
                 shared,
                 figure_tags,
+                start_ms,
+                end_ms,
             )
 
 

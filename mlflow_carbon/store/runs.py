@@ -34,7 +34,7 @@ from mlflow_carbon.store.run_columns import methods as methods
 from mlflow_carbon.store.run_columns import unquoted as unquoted
 from mlflow_carbon.store.run_records import read_record
 from mlflow_carbon.store.run_source import RunSource
-from mlflow_carbon.store.stored_runs import Progress, StoredRun, Wanted
+from mlflow_carbon.store.stored_runs import Progress, Scope, StoredRun, Wanted
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -93,7 +93,8 @@ def read_runs(
             else all_experiments(client)
         )
         names_by_id = {item.experiment_id: item.name for item in experiments}
-        source = RunSource(client, list(names_by_id), filter_string, is_direct, on_progress)
+        scope = Scope(list(names_by_id))
+        source = RunSource(client, scope, filter_string, is_direct, on_progress)
         wanted = Wanted.of(names) if group_by is None else Wanted.for_groups(group_by)
         found = _found(source, wanted, statuses)
         if names is not None and not found.columns.has_all(names):

@@ -1,6 +1,6 @@
 """A run as a store holds it, whoever reads it, and which of its names a reader wants."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,6 +58,8 @@ class StoredRun(NamedTuple):
     params: Mapping[str, str]
     tags: Mapping[str, str]
     figure_tags: Mapping[str, str] = {}  # read only
+    start_ms: int | None = None
+    end_ms: int | None = None
 
     @classmethod
     def of(cls, run: Run) -> "StoredRun":
@@ -74,7 +76,24 @@ class StoredRun(NamedTuple):
             data.params,
             tags,
             figure_tags,
+            info.start_time,
+            info.end_time,
         )
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which runs are read.
+
+    Attributes:
+        experiment_ids: where to look.
+        since_ms: only runs that started then or later.
+        has_unmetered: whether to read runs without any measurement, too.
+    """
+
+    experiment_ids: Sequence[str]
+    since_ms: int | None = None
+    has_unmetered: bool = False
 
 
 @dataclass(frozen=True)
