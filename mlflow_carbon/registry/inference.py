@@ -1,5 +1,8 @@
 """The emissions of one sample of a model, from the metered runs that used the model."""
 
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from mlflow import MlflowClient
@@ -10,7 +13,7 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.registry.footprints import read_footprint
 from mlflow_carbon.store.access import write_twice_if_raced
-from mlflow_carbon.store.listing import all_experiments, all_runs
+from mlflow_carbon.store.listing import all_experiments, each_run
 
 SAMPLE = "sample"
 
@@ -39,26 +42,58 @@ def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
     intensity. Where the runs' factors differ, the newest run's are used: regions are never
     averaged. A run with impossible figures is left out.
     """
-    energy_kwh = num_samples = g_per_kwh = 0.0
-    for run in _runs_that_used(client, model_id):  # oldest first
+    samples = _Samples()
+    for run in _runs_that_used(client, model_id):
+        samples.add(run)
+    return samples.co2e_g
+
+
+def sample_co2e_g_by_model(client: MlflowClient) -> dict[str, float]:
+    """Returns ``sample_co2e_g`` of every logged model that has any, by its id, in one pass."""
+    by_model: defaultdict[str, _Samples] = defaultdict(_Samples)
+    for run in _runs_that_used(client):
+        for model_id in run.data.tags[keys.TAG_MODEL_INPUT_IDS].split(","):
+            by_model[model_id].add(run)
+    found = ((model_id, samples.co2e_g) for model_id, samples in by_model.items())
+    return {model_id: mass_g for model_id, mass_g in found if mass_g is not None}
+
+
+@dataclass
+class _Samples:
+    """Samples of one model, over the runs that made them."""
+
+    energy_kwh: float = 0.0
+    num: float = 0.0
+    g_per_kwh: float = 0.0  # of the newest run
+    newest_ms: int = -1
+
+    def add(self, run: Run) -> None:
+        """Takes the samples of a run, if it is known what they emitted."""
         footprint = read_footprint(run)
         if footprint is None:
-            continue
+            return
         record = RunRecord.read(run)
-        samples, per_sample = record.num_units, record.energy_per_unit.get(SAMPLE)
-        if not samples or per_sample is None:
-            continue
-        energy_kwh += per_sample.energy_kwh * samples
-        num_samples += samples
-        g_per_kwh = co2e_g(
-            1.0, pue=footprint.pue, intensity_g_per_kwh=footprint.intensity_g_per_kwh
-        )
-    return energy_kwh * g_per_kwh / num_samples if num_samples else None
+        num, per_sample = record.num_units, record.energy_per_unit.get(SAMPLE)
+        if not num or per_sample is None:
+            return
+        self.energy_kwh += per_sample.energy_kwh * num
+        self.num += num
+        start_ms = run.info.start_time or 0
+        if start_ms >= self.newest_ms:
+            self.newest_ms = start_ms
+            self.g_per_kwh = co2e_g(
+                1.0, pue=footprint.pue, intensity_g_per_kwh=footprint.intensity_g_per_kwh
+            )
+
+    @property
+    def co2e_g(self) -> float | None:
+        """Emissions of one sample in g."""
+        return self.energy_kwh * self.g_per_kwh / self.num if self.num else None
 
 
-def _runs_that_used(client: MlflowClient, model_id: str) -> list[Run]:
-    """Returns the metered runs that used a model; for a parent run, its children instead."""
-    return all_runs(
+def _runs_that_used(client: MlflowClient, model_id: str = "") -> Iterator[Run]:
+    """Yields the metered runs that used a model, or any; for a parent run, its children."""
+    return each_run(
         client,
         [experiment.experiment_id for experiment in all_experiments(client)],
         f"tags.`{keys.TAG_MODEL_INPUT_IDS}` LIKE '%{model_id}%' "

@@ -1,7 +1,7 @@
 """Puts emissions on models: when a run ends, when a model is registered later, or all anew."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,11 @@ from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint
-from mlflow_carbon.registry.inference import note_used_models, sample_co2e_g
+from mlflow_carbon.registry.inference import (
+    note_used_models,
+    sample_co2e_g,
+    sample_co2e_g_by_model,
+)
 from mlflow_carbon.registry.lineage import version_lineage
 from mlflow_carbon.registry.model_tags import show_version, tag_version, version_tags
 from mlflow_carbon.registry.model_uris import (
@@ -34,6 +38,8 @@ from mlflow_carbon.store.listing import all_logged_models, all_registered_models
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 _logger = logging.getLogger("mlflow.carbon")
+
+_FEW = 10  # models that are asked for one by one
 
 
 @dataclass(frozen=True)
@@ -118,14 +124,22 @@ def tag_models(
         names: of registered models.
         show: whose tags the models show from now on, see ``model_tags.show_version``.
     """
-    for name in names:
+    listed = list(names)
+    sample_g_of: Callable[[str], float | None] = partial(sample_co2e_g, client)
+    if len(listed) > _FEW:  # then one pass over the runs that used models is less work
+        with store_errors(client):
+            sample_g_of = sample_co2e_g_by_model(client).get
+    for name in listed:
         problems: list[str] = []
         versions: list[ModelVersion] = []
         num_changed = 0
         with _noting(problems, f"model {name!r}"):
             versions = versions_of(client, name)
-            num_changed = sum(_tag_version(client, version, problems) for version in versions)
-            num_changed += show_version(client, name, show=show)
+            num_changed = sum(
+                _tag_version(client, version, problems, sample_g_of) for version in versions
+            )
+            unchanged = None if num_changed else versions
+            num_changed += show_version(client, name, show=show, versions=unchanged)
         yield TaggedModel(name, len(versions), num_changed, tuple(problems))
 
 
@@ -164,8 +178,21 @@ def _tag(client: MlflowClient, versions: Iterable[ModelVersion], problems: list[
             show_version(client, name)
 
 
-def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str]) -> bool:
-    """Tags a version; returns whether anything changed."""
+def _tag_version(
+    client: MlflowClient,
+    version: ModelVersion,
+    problems: list[str],
+    sample_g_of: Callable[[str], float | None] | None = None,
+) -> bool:
+    """Tags a version; returns whether anything changed.
+
+    Args:
+        client: of the store and the registry.
+        version: to tag.
+        problems: gets one more if the version cannot be tagged.
+        sample_g_of: returns what a sample of a logged model emits, in g; by default it asks.
+    """
+    sample_g = sample_g_of or partial(sample_co2e_g, client)
     is_changed = False
     with _noting(problems, f"version {version.version} of {version.name!r}"):
         lineage = version_lineage(client, version)
@@ -176,7 +203,7 @@ def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str
         tags = version_tags(
             None if run is None else read_footprint(run),
             lineage,
-            None if model_id is None else sample_co2e_g(client, model_id),
+            None if model_id is None else sample_g(model_id),
         )
         if may_hide_runs(client):  # runs may be hidden, so keep the figure
             tags = _inference_tag(version.tags) | tags
