@@ -218,9 +218,9 @@ def assert_both_ways_agree(database, runs):
     read = list(reflected_runs(uri, Scope([id_]), Wanted(["steps"], ["lab"])))
     searched = list(RunSource(database.client, Scope([id_])).searched())
     assert list(map(of_contract, read)) == list(map(of_contract, searched))
-    for names in (None, ["steps"], ["lab", "data"]):
+    for asked in ({}, {"names": ["steps"]}, {"names": ["lab", "data"]}, {"group_by": ["lab"]}):
         frames = [
-            frame_or_error(database.client, name, names=names, is_direct=is_direct)
+            frame_or_error(database.client, name, **asked, is_direct=is_direct)
             for is_direct in (True, False)
         ]
         if isinstance(frames[0], str):
@@ -306,6 +306,15 @@ def test_only_the_names_asked_for_become_columns(store):
     frame = read_runs(client, experiment_names=["exp"], names=["steps", keys.TAG_UNIT])
     named = [column for column in frame if column.startswith(("params.", "tags."))]
     assert named == ["params.steps", "tags.carbon.unit"]
+
+
+def test_comparison_reads_all_tags_of_the_user_and_few_that_programs_write(store):
+    client = MlflowClient(tracking_uri=store)
+    tags = {"lab": "a", "mlflow.user": "b", keys.TAG_LAUNCH: "c", keys.TAG_HARDWARE: "d"}
+    write_run(client, "exp", windows=WINDOWS, tags=tags, params={"steps": "50"})
+    frame = read_runs(client, experiment_names=["exp"], group_by=["steps", keys.TAG_UNIT])
+    named = [column for column in frame if column.startswith(("params.", "tags."))]
+    assert named == ["params.steps", "tags.carbon.hardware", "tags.carbon.unit", "tags.lab"]
 
 
 def test_name_that_no_run_has_reads_all_names_for_the_error(store):
