@@ -168,16 +168,20 @@ def compare(
     from mlflow_carbon.reporting.hourly_prices import priced_by_file
     from mlflow_carbon.reporting.region_prices import recorded_set
     from mlflow_carbon.reporting.report import Report
+    from mlflow_carbon.reporting.run_groups import tag_names
     from mlflow_carbon.reporting.steps_fit import fit_groups, fits_frame, fits_report
     from mlflow_carbon.store.access import open_client
     from mlflow_carbon.store.runs import read_runs, visibility_notice
 
     client = open_client(tracking_uri)
+    if fit is not None:
+        group_by = (*(name for name in group_by if name != fit), fit)
     runs = read_runs(
         client,
         experiment_names=() if all_experiments else experiment or default_experiments(),
         include=include,
         filter_string=filter_string,
+        group_by=tag_names([*group_by, *baseline]),
         on_progress=ReadingProgress(),
     )
     intensities = []
@@ -185,8 +189,6 @@ def compare(
         intensities = chosen_intensities(pricing, preferred_set=recorded_set(runs))
     else:
         runs = priced_by_file(client, runs, pricing.series, region=pricing.region)
-    if fit is not None:
-        group_by = (*(name for name in group_by if name != fit), fit)
     comparison = compare_runs(
         runs,
         group_by=group_by,
