@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ldm_project.checks import assumptions_of, check_settings
 from ldm_project.config import (
     TRUTHS,
     EstimateConfig,
@@ -19,6 +20,7 @@ from ldm_project.config import (
     VqganRunConfig,
 )
 from ldm_project.settings import settings_of
+from ldm_project.study.price import Price
 from ldm_project.study.study_settings import study_settings
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import MlflowCarbonError
@@ -112,6 +114,9 @@ def quality(dry_run: bool, **parameters: Any) -> None:
 def study(**parameters: Any) -> None:
     """Run the paper's grid of trainings and syntheses, each measured in a run of its own."""
     settings = study_settings(StudyConfig(**parameters))
+    Price(
+        region=settings.region, month=settings.month, pue=settings.pue
+    ).assumptions()  # or refuses
     _prepare()
     from ldm_project.runs.study import run_study
 
@@ -143,10 +148,8 @@ def priced_by(assumptions: Assumptions) -> dict[str, str]:
 def _run(config: RunConfig, dry_run: bool) -> None:
     """Turns the parameters into settings, runs their command and prints its cost."""
     settings = settings_of(config)
+    check_settings(settings)
     if dry_run:
-        from ldm_project.runs.command_runs import assumptions_of
-
-        # an unknown region, month or PUE is refused here, too
         assumptions = assumptions_of(settings)
         click.echo(json.dumps(settings.resolved() | priced_by(assumptions), indent=2))
         click.echo(assumptions.sentence(), err=True)

@@ -86,6 +86,7 @@ def _section(steps_parameter: str) -> dict[str, Any]:
         "isReordered": True,
         "deleted": False,
         "isGenerated": False,
+        "columns": 1,
     }
 
 
