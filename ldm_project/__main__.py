@@ -19,8 +19,8 @@ from ldm_project.config import (
     TrainRunConfig,
     VqganRunConfig,
 )
+from ldm_project.price import Price
 from ldm_project.settings import settings_of
-from ldm_project.study.price import Price
 from ldm_project.study.study_settings import study_settings
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import MlflowCarbonError
@@ -114,9 +114,8 @@ def quality(dry_run: bool, **parameters: Any) -> None:
 def study(**parameters: Any) -> None:
     """Run the paper's grid of trainings and syntheses, each measured in a run of its own."""
     settings = study_settings(StudyConfig(**parameters))
-    Price(
-        region=settings.region, month=settings.month, pue=settings.pue
-    ).assumptions()  # or refuses
+    # what has no figures is refused here
+    Price(region=settings.region, month=settings.month, pue=settings.pue).assumptions()
     _prepare()
     from ldm_project.runs.study import run_study
 

@@ -52,7 +52,7 @@ def check_settings(settings: RunSettings) -> None:
         if sampler is not None and sampler not in SAMPLERS:
             raise InvalidInputError(f"sampler is {sampler!r}; use one of {', '.join(SAMPLERS)}.")
     training = getattr(settings, "training", settings)
-    source = getattr(training, "data", None)
-    is_local = source not in (None, PHANTOM) and not _NO_PATH.search(source)
+    source = getattr(training, "data", PHANTOM)
+    is_local = source != PHANTOM and not _NO_PATH.search(source)
     if is_local and not Path(source).expanduser().exists():
         raise DataError(f"No folder, file or glob {source!r}. Check data=, or use data=phantom.")

@@ -11,9 +11,9 @@ import torch
 from mlflow.environment_variables import MLFLOW_RUN_ID
 
 from ldm_project.diffusion.processes import ALONE, Processes, check_devices, joined_processes
+from ldm_project.price import PAPER_DEFAULTS, Price
 from ldm_project.runs.launching import start_processes
 from ldm_project.study.cells import Cell
-from ldm_project.study.price import PAPER_DEFAULTS, Price
 from ldm_project.study.work import Place, free_memory, use_threads_of, work_of
 from mlflow_carbon.tracking.track import track
 
