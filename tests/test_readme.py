@@ -8,8 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
 
+from mlflow_carbon.cli import cli
+from mlflow_carbon.units import kwh_from_joules
 from tests.conftest import ROOT
+from tests.fakes.metered_runs import write_run
 
 README = (ROOT / "README.md").read_text()
 MAX_LINES = 115
@@ -143,3 +148,15 @@ def test_the_two_lines_print_the_receipt(tmp_path):
     printed = done.stderr[done.stderr.index("mlflow-carbon: ") :]
     if "CPU counted" not in printed:  # README's machine has no counter
         assert masked(printed) == masked(shown[1])
+
+
+def test_less_is_what_compare_says_of_the_measured_runs(store):
+    client = MlflowClient(tracking_uri=store)
+    # 2.338 and 0.1871 J a sample: 20 images each of `make synth` with 200 and with 20 steps
+    for steps, joules in ((200, 2.338), (20, 0.1871)):
+        windows = [(kwh_from_joules(joules * 4), 4.0)] * 5
+        write_run(client, "Default", windows=windows, params={"steps": str(steps)})
+    shown = re.search(r"\$ mlflow-carbon (compare .*)\n(.*)\n", README)
+    assert shown is not None
+    result = CliRunner().invoke(cli, shown[1].split())
+    assert result.stdout.splitlines()[0] == shown[2]
