@@ -1,0 +1,49 @@
+"""Chosen starts on disk, so that a wait goes on with its own after a restart."""
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from mlflow_carbon.accounting.start_plan import StartPlan
+from mlflow_carbon.recording.journal import journal_dir
+
+FOLDER = "starts"
+
+
+class KeptStart:
+    """The file that holds the chosen start of one command, while the command waits."""
+
+    def __init__(self, digest: str, folder: Path | None = None) -> None:
+        """Names the file.
+
+        Args:
+            digest: of the command and its settings.
+            folder: of all such files; ``None`` for the one beside the journals.
+        """
+        self.path = (folder or journal_dir() / FOLDER) / f"{digest}.json"
+
+    def read(self, *, now_s: float) -> StartPlan | None:
+        """Returns the start that was chosen before; ``None`` if there is none still to come."""
+        try:
+            plan = StartPlan(**json.loads(self.path.read_text(encoding="utf-8")))
+            return plan if plan.start_s > now_s else None
+        except (OSError, TypeError, ValueError):  # none, or of another release
+            return None
+
+    def write(self, plan: StartPlan) -> bool:
+        """Keeps a start; returns whether that worked."""
+        part = self.path.with_suffix(f".{os.getpid()}")
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            part.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+            part.replace(self.path)
+        except OSError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        """Forgets the start: the work begins."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
