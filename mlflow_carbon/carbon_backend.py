@@ -123,16 +123,18 @@ def _end(client: MlflowClient, run_id: str, status: str) -> None:
 
 
 def _own_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if not _is_mlflows(name)}
+    """Returns the settings that are not those that MLflow adds."""
+    others = mlflow_seams.project_setting_keys()
+    return {name: value for name, value in config.items() if not _is_mlflows(name, others)}
 
 
 def _mlflow_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if _is_mlflows(name)}
+    others = mlflow_seams.project_setting_keys()
+    return {name: value for name, value in config.items() if _is_mlflows(name, others)}
 
 
-def _is_mlflows(name: str) -> bool:
-    """Returns whether a setting is one that MLflow adds: ``SYNCHRONOUS``, ``_mlflow_…``."""
-    return name.isupper() or name.startswith("_")
+def _is_mlflows(name: str, others: frozenset[str]) -> bool:
+    return name in others or name.startswith("_")
 
 
 def _say(sentence: str) -> None:

@@ -25,10 +25,10 @@ class KeptStart:
         self.path = (folder or journal_dir() / FOLDER) / f"{digest}.json"
 
     def read(self, *, now_s: float) -> StartPlan | None:
-        """Returns the start that was chosen before; ``None`` if there is none still to come."""
+        """Returns what was chosen before, its start passed or not; ``None`` after its deadline."""
         try:
             plan = StartPlan(**json.loads(self.path.read_text(encoding="utf-8")))
-            return plan if plan.start_s > now_s else None
+            return plan if plan.deadline_s > now_s else None
         except (OSError, TypeError, ValueError):  # none, or of another release
             return None
 

@@ -323,6 +323,12 @@ def synchronous_key() -> str:
     return str(_find("mlflow.projects.utils:PROJECT_SYNCHRONOUS"))
 
 
+def project_setting_keys() -> frozenset[str]:
+    """Returns the keys that MLflow itself adds to a backend's settings."""
+    utils = import_module("mlflow.projects.utils")
+    return frozenset(getattr(utils, name) for name in dir(utils) if name.startswith("PROJECT_"))
+
+
 def conda_executable() -> str:
     """Returns the conda that MLflow would call."""
     return str(_find("mlflow.utils.conda:get_conda_bin_executable")("conda"))

@@ -67,8 +67,8 @@ def wait_for_start(
 ) -> StartPlan:
     """Waits for the start of least CO2e before the deadline; returns the start that was kept.
 
-    A start that the same command has chosen before and not reached is kept. Whatever ends the
-    wait before leaves it to be kept the next time.
+    A start that the same command has chosen before and not reached is kept; where it has passed
+    unused, another one is chosen before the same deadline.
 
     Args:
         settings: deadline and intensities.
@@ -86,9 +86,11 @@ def wait_for_start(
     """
     kept = KeptStart(digest_of(command, settings), folder)
     now_s = clock.unix_s()
-    plan, is_new = kept.read(now_s=now_s), False
-    if plan is None:
-        is_new = True
+    before = kept.read(now_s=now_s)
+    is_new = before is None or before.start_s <= now_s
+    if before is not None and not is_new:
+        plan = before
+    else:
         series, unknown = settings.intensities(
             now_s=now_s, environment=environment, base_url=base_url
         )
@@ -98,12 +100,13 @@ def wait_for_start(
         plan = plan_start(
             series,
             now_s=now_s,
-            deadline_s=settings.deadline_s(now_s),
+            deadline_s=settings.deadline_s(now_s) if before is None else before.deadline_s,
             duration_s=duration_s,
             unknown=unknown,
         )
     if plan.reason:
         say(f"starts at once: {plan.reason}.")
+        kept.remove()
         return plan
     say(told(plan, now_s=now_s, is_new=is_new))
     if is_new and not kept.write(plan):
