@@ -9,6 +9,7 @@ SECONDS_PER_HOUR = 3600.0
 SECONDS_PER_MINUTE = 60.0
 WATTS_PER_KILOWATT = 1000.0
 GRAMS_PER_KILOGRAM = 1000.0
+KILOGRAMS_PER_TONNE = 1000.0
 GRAMS_PER_POUND = 453.59237
 KWH_PER_MWH = 1000.0
 _SECONDS_BY_UNIT = {"s": 1.0, "min": SECONDS_PER_MINUTE, "h": SECONDS_PER_HOUR, "d": 86_400.0}
@@ -61,6 +62,11 @@ def seconds_from_text(text: str) -> float:
 def kg_from_grams(mass_g: float) -> float:
     """Returns mass in kg."""
     return mass_g / GRAMS_PER_KILOGRAM
+
+
+def tonnes_from_kg(mass_kg: float) -> float:
+    """Returns mass in t."""
+    return mass_kg / KILOGRAMS_PER_TONNE
 
 
 def grams_from_kg(mass_kg: float) -> float:
