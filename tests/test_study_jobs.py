@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -132,6 +134,15 @@ def test_stopped_study_cancels_its_jobs(store):
     parent = MlflowClient().get_run(study.run_id)
     assert parent.data.tags[study_tags.TAG_STATE] == study_tags.INTERRUPTED
     assert child_runs(MlflowClient(), parent) == []
+
+
+@pytest.mark.slow
+def test_job_ends_with_the_study_that_began_it():
+    with subprocess.Popen(["sleep", "100"]) as study:
+        code = f"import time; from {do_cell.__module__} import _end_with; _end_with({study.pid})"
+        worker = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(1000)"])
+        study.kill()
+        assert worker.wait(timeout=300) == 1
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from ldm_project.diffusion.models import resolve_device
 from ldm_project.errors import LdmProjectError
 from ldm_project.runs.estimate import probe
 from ldm_project.runs.study_cell import Price, WindowDone
-from ldm_project.runs.study_jobs import CellJobs, launcher_of
+from ldm_project.runs.study_jobs import SLURM, CellJobs, launcher_of
 from ldm_project.runs.study_measuring import Outcome, measure_cell, place_for, unfit
 from ldm_project.runs.study_runs import end_study, spent_g, study_run
 from ldm_project.runs.study_table import Board, Line
@@ -81,7 +81,7 @@ def run_study(settings: StudySettings) -> list[str]:
     with study_run(settings) as study:
         done = _done_cells(study.run_id) if study.is_resumed else {}
         seen = _seen_before(done, plan)
-        if not settings.is_launched:  # jobs may run on other machines than this
+        if settings.config.launcher != SLURM:  # its jobs run on other machines than this
             seen = probed(plan, seen)
         board = Board(plan.lines(seen), plan.assumptions, Console(stderr=True))
         run_cells = _launch_cells if settings.is_launched else _run_cells

@@ -1,6 +1,7 @@
 """Cells of a study as jobs of submitit: on this machine one by one, or on a Slurm cluster."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import psutil
 import torch
 
 from ldm_project.diffusion.models import resolve_device
@@ -27,6 +29,7 @@ FOLDER_VARIABLE = "LDM_STUDY_JOBS"
 DEFAULT_FOLDER = "study-jobs"  # below the working folder, which a cluster's nodes share
 DEFAULT_MINUTES = 240  # of a Slurm job; submitit's own default is 5
 LOCAL_MINUTES = 7 * 24 * 60  # submitit's own default is 2
+WATCH_S = 1.0
 POLL_S = {LOCAL: 0.2, SLURM: 10.0}
 NUM_AT_ONCE = {LOCAL: 1, SLURM: 64}  # cells that shared a machine would disturb each other
 
@@ -101,6 +104,8 @@ def do_cell(told: Mapping[str, Any]) -> dict[str, str]:
     Args:
         told: the cell, how it is computed, and where its figures go; see ``CellJobs.submit``.
     """
+    if told["study_pid"] is not None:
+        _end_with(told["study_pid"])
     mlflow.set_tracking_uri(told["tracking_uri"])
     os.environ["MLFLOW_EXPERIMENT_ID"] = told["experiment_id"]
     cell = Cell.from_dict(told["cell"])
@@ -110,6 +115,21 @@ def do_cell(told: Mapping[str, Any]) -> dict[str, str]:
         cell, device, precision=told["precision"], sampler=told["sampler"], seed=told["seed"]
     )
     return asdict(measure_cell(told["parent_run_id"], cell, place, Price(**told["price"])))
+
+
+def _end_with(pid: int) -> None:
+    """Ends this process soon after another one of this machine has ended, however that ended."""
+    try:
+        study = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        os._exit(1)
+
+    def watch() -> None:
+        while study.is_running() and study.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(WATCH_S)
+        os._exit(1)  # a study that goes on will run this cell anew
+
+    threading.Thread(target=watch, name="study-watch", daemon=True).start()
 
 
 @dataclass
@@ -178,6 +198,7 @@ class CellJobs:
             "model_sizes": settings.axes.model_sizes,
             "price": vars(self._price),
             "parent_run_id": self._parent_run_id,
+            "study_pid": os.getpid() if self._launcher.kind == LOCAL else None,
             "tracking_uri": _absolute(mlflow.get_tracking_uri()),
             "experiment_id": current_experiment_id(),
         }
