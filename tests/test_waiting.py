@@ -164,6 +164,19 @@ def test_broken_file_of_a_kept_start_is_none(tmp_path):
         assert kept.read(now_s=0.0) is None
 
 
+def test_kept_start_is_the_users_own_file_and_closed_to_others(hourly, told, tmp_path):
+    settings = WaitSettings(deadline="6h", duration="1h", intensity_file=str(hourly))
+    with pytest.raises(KeyboardInterrupt):
+        wait(told, tmp_path, settings, clock=MovedClock(NOW, ends=interrupted_at(NOW)))
+    (path,) = (tmp_path / "starts").iterdir()
+    assert path.stat().st_mode & 0o077 == 0
+    kept = KeptStart(path.stem, path.parent)
+    assert kept.read(now_s=0.0) is not None
+    path.rename(tmp_path / "elsewhere.json")
+    path.symlink_to(tmp_path / "elsewhere.json")
+    assert kept.read(now_s=0.0) is None
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +26,14 @@ class KeptStart:
         self.path = (folder or journal_dir() / FOLDER) / f"{digest}.json"
 
     def read(self, *, now_s: float) -> StartPlan | None:
-        """Returns what was chosen before, its start passed or not; ``None`` after its deadline."""
+        """Returns what was chosen before, its start passed or not; ``None`` after its deadline.
+
+        Nobody else's file counts: it could make a command wait.
+        """
         try:
+            found = self.path.lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+                return None
             plan = StartPlan(**json.loads(self.path.read_text(encoding="utf-8")))
             return plan if plan.deadline_s > now_s else None
         except (OSError, TypeError, ValueError):  # none, or of another release
@@ -37,7 +44,10 @@ class KeptStart:
         part = self.path.with_suffix(f".{os.getpid()}")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            part.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+            part.unlink(missing_ok=True)
+            only_new = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # follows no link
+            with os.fdopen(os.open(part, only_new, 0o600), "w", encoding="utf-8") as file:
+                json.dump(asdict(plan), file)
             part.replace(self.path)
         except OSError:
             return False
