@@ -259,6 +259,15 @@ class StudyConfig:
     resume: str = parameter(
         AUTO, "Run of the study to go on with. auto: an unfinished one of this grid. new: none."
     )
+    launcher: str = parameter(
+        AUTO,
+        "Who runs the cells: this process (auto), a job each on this machine, or on Slurm.",
+        choices=(AUTO, "local", "slurm"),
+    )
+    slurm: str = parameter(
+        AUTO, "Of each Slurm job: partition=gpu,gpus_per_node=1,time=240 (min). auto: time=240."
+    )
+    max_retries: int = parameter(2, "Times that a cell is tried again whose job died.")
     dry_run: str = parameter("false", "Print the cells and their forecast.", choices=TRUTHS)
 
 

@@ -1,5 +1,6 @@
 """Conversions at the border; inside the package everything is kWh, W, s and g."""
 
+import re
 from datetime import datetime, timezone
 
 JOULES_PER_KWH = 3.6e6
@@ -8,8 +9,10 @@ SECONDS_PER_HOUR = 3600.0
 SECONDS_PER_MINUTE = 60.0
 WATTS_PER_KILOWATT = 1000.0
 GRAMS_PER_KILOGRAM = 1000.0
+KILOGRAMS_PER_TONNE = 1000.0
 GRAMS_PER_POUND = 453.59237
 KWH_PER_MWH = 1000.0
+_SECONDS_BY_UNIT = {"s": 1.0, "min": SECONDS_PER_MINUTE, "h": SECONDS_PER_HOUR, "d": 86_400.0}
 
 
 def kwh_from_joules(energy_joules: float) -> float:
@@ -44,9 +47,26 @@ def unix_s_from_iso8601(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
+def seconds_from_text(text: str) -> float:
+    """Returns a length of time such as ``12h``, ``90 min`` or ``1.5d`` in s.
+
+    Raises:
+        ValueError: the text is no number above 0 with one of the units s, min, h and d.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise ValueError(f"{text!r} is no length of time")
+    return float(found[1]) * _SECONDS_BY_UNIT[found[2]]
+
+
 def kg_from_grams(mass_g: float) -> float:
     """Returns mass in kg."""
     return mass_g / GRAMS_PER_KILOGRAM
+
+
+def tonnes_from_kg(mass_kg: float) -> float:
+    """Returns mass in t."""
+    return mass_kg / KILOGRAMS_PER_TONNE
 
 
 def grams_from_kg(mass_kg: float) -> float:

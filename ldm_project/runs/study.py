@@ -2,39 +2,30 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from mlflow import MlflowClient
 from rich.console import Console
-from torch.distributed.elastic.multiprocessing import SignalException
 
-from ldm_project.diffusion.acceleration import FP32, resolve_precision
 from ldm_project.diffusion.flops import Cost
 from ldm_project.diffusion.models import resolve_device
-from ldm_project.errors import InvalidInputError, LdmProjectError
+from ldm_project.errors import LdmProjectError
 from ldm_project.price import Price
 from ldm_project.runs.estimate import probe
-from ldm_project.runs.study_cell import WindowDone, launch_cell, run_cell
-from ldm_project.runs.study_runs import (
-    end_cell_run,
-    end_study,
-    new_cell_run,
-    skip_cell,
-    spent_g,
-    study_run,
-)
+from ldm_project.runs.study_cell import WindowDone
+from ldm_project.runs.study_jobs import SLURM, CellJobs, launcher_of
+from ldm_project.runs.study_measuring import Outcome, measure_cell, place_for, unfit
+from ldm_project.runs.study_runs import end_study, spent_g, study_run
 from ldm_project.runs.study_table import Board, Line
 from ldm_project.study.cells import Cell
-from ldm_project.study.memory import memory_of
 from ldm_project.study.outlook import Outlook, Seen, outlook, probe_of, tflop_per_unit
 from ldm_project.study.study_settings import StudySettings
-from ldm_project.study.work import Place, free_memory, spec_of_cell, use_threads_of, work_of
+from ldm_project.study.work import Place, free_memory, use_threads_of, work_of
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.contract import study_tags
 from mlflow_carbon.contract.assumptions import Assumptions
-from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.metering.meter import Meter
 from mlflow_carbon.reporting.study_cells import StudyCell, read_cell, read_study
 from mlflow_carbon.reporting.study_findings import findings_of
@@ -42,7 +33,6 @@ from mlflow_carbon.reporting.study_report import findings_frame, study_html, stu
 from mlflow_carbon.reporting.tables import to_csv
 from mlflow_carbon.units import grams_from_kg, kg_from_grams
 
-BYTES_PER_GB = 1e9
 PROBE_S = 1.0  # shortest measurement of a probe
 QUICK_S = 0.5  # longest part of a second probe, as expected
 
@@ -61,13 +51,13 @@ class Plan:
 
     def place_of(self, cell: Cell) -> Place:
         """Returns how a cell is computed."""
-        settings, asked = self.settings, self.settings.precision
-        try:
-            precision = resolve_precision(asked, self.device, spec_of_cell(cell))
-        except InvalidInputError:  # the cell will fail by it, and no other
-            precision = asked or FP32
-        return Place(
-            device=self.device, precision=precision, sampler=settings.sampler, seed=settings.seed
+        settings = self.settings
+        return place_for(
+            cell,
+            self.device,
+            precision=settings.precision,
+            sampler=settings.sampler,
+            seed=settings.seed,
         )
 
     def lines(self, seen: Sequence[Seen]) -> list[Line]:
@@ -91,10 +81,14 @@ def run_study(settings: StudySettings) -> list[str]:
         return board.told()
     with study_run(settings) as study:
         done = _done_cells(study.run_id) if study.is_resumed else {}
-        seen = probed(plan, _seen_before(done, plan))
+        seen = _seen_before(done, plan)
+        if settings.config.launcher != SLURM:  # its jobs run on other machines than this
+            seen = probed(plan, seen)
         board = Board(plan.lines(seen), plan.assumptions, Console(stderr=True))
+        run_cells = _launch_cells if settings.is_launched else _run_cells
         with board.shown():
-            stop = _run_cells(plan, board, study.run_id, done, seen)
+            _show_done(board, done)
+            stop = run_cells(plan, board, study.run_id, seen)
         failed = [line.cell.name for line in board.lines if line.state == study_tags.FAILED]
         state = study_tags.FAILED if failed else study_tags.STOPPED if stop else study_tags.DONE
         problem = stop or (f"failed: {', '.join(failed)}" if failed else "")
@@ -156,7 +150,7 @@ def _probe(plan: Plan, piece: Cell) -> Seen | None:
         ``None`` where the cell does not fit or fails: its own run will say why.
     """
     place = plan.place_of(piece)
-    if _unfit(piece, place):
+    if unfit(piece, place):
         return None
     meter = Meter()
     meter.start()
@@ -175,86 +169,84 @@ def _probe(plan: Plan, piece: Cell) -> Seen | None:
     return Seen(piece.task, tflop, taken.duration_s / units_per_part, energy_kwh)
 
 
-def _run_cells(
-    plan: Plan, board: Board, run_id: str, done: Mapping[str, StudyCell], seen: list[Seen]
-) -> str:
-    """Runs the cells that are not done; returns why it stopped before the end, "" if it did not."""
+def _show_done(board: Board, done: Mapping[str, StudyCell]) -> None:
+    """Fills the lines of cells that an interrupted study has done."""
     for line in board.lines:
         if line.cell.name in done:
             _fill(line, done[line.cell.name], "from before")
             board.update(line, is_over=True)
-    for line in board.lines:
-        if line.state == study_tags.DONE:
-            continue
+
+
+def _run_cells(plan: Plan, board: Board, run_id: str, seen: list[Seen]) -> str:
+    """Runs the cells that are not done; returns why it stopped before the end, "" if it did not."""
+    for line in board.waiting:
         stop = _beyond_budget(plan, line, run_id)
         if stop:
             return stop
         _run_line(plan, board, line, run_id)
-        if line.state == study_tags.DONE:
-            seen.append(_seen_of(line.cell, plan, line.outlook))
-            for other in board.waiting:
-                other.outlook = outlook(other.cell, plan.tflop[other.cell.name], seen)
+        _learn(plan, board, line, seen)
         board.update(line, is_over=True)
     return ""
 
 
+def _launch_cells(plan: Plan, board: Board, run_id: str, seen: list[Seen]) -> str:
+    """Runs the cells that are not done as jobs; returns as ``_run_cells`` does.
+
+    A budget lets the jobs end that have begun.
+    """
+    launcher = launcher_of(plan.settings)
+    by_name = {line.cell.name: line for line in board.lines}
+    waiting, stop = list(board.waiting), ""
+    with CellJobs(launcher, plan.settings, plan.price, run_id) as jobs:
+        while jobs.num_running or (waiting and not stop):
+            while waiting and not stop and jobs.num_running < launcher.num_at_once:
+                stop = _beyond_budget(plan, waiting[0], run_id)
+                if not stop:
+                    line = waiting.pop(0)
+                    line.state = study_tags.RUNNING
+                    jobs.submit(line.cell)
+                    board.update(line)
+            for outcome in jobs.ended():
+                line = by_name[outcome.cell_name]
+                _end_line(line, outcome)
+                _learn(plan, board, line, seen)
+                board.update(line, is_over=True)
+    return stop
+
+
+def _learn(plan: Plan, board: Board, line: Line, seen: list[Seen]) -> None:
+    """Lets a cell that is done tell what the others will take."""
+    if line.state != study_tags.DONE or line.outlook.duration_s is None:
+        return
+    seen.append(_seen_of(line.cell, plan, line.outlook))
+    for other in board.waiting:
+        other.outlook = outlook(other.cell, plan.tflop[other.cell.name], seen)
+
+
 def _run_line(plan: Plan, board: Board, line: Line, parent_run_id: str) -> None:
     """Runs one cell in a run of its own, whatever becomes of it."""
-    cell, place = line.cell, plan.place_of(line.cell)
-    problem = _unfit(cell, place)
-    if problem:
-        skip_cell(parent_run_id, cell, place, problem)
-        line.state, line.note = study_tags.SKIPPED, problem
-        return
-    run_id = new_cell_run(parent_run_id, cell, place, state=study_tags.RUNNING)
-    line.state = study_tags.RUNNING
-    board.update(line)
+
+    def begun() -> None:
+        line.state = study_tags.RUNNING
+        board.update(line)
+
+    def done(window: WindowDone) -> None:
+        line.num_windows_done = window.number
+        board.update(line)
+
     start_s = time.monotonic()
-    try:
-        for window in _windows(cell, place, plan.price, run_id):
-            line.num_windows_done = window.number
-            board.update(line)
-    except Exception as error:
-        reason = _reason(error)
-        end_cell_run(run_id, study_tags.FAILED, reason)
-        line.state, line.note = study_tags.FAILED, reason
-        if isinstance(error.__cause__, SignalException):  # told to stop, while others worked
-            raise
-        return
-    except BaseException:
-        end_cell_run(run_id, study_tags.INTERRUPTED)
-        raise
-    end_cell_run(run_id, study_tags.DONE)
-    client = MlflowClient()
-    measured = read_cell(client, client.get_run(run_id))
-    _fill(line, measured, measured.problem, time.monotonic() - start_s)
+    place = plan.place_of(line.cell)
+    outcome = measure_cell(parent_run_id, line.cell, place, plan.price, begun=begun, done=done)
+    _end_line(line, outcome, time.monotonic() - start_s)
 
 
-def _windows(cell: Cell, place: Place, price: Price, run_id: str) -> Iterator[WindowDone]:
-    if cell.num_processes == 1:
-        yield from run_cell(cell, place, price, run_id)
-    else:
-        free_memory()
-        launch_cell(cell, place, price, run_id)
-
-
-def _unfit(cell: Cell, place: Place) -> str:
-    """Returns why a cell cannot run on this machine; "" if it can."""
-    if place.device.type == "cuda" and cell.num_processes > torch.cuda.device_count():
-        return f"needs {cell.num_processes} GPUs, torch sees {torch.cuda.device_count()}"
-    free_memory()
-    memory = memory_of(cell, spec_of_cell(cell), device=place.device, precision=place.precision)
-    if memory.fits:
-        return ""
-    needed_gb, free_gb = memory.needed_bytes / BYTES_PER_GB, memory.free_bytes / BYTES_PER_GB
-    return f"needs about {needed_gb:.1f} GB of memory, {free_gb:.1f} GB are free"
-
-
-def _reason(error: Exception) -> str:
-    """Returns an error in one line."""
-    text = error.message if isinstance(error, MlflowCarbonError) else str(error)
-    first = (text.strip().splitlines() or [""])[0]
-    return first if isinstance(error, MlflowCarbonError) else f"{type(error).__name__}: {first}"
+def _end_line(line: Line, outcome: Outcome, duration_s: float | None = None) -> None:
+    """Writes into a line what became of its cell."""
+    line.state, line.note = outcome.state, outcome.problem
+    if outcome.state == study_tags.DONE:
+        client = MlflowClient()
+        measured = read_cell(client, client.get_run(outcome.run_id))
+        _fill(line, measured, measured.problem, duration_s)
 
 
 def _beyond_budget(plan: Plan, line: Line, run_id: str) -> str:

@@ -106,8 +106,12 @@ def end_cell_run(run_id: str, state: str, problem: str = "") -> None:
     client.set_terminated(run_id, statuses.get(state, KILLED))
 
 
-def skip_cell(parent_run_id: str, cell: Cell, place: Place, problem: str) -> None:
-    """Notes on a run of its own that a cell was left out, and why; a resumed study changes it."""
+def skip_cell(parent_run_id: str, cell: Cell, place: Place, problem: str) -> str:
+    """Notes on a run of its own that a cell was left out, and why; a resumed study changes it.
+
+    Returns:
+        The id of that run.
+    """
     client = MlflowClient()
     known = newest_by_cell(child_runs(client, client.get_run(parent_run_id))).get(cell.name)
     is_noted = known and known.data.tags[study_tags.TAG_STATE] == study_tags.SKIPPED
@@ -116,6 +120,18 @@ def skip_cell(parent_run_id: str, cell: Cell, place: Place, problem: str) -> Non
     else:
         run_id = new_cell_run(parent_run_id, cell, place, state=study_tags.SKIPPED)
     end_cell_run(run_id, study_tags.SKIPPED, problem)
+    return str(run_id)
+
+
+def interrupt_cell(parent_run_id: str, cell: Cell, problem: str) -> str:
+    """Closes the run of a cell whose process is gone; returns its id, "" if it had none."""
+    client = MlflowClient()
+    known = newest_by_cell(child_runs(client, client.get_run(parent_run_id))).get(cell.name)
+    if known is None:
+        return ""
+    if known.data.tags[study_tags.TAG_STATE] == study_tags.RUNNING:
+        end_cell_run(known.info.run_id, study_tags.INTERRUPTED, problem)
+    return str(known.info.run_id)
 
 
 def spent_g(parent_run_id: str) -> float:

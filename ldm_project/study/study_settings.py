@@ -1,5 +1,6 @@
 """The settings of a study: its grid and how it is run, parsed from the texts of its parameters."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from ldm_project.config import AUTO, NEW, NUM_TRAIN_TIMESTEPS, TASKS, StudyConfig
@@ -36,6 +37,7 @@ class StudySettings:
         resumed_run_id: parent run of the study to go on with; ``None`` looks for one.
         is_new: whether no unfinished study is gone on with.
         is_dry: whether the cells are only listed.
+        slurm: parameters of each Slurm job, by name.
     """
 
     config: StudyConfig
@@ -52,6 +54,12 @@ class StudySettings:
     resumed_run_id: str | None
     is_new: bool
     is_dry: bool
+    slurm: Mapping[str, str | int]
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether each cell is a job of its own."""
+        return self.config.launcher != AUTO
 
     @property
     def digest(self) -> str:
@@ -84,7 +92,25 @@ def study_settings(config: StudyConfig) -> StudySettings:
         resumed_run_id=None if resumed == NEW else resumed,
         is_new=resumed == NEW,
         is_dry=config.dry_run == "true",
+        slurm=_slurm(config),
     )
+
+
+def _slurm(config: StudyConfig) -> dict[str, str | int]:
+    """Returns the parameters of Slurm jobs; whole numbers are numbers."""
+    if config.max_retries < 0:
+        raise InvalidInputError(f"max_retries is {config.max_retries}; give 0 or more.")
+    if config.slurm != AUTO and config.launcher != "slurm":
+        raise InvalidInputError(f"slurm is {config.slurm!r}, but launcher is {config.launcher!r}.")
+    parameters: dict[str, str | int] = {}
+    for item in _items(config.slurm):
+        name, is_pair, value = item.partition("=")
+        if not (name and is_pair and value):
+            raise InvalidInputError(
+                f"slurm has {item!r}; give name=value, as partition=gpu,gpus_per_node=1."
+            )
+        parameters[name.strip()] = int(value) if value.strip().isdigit() else value.strip()
+    return parameters
 
 
 def _axes(config: StudyConfig) -> Axes:

@@ -10,16 +10,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_carbon.commands.options import example, given_text, tracking_uri_option
-from mlflow_carbon.commands.pricing import price_settings_options
+from mlflow_carbon.commands.pricing import intensity_basis_option, price_settings_options
 from mlflow_carbon.contract import keys
 from mlflow_carbon.inert import shown
 
 if TYPE_CHECKING:
+    from mlflow_carbon.accounting.start_plan import StartPlan
     from mlflow_carbon.grid.price_settings import PriceSettings
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # exit codes of a shell
@@ -48,6 +49,27 @@ FROM_TERMINAL = ("SIGINT", "SIGQUIT", "SIGWINCH")  # a terminal sends these to t
     show_default=True,
     help="What of a shared node counts.",
 )
+@click.option(
+    "--deadline",
+    metavar="TIME",
+    help="Waits for the start of least CO2e: when COMMAND must have ended, 12h from now or a time.",
+)
+@click.option(
+    "--duration",
+    metavar="TIME",
+    help="With --deadline, how long COMMAND takes: 90min. Default: as its last run took, else 1h.",
+)
+@click.option(
+    "--intensity-file",
+    help="With --deadline, CSV of timestamp,g_per_kwh, or an export of Electricity Maps or "
+    "WattTime. Default: MLFLOW_CARBON_INTENSITY_FILE.",
+)
+@intensity_basis_option
+@click.option(
+    "--provider",
+    help="With --deadline, who foretells the intensity of --region: electricity-maps, "
+    "uk-carbon-intensity or energi-data-service. Default: MLFLOW_CARBON_PROVIDER.",
+)
 @click.option("--silent", is_flag=True, help="No receipt at the end.")
 @tracking_uri_option
 def run(
@@ -56,6 +78,11 @@ def run(
     name: str | None,
     price: "PriceSettings",
     attribution: str,
+    deadline: str | None,
+    duration: str | None,
+    intensity_file: str | None,
+    intensity_basis: str,
+    provider: str | None,
     silent: bool,
     tracking_uri: str | None,
 ) -> None:
@@ -65,6 +92,9 @@ def run(
     its exit code is the exit code here. Metered runs that it starts itself become children of the
     run. The receipt comes last, on stderr.
     """
+    wait = {"duration": duration, "intensity_file": intensity_file, "provider": provider}
+    if deadline is None and any(wait.values()):
+        raise click.UsageError("--duration, --intensity-file and --provider need --deadline.")
     if shutil.which(command[0]) is None:  # no run for what cannot be run
         click.echo(f"mlflow-carbon run: no such command: {shown(command[0])}", err=True)
         sys.exit(NOT_FOUND)
@@ -83,8 +113,12 @@ def run(
     )
     if experiment is not None:
         mlflow.set_experiment(experiment)
-    run_name = name or Path(command[0]).name
-    started = mlflow.start_run(run_name=run_name, tags={"mlflow.source.name": command[0]})
+    plan, tags = None, {"mlflow.source.name": command[0]}
+    if deadline is not None:
+        wait |= {"deadline": deadline, "intensity_basis": intensity_basis, "region": price.region}
+        plan, wait_tags = _waited(command, wait)
+        tags |= wait_tags
+    started = mlflow.start_run(run_name=name or Path(command[0]).name, tags=tags)
     exit_code = NOT_EXECUTABLE
     try:
         with block:
@@ -92,7 +126,36 @@ def run(
     finally:
         mlflow.set_tag(keys.TAG_EXIT_CODE, str(exit_code))
         mlflow.end_run(_status_of(exit_code))
+    if plan is not None:
+        from mlflow_carbon.tracking.waiting import note_saving
+
+        note_saving(mlflow.MlflowClient(), started.info.run_id, plan)
     _end_like(exit_code)
+
+
+def _waited(command: Sequence[str], settings: dict[str, Any]) -> tuple["StartPlan", dict[str, str]]:
+    """Waits for the start of least CO2e; returns it, and the tags of the run that begins."""
+    from mlflow import MlflowClient
+
+    from mlflow_carbon.grid.wait_settings import WaitSettings
+    from mlflow_carbon.tracking import waiting
+    from mlflow_carbon.tracking.mlflow_seams import current_experiment_id
+
+    digest = waiting.digest_of("run", command, str(Path.cwd()))
+    clock = click.get_current_context().find_object(waiting.DayClock) or waiting.DayClock()
+    try:
+        plan = waiting.wait_for_start(
+            WaitSettings(**settings).with_environment(os.environ),
+            command=digest,
+            last_duration_s=lambda: waiting.last_duration_s(
+                MlflowClient(), current_experiment_id(), digest
+            ),
+            say=lambda sentence: click.echo(f"mlflow-carbon: {sentence}", err=True),
+            clock=clock,
+        )
+    except KeyboardInterrupt:
+        sys.exit(SIGNAL_BASE + signal.SIGINT)
+    return plan, waiting.tags_of(plan, digest)
 
 
 def _environment_of(run_id: str) -> dict[str, str]:

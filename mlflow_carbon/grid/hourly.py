@@ -97,7 +97,7 @@ def read_intensity_file(path: Path | str, *, basis: str = DIRECT) -> IntensitySe
     layout = _format_of(list(reader.fieldnames or ()), basis, path)
     points = sorted(_points(reader, layout, path))
     return IntensitySeries(
-        slots=tuple(_slots(points, path)),
+        slots=tuple(slots_of(points, of=f"The intensity file {str(path)!r}")),
         basis=layout.basis,
         source=f"{layout.source} ({Path(path).name})",
     )
@@ -180,6 +180,29 @@ def intensity_of_spans(
     )
 
 
+def slots_of(points: list[tuple[float, float]], *, of: str) -> Iterator[Slot]:
+    """Yields the slots of intensities; each lasts until the next, but no longer than the shortest.
+
+    Args:
+        points: time in s since 1970 and intensity in g/kWh, in order of time.
+        of: whose they are, as the subject of a sentence.
+
+    Raises:
+        InvalidInputError: there is no point, or two of one time.
+    """
+    if not points:
+        raise InvalidInputError(f"{of} has no row with an intensity.")
+    gaps_s = [after[0] - before[0] for before, after in pairwise(points)]
+    shortest_s = min(gaps_s, default=SECONDS_PER_HOUR)
+    if shortest_s == 0:
+        twice = next(time for (time, _), gap in zip(points, gaps_s, strict=False) if gap == 0)
+        raise InvalidInputError(
+            f"{of} has {time_text(twice)} twice; give each time once, one region a file."
+        )
+    for start_s, g_per_kwh in points:
+        yield Slot(start_s, start_s + shortest_s, g_per_kwh)
+
+
 def _format_of(columns: list[str], basis: str, path: Path | str) -> _Format:
     by_name = {" ".join(column.split()).casefold(): column for column in columns}
     if "datetime (utc)" in by_name:
@@ -239,21 +262,6 @@ def _points(
                 f"In {place}: the intensity is {text}; give a finite number, 0 or more."
             )
         yield time_s, g_per_kwh
-
-
-def _slots(points: list[tuple[float, float]], path: Path | str) -> Iterator[Slot]:
-    if not points:
-        raise InvalidInputError(f"The intensity file {str(path)!r} has no row with an intensity.")
-    gaps_s = [after[0] - before[0] for before, after in pairwise(points)]
-    shortest_s = min(gaps_s, default=SECONDS_PER_HOUR)
-    if shortest_s == 0:
-        twice = next(time for (time, _), gap in zip(points, gaps_s, strict=False) if gap == 0)
-        raise InvalidInputError(
-            f"The intensity file {str(path)!r} has {time_text(twice)} twice; "
-            "give each time once, one region a file."
-        )
-    for start_s, g_per_kwh in points:
-        yield Slot(start_s, start_s + shortest_s, g_per_kwh)
 
 
 def _holes(series: IntensitySeries) -> str:

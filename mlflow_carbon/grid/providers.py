@@ -88,12 +88,10 @@ def fetch_intensity(
         NoIntensityError: the provider did not answer in time, or without an intensity.
     """
     chosen = _provider(provider)
-    _check_question(chosen, zone, api_key)
-    region, part = split_zone(zone)
-    code = f"{region}-{part}" if part else region
-    headers = {"auth-token": api_key} if chosen.key_variable and api_key else {}
-    address = (base_url or chosen.base_url) + chosen.path(code)
-    answer = _answer(chosen.name, address, headers, timeout_s)
+    region, code = zone_code(zone)
+    answer = ask_zone(
+        provider, zone, chosen.path(code), api_key=api_key, base_url=base_url, timeout_s=timeout_s
+    )
     try:
         g_per_kwh, period, basis = chosen.parse(answer, code)
         is_intensity = math.isfinite(g_per_kwh) and g_per_kwh >= 0
@@ -142,8 +140,7 @@ def ask_provider(
         InvalidInputError: there is no such provider, it does not know the zone, or needs a key,
             all of which the user can correct before the run.
     """
-    key_variable = _provider(provider).key_variable
-    api_key = None if key_variable is None else environment.get(key_variable)
+    api_key = api_key_of(provider, environment)
     fallback = lookup_intensity(split_zone(zone)[0], preferred_set=preferred_set)
     try:
         found = fetch_intensity(
@@ -154,6 +151,55 @@ def ask_provider(
     return LiveIntensity(found, None)
 
 
+def ask_zone(
+    provider: str,
+    zone: str,
+    path: str,
+    *,
+    api_key: str | None,
+    base_url: str | None,
+    timeout_s: float,
+) -> Any:
+    """Returns a provider's answer about a zone as JSON.
+
+    Args:
+        provider: a name in ``PROVIDERS``.
+        zone: as in ``fetch_intensity``.
+        path: the rest of the address.
+        api_key: for providers that need one; sent to ``base_url`` only.
+        base_url: another address of the same interface; ``None`` for the public one.
+        timeout_s: time limit for the whole answer.
+
+    Raises:
+        InvalidInputError: there is no such provider, it does not know the zone, or needs a key.
+        NoIntensityError: the provider did not answer in time, or not in JSON.
+    """
+    chosen = _provider(provider)
+    _check_question(chosen, zone, api_key)
+    headers = {"auth-token": api_key} if chosen.key_variable and api_key else {}
+    return _answer(chosen.name, (base_url or chosen.base_url) + path, headers, timeout_s)
+
+
+def api_key_of(provider: str, environment: Mapping[str, str]) -> str | None:
+    """Returns the key of a provider; ``None`` if it needs none, or none is set.
+
+    Raises:
+        InvalidInputError: there is no such provider.
+    """
+    variable = _provider(provider).key_variable
+    return None if variable is None else environment.get(variable)
+
+
+def zone_code(zone: str) -> tuple[str, str]:
+    """Returns the country's code of a zone, and the zone in the words of providers.
+
+    Raises:
+        NoIntensityError: no region is called that.
+    """
+    region, part = split_zone(zone)
+    return region, f"{region}-{part}" if part else region
+
+
 def check_provider(provider: str, zone: str, *, environment: Mapping[str, str]) -> None:
     """Checks, without using the network, that a provider can be asked for a zone.
 
@@ -161,9 +207,7 @@ def check_provider(provider: str, zone: str, *, environment: Mapping[str, str]) 
         NoIntensityError: there is no such region.
         InvalidInputError: there is no such provider, it does not know the zone, or needs a key.
     """
-    chosen = _provider(provider)
-    key = None if chosen.key_variable is None else environment.get(chosen.key_variable)
-    _check_question(chosen, zone, key)
+    _check_question(_provider(provider), zone, api_key_of(provider, environment))
 
 
 def split_zone(zone: str) -> tuple[str, str]:

@@ -113,7 +113,7 @@ CURRENT_EXPERIMENT = Seam(
     (("mlflow.tracking.fluent:_get_experiment_id",),),
 )
 PROJECTS = Seam(
-    "`mlflow run` in the current environment where conda is missing",
+    "`mlflow run` in the current environment where conda is missing, and its backend `carbon`",
     "Give `--env-manager local`.",
     (
         (
@@ -121,6 +121,7 @@ PROJECTS = Seam(
             "mlflow.projects.backend.local:LocalBackend",
             "mlflow.projects.utils:fetch_and_validate_project",
             "mlflow.projects.utils:PROJECT_ENV_MANAGER",
+            "mlflow.projects.utils:PROJECT_SYNCHRONOUS",
             "mlflow.utils.conda:get_conda_bin_executable",
         ),
     ),
@@ -315,6 +316,17 @@ def fetch_project(uri: str, version: str | None, entry_point: str, params: Any) 
 def environment_manager_key() -> str:
     """Returns the key under which a backend's settings name the environment manager."""
     return str(_find("mlflow.projects.utils:PROJECT_ENV_MANAGER"))
+
+
+def synchronous_key() -> str:
+    """Returns the key under which a backend's settings say whether MLflow waits for the run."""
+    return str(_find("mlflow.projects.utils:PROJECT_SYNCHRONOUS"))
+
+
+def project_setting_keys() -> frozenset[str]:
+    """Returns the keys that MLflow itself adds to a backend's settings."""
+    utils = import_module("mlflow.projects.utils")
+    return frozenset(getattr(utils, name) for name in dir(utils) if name.startswith("PROJECT_"))
 
 
 def conda_executable() -> str:
