@@ -1,6 +1,5 @@
 """Latents of a training set: encoded once by a frozen VQ-GAN, in memory or in a file."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from ldm_project.array_files import open_array, write_array
 from ldm_project.diffusion.autoencoders import Vqgan, encode
-from ldm_project.diffusion.models import canonical_state
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,6 @@ def keep_latents(
 def open_latents(path: Path) -> Latents:
     """Returns the latents in a complete file; only the latents in use are in memory."""
     return _with_scale(torch.from_numpy(open_array(path)))
-
-
-def weights_digest(vqgan: Vqgan) -> str:
-    """Returns a digest of a VQ-GAN's weights, which is equal only for equal weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, weight in sorted(canonical_state(vqgan).items()):
-        digest.update(name.encode())
-        digest.update(weight.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @torch.inference_mode()

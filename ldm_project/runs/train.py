@@ -128,7 +128,12 @@ def _materials(settings: TrainSettings, run_id: str, processes: Processes) -> Ma
     """
     scans = open_scans(data_spec(settings))
     reference = _vqgan_for(settings, scans, run_id, processes)
-    vqgan = load_vqgan(reference.checkpoint, backend=settings.backend, device=settings.device)
+    vqgan = load_vqgan(
+        reference.checkpoint,
+        backend=settings.backend,
+        device=settings.device,
+        digests=reference.digests,
+    )
     check_size(vqgan.spec, settings, reference)
     training, held_out = scans.split(HELD_OUT_FRACTION)
     return Materials(scans, training, held_out, reference, vqgan)

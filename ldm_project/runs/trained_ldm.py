@@ -55,7 +55,12 @@ def open_ldm(reference: ModelReference, settings: SamplingSettings) -> LdmCheckp
     Raises:
         CheckpointError: the checkpoint is damaged, or makes images of another size.
     """
-    ldm = load_ldm(reference.checkpoint, backend=settings.backend, device=settings.device)
+    ldm = load_ldm(
+        reference.checkpoint,
+        backend=settings.backend,
+        device=settings.device,
+        digests=reference.digests,
+    )
     check_size(ldm.spec, settings, reference)
     return replace(ldm, unet=prepared(ldm.unet, is_compiled=settings.is_compiled))
 

@@ -12,8 +12,9 @@ from ldm_project.config import MAX_SLICE_EPOCHS
 from ldm_project.ct.data import CtScans, batches, digest_of
 from ldm_project.diffusion.autoencoders import Vqgan
 from ldm_project.diffusion.checkpoints import VqganCheckpoint
-from ldm_project.diffusion.latents import keep_latents, weights_digest
+from ldm_project.diffusion.latents import keep_latents
 from ldm_project.diffusion.models import device_of
+from ldm_project.diffusion.weights_digest import weights_digest
 from ldm_project.settings import TrainSettings
 
 FORMAT_VERSION = 1  # raise it whenever images are drawn or encoded in another way
