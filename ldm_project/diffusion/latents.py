@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ldm_project.array_files import open_array, write_array
+from ldm_project.config import DOWNSAMPLING_FACTOR
 from ldm_project.diffusion.autoencoders import Vqgan, encode
+from ldm_project.parsing import num_fitting
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def open_latents(path: Path) -> Latents:
 
 @torch.inference_mode()
 def _encoded(vqgan: Vqgan, images: Tensor) -> Tensor:
-    return encode(vqgan, images).cpu()
+    """Returns the latents of a batch on the CPU; large images are encoded one by one."""
+    num_together = num_fitting([axis // DOWNSAMPLING_FACTOR for axis in images.shape[2:]])
+    return torch.cat([encode(vqgan, part).cpu() for part in torch.split(images, num_together)])
 
 
 def _with_scale(values: Tensor) -> Latents:

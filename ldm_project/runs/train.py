@@ -13,6 +13,7 @@ import torch
 
 from ldm_project.config import HELD_OUT_FRACTION
 from ldm_project.ct.data import CtScans, data_spec, open_scans
+from ldm_project.ct.data_sheet import DataSheet, data_sheet
 from ldm_project.diffusion.acceleration import checkpoint_gradients, resolve_precision
 from ldm_project.diffusion.checkpoints import (
     LdmCheckpoint,
@@ -28,6 +29,7 @@ from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.sharding import fits
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
+from ldm_project.runs.data_sheets import log_sheet, show_sheet
 from ldm_project.runs.interrupted_trainings import (
     StateKeeper,
     go_on,
@@ -71,6 +73,7 @@ class Materials:
     """The scans, and the VQ-GAN that encodes them; only the first process holds them."""
 
     scans: CtScans
+    sheet: DataSheet
     training: CtScans
     held_out: CtScans
     reference: ModelReference
@@ -115,6 +118,7 @@ def run_train(
         with training_run(settings, run_id, tags, is_first=processes.is_first):
             if materials:
                 note_used_model(run_id, materials.reference)
+                log_sheet(materials.sheet)
             latents = _trained(settings, training, materials, run_id, processes)
             uri = _registered(settings, training, materials, latents, run_id) if materials else ""
         return processes.shared(uri)
@@ -136,7 +140,9 @@ def _materials(settings: TrainSettings, run_id: str, processes: Processes) -> Ma
     )
     check_size(vqgan.spec, settings, reference)
     training, held_out = scans.split(HELD_OUT_FRACTION)
-    return Materials(scans, training, held_out, reference, vqgan)
+    sheet = data_sheet(scans, training)
+    show_sheet(sheet)
+    return Materials(scans, sheet, training, held_out, reference, vqgan)
 
 
 def _vqgan_for(
