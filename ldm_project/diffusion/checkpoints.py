@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ldm_project.config import DIFFUSION, SAMPLERS_BY_OBJECTIVE
-from ldm_project.diffusion.autoencoders import Vqgan
+from ldm_project.diffusion.autoencoders import Autoencoder, Vqgan
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_unet,
@@ -23,6 +23,7 @@ from ldm_project.diffusion.models import (
     load_canonical_state,
     resolve_device,
 )
+from ldm_project.diffusion.noise_schedulers import OWN_SCHEDULE, TrainedSchedule
 from ldm_project.diffusion.weights_digest import digest_of_state, weights_digest
 from ldm_project.errors import CheckpointError, InvalidInputError
 
@@ -46,14 +47,16 @@ class VqganCheckpoint:
 class LdmCheckpoint:
     """A trained LDM: its UNet works on latents of its VQ-GAN, divided by ``latent_scale``.
 
-    ``objective`` is the UNet's training objective: ``diffusion`` or ``rflow``.
+    ``objective`` is the UNet's training objective: ``diffusion`` or ``rflow``. ``schedule`` is that
+    of its training; checkpoints of this project have one only.
     """
 
     spec: ModelSpec
     unet: nn.Module
-    vqgan: Vqgan
+    vqgan: Autoencoder
     latent_scale: float
     objective: str = DIFFUSION
+    schedule: TrainedSchedule = OWN_SCHEDULE
 
 
 def save_vqgan(folder: Path, spec: ModelSpec, vqgan: Vqgan) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm_project.array_files import open_array, write_array
 from ldm_project.config import DOWNSAMPLING_FACTOR
-from ldm_project.diffusion.autoencoders import Vqgan, encode
+from ldm_project.diffusion.autoencoders import Autoencoder, Vqgan, encode
 from ldm_project.parsing import num_fitting
 
 
@@ -30,7 +30,7 @@ class Latents:
         return self.values[indices].to(device) / self.scale
 
 
-def encode_latents(vqgan: Vqgan, images: Iterable[Tensor]) -> Latents:
+def encode_latents(vqgan: Autoencoder, images: Iterable[Tensor]) -> Latents:
     """Returns the latents of a training set; their scale is their standard deviation.
 
     Args:
@@ -64,7 +64,7 @@ def open_latents(path: Path) -> Latents:
 
 
 @torch.inference_mode()
-def _encoded(vqgan: Vqgan, images: Tensor) -> Tensor:
+def _encoded(vqgan: Autoencoder, images: Tensor) -> Tensor:
     """Returns the latents of a batch on the CPU; large images are encoded one by one."""
     num_together = num_fitting([axis // DOWNSAMPLING_FACTOR for axis in images.shape[2:]])
     return torch.cat([encode(vqgan, part).cpu() for part in torch.split(images, num_together)])
