@@ -130,7 +130,9 @@ def sheet_markdown(sheet: DataSheet) -> str:
 
 
 def _sentence(sheet: DataSheet) -> str:
-    what = "phantoms, drawn here" if sheet.kind == "phantom" else "scans"
+    what = "scan" if sheet.num_scans == 1 else "scans"
+    if sheet.kind == "phantom":
+        what = "phantoms, drawn here"
     patients = "1 patient" if sheet.num_patients == 1 else f"{sheet.num_patients} patients"
     held_out = f"{sheet.num_held_out_patients} of them held out"
     if sheet.num_held_out_patients == 0:
