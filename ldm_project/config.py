@@ -41,6 +41,7 @@ MAX_LATENT_POSITIONS = 2**16
 WINDOWS_PER_TRAINING = 10
 PREVIEWS_PER_TRAINING = 4
 MAX_SLICE_EPOCHS = 16  # epochs whose slices are kept as latents: one slice per volume and epoch
+MIN_KEPT_SLICES = 512  # kept even of a few volumes, from which more epochs then draw
 HELD_OUT_FRACTION = 0.2  # of the scans: used only for judging, never for training
 
 STUDY_PRESETS = ("ci", "laptop", "paper")  # what each of them runs: study/presets.py
@@ -109,6 +110,9 @@ class VqganConfig(RunConfig):
     )
     slice_axis: str = parameter("axial", "Slices drawn from volumes in 2D.", choices=SLICE_AXES)
     spacing_mm: str = parameter(AUTO, "Resample to this spacing: 1 or 1x1x2. auto: as scanned.")
+    patch_size: str = parameter(
+        AUTO, "The VQ-GAN learns from random patches: 64 or 64x64x32. auto: whole images."
+    )
     checkpoint_every: str = parameter(
         AUTO, "Iterations between two states that a training can go on from. auto: a tenth of all."
     )

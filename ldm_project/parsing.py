@@ -59,6 +59,29 @@ def resolve_size(size: str, dims: int, model_size: str) -> tuple[int, ...]:
     return axes
 
 
+def resolve_patch_size(
+    patch_size: str, size: tuple[int, ...], model_size: str
+) -> tuple[int, ...] | None:
+    """Returns the size of the patches to train on; ``None`` for ``auto``: whole images.
+
+    Raises:
+        InvalidInputError: the text is no size that the networks can halve, or an axis is longer
+            than the image's.
+    """
+    if patch_size == AUTO:
+        return None
+    try:
+        patch = resolve_size(patch_size, len(size), model_size)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"patch_size: {error}") from error
+    if any(part > whole for part, whole in zip(patch, size, strict=True)):
+        raise InvalidInputError(
+            f"patch_size is {patch_size!r}, but an image has {size_text(size)}; give at most "
+            f"that, or auto."
+        )
+    return patch
+
+
 def check_size(size: tuple[int, ...], dims: int, model_size: str) -> None:
     """Checks that the networks of a preset can make images of a size.
 

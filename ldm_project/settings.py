@@ -44,6 +44,7 @@ from ldm_project.parsing import (
     num_fitting,
     num_launched,
     resolve_count,
+    resolve_patch_size,
     resolve_pue,
     resolve_size,
     resolve_spacing_mm,
@@ -135,9 +136,14 @@ class TrainingSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class VqganSettings(TrainingSettings):
-    """Settings of the training of a VQ-GAN."""
+    """Settings of the training of a VQ-GAN.
+
+    ``patch_size`` is that of the patches it learns from; ``None`` trains on whole images.
+    """
 
     command: ClassVar[str] = "vqgan"
+
+    patch_size: tuple[int, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,9 +363,13 @@ def _training(
 
 
 def _vqgan_settings(config: VqganConfig) -> VqganSettings:
-    return VqganSettings(
-        **_training(config, config.vqgan_iterations, DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS)
+    fields_of_training = _training(
+        config, config.vqgan_iterations, DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS
     )
+    patch_size = resolve_patch_size(
+        config.patch_size, fields_of_training["size"], config.model_size
+    )
+    return VqganSettings(**fields_of_training, patch_size=patch_size)
 
 
 def _train_settings(config: TrainConfig) -> TrainSettings:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ldm_project.config import BACKENDS
 from ldm_project.diffusion.autoencoders import decode, encode
 from ldm_project.diffusion.checkpoints import (
     LdmCheckpoint,
+    digests_of,
     load_ldm,
     load_vqgan,
     save_ldm,
@@ -242,6 +245,62 @@ def test_weights_of_another_checkpoint_are_refused(networks, ldm_folder, tmp_pat
     save_ldm(tmp_path / "other", LdmCheckpoint(spec, unet, vqgan, 0.5))
     (tmp_path / "other" / "unet.safetensors").replace(ldm_folder / "unet.safetensors")
     with pytest.raises(CheckpointError, match=r"saved with another config\.json"):
+        load(ldm_folder)
+
+
+def write_weights(path, change):
+    """Rewrites a weights file with its own config, its weights changed by a function."""
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    save_file(change(state), path, metadata=metadata)
+
+
+@pytest.mark.parametrize("name", ["unet", "vqgan"])
+def test_one_flipped_bit_is_refused(ldm_folder, name):
+    path = ldm_folder / f"{name}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # within the last weight: the lowest bit of some byte
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name}\.safetensors is damaged.* have the digest"):
+        load(ldm_folder)
+
+
+def test_weights_of_another_model_of_the_same_shape_are_refused(networks, ldm_folder):
+    spec, _, _ = networks
+    other = build_unet(spec)
+    write_weights(ldm_folder / "unet.safetensors", lambda _state: other.state_dict())
+    with pytest.raises(
+        CheckpointError, match=r"unet\.safetensors is damaged.* not .* as when saved"
+    ):
+        load(ldm_folder)
+
+
+def test_checkpoint_from_before_digests_loads(networks, ldm_folder):
+    config = json.loads((ldm_folder / "config.json").read_text())
+    del config["weights_digests"]
+    (ldm_folder / "config.json").write_text(json.dumps(config))
+    for name in ("unet", "vqgan"):
+        path = ldm_folder / f"{name}.safetensors"
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        save_file(state, path, metadata={"config": json.dumps(config)})
+    assert load(ldm_folder).spec == networks[0]
+
+
+def test_checkpoint_with_another_digest_than_registered_is_refused(ldm_folder):
+    digests = digests_of(ldm_folder)
+    assert load_ldm(ldm_folder, backend="core", device="cpu", digests=digests)
+    with pytest.raises(
+        CheckpointError, match=r"the model was registered with unet 00000000, vqgan"
+    ):
+        load_ldm(ldm_folder, backend="core", device="cpu", digests=digests | {"unet": "0" * 32})
+
+
+@pytest.mark.parametrize("digests", [[], "abc", None, 3])
+def test_senseless_digests_are_refused(ldm_folder, digests):
+    edit_config(ldm_folder, weights_digests=digests)
+    with pytest.raises(CheckpointError, match="weights_digests is"):
         load(ldm_folder)
 
 

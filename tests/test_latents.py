@@ -13,9 +13,9 @@ from ldm_project.diffusion.latents import (
     encode_latents,
     keep_latents,
     open_latents,
-    weights_digest,
 )
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
+from ldm_project.diffusion.weights_digest import weights_digest
 from ldm_project.runs.training_latents import latents_file
 from ldm_project.settings import train_settings
 from tests.fakes.commands import run_command, runs_of

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -14,8 +15,9 @@ import pytest
 from mlflow import MlflowClient
 
 from ldm_project.config import SynthConfig, TrainRunConfig, VqganRunConfig
+from ldm_project.diffusion.checkpoints import load_ldm, save_ldm
 from ldm_project.diffusion.flops import cost_of
-from ldm_project.diffusion.models import ModelSpec
+from ldm_project.diffusion.models import ModelSpec, build_unet
 from ldm_project.errors import CheckpointError, DataError
 from mlflow_carbon.errors import NoIntensityError
 from tests.fakes.commands import command_of, run_command, runs_of
@@ -171,6 +173,19 @@ def test_model_can_be_a_folder_or_an_alias(store):
     run_command(small(2, model=f"{logged}/artifacts/checkpoint"))
     names = [command_of(run) for run in client.search_runs(["0"])]
     assert (names.count("synth"), names.count("train")) == (3, 1)
+
+
+def test_registered_model_with_another_models_files_is_refused_before_it_is_measured(store):
+    run_command(small(2))
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri="models:/ldm-ct-2d-32-tiny/1"))
+    checkpoint = folder / "artifacts" / "checkpoint"
+    ldm = load_ldm(checkpoint, backend="core", device="cpu")
+    save_ldm(checkpoint, replace(ldm, unet=build_unet(ldm.spec)))  # whole, but another model
+    with pytest.raises(CheckpointError, match=r"holds the weights unet .* was registered with"):
+        run_command(small(2))
+    failed, *_ = MlflowClient().search_runs(["0"])
+    assert failed.info.status == "FAILED"
+    assert not failed.data.metrics
 
 
 def test_registered_vqgan_reconstructs_images(store):

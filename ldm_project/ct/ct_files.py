@@ -53,6 +53,17 @@ class CtFiles:
 
 
 @dataclass(frozen=True)
+class ReadScan:
+    """A scan's voxels ``(1, X, Y, Z)`` float32 in HU, axes to the right, front and top.
+
+    ``spacing_mm`` is the distance of voxels on each axis; ``None`` if the files do not say.
+    """
+
+    voxels: Tensor
+    spacing_mm: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
 class FoundScans:
     """The scans of a source, ordered by first file, and why the remaining files were left out."""
 
@@ -97,7 +108,12 @@ def find_scans(source: str) -> FoundScans:
 
 
 def read_hu(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> Tensor:
-    """Returns a scan's voxels ``(1, X, Y, Z)`` float32 in HU, axes to the right, front and top.
+    """Returns a scan's voxels as ``read_scan`` does, and raises as it does."""
+    return read_scan(scan, spacing_mm=spacing_mm).voxels
+
+
+def read_scan(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> ReadScan:
+    """Returns a scan's voxels in HU, and their spacing.
 
     Args:
         scan: one scan's files.
@@ -109,11 +125,12 @@ def read_hu(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> Tensor:
     """
     try:
         with _quiet():
-            voxels = _oriented(scan, spacing_mm)
+            image = _oriented(scan, spacing_mm)
     except DataError:
         raise
     except Exception as error:  # readers and decoders raise whatever a damaged file provokes
         raise DataError(f"{scan.name} cannot be read: {first_line(error)}") from error
+    voxels = torch.as_tensor(np.asarray(image), dtype=torch.float32)
     if not torch.isfinite(voxels).all():
         raise DataError(f"{scan.name} has voxels that are no numbers (NaN or infinite); mend it.")
     lowest, median = voxels.min().item(), voxels.median().item()
@@ -122,7 +139,9 @@ def read_hu(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> Tensor:
             f"{scan.name} is no CT in Hounsfield units: its lowest value is {lowest:g} and its "
             f"median {median:g}; air is -1000, tissue about 50. Leave MR and label images out."
         )
-    return voxels
+    is_known = not (scan.is_dicom and scan.slices[0].spacing_mm is None)
+    gaps_mm = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
+    return ReadScan(voxels, tuple(map(float, gaps_mm)) if is_known else None)
 
 
 def progress(items: Sequence, what: str) -> tqdm:
@@ -138,7 +157,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _oriented(scan: CtFiles, spacing_mm: Sequence[float] | None) -> Tensor:
+def _oriented(scan: CtFiles, spacing_mm: Sequence[float] | None) -> MetaTensor:
     if scan.is_dicom:
         check_stack(scan.name, scan.slices)
         if spacing_mm is not None and scan.slices[0].spacing_mm is None:
@@ -151,8 +170,8 @@ def _oriented(scan: CtFiles, spacing_mm: Sequence[float] | None) -> Tensor:
         _check_resampled_size(scan.name, voxels.shape, affine, spacing_mm)
         steps.append(Spacing(pixdim=tuple(spacing_mm), mode="bilinear", padding_mode="border"))
     image = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.from_numpy(affine))
-    image = Compose(steps)(image)
-    return torch.as_tensor(np.asarray(image), dtype=torch.float32)
+    oriented: MetaTensor = Compose(steps)(image)
+    return oriented
 
 
 def _check_resampled_size(

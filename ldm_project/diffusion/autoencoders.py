@@ -1,5 +1,6 @@
 """The autoencoder between images and latents, its vector quantiser, and what both are used for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -100,7 +101,42 @@ class ResidualVqgan(nn.Module):
         return self.decode(quantise(self, latents))
 
 
+class PublishedAutoencoder(nn.Module):
+    """Another project's autoencoder, which sees images in a range of its own.
+
+    Args:
+        network: trained.
+        encode: gives the latents of images in the network's range.
+        decode: gives images in the network's range of latents.
+        gain: the network's value of an image is gain × ours + offset.
+        offset: see ``gain``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        encode: Callable[[Tensor], Tensor],
+        decode: Callable[[Tensor], Tensor],
+        gain: float = 1.0,
+        offset: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._encode, self._decode = encode, decode
+        self._gain, self._offset = gain, offset
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Returns latents of images ``(B, 1, *S)`` in [-1, 1]."""
+        return self._encode(images * self._gain + self._offset)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Returns images ``(B, 1, *S)``, in about [-1, 1], of latents."""
+        return (self._decode(latents) - self._offset) / self._gain
+
+
 Vqgan: TypeAlias = ResidualVqgan | VQVAE  # MONAI's own is that of version 1 of this project
+Autoencoder: TypeAlias = Vqgan | PublishedAutoencoder
 
 
 def _coders(backend: str) -> tuple[type[nn.Module], type[nn.Module], str]:
@@ -112,13 +148,15 @@ def _coders(backend: str) -> tuple[type[nn.Module], type[nn.Module], str]:
     return autoencoderkl.Encoder, autoencoderkl.Decoder, "num_channels"
 
 
-def encode(vqgan: Vqgan, images: Tensor) -> Tensor:
+def encode(vqgan: Autoencoder, images: Tensor) -> Tensor:
     """Returns continuous latents ``(B, C, *S / 4)``, before quantisation, of ``(B, 1, *S)``."""
     return vqgan.encode(images.to(next(vqgan.parameters()).device))
 
 
-def decode(vqgan: Vqgan, latents: Tensor) -> Tensor:
+def decode(vqgan: Autoencoder, latents: Tensor) -> Tensor:
     """Returns images ``(B, 1, *S)`` in [-1, 1], decoded from each latent's nearest code."""
+    if isinstance(vqgan, PublishedAutoencoder):  # which quantises by itself, if it does
+        return vqgan.decode(latents).clamp(-1.0, 1.0)
     return vqgan.decode(quantise(vqgan, latents)).clamp(-1.0, 1.0)
 
 

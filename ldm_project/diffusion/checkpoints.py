@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ldm_project.config import DIFFUSION, SAMPLERS_BY_OBJECTIVE
-from ldm_project.diffusion.autoencoders import Vqgan
+from ldm_project.diffusion.autoencoders import Autoencoder, Vqgan
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_unet,
@@ -23,6 +23,8 @@ from ldm_project.diffusion.models import (
     load_canonical_state,
     resolve_device,
 )
+from ldm_project.diffusion.noise_schedulers import OWN_SCHEDULE, TrainedSchedule
+from ldm_project.diffusion.weights_digest import digest_of_state, weights_digest
 from ldm_project.errors import CheckpointError, InvalidInputError
 
 FORMAT_VERSION = 2
@@ -30,6 +32,7 @@ READABLE_VERSIONS = (1, FORMAT_VERSION)  # version 1 knew strided autoencoders o
 CONFIG_FILE = "config.json"
 KIND_VQGAN = "vqgan"
 KIND_LDM = "ldm"
+DIGESTS = "weights_digests"  # in the config: by network; checkpoints of before lack it
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,16 @@ class VqganCheckpoint:
 class LdmCheckpoint:
     """A trained LDM: its UNet works on latents of its VQ-GAN, divided by ``latent_scale``.
 
-    ``objective`` is the UNet's training objective: ``diffusion`` or ``rflow``.
+    ``objective`` is the UNet's training objective: ``diffusion`` or ``rflow``. ``schedule`` is that
+    of its training; checkpoints of this project have one only.
     """
 
     spec: ModelSpec
     unet: nn.Module
-    vqgan: Vqgan
+    vqgan: Autoencoder
     latent_scale: float
     objective: str = DIFFUSION
+    schedule: TrainedSchedule = OWN_SCHEDULE
 
 
 def save_vqgan(folder: Path, spec: ModelSpec, vqgan: Vqgan) -> None:
@@ -78,27 +83,51 @@ def save_ldm(folder: Path, ldm: LdmCheckpoint) -> None:
     _save(folder, config, {"unet": ldm.unet, "vqgan": ldm.vqgan})
 
 
-def load_vqgan(folder: Path, *, backend: str, device: str | None) -> VqganCheckpoint:
+def load_vqgan(
+    folder: Path,
+    *,
+    backend: str,
+    device: str | None,
+    digests: Mapping[str, str] | None = None,
+) -> VqganCheckpoint:
     """Returns a VQ-GAN, ready to use.
 
+    Args:
+        folder: of the checkpoint.
+        backend: that builds the network.
+        device: that holds it; ``None`` takes a GPU where there is one.
+        digests: that the checkpoint was registered with; ``None`` where nobody noted them.
+
     Raises:
-        CheckpointError: there is no checkpoint, or it is damaged or of another kind.
+        CheckpointError: there is no checkpoint, or it is damaged, of another kind or other weights.
         InvalidInputError: no such backend or device.
     """
-    spec, config = _read_config(folder, KIND_VQGAN)
+    spec, config = _read_config(folder, KIND_VQGAN, digests)
     vqgan = build_vqgan(spec, backend=backend).to(resolve_device(device))
     _load_weights(vqgan, folder / "vqgan.safetensors", config)
     return VqganCheckpoint(spec, vqgan)
 
 
-def load_ldm(folder: Path, *, backend: str, device: str | None) -> LdmCheckpoint:
+def load_ldm(
+    folder: Path,
+    *,
+    backend: str,
+    device: str | None,
+    digests: Mapping[str, str] | None = None,
+) -> LdmCheckpoint:
     """Returns an LDM, ready to sample from.
 
+    Args:
+        folder: of the checkpoint.
+        backend: that builds the networks.
+        device: that holds them; ``None`` takes a GPU where there is one.
+        digests: that the checkpoint was registered with; ``None`` where nobody noted them.
+
     Raises:
-        CheckpointError: there is no checkpoint, or it is damaged or of another kind.
+        CheckpointError: there is no checkpoint, or it is damaged, of another kind or other weights.
         InvalidInputError: no such backend or device.
     """
-    spec, config = _read_config(folder, KIND_LDM)
+    spec, config = _read_config(folder, KIND_LDM, digests)
     latent_scale = config.get("latent_scale")
     if not (isinstance(latent_scale, float) and 0 < latent_scale < math.inf):
         raise _damaged(folder / CONFIG_FILE, f"latent_scale is {latent_scale!r}")
@@ -117,8 +146,10 @@ def _save(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module
         raise CheckpointError(
             f"{folder} exists and holds no checkpoint, so it stays; give another folder."
         )
-    text = json.dumps({"format_version": FORMAT_VERSION} | config, indent=2)
     try:
+        digests = {name: weights_digest(network) for name, network in networks.items()}
+        config = {"format_version": FORMAT_VERSION} | config | {DIGESTS: digests}
+        text = json.dumps(config, indent=2)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging:
             new = Path(staging) / "new"
@@ -155,8 +186,19 @@ def _move_into_place(new: Path, folder: Path, *, previous: Path) -> None:
         raise
 
 
-def _read_config(folder: Path, kind: str) -> tuple[ModelSpec, dict[str, Any]]:
-    """Returns the spec and the whole config of a checkpoint of one kind."""
+def digests_of(folder: Path) -> dict[str, str]:
+    """Returns the digest of each network's weights as the config of a new checkpoint has them."""
+    digests: dict[str, str] = json.loads((folder / CONFIG_FILE).read_text())[DIGESTS]
+    return digests
+
+
+def _read_config(
+    folder: Path, kind: str, digests: Mapping[str, str] | None
+) -> tuple[ModelSpec, dict[str, Any]]:
+    """Returns the spec and the whole config of a checkpoint of one kind.
+
+    ``digests`` are those that the checkpoint was registered with, where that is known.
+    """
     path = folder / CONFIG_FILE
     if not folder.is_dir():
         raise CheckpointError(f"No checkpoint folder {folder}. Train one, or correct the path.")
@@ -174,6 +216,14 @@ def _read_config(folder: Path, kind: str) -> tuple[ModelSpec, dict[str, Any]]:
         )
     if found_kind != kind:
         raise CheckpointError(f"{folder} holds a {found_kind} checkpoint; give a {kind} one.")
+    if not isinstance(config.get(DIGESTS, {}), dict):
+        raise _damaged(path, f"{DIGESTS} is {config[DIGESTS]!r}")
+    if digests is not None and config.get(DIGESTS) != dict(digests):
+        raise CheckpointError(
+            f"{folder} holds the weights {_digests_text(config.get(DIGESTS))}, but the model was "
+            f"registered with {_digests_text(digests)}. Copy its files again, or give this "
+            f"checkpoint by its folder."
+        )
     try:
         return ModelSpec.from_dict(config["spec"]), config
     except (KeyError, TypeError, ValueError, AttributeError, InvalidInputError) as error:
@@ -195,11 +245,23 @@ def _load_weights(network: nn.Module, path: Path, config: dict[str, Any]) -> Non
         raise _damaged(path, str(error)) from error
     if written_with != config:
         raise _damaged(path, f"its weights were saved with another {CONFIG_FILE} than beside it")
+    digest = config.get(DIGESTS, {}).get(path.stem)
+    if digest is not None and digest_of_state(state) != digest:
+        raise _damaged(
+            path,
+            f"its weights have the digest {digest_of_state(state)}, not {digest} as when saved",
+        )
     try:
         load_canonical_state(network, state)
     except ValueError as error:
         raise _damaged(path, f"its weights do not fit {CONFIG_FILE}: {error}") from error
     network.eval().requires_grad_(False)
+
+
+def _digests_text(digests: Mapping[str, str] | None) -> str:
+    """Returns digests for a person to compare: the first digits of each."""
+    listed = (f"{name} {digest[:8]}" for name, digest in sorted((digests or {}).items()))
+    return ", ".join(listed) or "of no known digest"
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:

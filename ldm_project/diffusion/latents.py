@@ -1,6 +1,5 @@
 """Latents of a training set: encoded once by a frozen VQ-GAN, in memory or in a file."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ldm_project.array_files import open_array, write_array
-from ldm_project.diffusion.autoencoders import Vqgan, encode
-from ldm_project.diffusion.models import canonical_state
+from ldm_project.config import DOWNSAMPLING_FACTOR
+from ldm_project.diffusion.autoencoders import Autoencoder, Vqgan, encode
+from ldm_project.parsing import num_fitting
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Latents:
         return self.values[indices].to(device) / self.scale
 
 
-def encode_latents(vqgan: Vqgan, images: Iterable[Tensor]) -> Latents:
+def encode_latents(vqgan: Autoencoder, images: Iterable[Tensor]) -> Latents:
     """Returns the latents of a training set; their scale is their standard deviation.
 
     Args:
@@ -63,18 +63,11 @@ def open_latents(path: Path) -> Latents:
     return _with_scale(torch.from_numpy(open_array(path)))
 
 
-def weights_digest(vqgan: Vqgan) -> str:
-    """Returns a digest of a VQ-GAN's weights, which is equal only for equal weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, weight in sorted(canonical_state(vqgan).items()):
-        digest.update(name.encode())
-        digest.update(weight.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 @torch.inference_mode()
-def _encoded(vqgan: Vqgan, images: Tensor) -> Tensor:
-    return encode(vqgan, images).cpu()
+def _encoded(vqgan: Autoencoder, images: Tensor) -> Tensor:
+    """Returns the latents of a batch on the CPU; large images are encoded one by one."""
+    num_together = num_fitting([axis // DOWNSAMPLING_FACTOR for axis in images.shape[2:]])
+    return torch.cat([encode(vqgan, part).cpu() for part in torch.split(images, num_together)])
 
 
 def _with_scale(values: Tensor) -> Latents:

@@ -87,6 +87,21 @@ class ModelSpec:
         )
 
 
+@dataclass(frozen=True)
+class PublishedSpec(ModelSpec):
+    """The shapes of another project's networks, which are never rebuilt from it."""
+
+    published_latent_shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks nothing: its loader has."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Channels and spatial axes of one latent, ``(C, *S)``."""
+        return self.published_latent_shape
+
+
 def spec_of(settings: RunSettings) -> ModelSpec:
     """Returns the spec of the networks of a command."""
     return ModelSpec(settings.dims, settings.size, settings.model_size)

@@ -5,6 +5,7 @@ latents move to noise in a straight line. A UNet is trained for one kind and sam
 schedulers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,18 +30,31 @@ class RectifiedFlowScheduler:
     """Euler's method along the straight lines from noise to data.
 
     Source: Liu et al. 2022 (arXiv:2209.03003), eq. 1, with time counted from data (0) to noise (1).
+
+    Args:
+        shift: above 1, steps are shorter near noise, as models of large latents are sampled.
+            Source: Esser et al. 2024 (arXiv:2403.03206), eq. 23.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shift: float = 1.0) -> None:
         self.timesteps = torch.empty(0)
+        self._shift = shift
+        self._times = torch.empty(0)
 
     def set_timesteps(self, steps: int, device: torch.device) -> None:
-        """Divides the path from pure noise to data into equal steps."""
-        self.timesteps = timestep_of(torch.arange(steps, 0, -1, device=device) / steps)
+        """Divides the path from pure noise to data into steps, which are equal without a shift."""
+        times = torch.arange(steps, 0, -1, device=device) / steps
+        if self._shift != 1.0:
+            times = self._shift * times / (1 + (self._shift - 1) * times)
+        self._times = torch.cat([times, torch.zeros(1, device=device)])
+        self.timesteps = timestep_of(times)
 
-    def step(self, velocity: Tensor, timestep: Tensor, latents: Tensor) -> EulerStep:  # noqa: ARG002  # diffusers' signature
+    def step(self, velocity: Tensor, timestep: Tensor, latents: Tensor) -> EulerStep:
         """Returns the latents one step closer to data; ``velocity`` points towards noise."""
-        return EulerStep(latents - velocity / len(self.timesteps))
+        if self._shift == 1.0:
+            return EulerStep(latents - velocity / len(self.timesteps))
+        index = int((self.timesteps == timestep).nonzero())
+        return EulerStep(latents - velocity * (self._times[index] - self._times[index + 1]))
 
 
 NoiseScheduler = (
@@ -58,24 +72,45 @@ NOISE_SCHEDULE: dict[str, Any] = {
 }
 
 
-def build_noise_scheduler(sampler: str) -> NoiseScheduler:
+@dataclass(frozen=True)
+class TrainedSchedule:
+    """The noise that a UNet was trained with.
+
+    Attributes:
+        arguments: of diffusers' schedulers, for a diffusion.
+        shift: of the times, for a rectified flow.
+    """
+
+    arguments: Mapping[str, Any]
+    shift: float = 1.0
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """The most steps that the UNet can be sampled with."""
+        return int(self.arguments["num_train_timesteps"])
+
+
+OWN_SCHEDULE = TrainedSchedule(NOISE_SCHEDULE)
+
+
+def build_noise_scheduler(sampler: str, schedule: TrainedSchedule = OWN_SCHEDULE) -> NoiseScheduler:
     """Returns a new scheduler, from diffusers: MONAI's are wrong for fewer than 1000 steps.
 
     Raises:
         InvalidInputError: no such sampler.
     """
     if sampler == "ddpm":
-        return DDPMScheduler(clip_sample=False, **NOISE_SCHEDULE)
+        return DDPMScheduler(clip_sample=False, **schedule.arguments)
     if sampler == "ddim":
         # DDIM is DPM-Solver++ of order one (Lu et al. 2022, arXiv:2211.01095, section 4);
         # diffusers' DDIMScheduler rounds its stride, which is wrong if steps do not divide 1000.
-        return DPMSolverMultistepScheduler(solver_order=1, **NOISE_SCHEDULE)
+        return DPMSolverMultistepScheduler(solver_order=1, **schedule.arguments)
     if sampler == "dpmpp":
-        return DPMSolverMultistepScheduler(solver_order=2, **NOISE_SCHEDULE)
+        return DPMSolverMultistepScheduler(solver_order=2, **schedule.arguments)
     if sampler == "unipc":
-        return UniPCMultistepScheduler(solver_order=2, **NOISE_SCHEDULE)
+        return UniPCMultistepScheduler(solver_order=2, **schedule.arguments)
     if sampler == "rflow":
-        return RectifiedFlowScheduler()
+        return RectifiedFlowScheduler(schedule.shift)
     raise InvalidInputError(f"sampler is {sampler!r}; use one of {', '.join(SAMPLERS)}.")
 
 

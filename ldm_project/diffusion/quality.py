@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ldm_project.config import HU_MAX, HU_MIN
 from ldm_project.ct.hounsfield import hu_from_network
-from ldm_project.diffusion.autoencoders import Vqgan, encode
+from ldm_project.diffusion.autoencoders import Autoencoder, encode
 
 FEATURE_GRID = 2  # places along each axis where the encoder's channels are averaged
 NUM_RESAMPLES = 200
@@ -101,13 +101,13 @@ def image_set(features: Features, images: Tensor) -> ImageSet:
     )
 
 
-def features_of_encoder(vqgan: Vqgan) -> Features:
+def features_of_encoder(vqgan: Autoencoder) -> Features:
     """Returns ``encoder_features`` of a VQ-GAN, which need no feature network."""
     return Features(partial(encoder_features, vqgan), keeps_scale=False)
 
 
 @torch.inference_mode()
-def encoder_features(vqgan: Vqgan, images: Tensor) -> np.ndarray:
+def encoder_features(vqgan: Autoencoder, images: Tensor) -> np.ndarray:
     """Returns features ``(N, D)`` of images ``(N, 1, *S)``, from the VQ-GAN's encoder.
 
     The features are each channel's mean at a few places, and its spread. The diffusion model works

@@ -9,12 +9,13 @@ import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
-from ldm_project.config import NUM_TRAIN_TIMESTEPS
 from ldm_project.diffusion.acceleration import FP32, autocast
-from ldm_project.diffusion.autoencoders import Vqgan
+from ldm_project.diffusion.autoencoders import Autoencoder
 from ldm_project.diffusion.models import ModelSpec, device_of
 from ldm_project.diffusion.noise_schedulers import (
+    OWN_SCHEDULE,
     NoiseScheduler,
+    TrainedSchedule,
     build_noise_scheduler,
     set_denoising_steps,
 )
@@ -48,7 +49,13 @@ def initial_noise(spec: ModelSpec, indices: Sequence[int], *, seed: int) -> Tens
 
 @torch.inference_mode()
 def denoise(
-    unet: nn.Module, noise: Tensor, *, sampler: str, steps: int, precision: str = FP32
+    unet: nn.Module,
+    noise: Tensor,
+    *,
+    sampler: str,
+    steps: int,
+    precision: str = FP32,
+    schedule: TrainedSchedule = OWN_SCHEDULE,
 ) -> Iterator[DenoisingStep]:
     """Yields the latents after each denoising step; the last latents are the finished samples.
 
@@ -58,14 +65,16 @@ def denoise(
         sampler: ``ddpm``, ``ddim``, ``dpmpp`` or ``unipc``, or ``rflow`` for a rectified flow.
         steps: 1 to 1000.
         precision: ``fp32`` or ``bf16``, of the UNet alone: latents stay in full precision.
+        schedule: that the UNet was trained with.
 
     Raises:
         InvalidInputError: no such sampler, or too few or too many steps.
     """
-    scheduler = build_noise_scheduler(sampler)
-    if not 1 <= steps <= NUM_TRAIN_TIMESTEPS:
+    scheduler = build_noise_scheduler(sampler, schedule)
+    most = schedule.num_train_timesteps
+    if not 1 <= steps <= most:
         raise InvalidInputError(
-            f"steps is {steps}; give 1 to {NUM_TRAIN_TIMESTEPS}, the number a model is trained for."
+            f"steps is {steps}; give 1 to {most}, the number the model is trained for."
         )
     latents = noise.to(device_of(unet))
     set_denoising_steps(scheduler, steps, latents.device)
@@ -78,7 +87,7 @@ def denoise(
 
 
 @torch.inference_mode()
-def decode_samples(vqgan: Vqgan, latents: Tensor, scale: float) -> Tensor:
+def decode_samples(vqgan: Autoencoder, latents: Tensor, scale: float) -> Tensor:
     """Returns images ``(B, 1, *S)`` in [-1, 1], decoded from latents divided by ``scale``."""
     return decode_in_tiles(vqgan, latents * scale)
 

@@ -7,13 +7,20 @@ from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor
 
 from ldm_project.config import DOWNSAMPLING_FACTOR
-from ldm_project.diffusion.autoencoders import ResidualVqgan, Vqgan, decode
+from ldm_project.diffusion.autoencoders import (
+    Autoencoder,
+    PublishedAutoencoder,
+    ResidualVqgan,
+    decode,
+)
 
 # Of one tile of a batch: with 64 channels in fp32 the decoder's largest tensor then has 2 GiB.
 MAX_TILE_VOXELS = 2**23
 
 
-def decode_in_tiles(vqgan: Vqgan, latents: Tensor, *, max_voxels: int = MAX_TILE_VOXELS) -> Tensor:
+def decode_in_tiles(
+    vqgan: Autoencoder, latents: Tensor, *, max_voxels: int = MAX_TILE_VOXELS
+) -> Tensor:
     """Returns images ``(B, 1, *S)`` in [-1, 1], equal to ``decode`` of all latents at once.
 
     A batch is halved until it fits, or holds one image. The strided decoder of version 1 is made
@@ -32,7 +39,7 @@ def decode_in_tiles(vqgan: Vqgan, latents: Tensor, *, max_voxels: int = MAX_TILE
     if batch_size > 1:
         halves = latents.tensor_split(2)
         return torch.cat([decode_in_tiles(vqgan, h, max_voxels=max_voxels) for h in halves])
-    if isinstance(vqgan, ResidualVqgan):
+    if isinstance(vqgan, ResidualVqgan | PublishedAutoencoder):
         return decode(vqgan, latents)
     overlap = decoder_reach(vqgan)
     length = max(axes)

@@ -12,8 +12,9 @@ from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from ldm_project.config import DEFAULT_SAMPLER, SynthConfig
+from ldm_project.diffusion.checkpoints import digests_of
 from ldm_project.diffusion.models import ModelSpec
-from ldm_project.runs.references import CHECKPOINT_FOLDER, TAG_DATA_DIGEST
+from ldm_project.runs.references import CHECKPOINT_FOLDER, METADATA_DIGESTS, TAG_DATA_DIGEST
 from mlflow_carbon.registry.run_models import record_run_models
 
 THIS_FOLDER = Path(__file__).parent
@@ -95,6 +96,7 @@ def _log_and_register(
             signature=signature,
             pip_requirements=installed_requirements(),
             registered_model_name=name,
+            metadata={METADATA_DIGESTS: digests_of(checkpoint)},
         )
     client = MlflowClient()
     number = str(info.registered_model_version)

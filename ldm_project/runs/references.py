@@ -1,5 +1,6 @@
 """Finds the model that a command uses: a folder, a registered version, or the newest that fits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +18,22 @@ from ldm_project.settings import RunSettings, TrainSettings
 
 CHECKPOINT_FOLDER = "checkpoint"
 TAG_DATA_DIGEST = "ldm.data_digest"
+METADATA_DIGESTS = "ldm.weights_digests"  # in a model's metadata: by network
 MODELS_SCHEME = "models:/"
 
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A trained model: its local checkpoint, and the run and the version that it came from."""
+    """A trained model: its local checkpoint, and the run and the version that it came from.
+
+    ``digests`` are those of its networks' weights when it was registered, where they were noted.
+    """
 
     uri: str
     checkpoint: Path
     run_id: str | None = None
     model_id: str | None = None
+    digests: Mapping[str, str] | None = None
 
 
 def vqgan_name(settings: RunSettings) -> str:
@@ -141,5 +147,9 @@ def _download(uri: str) -> ModelReference:
             f"Give one that `mlflow run . -e train` registered."
         )
     return ModelReference(
-        uri=uri, checkpoint=checkpoint, run_id=info.run_id, model_id=info.model_id
+        uri=uri,
+        checkpoint=checkpoint,
+        run_id=info.run_id,
+        model_id=info.model_id,
+        digests=(info.metadata or {}).get(METADATA_DIGESTS),
     )

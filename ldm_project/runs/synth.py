@@ -21,6 +21,7 @@ from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.ct.images import contact_sheet, write_nifti, write_png
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.flops import cost_of
+from ldm_project.diffusion.models import PublishedSpec
 from ldm_project.diffusion.noise_schedulers import check_sampler
 from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
@@ -113,7 +114,12 @@ def offer_fewer_steps(tracker: Tracker, ldm: LdmCheckpoint, settings: SynthSetti
 
 
 def log_sampling_arithmetic(run_id: str, ldm: LdmCheckpoint, settings: SynthSettings) -> None:
-    """Logs the TFLOP of a sample, and J per TFLOP; call it after the metering has ended."""
+    """Logs the TFLOP of a sample, and J per TFLOP; call it after the metering has ended.
+
+    The TFLOP of a published model are not counted, so nothing is logged of one.
+    """
+    if isinstance(ldm.spec, PublishedSpec):
+        return
     tflop = cost_of(ldm.spec).sample_tflop(settings.steps)
     log_arithmetic(run_id, unit="sample", tflop=tflop)
 
@@ -163,7 +169,12 @@ def _sample_batch(
     noise = initial_noise(ldm.spec, indices, seed=settings.seed)
     latents = noise
     for step in denoise(
-        ldm.unet, noise, sampler=settings.sampler, steps=settings.steps, precision=precision
+        ldm.unet,
+        noise,
+        sampler=settings.sampler,
+        steps=settings.steps,
+        precision=precision,
+        schedule=ldm.schedule,
     ):
         latents = step.latents
         tell_step()

@@ -14,6 +14,7 @@ import torch
 
 from ldm_project.config import HELD_OUT_FRACTION
 from ldm_project.ct.data import CtScans, data_spec, open_scans
+from ldm_project.ct.data_sheet import DataSheet, data_sheet
 from ldm_project.diffusion.acceleration import checkpoint_gradients, resolve_precision
 from ldm_project.diffusion.checkpoints import (
     LdmCheckpoint,
@@ -29,6 +30,7 @@ from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.sharding import fits
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
+from ldm_project.runs.data_sheets import log_sheet, show_sheet
 from ldm_project.runs.dataset_inputs import CtDataset
 from ldm_project.runs.interrupted_trainings import (
     StateKeeper,
@@ -73,6 +75,7 @@ class Materials:
     """The scans, and the VQ-GAN that encodes them; only the first process holds them."""
 
     scans: CtScans
+    sheet: DataSheet
     training: CtScans
     held_out: CtScans
     reference: ModelReference
@@ -117,6 +120,7 @@ def run_train(
         with training_run(settings, run_id, tags, is_first=processes.is_first):
             if materials:
                 note_used_model(run_id, materials.reference)
+                log_sheet(materials.sheet)
                 mlflow.log_input(CtDataset(settings, materials.scans), context="training")
             latents = _trained(settings, training, materials, run_id, processes)
             uri = _registered(settings, training, materials, latents, run_id) if materials else ""
@@ -131,10 +135,17 @@ def _materials(settings: TrainSettings, run_id: str, processes: Processes) -> Ma
     """
     scans = open_scans(data_spec(settings))
     reference = _vqgan_for(settings, scans, run_id, processes)
-    vqgan = load_vqgan(reference.checkpoint, backend=settings.backend, device=settings.device)
+    vqgan = load_vqgan(
+        reference.checkpoint,
+        backend=settings.backend,
+        device=settings.device,
+        digests=reference.digests,
+    )
     check_size(vqgan.spec, settings, reference)
     training, held_out = scans.split(HELD_OUT_FRACTION)
-    return Materials(scans, training, held_out, reference, vqgan)
+    sheet = data_sheet(scans, training)
+    show_sheet(sheet)
+    return Materials(scans, sheet, training, held_out, reference, vqgan)
 
 
 def _vqgan_for(

@@ -9,6 +9,7 @@ from ldm_project.diffusion.acceleration import prepared, resolve_precision
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
 from ldm_project.diffusion.models import resolve_device, spec_of
 from ldm_project.diffusion.processes import ALONE, Processes
+from ldm_project.diffusion.published_models import is_published, load_published
 from ldm_project.errors import CheckpointError
 from ldm_project.runs.references import (
     ModelReference,
@@ -55,7 +56,20 @@ def open_ldm(reference: ModelReference, settings: SamplingSettings) -> LdmCheckp
     Raises:
         CheckpointError: the checkpoint is damaged, or makes images of another size.
     """
-    ldm = load_ldm(reference.checkpoint, backend=settings.backend, device=settings.device)
+    if is_published(reference.checkpoint):
+        ldm = load_published(
+            reference.checkpoint,
+            size=settings.size,
+            spacing_mm=settings.training.spacing_mm,
+            device=settings.device,
+        )
+        return replace(ldm, unet=prepared(ldm.unet, is_compiled=settings.is_compiled))
+    ldm = load_ldm(
+        reference.checkpoint,
+        backend=settings.backend,
+        device=settings.device,
+        digests=reference.digests,
+    )
     check_size(ldm.spec, settings, reference)
     return replace(ldm, unet=prepared(ldm.unet, is_compiled=settings.is_compiled))
 

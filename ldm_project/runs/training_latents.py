@@ -8,12 +8,14 @@ import mlflow
 
 from ldm_project.array_files import is_whole
 from ldm_project.cache import cache_folder
-from ldm_project.config import MAX_SLICE_EPOCHS
-from ldm_project.ct.data import CtScans, batches, digest_of
+from ldm_project.config import MAX_SLICE_EPOCHS, MIN_KEPT_SLICES
+from ldm_project.ct.crops import digest_of
+from ldm_project.ct.data import CtScans, batches
 from ldm_project.diffusion.autoencoders import Vqgan
 from ldm_project.diffusion.checkpoints import VqganCheckpoint
-from ldm_project.diffusion.latents import keep_latents, weights_digest
+from ldm_project.diffusion.latents import keep_latents
 from ldm_project.diffusion.models import device_of
+from ldm_project.diffusion.weights_digest import weights_digest
 from ldm_project.settings import TrainSettings
 
 FORMAT_VERSION = 1  # raise it whenever images are drawn or encoded in another way
@@ -56,5 +58,6 @@ def _batches_to_encode(settings: TrainSettings, scans: CtScans) -> tuple[int, in
     num_epochs = 1
     if settings.dims == 2:
         num_needed = settings.iterations * batch_size
-        num_epochs = min(MAX_SLICE_EPOCHS, math.ceil(num_needed / scans.num_scans))
+        max_epochs = max(MAX_SLICE_EPOCHS, math.ceil(MIN_KEPT_SLICES / scans.num_scans))
+        num_epochs = min(max_epochs, math.ceil(num_needed / scans.num_scans))
     return batch_size, math.ceil(num_epochs * scans.num_scans / batch_size)

@@ -1,6 +1,7 @@
 """The vqgan command: a VQ-GAN trained, measured, logged and registered as one run."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -8,10 +9,12 @@ import torch
 
 from ldm_project.config import HELD_OUT_FRACTION
 from ldm_project.ct.data import batches, data_spec, open_scans
+from ldm_project.ct.data_sheet import data_sheet
 from ldm_project.diffusion.acceleration import resolve_vqgan_precision
 from ldm_project.diffusion.checkpoints import save_vqgan
 from ldm_project.diffusion.flops import vqgan_iteration_tflop
 from ldm_project.diffusion.models import (
+    ModelSpec,
     build_discriminator,
     build_vqgan,
     resolve_device,
@@ -25,6 +28,7 @@ from ldm_project.diffusion.vqgan_training import (
 )
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
+from ldm_project.runs.data_sheets import log_sheet, show_sheet
 from ldm_project.runs.dataset_inputs import CtDataset
 from ldm_project.runs.interrupted_trainings import (
     StateKeeper,
@@ -64,14 +68,19 @@ def run_vqgan(
         processes=processes,
     ) as run_id:
         scans = open_scans(data_spec(settings))
-        training_scans, held_out = scans.split(HELD_OUT_FRACTION)
+        training_scans, held_out = (
+            part.in_patches(settings.patch_size) for part in scans.split(HELD_OUT_FRACTION)
+        )
+        sheet = data_sheet(scans, training_scans, patch_size=settings.patch_size)
+        show_sheet(sheet)
         training = _training(settings, run_id)
         images = batches(
             training_scans, batch_size=settings.batch_size, num_skipped=training.iteration
         )
-        preview = VqganPreview(training, spec_of(settings), held_out)
+        preview = VqganPreview(training, _trained_spec(settings), held_out)
         keeper = StateKeeper(run_id, training, settings)
         with training_run(settings, run_id, data_tags(settings, scans)):
+            log_sheet(sheet)
             mlflow.log_input(CtDataset(settings, scans), context="training")
             with tracked(
                 settings, unit="iteration", total_units=settings.iterations, is_alone=True
@@ -90,9 +99,14 @@ def run_vqgan(
             return _registered(settings, training, run_id, data_digest=scans.digest)
 
 
+def _trained_spec(settings: VqganSettings) -> ModelSpec:
+    """Returns the spec of the images that are trained on: patches, or whole images."""
+    return replace(spec_of(settings), size=settings.patch_size or settings.size)
+
+
 def _training(settings: VqganSettings, run_id: str) -> VqganTraining:
     """Returns a new training, or the interrupted training with its state restored."""
-    spec, device = spec_of(settings), resolve_device(settings.device)
+    spec, device = _trained_spec(settings), resolve_device(settings.device)
     torch.manual_seed(settings.seed)
     training = VqganTraining(
         build_vqgan(spec, backend=settings.backend).to(device),
@@ -110,7 +124,7 @@ def _registered(
 ) -> str:
     """Logs and registers the trained VQ-GAN; returns its URI."""
     spec = spec_of(settings)
-    tflop = vqgan_iteration_tflop(spec, settings.batch_size)
+    tflop = vqgan_iteration_tflop(_trained_spec(settings), settings.batch_size)
     log_arithmetic(run_id, unit="iteration", tflop=tflop)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / CHECKPOINT_FOLDER
