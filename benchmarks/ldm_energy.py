@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.image_quality import ITERATIONS
 from benchmarks.ldm_energy_page import Report, Way, page
 from benchmarks.ldm_gpu import reached_in_multiplication, sampling_rows, training_rows
 from benchmarks.ldm_gpu_page import GpuReport, gpu_section
@@ -36,9 +37,6 @@ PAGE = Path(__file__).parent.parent / "docs" / "ldm_energy.md"
 GPU_REPORT = Path(__file__).parent / "ldm_gpu_report.json"  # of the last run on a GPU
 NUM_ROUNDS = 8
 BATCH_SIZE = 16
-# Iterations of VQ-GAN and UNet, by dimension. At the project's quick defaults the 2D VQ-GAN's own
-# error hides the differences between samplers and step counts.
-ITERATIONS = {2: (1400, 2000), 3: (1400, 1500)}
 GRID = (("unipc", 50), ("unipc", 20), ("unipc", 10), ("dpmpp", 20), ("dpmpp", 10), ("ddim", 50))
 
 
@@ -82,7 +80,7 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
     core, generative = trained(training)
     precision = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
     named: dict[str, tuple[Sample, int]] = {"a": (baseline(generative), 1)}
-    settings = (("ddpm", STEPS), *GRID)
+    settings = (("ddim", STEPS), ("ddpm", STEPS), *GRID)
     for sampler, steps in settings:
         sample = ours(core, sampler, steps, precision=precision)
         named[f"{sampler} {steps}"] = (sample, batch_size)
@@ -101,7 +99,7 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
     sets = {
         name: image_set(real.features, torch.cat(images[name]).cpu()) for name in list(named)[1:]
     }
-    all_steps = sets[f"ddpm {STEPS}"]
+    all_steps = sets[f"ddim {STEPS}"]
     judged = [
         judged_setting(found, None if found is all_steps else all_steps, real, **_parts(name))
         for name, found in sets.items()

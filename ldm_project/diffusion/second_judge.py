@@ -23,7 +23,7 @@ NUM_NORM_GROUPS = 4
 FEATURE_PLACES = 4  # along each axis: where in the image something lies is kept
 ITERATIONS, IMAGES_PER_ITERATION, LEARNING_RATE = 300, 32, 2e-3
 COMPUTED_TOGETHER = 256  # slices
-NUM_SLICES = 8  # of each plane of a volume, from its middle half
+NUM_SLICES = 4  # of each plane of a volume, from its middle half
 
 # What is done to images, in HU or pixels: from hardly visible to plain.
 SHIFT_HU_RANGE, NOISE_HU_RANGE, BLUR_PIXELS_RANGE = (20.0, 100.0), (20.0, 100.0), (0.5, 1.5)

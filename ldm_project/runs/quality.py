@@ -316,12 +316,17 @@ def _shortfall_lines(report: QualityReport) -> list[str]:
 
 def _answer_lines(report: QualityReport) -> list[str]:
     if not report.doubts:
-        return [_answer(report.best, report.settings[0])]
+        return wrap(_answer(report.best, report.settings[0], len(report.settings)), REPORT_WIDTH)
     reasons = (line for doubt in report.doubts for line in wrap(f"- {doubt}", REPORT_WIDTH))
     return ["iso-quality: cannot be judged, so no setting is named:", *reasons]
 
 
-def _answer(best: Setting | None, reference: Setting) -> str:
+def _answer(best: Setting | None, reference: Setting, num_settings: int) -> str:
+    if best is reference and num_settings > 1:
+        return (
+            f"iso-quality: no setting is shown to be as good as {reference.sampler} "
+            f"{reference.steps}; more num_samples narrow the interval."
+        )
     if best is None or best.co2e_g_per_accepted_sample is None:
         return "iso-quality: no setting that is as good as 1000 steps has an image to accept."
     cost_g, most_g = best.co2e_g_per_accepted_sample, reference.co2e_g_per_accepted_sample
