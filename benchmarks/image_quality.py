@@ -1,4 +1,4 @@
-"""Prints what the tiny autoencoder keeps of held-out phantoms, against the CPU time of its training.
+"""Prints what the tiny autoencoder keeps of held-out phantoms, by the CPU time of its training.
 
 Run it as ``python -m benchmarks.image_quality --dims 3 --picture volumes.png``: 4 minutes of one
 core in 2D, 6 in 3D. The picture shows real images, their reconstructions and, unless
