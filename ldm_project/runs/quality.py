@@ -152,13 +152,15 @@ def real_images(
         features = replace(features, of=published.features, keeps_scale=True)
     with torch.inference_mode():
         decoded = torch.cat([decode(ldm.vqgan, encode(ldm.vqgan, image[None])) for image in unseen])
-    sets = [image_set(features, images) for images in (seen, unseen, decoded.cpu())]
-    alike = pair_ms_ssim(torch.cat([images.examples for images in sets[:2]]))
+    trained_on, held, again = (image_set(features, it) for it in (seen, unseen, decoded.cpu()))
+    alike = pair_ms_ssim(torch.cat([trained_on.examples, held.examples]))
     return RealImages(
-        *sets,
+        training=trained_on,
+        held_out=held,
+        reconstructed=again,
         features=features,
         judge_accuracy=second.accuracy_fraction,
-        anchor=replace(judge(sets[1], sets[0], sets[1]), pair_ms_ssim=alike),
+        anchor=replace(judge(held, trained_on, held), pair_ms_ssim=alike),
     )
 
 
