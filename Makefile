@@ -6,10 +6,18 @@ READY := $(VENV)/.ready
 # one process a core; one that has nothing left takes tests of another
 SHARED := --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: synth test test-versions services screenshots site dist lint clean
+.PHONY: synth page-models test test-versions services screenshots site dist lint clean
 
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
+
+# The better models that README's and the pages' figures are of: about half an hour on 2 cores.
+# `synth` and `quality` then take them, as the newest; benchmarks/image_quality.py has the numbers.
+page-models: $(READY)
+	$(BIN)/mlflow run . -e vqgan -P dims=2 -P vqgan_iterations=1100 --env-manager local
+	$(BIN)/mlflow run . -e train -P dims=2 -P vqgan_iterations=1100 -P iterations=2000 --env-manager local
+	$(BIN)/mlflow run . -e vqgan -P dims=3 -P vqgan_iterations=1400 --env-manager local
+	$(BIN)/mlflow run . -e train -P dims=3 -P vqgan_iterations=1400 -P iterations=1500 --env-manager local
 
 test: $(READY) services lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(SHARED) -m "$$($(BIN)/python tests/available_markers.py)"

@@ -12,10 +12,12 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.image_quality import ITERATIONS
 from benchmarks.ldm_energy_page import Report, Way, page
 from benchmarks.ldm_gpu import reached_in_multiplication, sampling_rows, training_rows
 from benchmarks.ldm_gpu_page import GpuReport, gpu_section
@@ -24,9 +26,9 @@ from ldm_project.config import TrainRunConfig
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
 from ldm_project.diffusion.fidelity import doubts
 from ldm_project.diffusion.iso_quality import Setting, iso_quality
-from ldm_project.diffusion.quality import Features, features_of_encoder, image_set, judge
+from ldm_project.diffusion.quality import image_set, judge
 from ldm_project.runs.commands import run_command
-from ldm_project.runs.quality import RealImages, real_images
+from ldm_project.runs.quality import judged_setting, real_images
 from ldm_project.runs.references import find_model, ldm_name
 from ldm_project.settings import TrainSettings, train_settings
 from mlflow_carbon.metering.meter import Meter, MeterSettings
@@ -35,9 +37,6 @@ PAGE = Path(__file__).parent.parent / "docs" / "ldm_energy.md"
 GPU_REPORT = Path(__file__).parent / "ldm_gpu_report.json"  # of the last run on a GPU
 NUM_ROUNDS = 8
 BATCH_SIZE = 16
-# Iterations of VQ-GAN and UNet, by dimension. At the project's quick defaults the 2D VQ-GAN's own
-# error hides the differences between samplers and step counts.
-ITERATIONS = {2: (1400, 2000), 3: (1400, 1500)}
 GRID = (("unipc", 50), ("unipc", 20), ("unipc", 10), ("dpmpp", 20), ("dpmpp", 10), ("ddim", 50))
 
 
@@ -81,7 +80,7 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
     core, generative = trained(training)
     precision = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
     named: dict[str, tuple[Sample, int]] = {"a": (baseline(generative), 1)}
-    settings = (("ddpm", STEPS), *GRID)
+    settings = (("ddim", STEPS), ("ddpm", STEPS), *GRID)
     for sampler, steps in settings:
         sample = ours(core, sampler, steps, precision=precision)
         named[f"{sampler} {steps}"] = (sample, batch_size)
@@ -96,18 +95,24 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
             images[name].append(made)
             print(f"{dims}D {name}: {taken.cpu_s:.4g} s of CPU time per image", flush=True)
     meter.stop()
-    features = features_of_encoder(core.vqgan)
-    real = real_images(core, training, features)
-    judged = [_setting(features, real, name, torch.cat(images[name])) for name in list(named)[1:]]
+    real = real_images(core, training)
+    sets = {
+        name: image_set(real.features, torch.cat(images[name]).cpu()) for name in list(named)[1:]
+    }
+    all_steps = sets[f"ddim {STEPS}"]
+    judged = [
+        judged_setting(found, None if found is all_steps else all_steps, real, **_parts(name))
+        for name, found in sets.items()
+    ]
     ways = {name: _way(name, medians(rounds[name])) for name in named}
-    held_out = judge(real.held_out, real.training, real.held_out)
     reconstruction = judge(real.reconstructed, real.training, real.held_out)
     found = doubts(
-        real=held_out,
+        real=real.anchor,
         reconstruction=reconstruction,
         reference=judged[0].quality,
         num_images=num_rounds * batch_size,
         num_real=len(real.held_out.features),
+        judge_accuracy=real.judge_accuracy,
     )
     best = None if found else cheapest_by_cpu_time(judged, ways)
     return Report(
@@ -122,7 +127,7 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
         iso_quality=None if best is None else ways[f"{best.sampler} {best.steps}"],
         ways=tuple(ways[f"{found.sampler} {found.steps}"] for found in judged),
         settings=tuple(judged),
-        real=held_out,
+        real=real.anchor,
         reconstruction=reconstruction,
         doubts=found,
     )
@@ -130,18 +135,15 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
 
 def cheapest_by_cpu_time(judged: Sequence[Setting], ways: Mapping[str, Way]) -> Setting:
     """Returns the setting as good as 1000 steps that takes the least CPU time."""
-    best = iso_quality(
-        judged, judged[0], cost_of=lambda found: ways[f"{found.sampler} {found.steps}"].cpu_s
-    )
+    best = iso_quality(judged, cost_of=lambda found: ways[f"{found.sampler} {found.steps}"].cpu_s)
     assert best is not None  # at least 1000 steps, unless every image was rejected
     return best
 
 
-def _setting(features: Features, real: RealImages, name: str, images: Tensor) -> Setting:
-    """Returns a setting with its quality and without a CO2e cost, which its ``Way`` replaces."""
+def _parts(name: str) -> dict[str, Any]:
+    """Returns the sampler and the steps of a setting's name."""
     sampler, steps = name.split()
-    quality = judge(image_set(features, images), real.training, real.held_out)
-    return Setting(sampler, int(steps), None, quality)
+    return {"sampler": sampler, "steps": int(steps)}
 
 
 def _way(name: str, taken: Taken) -> Way:

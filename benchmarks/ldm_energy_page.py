@@ -111,7 +111,8 @@ def _quality_row(name: str, cpu_s: str, quality: Quality) -> str:
     kid, frechet = quality.kid, quality.frechet
     return (
         f"| {name} | {cpu_s} | {kid.value:.3g} ({kid.low:.3g} to {kid.high:.3g}) "
-        f"| {frechet.value:.3g} | {quality.hu_wasserstein:.0f} | {quality.pair_ms_ssim:.2f} "
+        f"| {frechet.value:.3g} | {quality.plane_frechet.value:.3g} "
+        f"| {quality.hu_wasserstein:.0f} | {quality.pair_ms_ssim:.2f} "
         f"| {quality.memorised_fraction:.0%} | {quality.accepted_fraction:.0%} |"
     )
 
@@ -137,12 +138,15 @@ formula, so (b)'s images stand for the quality of both.
 
 {num_images} images of each setting against the training images, by features of the VQ-GAN's \
 encoder in units of their spread: KID with its 95 % bootstrap interval, Fréchet distance, \
-Wasserstein-1 distance of the histograms in HU, mean MS-SSIM of two images (1: all the same), \
-images that are copies of training images, and images accepted. *Equal quality* is the least \
-CPU time per accepted image whose KID is no higher than the upper end of the interval of 1000 steps.
+the second judge's Fréchet distance (a small network that learns what was done to real images; of \
+volumes the mean over three planes), Wasserstein-1 distance of the histograms in HU, mean MS-SSIM \
+of two images (1: all the same), images that are copies of training images, and images accepted. \
+*Equal quality* is the least CPU time per accepted image among settings that both judges find no \
+farther from real images than 1000 steps by more than a margin stated in advance, and that pass \
+the checks ([what is checked](image_quality.md)).
 
-| | setting | CPU s | KID | Fréchet | HU | alike | copies | accepted |
-|---|---|---:|---:|---:|---:|---:|---:|---:|
+| | setting | CPU s | KID | Fréchet | second judge | HU | alike | copies | accepted |
+|---|---|---:|---:|---:|---:|---:|---:|---:|---:|
 {quality}
 
 {on_gpu}"""

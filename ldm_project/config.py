@@ -16,8 +16,10 @@ TINY = "tiny"  # the model size that trains on a laptop
 LARGE = "large"  # the model size whose volumes fill a GPU
 
 DIFFUSION, RFLOW = "diffusion", "rflow"  # the objectives that a UNet can be trained with
-# The first sampler, with all steps, is the reference of the quality command.
 SAMPLERS_BY_OBJECTIVE = {DIFFUSION: ("ddpm", "ddim", "dpmpp", "unipc"), RFLOW: ("rflow",)}
+# The reference of the quality command, with all steps: it adds no noise of its own, so that an
+# image can be held to that of fewer steps from the same noise.
+REFERENCE_SAMPLER = {DIFFUSION: "ddim", RFLOW: "rflow"}
 DEFAULT_SAMPLER = {DIFFUSION: "unipc", RFLOW: "rflow"}
 SAMPLERS = tuple(name for names in SAMPLERS_BY_OBJECTIVE.values() for name in names)
 PRECISIONS = (AUTO, "fp32", "bf16")

@@ -21,7 +21,7 @@ from ldm_project.config import (
     MAX_SYNTH_BATCH_SIZE,
     MIN_SYNTH_WINDOWS,
     NUM_TRAIN_TIMESTEPS,
-    SAMPLERS_BY_OBJECTIVE,
+    REFERENCE_SAMPLER,
     WHERE_IT_RUNS,
     WINDOWS_PER_TRAINING,
     BatchConfig,
@@ -431,7 +431,7 @@ def _grid(config: QualityConfig, num_samples: int) -> tuple[SynthSettings, ...]:
         resolve_count("step_counts", text.strip(), NUM_TRAIN_TIMESTEPS)
         for text in config.step_counts.split(",")
     ]
-    reference = (SAMPLERS_BY_OBJECTIVE[config.objective][0], NUM_TRAIN_TIMESTEPS)
+    reference = (REFERENCE_SAMPLER[config.objective], NUM_TRAIN_TIMESTEPS)
     ways = [
         (sampler.strip(), steps) for sampler in config.samplers.split(",") for steps in step_counts
     ]

@@ -10,9 +10,11 @@ from ldm_project.diffusion.quality import Estimate, Quality
 REAL = Quality(
     frechet=Estimate(1.0, 0.5, 1.5),
     kid=Estimate(0.1, -0.1, 0.3),
+    plane_frechet=Estimate(2.0, 1.5, 2.5),
     hu_wasserstein=4.0,
     pair_ms_ssim=0.73,
     memorised_fraction=0.0,
+    repeated_fraction=0.0,
     accepted_fraction=1.0,
 )
 
@@ -24,6 +26,7 @@ def found(**changes):
         "reference": REAL,
         "num_images": 64,
         "num_real": 16,
+        "judge_accuracy": 0.8,
     }
     return doubts(**{**given, **changes})
 
@@ -39,6 +42,8 @@ def test_images_like_real_ones_can_be_judged():
         ("kid", Estimate(0.3, 0.2, 0.4), Estimate(0.31, 0.2, 0.4), "KID 0.31, real images up to"),
         ("hu_wasserstein", 12.0, 12.1, "HU distance 12, 12 is allowed"),
         ("pair_ms_ssim", 0.775, 0.79, "pairs alike by 0.79, real ones by 0.73 ± 0.05"),
+        ("memorised_fraction", 0.1, 0.2, "20% copies of training images, 10% are allowed"),
+        ("repeated_fraction", 0.1, 0.2, "20% repeats, 10% are allowed"),
         ("pair_ms_ssim", 0.685, 0.67, "pairs alike by 0.67"),
     ],
 )
@@ -64,3 +69,9 @@ def test_few_images_are_too_few():
         == "8 samples of each setting are too few to tell settings apart; 16 at least are needed."
     )
     assert "3 held-out images are too few" in found(num_real=3)[0]
+
+
+def test_second_judge_that_learnt_too_little_cannot_judge():
+    assert found(judge_accuracy=0.5) == ()
+    (doubt,) = found(judge_accuracy=0.3)
+    assert "names 30% of the changes made to held-out images; 50% at least are needed" in doubt

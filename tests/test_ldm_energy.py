@@ -20,7 +20,16 @@ from ldm_project.diffusion.models import (
 from ldm_project.diffusion.quality import Estimate, Quality
 from mlflow_carbon.metering.meter import Meter
 
-QUALITY = Quality(Estimate(1.0, 0.5, 1.5), Estimate(0.2, 0.1, 0.3), 12.0, 0.4, 0.0, 1.0)
+QUALITY = Quality(
+    frechet=Estimate(1.0, 0.5, 1.5),
+    kid=Estimate(0.2, 0.1, 0.3),
+    plane_frechet=Estimate(2.0, 1.5, 2.5),
+    hu_wasserstein=12.0,
+    pair_ms_ssim=0.4,
+    memorised_fraction=0.0,
+    repeated_fraction=0.0,
+    accepted_fraction=1.0,
+)
 
 
 def way(name, cpu_s):

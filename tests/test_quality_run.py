@@ -22,9 +22,11 @@ def quality(kid):
     return Quality(
         frechet=Estimate(1.5, 1.0, 2.0),
         kid=Estimate(kid, kid - 0.1, kid + 0.1),
+        plane_frechet=Estimate(2.0, 1.5, 2.5),
         hu_wasserstein=10.0,
         pair_ms_ssim=0.3,
         memorised_fraction=0.0,
+        repeated_fraction=0.0,
         accepted_fraction=1.0,
     )
 
@@ -32,7 +34,7 @@ def quality(kid):
 def test_every_sampler_meets_every_step_count_after_1000_steps():
     settings = quality_settings(QualityConfig(samplers="unipc, ddim", step_counts="20,10")).grid
     assert [(setting.sampler, setting.steps) for setting in settings] == [
-        ("ddpm", 1000),
+        ("ddim", 1000),
         ("unipc", 20),
         ("unipc", 10),
         ("ddim", 20),
@@ -107,7 +109,7 @@ def test_setting_that_nothing_could_measure_has_no_price():
     unmeasured = Setting("ddpm", 1000, None, quality(0.5))
     report = QualityReport((unmeasured,), None, (), quality(0.0), quality(0.2))
     assert report_lines(report)[1].split()[2] == "-"
-    assert "no setting has an image to accept" in report_lines(report)[-1]
+    assert "no setting that is as good" in report_lines(report)[-1]
 
 
 def test_anchors_have_keys_of_their_own():
@@ -133,7 +135,7 @@ def test_settings_are_runs_that_compare_groups_by_sampler_and_steps(store, dims,
     runs = client.search_runs(["0"])
     (own,) = runs_of("quality")
     settings = [run for run in runs if "ldm.quality_run_id" in run.data.tags]
-    assert {run.data.tags["ldm.setting"] for run in settings} == {"ddpm 1000", "unipc 5"}
+    assert {run.data.tags["ldm.setting"] for run in settings} == {"ddim 1000", "unipc 5"}
     for run in settings:
         assert run.data.tags["ldm.quality_run_id"] == own.info.run_id
         assert recorded(run)["energy_kwh_per_sample"] > 0
@@ -151,6 +153,6 @@ def test_settings_are_runs_that_compare_groups_by_sampler_and_steps(store, dims,
     )
     assert shown.exit_code == 0, shown.output
     assert all(run.data.tags["ldm.kid"] in shown.stdout for run in settings)
-    assert {"ddpm,1000", "unipc,5"} <= {
+    assert {"ddim,1000", "unipc,5"} <= {
         ",".join(line.split(",")[:2]) for line in shown.stdout.split()
     }

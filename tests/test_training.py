@@ -79,6 +79,7 @@ def test_quantiser_joins_after_two_fifths_and_discriminator_after_four(spec):
     steps = list(train_vqgan(VqganTraining(vqgan, discriminator, iterations=10), blobs(spec)))
     for name, num_before in (
         ("quantisation_loss", 4),
+        ("histogram_loss", 4),
         ("adversarial_loss", 8),
         ("discriminator_loss", 8),
     ):

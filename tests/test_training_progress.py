@@ -10,6 +10,7 @@ def test_loss_that_has_not_joined_is_absent_and_one_of_zero_is_logged():
         3,
         reconstruction_loss=0.5,
         spectral_loss=0.0,
+        histogram_loss=None,
         quantisation_loss=0.25,
         adversarial_loss=None,
         discriminator_loss=None,

@@ -9,10 +9,19 @@ MIN_JUDGED = 16
 # held-out images: beyond it, images differ from real ones by more than chance.
 MAX_HU_WASSERSTEIN_RATIO = 3.0  # to that of held-out images
 MAX_PAIR_MS_SSIM_DIFFERENCE = 0.05  # from that of held-out images
+MAX_SAME_FRACTION = 0.1  # of images that are copies of training images, or have a near twin
+
+MIN_JUDGE_ACCURACY = 0.5  # of the second judge on held-out images; by chance 1 in 8
 
 
 def doubts(
-    *, real: Quality, reconstruction: Quality, reference: Quality, num_images: int, num_real: int
+    *,
+    real: Quality,
+    reconstruction: Quality,
+    reference: Quality,
+    num_images: int,
+    num_real: int,
+    judge_accuracy: float,
 ) -> tuple[str, ...]:
     """Returns why samplers cannot be judged, a sentence each; none if they can.
 
@@ -25,6 +34,7 @@ def doubts(
         reference: of the samples of all 1000 steps.
         num_images: samples of each setting.
         num_real: held-out images.
+        judge_accuracy: how often the second judge names what was done to held-out images.
     """
     found = [
         f"{number} {name} are too few to tell settings apart; {MIN_JUDGED} at least are needed."
@@ -35,21 +45,32 @@ def doubts(
         ("reconstructions", reconstruction, "the autoencoder erases what would differ"),
         ("samples of 1000 steps", reference, "the model's best images are not like real ones"),
     ):
-        found.extend(f"{reason}: {name} have {excess}." for excess in _excesses(quality, real))
+        found.extend(f"{reason}: {name} have {excess}." for excess in excesses(quality, real))
+    if judge_accuracy < MIN_JUDGE_ACCURACY:
+        found.append(
+            f"the second judge has learnt too little: it names {judge_accuracy:.0%} of the changes "
+            f"made to held-out images; {MIN_JUDGE_ACCURACY:.0%} at least are needed."
+        )
     return tuple(found)
 
 
-def _excesses(quality: Quality, real: Quality) -> list[str]:
+def excesses(quality: Quality, real: Quality, *, with_kid: bool = True) -> list[str]:
     """Returns each figure that is out of its bound, with the bound."""
-    excesses = []
-    if quality.kid.value > real.kid.high:
-        excesses.append(f"KID {quality.kid.value:.2g}, real images up to {real.kid.high:.2g}")
+    found = []
+    if with_kid and quality.kid.value > real.kid.high:
+        found.append(f"KID {quality.kid.value:.2g}, real images up to {real.kid.high:.2g}")
     most = MAX_HU_WASSERSTEIN_RATIO * real.hu_wasserstein
     if quality.hu_wasserstein > most:
-        excesses.append(f"HU distance {quality.hu_wasserstein:.2g}, {most:.2g} is allowed")
+        found.append(f"HU distance {quality.hu_wasserstein:.2g}, {most:.2g} is allowed")
     if abs(quality.pair_ms_ssim - real.pair_ms_ssim) > MAX_PAIR_MS_SSIM_DIFFERENCE:
-        excesses.append(
+        found.append(
             f"pairs alike by {quality.pair_ms_ssim:.2f}, real ones by {real.pair_ms_ssim:.2f} "
             f"± {MAX_PAIR_MS_SSIM_DIFFERENCE:g}"
         )
-    return excesses
+    for name, fraction in (
+        ("copies of training images", quality.memorised_fraction),
+        ("repeats", quality.repeated_fraction),
+    ):
+        if fraction > MAX_SAME_FRACTION:
+            found.append(f"{fraction:.0%} {name}, {MAX_SAME_FRACTION:.0%} are allowed")
+    return found

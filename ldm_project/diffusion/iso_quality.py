@@ -8,12 +8,17 @@ from ldm_project.diffusion.quality import Quality
 
 @dataclass(frozen=True)
 class Setting:
-    """A sampler at a number of steps: the g CO2e of an image, and the quality of its images."""
+    """A sampler at a number of steps: the g CO2e of an image, and the quality of its images.
+
+    Attributes:
+        shortfalls: why its images are not shown to be as good as those of all steps.
+    """
 
     sampler: str
     steps: int
     co2e_g_per_sample: float | None  # None: not measured
     quality: Quality
+    shortfalls: tuple[str, ...] = ()
 
     @property
     def co2e_g_per_accepted_sample(self) -> float | None:
@@ -41,17 +46,13 @@ def carbon_of(setting: Setting) -> float | None:
 
 def iso_quality(
     settings: Sequence[Setting],
-    reference: Setting,
     *,
     cost_of: Callable[[Setting], float | None] = carbon_of,
 ) -> Setting | None:
-    """Returns the cheapest setting that is as good as the reference, which may win itself.
-
-    A setting is as good if its KID is at most the upper end of the reference's interval.
+    """Returns the cheapest setting without shortfalls; the reference has none, so it may win.
 
     Args:
         settings: to choose from.
-        reference: the setting whose quality must be reached.
         cost_of: returns the cost of an image, accepted or not, of a setting.
 
     Returns:
@@ -61,7 +62,7 @@ def iso_quality(
         (cost, position)
         for position, setting in enumerate(settings)
         if (cost := setting.per_accepted_sample(cost_of(setting))) is not None
-        and setting.quality.kid.value <= reference.quality.kid.high
+        and not setting.shortfalls
     ]
     return settings[min(as_good)[1]] if as_good else None
 

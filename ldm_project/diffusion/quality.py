@@ -8,12 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.metrics.regression import compute_ms_ssim
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from ldm_project.config import HU_MAX, HU_MIN
 from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.diffusion.autoencoders import Autoencoder, encode
+from ldm_project.diffusion.copies import copied, nearest_distances, pixel_rows, repeated_fraction
 
 FEATURE_GRID = 2  # places along each axis where the encoder's channels are averaged
 NUM_RESAMPLES = 200
@@ -27,6 +27,7 @@ ENCODED_TOGETHER = 16
 # finest first; its window of 11 pixels is that of Wang et al. 2004, section III.C.
 SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SSIM_SIGMA, SSIM_KERNEL_SIZE = 1.5, 11
+MIN_SPREAD = 1e-6  # of a feature: one that never varies says nothing
 MAX_COMPARED_VOXELS = 2**20  # voxels of images that are compared at once
 NETWORK_RANGE = 2.0  # width of [-1, 1]
 
@@ -51,6 +52,8 @@ class ImageSet:
     features: np.ndarray  # (N, D)
     hu_fractions: np.ndarray  # of the voxels, in each bin of HU_EDGES
     examples: Tensor  # (at most MAX_PAIRS, *S) in [-1, 1]
+    pixels: np.ndarray  # (N, D'): the images themselves, averaged down
+    slices: np.ndarray  # (N, P, S, D''): the second judge's features of S slices along P planes
     keeps_scale: bool = False  # of the features
 
 
@@ -61,17 +64,21 @@ class Quality:
     Attributes:
         frechet: Fréchet distance of features.
         kid: kernel distance of features; about 0 if the two sets cannot be told apart.
+        plane_frechet: Fréchet distance of the second judge's features, mean over planes.
         hu_wasserstein: Wasserstein-1 distance of the histograms, in HU.
         pair_ms_ssim: mean similarity of two of the images; 1 if all are equal.
         memorised_fraction: share of images that are copies of training images.
+        repeated_fraction: share of images that have a near twin among the others.
         accepted_fraction: share of images that are neither memorised nor unlike every real image.
     """
 
     frechet: Estimate
     kid: Estimate
+    plane_frechet: Estimate
     hu_wasserstein: float
     pair_ms_ssim: float
     memorised_fraction: float
+    repeated_fraction: float
     accepted_fraction: float
 
 
@@ -83,10 +90,12 @@ class Features:
         of: returns features ``(N, D)`` of images ``(N, 1, *S)`` in [-1, 1].
         keeps_scale: ``True`` leaves features unscaled, as is usual for published networks;
             ``False`` divides them by their std over the training images.
+        of_slices: returns the second judge's features ``(N, P, S, D)`` of the same images.
     """
 
     of: Callable[[Tensor], np.ndarray]
     keeps_scale: bool
+    of_slices: Callable[[Tensor], np.ndarray]
 
 
 def image_set(features: Features, images: Tensor) -> ImageSet:
@@ -97,13 +106,15 @@ def image_set(features: Features, images: Tensor) -> ImageSet:
         features=features.of(images),
         hu_fractions=counts / counts.sum(),
         examples=images[:MAX_PAIRS, 0].cpu(),
+        pixels=pixel_rows(images),
+        slices=features.of_slices(images),
         keeps_scale=features.keeps_scale,
     )
 
 
-def features_of_encoder(vqgan: Autoencoder) -> Features:
-    """Returns ``encoder_features`` of a VQ-GAN, which need no feature network."""
-    return Features(partial(encoder_features, vqgan), keeps_scale=False)
+def features_of_encoder(vqgan: Autoencoder, of_slices: Callable[[Tensor], np.ndarray]) -> Features:
+    """Returns ``encoder_features`` of a VQ-GAN, beside those of the second judge."""
+    return Features(partial(encoder_features, vqgan), keeps_scale=False, of_slices=of_slices)
 
 
 @torch.inference_mode()
@@ -134,14 +145,20 @@ def judge(images: ImageSet, training: ImageSet, held_out: ImageSet) -> Quality:
     judged, seen, unseen = _comparable(images, training, held_out, by=training)
     distances = nearest_distances(judged, seen)
     usual = float(np.median(nearest_distances(unseen, seen)))
-    is_memorised = distances < MEMORISED_BELOW * usual
+    is_memorised = (distances < MEMORISED_BELOW * usual) | copied(
+        images.pixels, training=training.pixels, held_out=held_out.pixels
+    )
     is_accepted = ~is_memorised & (distances <= REJECTED_ABOVE * usual)
     return Quality(
         frechet=estimate(frechet_distance, judged, seen),
         kid=estimate(kernel_distance, judged, seen),
+        plane_frechet=estimate(
+            plane_frechet_distance, *scaled_by(training.slices, images.slices, training.slices)
+        ),
         hu_wasserstein=hu_wasserstein(images.hu_fractions, training.hu_fractions),
         pair_ms_ssim=pair_ms_ssim(images.examples),
         memorised_fraction=float(is_memorised.mean()),
+        repeated_fraction=repeated_fraction(images.pixels, real=training.pixels),
         accepted_fraction=float(is_accepted.mean()),
     )
 
@@ -153,8 +170,18 @@ def _comparable(*sets: ImageSet, by: ImageSet) -> list[np.ndarray]:
     """
     if by.keeps_scale:
         return [images.features for images in sets]
-    mean, std = by.features.mean(axis=0), by.features.std(axis=0)
-    return [(images.features - mean) / std for images in sets]
+    return scaled_by(by.features, *(images.features for images in sets))
+
+
+def scaled_by(real: np.ndarray, *sets: np.ndarray) -> list[np.ndarray]:
+    """Returns features ``(N, D)`` or ``(N, P, S, D)``, scaled so that the real have std 1, mean 0.
+
+    Those of slices are scaled in each plane apart.
+    """
+    axes = (0, 2) if real.ndim == 4 else (0,)
+    mean = real.mean(axis=axes, keepdims=True)
+    std = np.maximum(real.std(axis=axes, keepdims=True), MIN_SPREAD)
+    return [(features - mean) / std for features in sets]
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -169,6 +196,25 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     mixed = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     traces = sum(np.square(root).sum() for root in roots)
     return float(means @ means + traces - 2 * mixed)
+
+
+def plane_frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns the Fréchet distance of features ``(N, P, S, D)`` of slices, mean over P planes.
+
+    Source: "2.5D FID" of Guo et al. 2024 (MAISI, arXiv:2409.11169), section 4.1.
+    """
+    num_features = first.shape[-1]
+    return float(
+        np.mean(
+            [
+                frechet_distance(
+                    first[:, plane].reshape(-1, num_features),
+                    second[:, plane].reshape(-1, num_features),
+                )
+                for plane in range(first.shape[1])
+            ]
+        )
+    )
 
 
 def _covariance_root(features: np.ndarray) -> np.ndarray:
@@ -217,11 +263,6 @@ def estimate(
 def hu_wasserstein(first: np.ndarray, second: np.ndarray) -> float:
     """Returns the Wasserstein-1 distance of two histograms in HU: area between cumulative sums."""
     return float(np.abs(np.cumsum(first - second)).sum() * HU_PER_BIN)
-
-
-def nearest_distances(features: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Returns each row's distance to the nearest training image, ``(N,)``."""
-    return cdist(features, training).min(axis=1)
 
 
 def pair_ms_ssim(images: Tensor) -> float:

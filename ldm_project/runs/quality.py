@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from textwrap import wrap
 
@@ -16,7 +16,7 @@ from ldm_project.ct.data import CtScans, data_spec, open_scans
 from ldm_project.ct.hounsfield import network_from_hu
 from ldm_project.diffusion.autoencoders import decode, encode
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
-from ldm_project.diffusion.feature_networks import load_feature_network
+from ldm_project.diffusion.feature_networks import FeatureNetwork, load_feature_network
 from ldm_project.diffusion.fidelity import doubts
 from ldm_project.diffusion.iso_quality import Setting, iso_quality, pareto_front
 from ldm_project.diffusion.models import resolve_device
@@ -28,7 +28,10 @@ from ldm_project.diffusion.quality import (
     features_of_encoder,
     image_set,
     judge,
+    pair_ms_ssim,
 )
+from ldm_project.diffusion.second_judge import train_second_judge
+from ldm_project.diffusion.verdict import shortfalls
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.references import ModelReference
 from ldm_project.runs.run_names import run_name
@@ -47,6 +50,7 @@ ISO_QUALITY_CO2E_G_PER_SAMPLE = "ldm/iso_quality/co2e_g_per_sample"
 ISO_QUALITY_SAVING_FRACTION = "ldm/iso_quality/saving_fraction"
 TAG_ISO_QUALITY = "ldm.iso_quality"
 TAG_DOUBTS = "ldm.iso_quality_doubts"
+TAG_SHORTFALLS = "ldm.shortfalls"  # why a setting's images are not as good as those of all steps
 TAG_QUALITY_RUN_ID = "ldm.quality_run_id"
 TAG_SETTING = "ldm.setting"
 TAG_KID = "ldm.kid"  # as text, for compare --group-by
@@ -59,6 +63,11 @@ class RealImages:
     training: ImageSet
     held_out: ImageSet
     reconstructed: ImageSet
+    features: Features  # by which they were judged, and samples will be
+    judge_accuracy: float  # of the second judge, on held-out images
+    # Held-out against training images: the best quality that can be expected. How alike pairs are
+    # is of both: a few held-out patients alone may be more alike, or less, than others.
+    anchor: Quality
 
 
 @dataclass(frozen=True)
@@ -79,16 +88,17 @@ def run_quality(settings: QualitySettings) -> tuple[str, QualityReport]:
     The command's own run is not metered: the sampling is measured in the runs of the settings.
     """
     with command_run(settings) as run_id:
-        published = published_features(settings)  # a bad file is refused before any training
+        published = published_network(settings)  # a bad file is refused before any training
         reference = trained_ldm(settings, run_id)
         ldm = open_ldm(reference, settings)
         for way in settings.grid:
             check_sampler(way.sampler, ldm.objective)
-        features = published or features_of_encoder(ldm.vqgan)
-        real = real_images(ldm, settings.training, features)
-        judged = [
-            _sampled_setting(way, ldm, reference, real, features, run_id) for way in settings.grid
-        ]
+        real = real_images(ldm, settings.training, published)
+        judged, all_steps = [], None
+        for way in settings.grid:  # all steps come first
+            setting, images = _sampled_setting(way, ldm, reference, real, all_steps, run_id)
+            judged.append(setting)
+            all_steps = all_steps or images
         report = _report(judged, real, num_images=settings.num_samples)
         with mlflow.start_run(run_id=run_id):
             _log_report(report)
@@ -97,48 +107,60 @@ def run_quality(settings: QualitySettings) -> tuple[str, QualityReport]:
 
 def _report(judged: Sequence[Setting], real: RealImages, *, num_images: int) -> QualityReport:
     """Returns the report on settings, 1000 steps first, of so many images each."""
-    anchor = judge(real.held_out, real.training, real.held_out)
     reconstruction = judge(real.reconstructed, real.training, real.held_out)
     found = doubts(
-        real=anchor,
+        real=real.anchor,
         reconstruction=reconstruction,
         reference=judged[0].quality,
         num_images=num_images,
         num_real=len(real.held_out.features),
+        judge_accuracy=real.judge_accuracy,
     )
     return QualityReport(
         settings=tuple(judged),
-        best=None if found else iso_quality(judged, judged[0]),
+        best=None if found else iso_quality(judged),
         front=tuple(pareto_front(judged)),
-        real=anchor,
+        real=real.anchor,
         reconstruction=reconstruction,
         doubts=found,
     )
 
 
-def published_features(settings: QualitySettings) -> Features | None:
-    """Returns the features of the chosen network; ``None`` if the settings name no network.
+def published_network(settings: QualitySettings) -> FeatureNetwork | None:
+    """Returns the chosen network; ``None`` if the settings name none.
 
     Raises:
         CheckpointError: the file holds no such network.
     """
     if settings.features is None:
         return None
-    device = resolve_device(settings.device)
-    network = load_feature_network(settings.features, settings.dims, device)
-    return Features(network.features, keeps_scale=True)
+    return load_feature_network(settings.features, settings.dims, resolve_device(settings.device))
 
 
-def real_images(ldm: LdmCheckpoint, settings: TrainSettings, features: Features) -> RealImages:
-    """Returns the real images that samples are judged by, split by patient as in training."""
+def real_images(
+    ldm: LdmCheckpoint, settings: TrainSettings, published: FeatureNetwork | None = None
+) -> RealImages:
+    """Returns the real images that samples are judged by, split by patient as in training.
+
+    The first judge is the published network, else the VQ-GAN; the second is trained here.
+    """
     training, held_out = open_scans(data_spec(settings)).split(HELD_OUT_FRACTION)
-    unseen = _images_of(held_out, settings.dims)
+    seen, unseen = (_images_of(scans, settings.dims) for scans in (training, held_out))
+    second = train_second_judge(seen, unseen)
+    features = features_of_encoder(ldm.vqgan, second.features)
+    if published is not None:
+        features = replace(features, of=published.features, keeps_scale=True)
     with torch.inference_mode():
         decoded = torch.cat([decode(ldm.vqgan, encode(ldm.vqgan, image[None])) for image in unseen])
+    trained_on, held, again = (image_set(features, it) for it in (seen, unseen, decoded.cpu()))
+    alike = pair_ms_ssim(torch.cat([trained_on.examples, held.examples]))
     return RealImages(
-        training=image_set(features, _images_of(training, settings.dims)),
-        held_out=image_set(features, unseen),
-        reconstructed=image_set(features, decoded.cpu()),
+        training=trained_on,
+        held_out=held,
+        reconstructed=again,
+        features=features,
+        judge_accuracy=second.accuracy_fraction,
+        anchor=replace(judge(held, trained_on, held), pair_ms_ssim=alike),
     )
 
 
@@ -154,10 +176,13 @@ def _sampled_setting(
     ldm: LdmCheckpoint,
     reference: ModelReference,
     real: RealImages,
-    features: Features,
+    all_steps: ImageSet | None,
     quality_run_id: str,
-) -> Setting:
-    """Samples one setting in a run of its own, measured as ``synth`` does, and judges it."""
+) -> tuple[Setting, ImageSet]:
+    """Samples one setting in a run of its own, measured as ``synth`` does, and judges it.
+
+    Against the images of all steps, or none if these are theirs.
+    """
     tags = {TAG_QUALITY_RUN_ID: quality_run_id, TAG_SETTING: f"{way.sampler} {way.steps}"}
     with (
         command_run(
@@ -168,20 +193,37 @@ def _sampled_setting(
         with tracked(way, unit="sample", total_units=way.num_samples) as tracker:
             batches = [batch.images_hu for batch in sample_batches(tracker, ldm, way)]
         log_sampling_arithmetic(run_id, ldm, way)
-        images = network_from_hu(torch.cat(batches))
-        quality = judge(image_set(features, images), real.training, real.held_out)
+        images = image_set(real.features, network_from_hu(torch.cat(batches)))
+        setting = judged_setting(images, all_steps, real, sampler=way.sampler, steps=way.steps)
         measured = MlflowClient().get_run(run_id).data.metrics
-        setting = Setting(
-            sampler=way.sampler,
-            steps=way.steps,
-            co2e_g_per_sample=measured.get(keys.co2e_g_per_unit("sample")),
-            quality=quality,
-        )
-        mlflow.log_metrics(quality_metrics(quality))
-        mlflow.set_tag(TAG_KID, kid_text(quality))
+        cost_g = measured.get(keys.co2e_g_per_unit("sample"))
+        setting = replace(setting, co2e_g_per_sample=cost_g)
+        mlflow.log_metrics(quality_metrics(setting.quality))
+        mlflow.set_tag(TAG_KID, kid_text(setting.quality))
+        if setting.shortfalls:
+            mlflow.set_tag(TAG_SHORTFALLS, "; ".join(setting.shortfalls))
         if setting.co2e_g_per_accepted_sample is not None:
             mlflow.log_metric(CO2E_G_PER_ACCEPTED_SAMPLE, setting.co2e_g_per_accepted_sample)
-    return setting
+    return setting, images
+
+
+def judged_setting(
+    images: ImageSet, all_steps: ImageSet | None, real: RealImages, *, sampler: str, steps: int
+) -> Setting:
+    """Returns the quality of a setting's images, of unknown cost.
+
+    Args:
+        images: of the setting.
+        all_steps: the reference's images, of the same noise; ``None`` for the reference itself.
+        real: what images are held to.
+        sampler: of the setting.
+        steps: of the setting.
+    """
+    quality = judge(images, real.training, real.held_out)
+    if all_steps is None:
+        return Setting(sampler, steps, None, quality)
+    found = shortfalls(images, all_steps, real.training, quality=quality, real=real.anchor)
+    return Setting(sampler, steps, None, quality, found)
 
 
 def quality_metrics(quality: Quality, *, of: str = "") -> dict[str, float]:
@@ -194,9 +236,13 @@ def quality_metrics(quality: Quality, *, of: str = "") -> dict[str, float]:
         f"{place}frechet": quality.frechet.value,
         f"{place}frechet_low": quality.frechet.low,
         f"{place}frechet_high": quality.frechet.high,
+        f"{place}plane_frechet": quality.plane_frechet.value,
+        f"{place}plane_frechet_low": quality.plane_frechet.low,
+        f"{place}plane_frechet_high": quality.plane_frechet.high,
         f"{place}hu_wasserstein": quality.hu_wasserstein,
         f"{place}pair_ms_ssim": quality.pair_ms_ssim,
         f"{place}memorised_fraction": quality.memorised_fraction,
+        f"{place}repeated_fraction": quality.repeated_fraction,
         f"{place}accepted_fraction": quality.accepted_fraction,
     }
 
@@ -239,6 +285,7 @@ def report_lines(report: QualityReport) -> list[str]:
     return [
         *lines,
         "mg CO2e per accepted image; * nothing else is both cheaper and better by KID.",
+        *_shortfall_lines(report),
         *_answer_lines(report),
     ]
 
@@ -258,16 +305,34 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
+def _shortfall_lines(report: QualityReport) -> list[str]:
+    """Returns why each setting is not as good as all steps; nothing if no setting can be judged."""
+    if report.doubts:
+        return []
+    texts = [
+        f"{setting.sampler} {setting.steps} is not shown to be as good: "
+        f"{'; '.join(setting.shortfalls)}."
+        for setting in report.settings
+        if setting.shortfalls
+    ]
+    return [line for text in texts for line in wrap(text, REPORT_WIDTH, subsequent_indent="  ")]
+
+
 def _answer_lines(report: QualityReport) -> list[str]:
     if not report.doubts:
-        return [_answer(report.best, report.settings[0])]
+        return wrap(_answer(report.best, report.settings[0], len(report.settings)), REPORT_WIDTH)
     reasons = (line for doubt in report.doubts for line in wrap(f"- {doubt}", REPORT_WIDTH))
     return ["iso-quality: cannot be judged, so no setting is named:", *reasons]
 
 
-def _answer(best: Setting | None, reference: Setting) -> str:
+def _answer(best: Setting | None, reference: Setting, num_settings: int) -> str:
+    if best is reference and num_settings > 1:
+        return (
+            f"iso-quality: no setting is shown to be as good as {reference.sampler} "
+            f"{reference.steps}; more num_samples narrow the interval."
+        )
     if best is None or best.co2e_g_per_accepted_sample is None:
-        return "iso-quality: no setting has an image to accept within the KID of 1000 steps."
+        return "iso-quality: no setting that is as good as 1000 steps has an image to accept."
     cost_g, most_g = best.co2e_g_per_accepted_sample, reference.co2e_g_per_accepted_sample
     answer = f"iso-quality: {best.sampler} {best.steps}, {cost_g * 1000:.4g} mg CO2e"
     if most_g is None:

@@ -1,0 +1,84 @@
+"""The interval of a difference: what it accepts, what it rejects, and what it cannot show."""
+
+import numpy as np
+import pytest
+
+from ldm_project.diffusion.non_inferiority import (
+    MARGIN_SPREADS,
+    kernel_excess,
+    plane_excess,
+    plane_frechet_distance,
+)
+from ldm_project.diffusion.quality import frechet_distance
+
+DIMENSION = 12
+NUM_REAL = 400
+
+
+def normal(num, seed, *, moved=0.0, planes=None):
+    shape = (num, DIMENSION) if planes is None else (num, planes, 4, DIMENSION)
+    return np.random.default_rng(seed).normal(moved, 1.0, shape)
+
+
+@pytest.mark.parametrize(("excess", "planes"), [(kernel_excess, None), (plane_excess, 3)])
+def test_samples_like_the_references_are_shown_to_be_as_good(excess, planes):
+    real, reference = normal(NUM_REAL, 0, planes=planes), normal(200, 1, planes=planes)
+    alike = reference + 0.1 * normal(200, 2, planes=planes)
+    assert excess(alike, reference, real).is_shown_small
+
+
+@pytest.mark.parametrize(("excess", "planes"), [(kernel_excess, None), (plane_excess, 3)])
+@pytest.mark.parametrize("seed", range(5))
+def test_samples_beyond_the_margin_are_never_passed(excess, planes, seed):
+    real, reference = normal(NUM_REAL, 0, planes=planes), normal(100, 1 + seed, planes=planes)
+    worse = normal(100, 100 + seed, moved=1.5 * MARGIN_SPREADS, planes=planes)
+    assert not excess(worse, reference, real).is_shown_small
+
+
+def test_few_images_show_nothing():
+    real = normal(NUM_REAL, 0)
+    shown = [
+        kernel_excess(normal(8, 50 + seed), normal(8, 10 + seed), real).is_shown_small
+        for seed in range(10)
+    ]
+    assert sum(shown) <= 3
+
+
+def test_noise_that_both_share_makes_the_interval_narrower():
+    real, reference = normal(NUM_REAL, 0), normal(60, 1)
+    paired = kernel_excess(reference + 0.05 * normal(60, 2), reference, real)
+    order = np.random.default_rng(0).permutation(60)
+    shuffled = kernel_excess((reference + 0.05 * normal(60, 2))[order], reference, real)
+    assert paired.value == pytest.approx(shuffled.value)
+    assert paired.high - paired.value < 0.5 * (shuffled.high - shuffled.value)
+
+
+def test_sets_of_different_numbers_are_drawn_apart():
+    real = normal(NUM_REAL, 0)
+    assert kernel_excess(normal(200, 1), normal(150, 2), real).high > 0
+
+
+def test_margins_are_the_distance_of_the_stated_shift():
+    real = normal(4000, 0)
+    scaled = (real - real.mean(axis=0)) / real.std(axis=0)
+    moved = scaled + MARGIN_SPREADS
+    expected = frechet_distance(moved, scaled)
+    planes = scaled[:, None, None]
+    assert plane_excess(planes, planes, planes).margin == pytest.approx(expected, rel=1e-6)
+    # of the kernel: 3 m², with (1 + m²)³ - 1 - ... beyond it of the order of m⁴
+    assert kernel_excess(real, real, real).margin == pytest.approx(3 * MARGIN_SPREADS**2)
+
+
+def test_distance_over_planes_is_their_mean():
+    first, second = normal(50, 0, planes=3), normal(40, 1, planes=3)
+    by_hand = [
+        frechet_distance(first[:, p].reshape(-1, DIMENSION), second[:, p].reshape(-1, DIMENSION))
+        for p in range(3)
+    ]
+    assert plane_frechet_distance(first, second) == pytest.approx(np.mean(by_hand))
+
+
+def test_feature_that_never_varies_is_no_error():
+    real = normal(NUM_REAL, 0)
+    real[:, 0] = 1.0
+    assert np.isfinite(kernel_excess(real[:50], real[50:100], real).high)
