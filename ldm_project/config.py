@@ -266,7 +266,7 @@ class StudyConfig:
 class CompareConfig:
     """Parameters of the ``compare`` entry point: the options of ``mlflow-carbon compare``."""
 
-    experiment: str = parameter("Default", "Experiment to read.")
+    experiment: str = parameter("ldm-ct", "Experiment to read.")
     group_by: str = parameter("steps", "Parameters that make a group, comma-separated.")
     region: str = parameter(AUTO, "Regions to price in, comma-separated. auto: as recorded.")
     month: str = parameter(AUTO, "Month of the carbon intensity: 2022-02. auto: the year's mean.")

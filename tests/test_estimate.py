@@ -18,7 +18,7 @@ from ldm_project.runs.estimate import (
 )
 from ldm_project.settings import estimate_settings
 from mlflow_carbon.metering.meter import Meter
-from tests.fakes.commands import run_command
+from tests.fakes.commands import command_of, run_command
 from tests.fakes.recorded import recorded
 
 # A busy machine may take this many times longer in one of two measurements.
@@ -64,7 +64,7 @@ def test_prediction_lies_near_a_real_run(store):
     shared = {"size": "32", "steps": 100, "batch_size": "4"}
     run_command(EstimateConfig(**shared))
     run_command(SynthConfig(**shared, num_samples="20", iterations=8, vqgan_iterations=8))
-    runs = {run.info.run_name: run for run in MlflowClient().search_runs(["0"])}
+    runs = {command_of(run): run for run in MlflowClient().search_runs(["0"])}
     measured = recorded(runs["synth"])["energy_kwh_per_sample"]
     assert 1 / BAND < runs["estimate"].data.metrics[ENERGY_KWH_PER_SAMPLE] / measured < BAND
 

@@ -21,7 +21,7 @@ from ldm_project.diffusion.training_states import load_training, save_training, 
 from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
 from ldm_project.errors import CheckpointError, InvalidInputError
 from ldm_project.runs.interrupted_trainings import state_file
-from tests.fakes.commands import run_command
+from tests.fakes.commands import run_command, runs_of
 from tests.fakes.recorded import recorded, windows_of
 from tests.fakes.trainings import iterations_done, wait_for_iteration
 
@@ -146,8 +146,8 @@ print("went on")
     load_training(folder / "run.pt")
 
 
-def run_named(name):
-    (run,) = [run for run in MlflowClient().search_runs(["0"]) if run.info.run_name == name]
+def run_of(command, *, but=None):
+    (run,) = [run for run in runs_of(command) if run.info.run_id != but]
     return run
 
 
@@ -181,7 +181,7 @@ def test_killed_training_goes_on_in_its_run_with_the_energy_of_both_parts(store)
     run_command(TrainRunConfig(resume=run_id))  # all else is as it was
     run = MlflowClient().get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "train"
+    assert run.info.run_name == "train 2D 32² 400 iterations seed 0"
     assert not state.exists()
     assert set(losses_of(run)) == set(range(20, 201, 20))
     # windows of 20: two at least by the process that was killed, seven at least by the other
@@ -194,12 +194,11 @@ def test_killed_training_goes_on_in_its_run_with_the_energy_of_both_parts(store)
 @pytest.mark.slow
 def test_training_stopped_by_an_error_logs_the_losses_of_an_unbroken_one(store, monkeypatch):
     run_command(TrainRunConfig(**SMALL))
-    unbroken = run_named("train")
-    MlflowClient().set_tag(unbroken.info.run_id, "mlflow.runName", "unbroken")
+    unbroken = run_of("train")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("ldm_project.runs.training_previews.LdmPreview.log", interrupt_at(15))
         run_command(TrainRunConfig(**SMALL))
-    stopped = run_named("train")
+    stopped = run_of("train", but=unbroken.info.run_id)
     assert stopped.info.status == "FAILED"
     assert load_training(state_file(stopped.info.run_id)).values["iteration"] == 14
     run_command(TrainRunConfig(resume=stopped.info.run_id))
@@ -222,7 +221,7 @@ def interrupted_vqgan_run(monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("ldm_project.runs.training_previews.VqganPreview.log", interrupt_at(9))
         run_command(VqganRunConfig(size="32", vqgan_iterations=12, batch_size="2"))
-    return run_named("vqgan").info.run_id
+    return run_of("vqgan").info.run_id
 
 
 @pytest.mark.slow
@@ -233,7 +232,7 @@ def test_vqgan_goes_on_too_and_other_commands_and_parameters_are_refused(store, 
     with pytest.raises(InvalidInputError, match=r"size is '64', but .* started with '32'\. Leave"):
         run_command(VqganRunConfig(resume=run_id, size="64"))
     run_command(VqganRunConfig(resume=run_id))
-    assert run_named("vqgan").info.status == "FINISHED"
+    assert run_of("vqgan").info.status == "FINISHED"
     with pytest.raises(CheckpointError, match=r"no state of run .* ended well"):
         run_command(VqganRunConfig(resume=run_id))
 
@@ -253,4 +252,4 @@ def test_run_that_mlflow_made_for_the_resuming_says_which_one_goes_on(store, mon
     tags = MlflowClient().get_run(made.info.run_id).data.tags
     assert tags["ldm.resumed_run_id"] == run_id
     assert tags["mlflow.runName"] == "resume vqgan"
-    assert run_named("vqgan").info.status == "FINISHED"
+    assert MlflowClient().get_run(run_id).info.status == "FINISHED"

@@ -4,7 +4,6 @@ from itertools import islice
 
 import pytest
 import torch
-from mlflow import MlflowClient
 
 from ldm_project.array_files import is_whole
 from ldm_project.config import TrainRunConfig
@@ -19,7 +18,7 @@ from ldm_project.diffusion.latents import (
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
 from ldm_project.runs.training_latents import latents_file
 from ldm_project.settings import train_settings
-from tests.fakes.commands import run_command
+from tests.fakes.commands import run_command, runs_of
 
 SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
 
@@ -105,7 +104,7 @@ def test_second_training_on_a_vqgan_encodes_nothing_and_ends_the_same(store, cac
     (kept,) = (cache / "latents").iterdir()
     kept.write_bytes(kept.read_bytes()[:-1])  # damaged: encoded again
     run_command(config)
-    runs = MlflowClient().search_runs(["0"], "tags.`mlflow.runName` = 'train'")
+    runs = runs_of("train")
     assert sorted(run.data.tags["ldm.latents"] for run in runs) == ["cached", "encoded", "encoded"]
     assert len({run.data.metrics["loss"] for run in runs}) == 1
     run_command(TrainRunConfig(**(vars(config) | {"seed": 1})))  # other scans to train on

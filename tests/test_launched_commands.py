@@ -16,6 +16,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.tracking import fluent
 
 from ldm_project.__main__ import main
+from tests.fakes.commands import command_of
 from tests.fakes.recorded import recorded, windows_of
 from tests.fakes.trainings import wait_for_iteration
 from tests.fakes.user_scripts import UserFolder, free_port
@@ -194,7 +195,7 @@ def test_two_nodes_add_up_in_one_run(folder):
 
 def test_vqgan_that_one_of_two_nodes_trains_is_missed_by_none(folder):
     runs = new_runs_of_two_nodes(folder, (*TRAIN, "--size", "48"))
-    tags_by_name = {run.data.tags["mlflow.runName"]: run.data.tags for run in runs}
+    tags_by_name = {command_of(run): run.data.tags for run in runs}
     vqgan, ldm = tags_by_name["vqgan"], tags_by_name["train"]
     assert (vqgan["carbon.num_units"], ldm["carbon.num_units"]) == ("12", "20")
     assert "carbon.num_nodes" not in vqgan

@@ -18,7 +18,7 @@ from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.errors import CheckpointError, DataError
 from mlflow_carbon.errors import NoIntensityError
-from tests.fakes.commands import run_command
+from tests.fakes.commands import command_of, run_command, runs_of
 from tests.fakes.recorded import recorded, windows_of
 
 # Enough to pass every step of the training, not to make a good model.
@@ -33,8 +33,8 @@ def small(dims: int, **parameters) -> SynthConfig:
     return SynthConfig(dims=dims, size=SMALL_SIZE[dims], **SHORT, **{**defaults, **parameters})
 
 
-def runs_by_name() -> dict[str, mlflow.entities.Run]:
-    return {run.info.run_name: run for run in MlflowClient().search_runs(["0"])}
+def runs_by_command() -> dict[str, mlflow.entities.Run]:
+    return {command_of(run): run for run in MlflowClient().search_runs(["0"])}
 
 
 def artifacts_of(run: mlflow.entities.Run) -> set[str]:
@@ -57,7 +57,7 @@ def ct_folder(tmp_path):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_synth_trains_what_is_missing_in_runs_of_their_own_that_have_ended_before(store, dims):
     run_command(small(dims))
-    runs = runs_by_name()
+    runs = runs_by_command()
     assert set(runs) == {"vqgan", "train", "synth"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert all("mlflow.parentRunId" not in run.data.tags for run in runs.values())
@@ -73,7 +73,7 @@ def test_synth_trains_what_is_missing_in_runs_of_their_own_that_have_ended_befor
 @pytest.mark.parametrize("dims", [2, 3])
 def test_synth_measures_each_batch_and_saves_each_image(store, dims):
     run_command(small(dims))
-    run = runs_by_name()["synth"]
+    run = runs_by_command()["synth"]
     # 5 samples in batches of 2: windows of 2, 2 and 1
     windows = windows_of(run.info.run_id)
     assert [window.num_units for window in windows.values()] == [2, 2, 1]
@@ -87,21 +87,22 @@ def test_synth_measures_each_batch_and_saves_each_image(store, dims):
 
 def test_synth_logs_its_arithmetic_and_what_a_tflop_costs(store):
     run_command(small(2))
-    metrics = runs_by_name()["synth"].data.metrics
+    synth = runs_by_command()["synth"]
+    metrics = synth.data.metrics
     expected = cost_of(ModelSpec(2, (32, 32), "tiny")).sample_tflop(small(2).steps)
     assert metrics["ldm/tflop_per_sample"] == pytest.approx(expected)
-    joules = metrics["energy_kwh_per_sample"] * 3.6e6
+    joules = recorded(synth)["energy_kwh_per_sample"] * 3.6e6
     assert metrics["ldm/joules_per_tflop"] == pytest.approx(joules / expected)
     for name in ("vqgan", "train"):
-        trained = runs_by_name()[name].data.metrics
-        joules = trained["energy_kwh_per_iteration"] * 3.6e6
-        per_tflop = joules / trained["ldm/tflop_per_iteration"]
-        assert trained["ldm/joules_per_tflop"] == pytest.approx(per_tflop)
+        trained = runs_by_command()[name]
+        joules = recorded(trained)["energy_kwh_per_iteration"] * 3.6e6
+        per_tflop = joules / trained.data.metrics["ldm/tflop_per_iteration"]
+        assert trained.data.metrics["ldm/joules_per_tflop"] == pytest.approx(per_tflop)
 
 
 def test_samples_are_in_hounsfield_units(store):
     run_command(small(3))
-    run = runs_by_name()["synth"]
+    run = runs_by_command()["synth"]
     path = mlflow.artifacts.download_artifacts(
         run_id=run.info.run_id, artifact_path="samples/00000.nii.gz"
     )
@@ -115,7 +116,7 @@ def test_samples_are_in_hounsfield_units(store):
 def test_second_synth_uses_the_registered_model_and_trains_nothing(store):
     run_command(small(2))
     run_command(small(2))
-    names = [run.info.run_name for run in MlflowClient().search_runs(["0"])]
+    names = [command_of(run) for run in MlflowClient().search_runs(["0"])]
     assert sorted(names) == ["synth", "synth", "train", "vqgan"]
 
 
@@ -124,7 +125,7 @@ def test_images_depend_on_the_seed_and_not_on_the_batch_size_or_backend(store):
     run_command(small(2, batch_size="3"))
     run_command(small(2, backend="generative"))
     run_command(small(2, seed=1))
-    runs = [run for run in MlflowClient().search_runs(["0"]) if run.info.run_name == "synth"]
+    runs = runs_of("synth")
     images = [
         np.asarray(
             nib.load(
@@ -168,7 +169,7 @@ def test_model_can_be_a_folder_or_an_alias(store):
     logged = mlflow.artifacts.download_artifacts(artifact_uri="models:/ldm-ct-2d-32-tiny/1")
     run_command(small(2, model="models:/ldm-ct-2d-32-tiny@champion"))
     run_command(small(2, model=f"{logged}/artifacts/checkpoint"))
-    names = [run.info.run_name for run in client.search_runs(["0"])]
+    names = [command_of(run) for run in client.search_runs(["0"])]
     assert (names.count("synth"), names.count("train")) == (3, 1)
 
 
@@ -182,9 +183,9 @@ def test_registered_vqgan_reconstructs_images(store):
 def test_model_version_and_registered_model_carry_emissions_with_lineage(store):
     run_command(small(2))
     client = MlflowClient()
-    synth = recorded(client.search_runs(["0"], "tags.mlflow.runName = 'synth'")[0])
-    own = recorded(client.search_runs(["0"], "tags.mlflow.runName = 'train'")[0])
-    vqgan = recorded(client.search_runs(["0"], "tags.mlflow.runName = 'vqgan'")[0])
+    synth = recorded(runs_of("synth")[0])
+    own = recorded(runs_of("train")[0])
+    vqgan = recorded(runs_of("vqgan")[0])
     for tags in (
         client.get_model_version("ldm-ct-2d-32-tiny", "1").tags,
         client.get_registered_model("ldm-ct-2d-32-tiny").tags,
@@ -212,8 +213,8 @@ def test_whole_way_on_a_folder_of_dicom_and_nifti(store, ct_folder, dims):
         run_command(VqganRunConfig(vqgan_iterations=12, **shared))
         run_command(TrainRunConfig(**SHORT, **shared))
         run_command(small(dims, data=str(ct_folder)))
-    runs = runs_by_name()
-    assert [run.info.run_name for run in MlflowClient().search_runs(["0"])].count("vqgan") == 1
+    runs = runs_by_command()
+    assert len(runs_of("vqgan")) == 1
     tags = runs["train"].data.tags
     assert tags["ldm.data"] == "files"
     # in 3D five slices are less than half of 16 voxels: the series is skipped
@@ -230,8 +231,7 @@ def test_whole_way_on_a_folder_of_dicom_and_nifti(store, ct_folder, dims):
 def test_model_trained_on_other_data_is_not_taken_for_these(store, ct_folder):
     run_command(small(2))
     run_command(small(2, data=str(ct_folder)))
-    names = [run.info.run_name for run in MlflowClient().search_runs(["0"])]
-    assert names.count("train") == 2
+    assert len(runs_of("train")) == 2
 
 
 @pytest.mark.parametrize(

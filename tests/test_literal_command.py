@@ -1,5 +1,6 @@
 """``mlflow run . -e synth -P steps=...`` as a user types it: each way, each store, and killed."""
 
+import json
 import os
 import shutil
 import signal
@@ -64,8 +65,15 @@ def run(project, store, *extra, path=None, **parameters):
     )
 
 
+def runs_in(store: str):
+    """Returns the runs of the experiment that the project asks for where its user names none."""
+    client = MlflowClient(tracking_uri=store)
+    own = client.get_experiment_by_name("ldm-ct")
+    return [] if own is None else client.search_runs([own.experiment_id])
+
+
 def synth_runs(store: str):
-    runs = MlflowClient(tracking_uri=store).search_runs(["0"])
+    runs = runs_in(store)
     return [run for run in runs if run.data.tags.get("mlflow.project.entryPoint") == "synth"]
 
 
@@ -75,6 +83,19 @@ def assert_measured(store: str):
     assert synth.data.params["steps"] == "4"
     assert recorded(synth)["energy_kwh"] > 0
     assert synth.data.tags["carbon.unit"] == "sample"
+    assert synth.info.run_name == "synth 2D 32² unipc-4 seed 0"
+    assert synth.data.params["size"] == "32"
+    assert synth.data.params["resolved.batch_size"] == "1"
+    assert "num_samples" in synth.data.params
+    description = synth.data.tags["mlflow.note.content"]
+    (training,) = (run for run in runs_in(store) if run.info.run_name.startswith("train "))
+    address = f"#/experiments/{training.info.experiment_id}/runs/{training.info.run_id}"
+    assert f"Trained for this run: [train 2D 32² 8 iterations seed 0]({address})" in description
+    (dataset,) = training.inputs.dataset_inputs
+    assert (dataset.dataset.name, json.loads(dataset.dataset.profile)["size"]) == (
+        "ct phantom",
+        [32, 32],
+    )
 
 
 @pytest.mark.skipif(
@@ -213,6 +234,4 @@ def test_bad_input_is_one_line_and_a_failed_run(project, store, parameters, mess
     assert len(errors) == 1
     assert message in errors[0]
     assert "Traceback" not in result.stderr
-    assert {run.info.status for run in MlflowClient(tracking_uri=store).search_runs(["0"])} == {
-        "FAILED"
-    }
+    assert {run.info.status for run in runs_in(store)} == {"FAILED"}

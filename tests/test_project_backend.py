@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_carbon.project_backend import opts_in
+from mlflow_carbon.project_backend import opts_in, own_experiment
 from tests.fakes import conda
 
 OPT_IN = "mlflow_carbon:\n  without_conda: current_environment\n"
@@ -138,3 +138,37 @@ def test_only_the_exact_key_on_a_conda_project_opts_in(tmp_path, content):
 
 def test_folder_without_mlproject_does_not_opt_in(tmp_path):
     assert not opts_in(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "environment", "expected"),
+    [
+        ([], {}, "small-study"),
+        (["--experiment-name", "mine"], {}, "mine"),
+        (["--experiment-id", "0"], {}, "Default"),
+        ([], {"MLFLOW_EXPERIMENT_NAME": "mine"}, "mine"),
+    ],
+)
+def test_runs_go_to_the_experiment_of_the_project_where_the_user_names_none(
+    project, store, options, environment, expected, monkeypatch
+):
+    wish = OPT_IN + "  experiment: small-study\n"
+    file = project / "MLproject"
+    file.write_text(file.read_text().replace(OPT_IN, wish))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    result = mlflow_run(project, "--env-manager", "local", *options, store=store)
+    assert result.returncode == 0, result.stderr
+    client = MlflowClient(tracking_uri=store)
+    (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    assert client.get_experiment(run.info.experiment_id).name == expected
+
+
+def test_a_project_that_asks_for_nothing_or_code_that_chooses_gets_mlflows_experiment(
+    project, store
+):
+    assert own_experiment(str(project), "7", store) == "7"
+    (project / "MLproject").write_text("name: small\n" + OPT_IN + "  experiment: other\n")
+    assert own_experiment(str(project), "7", store) == "7"  # no command line: the caller chose
+    assert own_experiment("https://example.org/project.git", "7", store) == "7"

@@ -14,7 +14,7 @@ from ldm_project.errors import CheckpointError, InvalidInputError
 from ldm_project.runs.quality import QualityReport, quality_metrics, report_lines
 from ldm_project.settings import quality_settings, settings_of
 from mlflow_carbon.cli import cli
-from tests.fakes.commands import run_command
+from tests.fakes.commands import run_command, runs_of
 from tests.fakes.recorded import recorded
 
 
@@ -131,8 +131,8 @@ def test_settings_are_runs_that_compare_groups_by_sampler_and_steps(store, dims,
     run_command(config)
     client = MlflowClient()
     runs = client.search_runs(["0"])
-    (own,) = (run for run in runs if run.info.run_name == "quality")
-    settings = [run for run in runs if run.info.run_name == "quality setting"]
+    (own,) = runs_of("quality")
+    settings = [run for run in runs if "ldm.quality_run_id" in run.data.tags]
     assert {run.data.tags["ldm.setting"] for run in settings} == {"ddpm 1000", "unipc 5"}
     for run in settings:
         assert run.data.tags["ldm.quality_run_id"] == own.info.run_id

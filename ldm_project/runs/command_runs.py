@@ -1,7 +1,7 @@
 """The MLflow run that a command writes to, and how every command is measured."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 
@@ -12,7 +12,9 @@ from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_ENTRY_POINT, MLFLOW_RUN_NAME
 
 from ldm_project.diffusion.processes import ALONE, Processes
-from ldm_project.settings import RunSettings
+from ldm_project.runs.run_links import link_runs
+from ldm_project.runs.run_names import is_chosen, run_name
+from ldm_project.settings import RunSettings, TrainingSettings
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.contract.price_order import assumptions_in_order
@@ -22,6 +24,7 @@ from mlflow_carbon.tracking.mlflow_seams import current_experiment_id, with_cont
 from mlflow_carbon.tracking.track import Tracker, track
 
 TAG_RESUMED_RUN_ID = "ldm.resumed_run_id"
+RESOLVED = "resolved."  # prefix of a parameter that holds what `auto` became
 
 
 @contextmanager
@@ -45,23 +48,23 @@ def command_run(
 
     Args:
         settings: of the command.
-        name: of a new run; ``None`` takes the command's name.
+        name: of the run; ``None`` takes one that tells it apart.
         triggered_by_run_id: run of the command that started this one.
         processes: that share the command.
     """
     if not processes.is_first:
         yield processes.shared()
         return
-    name = name or settings.command
+    name, note = name or run_name(settings), f"run of {settings.command}"
     adopted_run_id = None if triggered_by_run_id else os.environ.pop(MLFLOW_RUN_ID.name, None)
-    known_run_id = settings.resumed_run_id or processes.noted(f"run of {name}") or adopted_run_id
+    known_run_id = settings.resumed_run_id or processes.noted(note) or adopted_run_id
     run_id = known_run_id or _create_run(name, settings, triggered_by_run_id)
-    processes.note(f"run of {name}", run_id)
+    processes.note(note, run_id)
     if adopted_run_id and adopted_run_id != run_id:
-        MlflowClient().set_tag(adopted_run_id, MLFLOW_RUN_NAME, f"resume {name}")
+        MlflowClient().set_tag(adopted_run_id, MLFLOW_RUN_NAME, f"resume {settings.command}")
         MlflowClient().set_tag(adopted_run_id, TAG_RESUMED_RUN_ID, run_id)
     elif adopted_run_id:
-        MlflowClient().set_tag(run_id, MLFLOW_RUN_NAME, name)
+        _complete_adopted(run_id, name, settings)
     try:
         yield processes.shared(run_id)
     except BaseException:  # Ctrl-C too: no run may stay in RUNNING
@@ -115,6 +118,16 @@ def tracked(
     )
 
 
+def resolved_params(settings: RunSettings) -> dict[str, str]:
+    """Returns a parameter ``resolved.NAME`` for each that was left at ``auto`` and is known now."""
+    given = asdict(settings.config)
+    return {
+        f"{RESOLVED}{name}": str(value)
+        for name, value in settings.resolved().items()
+        if str(given.get(name)) != str(value)
+    }
+
+
 def _create_run(name: str, settings: RunSettings, triggered_by_run_id: str | None) -> str:
     # as `mlflow run` tags its own: it tells a VQ-GAN's training from a UNet's
     tags = {MLFLOW_RUN_NAME: name, MLFLOW_PROJECT_ENTRY_POINT: settings.command}
@@ -123,6 +136,21 @@ def _create_run(name: str, settings: RunSettings, triggered_by_run_id: str | Non
     client = MlflowClient()
     run = client.create_run(current_experiment_id(), tags=with_context_tags(tags))
     run_id: str = run.info.run_id
-    params = [Param(key, str(value)) for key, value in asdict(settings.config).items()]
-    client.log_batch(run_id, params=params)
+    given = {key: str(value) for key, value in asdict(settings.config).items()}
+    _log_params(client, run_id, given | resolved_params(settings))
+    if triggered_by_run_id is not None:
+        is_training = isinstance(settings, TrainingSettings)
+        link_runs(triggered_by_run_id, run_id, "Trained" if is_training else "Sampled")
     return run_id
+
+
+def _complete_adopted(run_id: str, name: str, settings: RunSettings) -> None:
+    """Names a run that ``mlflow run`` made, unless its user did, and logs what ``auto`` became."""
+    client = MlflowClient()
+    if not is_chosen(client.get_run(run_id).info.run_name):
+        client.set_tag(run_id, MLFLOW_RUN_NAME, name)
+    _log_params(client, run_id, resolved_params(settings))
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+    client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])

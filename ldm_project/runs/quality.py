@@ -31,13 +31,13 @@ from ldm_project.diffusion.quality import (
 )
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.references import ModelReference
+from ldm_project.runs.run_names import run_name
 from ldm_project.runs.synth import log_sampling_arithmetic, sample_batches, sampling_run
 from ldm_project.runs.trained_ldm import open_ldm, trained_ldm
 from ldm_project.settings import QualitySettings, SynthSettings, TrainSettings
 from mlflow_carbon.contract import keys
 
 MAX_REAL_IMAGES = 512  # of each kind
-SETTING_RUN_NAME = "quality setting"
 REPORT_FILE = "quality.json"
 REPORT_WIDTH = 79  # columns
 
@@ -160,7 +160,9 @@ def _sampled_setting(
     """Samples one setting in a run of its own, measured as ``synth`` does, and judges it."""
     tags = {TAG_QUALITY_RUN_ID: quality_run_id, TAG_SETTING: f"{way.sampler} {way.steps}"}
     with (
-        command_run(way, name=SETTING_RUN_NAME, triggered_by_run_id=quality_run_id) as run_id,
+        command_run(
+            way, name=f"setting of {run_name(way)}", triggered_by_run_id=quality_run_id
+        ) as run_id,
         sampling_run(way, reference, run_id, tags=tags),
     ):
         with tracked(way, unit="sample", total_units=way.num_samples) as tracker:

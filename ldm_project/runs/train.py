@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import mlflow
 import torch
 
 from ldm_project.config import HELD_OUT_FRACTION
@@ -28,6 +29,7 @@ from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.sharding import fits
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
+from ldm_project.runs.dataset_inputs import CtDataset
 from ldm_project.runs.interrupted_trainings import (
     StateKeeper,
     go_on,
@@ -115,6 +117,7 @@ def run_train(
         with training_run(settings, run_id, tags, is_first=processes.is_first):
             if materials:
                 note_used_model(run_id, materials.reference)
+                mlflow.log_input(CtDataset(settings, materials.scans), context="training")
             latents = _trained(settings, training, materials, run_id, processes)
             uri = _registered(settings, training, materials, latents, run_id) if materials else ""
         return processes.shared(uri)

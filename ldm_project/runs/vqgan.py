@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import mlflow
 import torch
 
 from ldm_project.config import HELD_OUT_FRACTION
@@ -24,6 +25,7 @@ from ldm_project.diffusion.vqgan_training import (
 )
 from ldm_project.runs.arithmetic_metrics import log_arithmetic
 from ldm_project.runs.command_runs import command_run, tracked
+from ldm_project.runs.dataset_inputs import CtDataset
 from ldm_project.runs.interrupted_trainings import (
     StateKeeper,
     go_on,
@@ -70,6 +72,7 @@ def run_vqgan(
         preview = VqganPreview(training, spec_of(settings), held_out)
         keeper = StateKeeper(run_id, training, settings)
         with training_run(settings, run_id, data_tags(settings, scans)):
+            mlflow.log_input(CtDataset(settings, scans), context="training")
             with tracked(
                 settings, unit="iteration", total_units=settings.iterations, is_alone=True
             ) as tracker:

@@ -1,5 +1,8 @@
 """The emissions of one sample of a model, from the metered runs that used the model."""
 
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from mlflow import MlflowClient
@@ -13,6 +16,22 @@ from mlflow_carbon.store.access import write_twice_if_raced
 from mlflow_carbon.store.listing import all_experiments, all_runs
 
 SAMPLE = "sample"
+MAX_WAYS = 20  # that a model's tags tell apart
+
+
+@dataclass(frozen=True)
+class SampleCost:
+    """The samples that runs made in one way, and what one of them emitted.
+
+    Attributes:
+        way: sampler and denoising steps, ``unipc-50``; empty where runs name neither.
+        co2e_g: of one sample.
+        num_samples: that the runs made.
+    """
+
+    way: str
+    co2e_g: float
+    num_samples: float
 
 
 def note_used_models(client: MlflowClient, run: Run) -> list[str]:
@@ -32,32 +51,82 @@ def note_used_models(client: MlflowClient, run: Run) -> list[str]:
     return model_ids
 
 
-def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
-    """Returns the emissions of one sample of a model in g; ``None`` if no run measured any.
+def sample_costs(client: MlflowClient, model_id: str) -> list[SampleCost]:
+    """Returns what a sample of a model emits in each way of making it, the most used way first.
 
-    This is the mean energy of a sample over all runs that used the model, times PUE and
-    intensity. Where the runs' factors differ, the newest run's are used: regions are never
+    A way's figure is the mean energy of a sample over all runs that used the model so, times PUE
+    and intensity. Where the runs' factors differ, the newest run's are used: regions are never
     averaged. A run with impossible figures is left out.
     """
-    energy_kwh = num_samples = g_per_kwh = 0.0
-    for run in _runs_that_used(client, model_id):  # oldest first
+    samples_by_way: dict[str, list[_Samples]] = {}
+    for samples in _measured(_runs_that_used(client, model_id)):
+        samples_by_way.setdefault(samples.way, []).append(samples)
+    costs = [_cost(way, samples) for way, samples in samples_by_way.items()]
+    return sorted(costs, key=lambda cost: -cost.num_samples)[:MAX_WAYS]
+
+
+def inference_tags(costs: Iterable[SampleCost]) -> dict[str, str]:
+    """Returns a model's tags of its samples: of the most used way, and of each way by its name."""
+    tags: dict[str, str] = {}
+    for cost in costs:
+        text = f"{cost.co2e_g:.6g}"
+        if not tags:
+            tags[keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE] = text
+            if cost.way:
+                tags[keys.TAG_MODEL_INFERENCE_WAY] = cost.way
+        if cost.way:
+            tags[keys.inference_tag(cost.way)] = text
+    return tags
+
+
+def is_inference_tag(key: str) -> bool:
+    """Returns whether a tag of a model is one of its samples."""
+    return key in (
+        keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE,
+        keys.TAG_MODEL_INFERENCE_WAY,
+    ) or key.startswith(keys.inference_tag(""))
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples of one run; ``g_per_kwh`` includes the PUE."""
+
+    way: str
+    num_samples: float
+    energy_kwh_per_sample: float
+    g_per_kwh: float
+
+
+def _measured(runs: Iterable[Run]) -> Iterator[_Samples]:
+    for run in runs:
         footprint = read_footprint(run)
         if footprint is None:
             continue
         record = RunRecord.read(run)
-        samples, per_sample = record.num_units, record.energy_per_unit.get(SAMPLE)
-        if not samples or per_sample is None:
+        per_sample = record.energy_per_unit.get(SAMPLE)
+        if not record.num_units or per_sample is None:
             continue
-        energy_kwh += per_sample.energy_kwh * samples
-        num_samples += samples
         g_per_kwh = co2e_g(
             1.0, pue=footprint.pue, intensity_g_per_kwh=footprint.intensity_g_per_kwh
         )
-    return energy_kwh * g_per_kwh / num_samples if num_samples else None
+        yield _Samples(_way(run), record.num_units, per_sample.energy_kwh, g_per_kwh)
+
+
+def _cost(way: str, samples: list[_Samples]) -> SampleCost:
+    """Returns the cost of a sample; the last of the runs, which are by age, gives the factors."""
+    num_samples = sum(each.num_samples for each in samples)
+    energy_kwh = sum(each.energy_kwh_per_sample * each.num_samples for each in samples)
+    return SampleCost(way, energy_kwh / num_samples * samples[-1].g_per_kwh, num_samples)
+
+
+def _way(run: Run) -> str:
+    """Returns the sampler and the steps of a run, in characters that a tag's key may have."""
+    named = [run.data.params.get(name, "") for name in ("sampler", "steps")]
+    return re.sub(r"[^\w.-]", "_", "-".join(filter(None, named)))[:100]
 
 
 def _runs_that_used(client: MlflowClient, model_id: str) -> list[Run]:
-    """Returns the metered runs that used a model; for a parent run, its children instead."""
+    """Returns the metered runs that used a model, by age; for a parent run, its children."""
     return all_runs(
         client,
         [experiment.experiment_id for experiment in all_experiments(client)],

@@ -1,7 +1,7 @@
 """Puts emissions on models: when a run ends, when a model is registered later, or all anew."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint
-from mlflow_carbon.registry.inference import note_used_models, sample_co2e_g
+from mlflow_carbon.registry.inference import is_inference_tag, note_used_models, sample_costs
 from mlflow_carbon.registry.lineage import version_lineage
 from mlflow_carbon.registry.model_tags import show_version, tag_version, version_tags
 from mlflow_carbon.registry.model_uris import (
@@ -176,17 +176,13 @@ def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str
         tags = version_tags(
             None if run is None else read_footprint(run),
             lineage,
-            None if model_id is None else sample_co2e_g(client, model_id),
+            [] if model_id is None else sample_costs(client, model_id),
         )
         if may_hide_runs(client):  # runs may be hidden, so keep the figure
-            tags = _inference_tag(version.tags) | tags
+            kept = {key: text for key, text in version.tags.items() if is_inference_tag(key)}
+            tags = kept | tags
         is_changed |= tag_version(client, version, tags)
     return is_changed
-
-
-def _inference_tag(tags: Mapping[str, str]) -> dict[str, str]:
-    key = keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
-    return {key: tags[key]} if key in tags else {}
 
 
 def _logged_model_of(client: MlflowClient, version: ModelVersion) -> str | None:

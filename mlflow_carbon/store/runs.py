@@ -195,7 +195,8 @@ def _tell(found: _Found, listed: str) -> None:
         raise NoRunsError(
             f"No finished metered run in experiment {listed} "
             f"({num_unfinished} metered but not finished). "
-            "Meter runs with mlflow_carbon.track(), or pass another --experiment."
+            "Meter runs with mlflow_carbon.track(), or name another experiment; "
+            "--all-experiments reads every one."
         )
     if not len(found.columns):
         raise NoRunsError(
