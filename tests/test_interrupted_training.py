@@ -181,7 +181,7 @@ def test_killed_training_goes_on_in_its_run_with_the_energy_of_both_parts(store)
     run_command(TrainRunConfig(resume=run_id))  # all else is as it was
     run = MlflowClient().get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "train 2D 32² 400 iterations seed 0"
+    assert run.info.run_name == "train 2D 32² 200 iterations seed 0"
     assert not state.exists()
     assert set(losses_of(run)) == set(range(20, 201, 20))
     # windows of 20: two at least by the process that was killed, seven at least by the other
