@@ -32,7 +32,7 @@ services:
 
 # The pictures of docs/pictures, taken anew by the tests of the pages that they show.
 screenshots: $(READY) services
-	OMP_NUM_THREADS=1 SCREENSHOTS_FOLDER=$(CURDIR)/docs/pictures $(BIN)/pytest -m browser tests/test_pages.py
+	OMP_NUM_THREADS=1 SCREENSHOTS_FOLDER=$(CURDIR)/docs/pictures $(BIN)/pytest -m browser tests/test_pages.py tests/test_registry_page.py
 
 # The pages of docs/ as a site, in site/; a warning is an error. `mkdocs serve` shows it while you write.
 site: $(READY)

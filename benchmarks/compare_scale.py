@@ -67,7 +67,8 @@ def rows_by_us(uri: str) -> Rows:
     from mlflow_carbon.store.access import open_client
     from mlflow_carbon.store.runs import read_runs
 
-    runs = read_runs(open_client(uri), experiment_names=[EXPERIMENT])  # as the command does
+    # as the command does
+    runs = read_runs(open_client(uri), experiment_names=[EXPERIMENT], group_by=["steps"])
     table = compare_runs(runs, group_by=["steps"]).table.set_index("steps")
     columns = ["num_runs", "energy_kwh_mean", "energy_kwh_std_between", "energy_kwh_per_unit_mean"]
     return {

@@ -20,9 +20,12 @@ to go by; wall time contains what else the machine did. Memory \
 is the peak above that after all imports and one small store.
 """
 _FOOT = """\
-`compare` reads MLflow's own tables where the store is a database of this MLflow (sqlite in a \
-file, or PostgreSQL), read-only and a thousand runs at a time: of each run the metrics and tags of \
-the contract, and the parameters and tags that are asked for. A table or column that it does not \
+`compare` and `total` read MLflow's own tables where the store is a database of this MLflow \
+(sqlite in a file, or PostgreSQL), read-only and a thousand runs at a time. The database joins a \
+run's parameters into one text, and its tags into another without those that are a run's own, so \
+that runs of a kind have the same text, which is parsed once. All parameters and all tags of the \
+user are read, as `compare` names those that move the energy; of the tags that programs write only \
+those of the contract and those that are grouped by. A table or column that it does not \
 know, another schema, any error of the database, a server or `mlflow-skinny` sends it to MLflow's \
 search, which gives the same rows; a test holds both equal on random stores.
 """

@@ -12,6 +12,7 @@ import sqlalchemy
 from mlflow import MlflowClient
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.figures import worded
 
 EXPERIMENT = "scale"
 NUM_METRICS, NUM_PARAMS, NUM_TAGS = 12, 8, 15  # of each run
@@ -27,13 +28,15 @@ _FIXED_KWH, _STEP_KWH = 2e-6, 1e-7  # of one sample
 Row = dict[str, Any]
 
 
-def fill(uri: str, num_runs: int, *, seed: int = 0) -> None:
+def fill(uri: str, num_runs: int, *, seed: int = 0, version: int = 1) -> None:
     """Makes a store with one experiment of finished metered runs.
 
     Args:
         uri: of a database that does not exist yet or is empty.
         num_runs: each with ``NUM_METRICS`` metrics, ``NUM_PARAMS`` parameters, ``NUM_TAGS`` tags.
         seed: of the energies, ids and parameters.
+        version: of the contract; 2 has fewer metrics of ours, which the user's make up for, and
+            more tags.
     """
     client = MlflowClient(tracking_uri=uri)
     experiment_id = int(client.create_experiment(EXPERIMENT))
@@ -45,7 +48,7 @@ def fill(uri: str, num_runs: int, *, seed: int = 0) -> None:
     try:
         for start in range(0, num_runs, _RUNS_PER_INSERT):
             numbers = range(start, min(start + _RUNS_PER_INSERT, num_runs))
-            rows = [_run(number, experiment_id, chance) for number in numbers]
+            rows = [_run(number, experiment_id, chance, version) for number in numbers]
             with engine.begin() as connection:
                 for position, name in enumerate(names):
                     listed = [row for run in rows for row in run[position]]
@@ -57,7 +60,9 @@ def fill(uri: str, num_runs: int, *, seed: int = 0) -> None:
         engine.dispose()
 
 
-def _run(number: int, experiment_id: int, chance: random.Random) -> tuple[list[Row], ...]:
+def _run(
+    number: int, experiment_id: int, chance: random.Random, version: int
+) -> tuple[list[Row], ...]:
     """Returns the rows of one run in each table."""
     run_id = f"{chance.getrandbits(128):032x}"
     num_steps = STEP_COUNTS[number % len(STEP_COUNTS)]
@@ -77,6 +82,9 @@ def _run(number: int, experiment_id: int, chance: random.Random) -> tuple[list[R
         "artifact_uri": f"s3://bucket/{run_id}",
         "experiment_id": experiment_id,
     }
+    figures, named = dict(_metrics(num_steps, chance)), dict(_tags(number))
+    if version == 2:
+        figures, named = _as_version_2(figures, named, start_ms + 50_000)
     metrics = [
         {
             "run_uuid": run_id,
@@ -86,7 +94,7 @@ def _run(number: int, experiment_id: int, chance: random.Random) -> tuple[list[R
             "step": 0,
             "is_nan": False,
         }
-        for key, value in _metrics(num_steps, chance)
+        for key, value in figures.items()
     ]
     params = {
         "steps": num_steps,
@@ -99,7 +107,7 @@ def _run(number: int, experiment_id: int, chance: random.Random) -> tuple[list[R
         "data": "phantoms",
     }
     texts = [{"run_uuid": run_id, "key": key, "value": str(value)} for key, value in params.items()]
-    tags = [{"run_uuid": run_id, "key": key, "value": value} for key, value in _tags(number)]
+    tags = [{"run_uuid": run_id, "key": key, "value": value} for key, value in named.items()]
     return [run], metrics, texts, tags
 
 
@@ -137,3 +145,29 @@ def _tags(number: int) -> Iterator[tuple[str, str]]:
     yield keys.TAG_NUM_WINDOWS, str(2 + number % 3)
     yield keys.TAG_NUM_DISTINCT_READINGS, str(40 + number % 17)
     yield "mlflow.runName", f"synth {number}"
+
+
+def _as_version_2(
+    figures: dict[str, float], named: dict[str, str], end_ms: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Returns the metrics and tags of the same run as version 2 writes them."""
+    energy_kwh, per_unit = figures[keys.ENERGY_KWH], keys.energy_kwh_per_unit("sample")
+    kept = (keys.ENERGY_KWH, keys.CO2E_G, "loss")
+    metrics = {key: figures[key] for key in kept}
+    metrics[keys.POWER_W] = 100.0
+    metrics[keys.co2e_g_per_unit("sample")] = figures[per_unit] * _PUE * _G_PER_KWH
+    metrics |= {f"metric_{number}": 1.0 for number in range(NUM_METRICS - len(metrics))}
+    total = worded(
+        {"energy_kwh": energy_kwh, "duration_s": 50.0, "coverage_fraction": 1.0, "gpu": energy_kwh}
+    )
+    tags = named | {
+        keys.TAG_SCHEMA: "2",
+        keys.TAG_PUE: str(_PUE),
+        keys.TAG_INTENSITY_G_PER_KWH: str(_G_PER_KWH),
+        keys.TAG_TOTAL: f"ended {end_ms} {total}",
+        keys.TAG_ENERGY_KWH_PER_UNIT: worded(
+            {"sample": figures[per_unit], "sample_std": figures[keys.std_of(per_unit)]}
+        ),
+        "mlflow.note.content": f"{energy_kwh} kWh",
+    }
+    return metrics, tags

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ldm_project.checks import assumptions_of, check_settings
 from ldm_project.config import (
     TRUTHS,
     EstimateConfig,
@@ -18,6 +19,7 @@ from ldm_project.config import (
     TrainRunConfig,
     VqganRunConfig,
 )
+from ldm_project.price import Price
 from ldm_project.settings import settings_of
 from ldm_project.study.study_settings import study_settings
 from mlflow_carbon.contract.assumptions import Assumptions
@@ -112,6 +114,8 @@ def quality(dry_run: bool, **parameters: Any) -> None:
 def study(**parameters: Any) -> None:
     """Run the paper's grid of trainings and syntheses, each measured in a run of its own."""
     settings = study_settings(StudyConfig(**parameters))
+    # what has no figures is refused here
+    Price(region=settings.region, month=settings.month, pue=settings.pue).assumptions()
     _prepare()
     from ldm_project.runs.study import run_study
 
@@ -143,10 +147,8 @@ def priced_by(assumptions: Assumptions) -> dict[str, str]:
 def _run(config: RunConfig, dry_run: bool) -> None:
     """Turns the parameters into settings, runs their command and prints its cost."""
     settings = settings_of(config)
+    check_settings(settings)
     if dry_run:
-        from ldm_project.runs.command_runs import assumptions_of
-
-        # an unknown region, month or PUE is refused here, too
         assumptions = assumptions_of(settings)
         click.echo(json.dumps(settings.resolved() | priced_by(assumptions), indent=2))
         click.echo(assumptions.sentence(), err=True)

@@ -25,6 +25,15 @@ def test_every_way_returns_the_same_rows(tmp_path, monkeypatch):
     check_equal(rows, rows_by_sql(uri), SQL)
 
 
+@pytest.mark.slow
+def test_both_versions_of_the_contract_give_the_same_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uris = [f"sqlite:///{tmp_path}/{version}.db" for version in (1, 2)]
+    for version, uri in enumerate(uris, start=1):
+        fill(uri, 40, version=version)
+    check_equal(rows_by_us(uris[0]), rows_by_us(uris[1]), "version 2")
+
+
 def test_other_rows_are_refused():
     with pytest.raises(ClickException, match="raw SQL returns other rows"):
         check_equal({"50": [10, 1.0]}, {"50": [10, 1.1]}, SQL)

@@ -148,3 +148,14 @@ def test_help_lists_whole_sentences():
     listed = CliRunner().invoke(cli, ["--help"], terminal_width=80).stdout
     assert "..." not in listed.split("Commands:")[1]
     assert max(map(len, listed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "exit_code"), [("--sort", "nonsense", 1), ("--per", "furlong", 2)]
+)
+def test_what_no_table_can_have_is_refused_before_the_store_is_opened(option, value, exit_code):
+    nobody = "http://127.0.0.1:9"  # would be waited for
+    result = invoke(option, value, "--tracking-uri", nobody)
+    assert result.exit_code == exit_code
+    assert value in result.output
+    assert nobody not in result.output

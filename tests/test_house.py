@@ -32,7 +32,13 @@ def rooms(package: str) -> list[tuple[str, str]]:
 
 HOUSE = {package: rooms(package) for package in ("mlflow_carbon", "ldm_project")}
 # Only these may know MLflow and the plugin in ldm_project; its errors hang below the plugin's.
-KNOW_MLFLOW = ("ldm_project.runs", "ldm_project.__main__", "ldm_project.errors")
+KNOW_MLFLOW = (
+    "ldm_project.runs",
+    "ldm_project.__main__",
+    "ldm_project.errors",
+    "ldm_project.checks",  # a price that cannot be is refused before the networks are loaded
+    "ldm_project.price",
+)
 
 
 def modules(package: str) -> list[str]:

@@ -13,6 +13,8 @@ model  version  band  CO2e (kg)  energy (kWh)  PUE  region
 small        1  A       0.07500        0.2000  1.5  EU27
 big          1  C         3.000         8.000  1.5  EU27
 
+CO2e by 250 g/kWh (EU27 2022, paper_table1).
+
 CO2e of the training is as much as
 name   version  car (km)  phone charges  flight (km)    trees  1.5 °C budget (%)
 small        1     0.694           6.05        0.311  0.00125            0.00648

@@ -1,9 +1,7 @@
 """What a person sees, in a real browser: MLflow's pages of metered runs, and the report."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -12,16 +10,18 @@ from mlflow import MlflowClient
 from playwright.sync_api import Page, expect, sync_playwright
 
 import mlflow_carbon
+from mlflow_carbon.accounting.amounts import mass_text
 from mlflow_carbon.cli import cli
 from mlflow_carbon.contract import keys
 from mlflow_carbon.testing.meter import FakeMeter, reading
+from mlflow_carbon.tracking.receipts import runs_in_ui
 from tests.fakes.mlflow_server import mlflow_server
+from tests.fakes.screenshots import shoot
 
-# Where `make screenshots` wants the pictures of docs/pictures; else none is kept.
-FOLDER_VARIABLE = "SCREENSHOTS_FOLDER"
 DESKTOP, PHONE = (1280, 800), (390, 844)
 PATIENCE_MS = 60_000  # a busy machine is slow
 EXPERIMENT = "ldm-ct"
+VIEW = "workflowType=machine_learning"
 JOULES_BY_STEPS = {1000: 60.0, 200: 16.0, 50: 6.0}
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -31,7 +31,7 @@ def write_synthesis(steps: int, joules: float) -> str:
     """Returns the id of a run that was metered, by a fake meter, as real code meters it."""
     windows = [reading(cpu_joules=joules * factor, duration_s=30) for factor in (1.0, 1.04, 0.97)]
     whole = reading(cpu_joules=3.1 * joules, duration_s=95)
-    with mlflow.start_run(run_name=f"synth 2D 64² steps {steps}") as run:
+    with mlflow.start_run(run_name=f"synth 2D 64² unipc-{steps}") as run:
         mlflow.log_params({"steps": steps, "dims": 2, "size": 64})
         with mlflow_carbon.track(
             region="SE", unit="sample", meter=FakeMeter([*windows, whole])
@@ -92,17 +92,6 @@ def desktop(browser):
     yield from opened(browser, DESKTOP)
 
 
-def shoot(page: Page, name: str, *, full_page: bool = False) -> None:
-    """Keeps a picture of the page, where pictures are asked for."""
-    if FOLDER_VARIABLE in os.environ:
-        for close in page.get_by_role("button", name="Close", exact=True).all():
-            close.click()  # MLflow's assistant beside the page
-        page.wait_for_timeout(1500)  # what slides in has come to rest
-        path = Path(os.environ[FOLDER_VARIABLE]) / f"{name}-{page.size_name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=path, full_page=full_page)
-
-
 def visit(page: Page, site, path: str, sign: str) -> None:
     """Opens a page of MLflow's view of trainings, and waits until it shows a text."""
     page.goto(f"{site['uri']}/#/{path}")
@@ -115,19 +104,20 @@ def test_run_page_shows_the_total(page, site):
     visit(
         page,
         site,
-        f"experiments/{site['experiment']}/runs/{run_id}?workflowType=machine_learning",
+        f"experiments/{site['experiment']}/runs/{run_id}?{VIEW}",
         keys.CO2E_G,
     )
     total = MlflowClient(site["uri"]).get_run(run_id).data.metrics[keys.CO2E_G]
     # 3.1 x 60 J at Sweden's intensity, PUE 1; the page shows some of its digits
     row = page.get_by_role("row").filter(has=page.get_by_text(keys.CO2E_G, exact=True))
     expect(row.first).to_contain_text(f"{total:.3g}"[:5], timeout=PATIENCE_MS)
-    shoot(page, "run")
+    expect(page.get_by_text(f"{mass_text(total)} CO2e (").first).to_be_visible()
+    shoot(page, f"run-{page.size_name}")
 
 
 def test_charts_of_a_run_start_with_co2e_and_keep_the_user_s(desktop, site):
     path = f"experiments/{site['experiment']}/runs/{site['ids'][0]}/model-metrics"
-    visit(desktop, site, f"{path}?workflowType=machine_learning", "carbon")
+    visit(desktop, site, f"{path}?{VIEW}", "carbon")
     ours = keys.CO2E_G.rpartition("/")[2]
     expect(desktop.get_by_text(ours, exact=True).first).to_be_visible(timeout=PATIENCE_MS)
     # the tab, and the section of metrics without a slash
@@ -135,30 +125,51 @@ def test_charts_of_a_run_start_with_co2e_and_keep_the_user_s(desktop, site):
     shoot(desktop, "charts")
 
 
-def test_compare_of_three_runs_shows_steps_beside_co2e(desktop, site):
+def test_page_of_three_compared_runs_shows_steps_beside_co2e(desktop, site):
     ids = json.dumps(site["ids"])
     experiments = json.dumps([site["experiment"]])
-    visit(desktop, site, f"compare-runs?runs={ids}&experiments={experiments}", "Comparing 3 Runs")
+    path = f"compare-runs?runs={ids}&experiments={experiments}&{VIEW}"
+    visit(desktop, site, path, "Comparing 3 Runs")
     expect(desktop.get_by_text(keys.CO2E_G, exact=True).first).to_be_attached(timeout=PATIENCE_MS)
     for steps in JOULES_BY_STEPS:
         expect(desktop.get_by_text(str(steps), exact=True).first).to_be_attached()
-    shoot(desktop, "compare", full_page=True)
 
 
-def test_table_of_runs_lists_all_three(desktop, site):
-    path = f"experiments/{site['experiment']}/runs?workflowType=machine_learning"
-    visit(desktop, site, path, "steps 1000")
-    for steps in JOULES_BY_STEPS:
-        expect(desktop.get_by_text(f"steps {steps}").first).to_be_visible(timeout=PATIENCE_MS)
+def receipts_link(site) -> str:
+    """Returns the address that the receipt gives for all runs, on the server of the test."""
+    shown = runs_in_ui(MlflowClient(site["uri"]), site["experiment"], steps_parameter="steps")
+    assert shown is not None
+    return shown.removeprefix(f"{site['uri']}/#/")
+
+
+def test_the_receipts_link_shows_runs_with_their_co2e(desktop, site):
+    visit(desktop, site, receipts_link(site), "unipc-1000")
+    for name in ("Description", "steps", keys.CO2E_G):
+        head = desktop.get_by_role("columnheader", name=name)
+        expect(head.first).to_be_attached(timeout=PATIENCE_MS)
+    for id_ in site["ids"]:
+        run = MlflowClient(site["uri"]).get_run(id_)
+        mass = mass_text(run.data.metrics[keys.CO2E_G])
+        row = desktop.get_by_role("row").filter(has_text=f"{mass} CO2e (")
+        expect(row.first).to_be_visible(timeout=PATIENCE_MS)  # the description starts with it
     shoot(desktop, "runs")
+
+
+def test_the_receipts_link_draws_co2e_against_steps(desktop, site):
+    visit(desktop, site, f"{receipts_link(site)}&compareRunsMode=CHART", "CO2e by steps")
+    chart = desktop.locator(".js-plotly-plot").filter(has=desktop.locator(".scatterlayer")).first
+    expect(chart.locator(".xtitle")).to_have_text("steps", timeout=PATIENCE_MS)
+    expect(chart.locator(".ytitle")).to_have_text(keys.CO2E_G)
+    expect(chart.locator(".scatterlayer .point")).to_have_count(len(site["ids"]))
+    shoot(desktop, "compare")
 
 
 def test_report_renders_as_an_artifact(page, site):
     path = f"experiments/{site['experiment']}/runs/{site['ids'][-1]}/artifacts/carbon/report.html"
-    page.goto(f"{site['uri']}/#/{path}?workflowType=machine_learning")
+    page.goto(f"{site['uri']}/#/{path}?{VIEW}")
     frame = page.frame_locator("iframe").first
     expect(frame.locator(".answer")).to_contain_text("3 runs emitted", timeout=PATIENCE_MS)
-    shoot(page, "artifact")
+    shoot(page, f"artifact-{page.size_name}")
 
 
 def test_report_is_drawn_offline_sorts_and_fits(page, site):
@@ -177,13 +188,13 @@ def test_report_is_drawn_offline_sorts_and_fits(page, site):
         )
         assert values == sorted(values, reverse=not is_up)
         assert len(values) == 3
-    shoot(page, "report")
+    shoot(page, f"report-{page.size_name}")
     page.emulate_media(media="print")
     assert page.locator("figure.drawn .still").first.is_visible()
     page.emulate_media(media="screen", color_scheme="dark")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert dark == "rgb(22, 24, 26)"
-    shoot(page, "report-dark")
+    shoot(page, f"report-dark-{page.size_name}")
     assert page.complaints == []
 
 

@@ -370,7 +370,7 @@ def test_description_says_what_the_run_cost_beside_what_the_user_wrote(store):
         "7 mg CO2e (500 mWh) · SE 7 g/kWh × PUE 2 · CPU estimated, GPU counted · "
         "8 samples of 525 µg each"
     )
-    written = f"my own words\n\n<!-- carbon -->\n{line}\n<!-- /carbon -->"
+    written = f"my own words\n\n\u2060{line} <!-- carbon -->"
     assert tags["mlflow.note.content"] == written
     assert "carbon.note" not in tags
 

@@ -21,7 +21,7 @@ from mlflow_carbon.errors import BadRecordError, NoRunsError
 from mlflow_carbon.store.reflected import UnknownTablesError, reads_database, reflected_runs
 from mlflow_carbon.store.run_source import RunSource
 from mlflow_carbon.store.runs import read_runs
-from mlflow_carbon.store.stored_runs import Wanted
+from mlflow_carbon.store.stored_runs import Scope, Wanted
 from tests.fakes.metered_runs import copy_run, experiment_id, write_run
 from tests.fakes.mlflow_server import mlflow_server
 from tests.fakes.postgres import postgres_server
@@ -215,12 +215,12 @@ def of_contract(run):
 def assert_both_ways_agree(database, runs):
     name, id_ = database.put(runs)
     uri = database.client.tracking_uri
-    read = list(reflected_runs(uri, [id_], Wanted(["steps"], ["lab"])))
-    searched = list(RunSource(database.client, [id_]).searched())
+    read = list(reflected_runs(uri, Scope([id_]), Wanted(["steps"], ["lab"])))
+    searched = list(RunSource(database.client, Scope([id_])).searched())
     assert list(map(of_contract, read)) == list(map(of_contract, searched))
-    for names in (None, ["steps"], ["lab", "data"]):
+    for asked in ({}, {"names": ["steps"]}, {"names": ["lab", "data"]}, {"group_by": ["lab"]}):
         frames = [
-            frame_or_error(database.client, name, names=names, is_direct=is_direct)
+            frame_or_error(database.client, name, **asked, is_direct=is_direct)
             for is_direct in (True, False)
         ]
         if isinstance(frames[0], str):
@@ -296,7 +296,7 @@ def test_nul_in_a_text_is_kept(store):
     with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as opened:
         opened.execute("UPDATE tags SET value = 'A' || char(0) || '\"' WHERE key = 'lab'")
         opened.commit()
-    (run,) = reflected_runs(store, [experiment_id(client, "exp")], Wanted())
+    (run,) = reflected_runs(store, Scope([experiment_id(client, "exp")]), Wanted())
     assert (run.run_id, run.tags["lab"]) == (run_id, 'A\0"')
 
 
@@ -306,6 +306,15 @@ def test_only_the_names_asked_for_become_columns(store):
     frame = read_runs(client, experiment_names=["exp"], names=["steps", keys.TAG_UNIT])
     named = [column for column in frame if column.startswith(("params.", "tags."))]
     assert named == ["params.steps", "tags.carbon.unit"]
+
+
+def test_comparison_reads_all_tags_of_the_user_and_few_that_programs_write(store):
+    client = MlflowClient(tracking_uri=store)
+    tags = {"lab": "a", "mlflow.user": "b", keys.TAG_LAUNCH: "c", keys.TAG_HARDWARE: "d"}
+    write_run(client, "exp", windows=WINDOWS, tags=tags, params={"steps": "50"})
+    frame = read_runs(client, experiment_names=["exp"], group_by=["steps", keys.TAG_UNIT])
+    named = [column for column in frame if column.startswith(("params.", "tags."))]
+    assert named == ["params.steps", "tags.carbon.hardware", "tags.carbon.unit", "tags.lab"]
 
 
 def test_name_that_no_run_has_reads_all_names_for_the_error(store):
@@ -319,7 +328,7 @@ def test_reading_tables_changes_no_byte(store):
     write_run(client, "exp", windows=WINDOWS)
     path = Path(store.removeprefix("sqlite:///"))
     before = path.read_bytes()
-    assert len(list(reflected_runs(store, [experiment_id(client, "exp")], Wanted()))) == 1
+    assert len(list(reflected_runs(store, Scope([experiment_id(client, "exp")]), Wanted()))) == 1
     assert path.read_bytes() == before
     assert list(path.parent.glob("mlflow.db-*")) == []
 
@@ -339,7 +348,7 @@ def test_other_tables_are_not_read(store, change, fault):
         opened.execute(change)
         opened.commit()
     with pytest.raises(UnknownTablesError, match=fault):
-        list(reflected_runs(store, [experiment_id(client, "exp")], Wanted()))
+        list(reflected_runs(store, Scope([experiment_id(client, "exp")]), Wanted()))
     if "RENAME" not in change:  # which MLflow itself cannot read
         assert len(read_runs(client, experiment_names=["exp"])) == 1
 

@@ -1,8 +1,6 @@
 """MLflow's own registry page, in a real browser: models found by band and threshold tags."""
 
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -11,9 +9,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 from mlflow_carbon.registry.run_models import record_run_models
 from tests.fakes.metered_runs import write_run
 from tests.fakes.mlflow_server import mlflow_server
-
-# Where to put the README's picture; it is drawn only when asked for.
-PICTURE_VARIABLE = "REGISTRY_PAGE_PICTURE"
+from tests.fakes.screenshots import shoot
 
 # kWh x 1.5 x 250 g/kWh: 75 g and 38 g (band A), 3 kg (C), 34 kg (D)
 ENERGY_KWH = {
@@ -64,13 +60,5 @@ def test_registry_page_finds_models_by_band_and_threshold(page):
     search(page, "tags.`carbon.band` = 'D'", found={"ldm-ct-3d-large"})
     search(page, "tags.`carbon.under_10kg` = 'true'", found=BAND_A | {"ldm-ct-2d-256-small"})
     search(page, "tags.`carbon.band` = 'A'", found=BAND_A)
-    if PICTURE_VARIABLE in os.environ:
-        draw(page, Path(os.environ[PICTURE_VARIABLE]))
-
-
-def draw(page: Page, path: Path) -> None:
-    """Takes the README's picture, without MLflow's assistant beside the models."""
-    page.get_by_role("button", name="Close", exact=True).click()
     page.get_by_test_id("model-search-input").blur()
-    page.wait_for_timeout(1000)  # the assistant slides out
-    page.screenshot(path=path)
+    shoot(page, "registry")

@@ -43,11 +43,11 @@ def test_the_users_text_is_kept_and_our_line_replaced():
     once = with_sentence(theirs, "one")
     assert once.startswith(theirs)
     assert with_sentence(once + "\nand this", "two") == (
-        f"{theirs}\n\n<!-- carbon -->\ntwo\n<!-- /carbon -->\nand this"
+        f"{theirs}\n\n\u2060two <!-- carbon -->\nand this"
     )
-    assert with_sentence("", "one") == "<!-- carbon -->\none\n<!-- /carbon -->"
-    torn = "text <!-- carbon --> and no end"
+    assert with_sentence("", "one") == "\u2060one <!-- carbon -->"
+    torn = "text <!-- carbon --> \u2060 and no end"
     for _ in range(2):
         torn = with_sentence(torn, "one")
-        assert torn.startswith("text <!-- carbon --> and no end")
+        assert torn.startswith("text <!-- carbon --> \u2060 and no end")
         assert torn.count("one") == 1

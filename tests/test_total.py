@@ -57,6 +57,13 @@ def test_total_counts_failed_and_killed_runs_and_a_sweep_once(project):
     assert (len(found.runs), len(found.counted), found.num_unmetered) == (7, 4, 1)
 
 
+def test_tables_and_search_give_the_same_total(project):
+    project.set_tag(next(iter(read_total(project).runs)).run_id, "carbon.total", "ended x")
+    frames = [read_total(project, since_unix_s=1.0, is_direct=way) for way in (True, False)]
+    assert frames[0] == frames[1]
+    assert (len(frames[0].runs), frames[0].num_unmetered, len(frames[0].faults)) == (7, 1, 1)
+
+
 def test_children_count_where_they_are_more_than_their_parent(store):
     client = MlflowClient(tracking_uri=store)
     parent = write_run(client, "p", windows=[(0.1, 1.0)])  # children on other machines

@@ -16,9 +16,6 @@ from ldm_project.runs.run_links import link_runs
 from ldm_project.runs.run_names import is_chosen, run_name
 from ldm_project.settings import RunSettings, TrainingSettings
 from mlflow_carbon.contract import keys
-from mlflow_carbon.contract.assumptions import Assumptions
-from mlflow_carbon.contract.price_order import assumptions_in_order
-from mlflow_carbon.grid.price_settings import PriceSettings
 from mlflow_carbon.metering.meter_settings import AUTO, MeterSettings
 from mlflow_carbon.tracking.mlflow_seams import current_experiment_id, with_context_tags
 from mlflow_carbon.tracking.track import Tracker, track
@@ -70,22 +67,6 @@ def command_run(
     except BaseException:  # Ctrl-C too: no run may stay in RUNNING
         MlflowClient().set_terminated(run_id, "FAILED")
         raise
-
-
-def assumptions_of(settings: RunSettings) -> Assumptions:
-    """Returns the carbon intensity and PUE of a command, so that bad ones fail before any work.
-
-    Raises:
-        MlflowCarbonError: no such region, month or PUE.
-    """
-    return assumptions_in_order(
-        PriceSettings(
-            region=settings.region,
-            month=settings.month,
-            pue=settings.pue,
-            intensity_set=settings.intensity_set,
-        )
-    )
 
 
 def tracked(

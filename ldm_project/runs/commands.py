@@ -8,11 +8,12 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from ldm_project.checks import check_settings
 from ldm_project.diffusion.acceleration import limit_threads
 from ldm_project.diffusion.processes import ALONE, Processes, check_devices, joined_processes
 from ldm_project.errors import InvalidInputError
 from ldm_project.parsing import num_launched
-from ldm_project.runs.command_runs import assumptions_of, command_run
+from ldm_project.runs.command_runs import command_run
 from ldm_project.runs.estimate import prediction_lines, run_estimate
 from ldm_project.runs.interrupted_trainings import as_started
 from ldm_project.runs.launching import launch
@@ -38,7 +39,7 @@ from mlflow_carbon.units import joules_from_kwh
 def run_command(settings: RunSettings) -> list[str]:
     """Runs the command that the settings belong to; returns its cost as lines of text."""
     with memory_explained():
-        assumptions_of(settings)  # a region or month without figures fails here, before any work
+        check_settings(settings)
         if num_launched() > 1:
             with joined_processes(settings.device) as processes:
                 return _run_together(settings, processes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import mlflow
 import torch
 
+from ldm_project.checks import assumptions_of
 from ldm_project.diffusion.acceleration import prepared
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.flops import cost_of
@@ -20,7 +21,7 @@ from ldm_project.diffusion.models import (
 from ldm_project.diffusion.sampling import DenoisingStep, decode_samples, denoise, initial_noise
 from ldm_project.parsing import size_text
 from ldm_project.runs.arithmetic_metrics import tflop_per_unit
-from ldm_project.runs.command_runs import assumptions_of, command_run
+from ldm_project.runs.command_runs import command_run
 from ldm_project.runs.trained_ldm import precision_of
 from ldm_project.settings import EstimateSettings
 from mlflow_carbon.accounting.emissions import co2e_g

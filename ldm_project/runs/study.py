@@ -14,8 +14,9 @@ from ldm_project.diffusion.acceleration import FP32, resolve_precision
 from ldm_project.diffusion.flops import Cost
 from ldm_project.diffusion.models import resolve_device
 from ldm_project.errors import InvalidInputError, LdmProjectError
+from ldm_project.price import Price
 from ldm_project.runs.estimate import probe
-from ldm_project.runs.study_cell import Price, WindowDone, launch_cell, run_cell
+from ldm_project.runs.study_cell import WindowDone, launch_cell, run_cell
 from ldm_project.runs.study_runs import (
     end_cell_run,
     end_study,

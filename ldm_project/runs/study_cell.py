@@ -10,35 +10,12 @@ from typing import Any
 import torch
 from mlflow.environment_variables import MLFLOW_RUN_ID
 
-from ldm_project.config import PAPER_INTENSITY_SET, PAPER_PUE, PAPER_REGION
 from ldm_project.diffusion.processes import ALONE, Processes, check_devices, joined_processes
+from ldm_project.price import PAPER_DEFAULTS, Price
 from ldm_project.runs.launching import start_processes
 from ldm_project.study.cells import Cell
 from ldm_project.study.work import Place, free_memory, use_threads_of, work_of
-from mlflow_carbon.contract.assumptions import Assumptions, Defaults
-from mlflow_carbon.contract.price_order import assumptions_in_order
-from mlflow_carbon.grid.price_settings import PriceSettings
 from mlflow_carbon.tracking.track import track
-
-PAPER_DEFAULTS = Defaults(region=PAPER_REGION, intensity_set=PAPER_INTENSITY_SET, pue=PAPER_PUE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Price:
-    """Where and when the electricity of a study is bought; ``None`` takes the default's."""
-
-    region: str | None
-    month: str | None
-    pue: float | None
-
-    def assumptions(self) -> Assumptions:
-        """Returns the carbon intensity and PUE, those of the paper where nothing is chosen.
-
-        Raises:
-            MlflowCarbonError: no such region, month or PUE.
-        """
-        chosen = PriceSettings(region=self.region, month=self.month, pue=self.pue)
-        return assumptions_in_order(chosen, defaults=PAPER_DEFAULTS)
 
 
 @dataclass(frozen=True)

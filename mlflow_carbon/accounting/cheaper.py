@@ -66,6 +66,12 @@ def cleaner_region(intensity: CarbonIntensity) -> Change | None:
     return Change(f"in {region_name(CLEAN_REGION)}", 1 - there.g_per_kwh / intensity.g_per_kwh)
 
 
+def steps_parameter(names: Iterable[str]) -> str | None:
+    """Returns which of a run's parameters is its number of denoising steps; ``None`` for none."""
+    known = set(names)
+    return next((name for name in STEPS_PARAMETERS if name in known), None)
+
+
 def fewer_steps(parameters: Mapping[str, str]) -> Change | None:
     """Returns what fewer denoising steps would save at most, from a run's parameters.
 

@@ -12,6 +12,7 @@ from mlflow_carbon.commands.options import (
 from mlflow_carbon.commands.output import Writer, output_options, print_notices
 from mlflow_carbon.commands.pricing import Pricing, chosen_intensities, price_options
 from mlflow_carbon.commands.progress import ReadingProgress
+from mlflow_carbon.contract import keys
 
 _INCLUDED = ("failed", "running", "partial")
 
@@ -94,7 +95,7 @@ def included(
 @click.option(
     "--per",
     metavar="run|UNIT",
-    callback=given_text,
+    type=click.Choice(["run", *keys.UNITS]),
     help="Only whole runs, or only what counts this unit. Default: each unit, and whole runs.",
 )
 @click.option(
@@ -161,23 +162,28 @@ def compare(
         raise click.UsageError("--saving needs --fit.")
     if experiment and all_experiments:
         raise click.UsageError("Give --experiment or --all-experiments.")
-    from mlflow_carbon.reporting.compare import compare_runs
+    from mlflow_carbon.reporting.compare import check_sort, compare_runs
     from mlflow_carbon.reporting.comparing import default_experiments
     from mlflow_carbon.reporting.comparison_tables import comparison_report
     from mlflow_carbon.reporting.everyday import comparison_footer
     from mlflow_carbon.reporting.hourly_prices import priced_by_file
     from mlflow_carbon.reporting.region_prices import recorded_set
     from mlflow_carbon.reporting.report import Report
+    from mlflow_carbon.reporting.run_groups import tag_names
     from mlflow_carbon.reporting.steps_fit import fit_groups, fits_frame, fits_report
     from mlflow_carbon.store.access import open_client
     from mlflow_carbon.store.runs import read_runs, visibility_notice
 
+    check_sort(sort, (*group_by, *baseline, *([] if fit is None else [fit])))
     client = open_client(tracking_uri)
+    if fit is not None:
+        group_by = (*(name for name in group_by if name != fit), fit)
     runs = read_runs(
         client,
         experiment_names=() if all_experiments else experiment or default_experiments(),
         include=include,
         filter_string=filter_string,
+        group_by=tag_names([*group_by, *baseline]),
         on_progress=ReadingProgress(),
     )
     intensities = []
@@ -185,8 +191,6 @@ def compare(
         intensities = chosen_intensities(pricing, preferred_set=recorded_set(runs))
     else:
         runs = priced_by_file(client, runs, pricing.series, region=pricing.region)
-    if fit is not None:
-        group_by = (*(name for name in group_by if name != fit), fit)
     comparison = compare_runs(
         runs,
         group_by=group_by,

@@ -5,6 +5,7 @@ import click
 from mlflow_carbon.commands.options import example, given_time, tracking_uri_option
 from mlflow_carbon.commands.output import Writer, output_options
 from mlflow_carbon.commands.pricing import Pricing, chosen_intensities, price_options
+from mlflow_carbon.commands.progress import ReadingProgress
 
 
 @click.command(epilog=example("mlflow-carbon total --experiment Default --since 2026-01-01"))
@@ -66,6 +67,7 @@ def total(
         since_unix_s=since,
         intensity=intensity,
         pue=pricing.pue,
+        on_progress=ReadingProgress(),
     )
     frame = total_frame(found)
     report = total_report(

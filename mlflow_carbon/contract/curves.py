@@ -71,9 +71,9 @@ class EnergyCurve:
         if not is_point:
             end_kwh = self._spent_kwh + window.energy_kwh
         self._spent_kwh, self._is_new = end_kwh, False
-        values = {self.key: end_kwh}
-        if not self._is_node:
-            values[keys.CO2E_G] = end_kwh * g_per_kwh
+        # MLflow lists metrics in the order of their first points
+        values = {} if self._is_node else {keys.CO2E_G: end_kwh * g_per_kwh}
+        values[self.key] = end_kwh
         if window.power_w is not None:
             values[keys.POWER_W] = window.power_w
         if per_unit_kwh is not None and window.unit is not None:

@@ -1,10 +1,15 @@
 """What a run's description says of its CO2e, between markers beside what the user wrote."""
 
+import re
+
 from mlflow_carbon.accounting.amounts import energy_text, mass_text
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
 
-START, END = "<!-- carbon -->", "<!-- /carbon -->"
+# A word joiner shows nowhere, neither on the run's page nor in the table of runs, which shows
+# descriptions as they are written; the second marker is behind the line.
+START, END = "\u2060", "<!-- carbon -->"
+_MARKED = re.compile(f"{START}[^{START}\n]*{END}")
 SHORTEST_NOTED_S = 1.0  # a look at the description costs a shorter run too much
 _HOW = {
     keys.METHOD_COUNTER: "counted",
@@ -44,11 +49,9 @@ def sentence(record: RunRecord) -> str | None:
 
 def with_sentence(description: str, line: str) -> str:
     """Returns a description with our line in place of an earlier one, or after the user's text."""
-    marked = f"{START}\n{line}\n{END}"
-    end = description.find(END)
-    start = description.rfind(START, 0, max(end, 0))
-    if start >= 0:
-        return description[:start] + marked + description[end + len(END) :]
+    marked = f"{START}{line} {END}"
+    if _MARKED.search(description):
+        return _MARKED.sub(lambda _earlier: marked, description, count=1)
     return f"{description}\n\n{marked}" if description.strip() else marked
 
 

@@ -127,9 +127,8 @@ class RunRecord:
         """Returns the newest points of the run's curves: energy, CO2e, CO2e per unit."""
         if self.total is None or self.total.energy_kwh is None:
             return {}
-        values = {keys.ENERGY_KWH: self.total.energy_kwh}
-        if self.co2e_g is not None:
-            values[keys.CO2E_G] = self.co2e_g
+        values = {} if self.co2e_g is None else {keys.CO2E_G: self.co2e_g}
+        values[keys.ENERGY_KWH] = self.total.energy_kwh
         per_unit = self.energy_per_unit.get(self.unit or "")
         if per_unit is None or self.unit is None or self.unit == keys.UNIT_MINUTE:
             return values

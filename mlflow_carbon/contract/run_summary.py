@@ -1,6 +1,7 @@
 """The few figures of a run that a comparison needs, read from a hundred thousand runs in a row."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 
 from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE
@@ -19,8 +20,10 @@ from mlflow_carbon.contract.totals import (
 from mlflow_carbon.errors import BadRecordError
 from mlflow_carbon.units import grams_from_kg
 
-# Tags that no two runs share, in the order of ``_version_2``.
-FIGURE_TAGS = (keys.TAG_TOTAL, keys.TAG_ENERGY_KWH_PER_UNIT)
+# Tags with figures of a run's own, which runs of a kind do not share.
+_COUNT_TAGS = (keys.TAG_NUM_UNITS, keys.TAG_NUM_WINDOWS, keys.TAG_NUM_DISTINCT_READINGS)
+_TOTAL_TAGS = (keys.TAG_TOTAL, keys.TAG_ENERGY_KWH_PER_UNIT)
+FIGURE_TAGS = (*_TOTAL_TAGS, *_COUNT_TAGS)
 _VERSION_1 = "1"
 _NUM_KEPT = 4096  # texts of tags that are kept, as the runs of a kind share theirs
 
@@ -141,7 +144,10 @@ def _version_1(
     record: RunRecord, metrics: Mapping[str, float], figure_tags: Mapping[str, str]
 ) -> RunSummary | None:
     """Returns the summary of a run of version 1; ``None`` if it has tags of version 2."""
-    if figure_tags:
+    if any(tag in figure_tags for tag in _TOTAL_TAGS):
+        return None
+    counts = _counts(*map(figure_tags.get, _COUNT_TAGS))
+    if counts is None:
         return None
     get = metrics.get
     energy_kwh, duration_s = get(keys.ENERGY_KWH), get(keys.DURATION_S)
@@ -156,9 +162,7 @@ def _version_1(
         get(keys.COVERAGE_FRACTION) if has_total else None,
         get(keys.PUE, record.pue),
         get(keys.INTENSITY_G_PER_KWH, None if intensity is None else intensity.g_per_kwh),
-        record.num_units,
-        record.num_windows,
-        record.num_distinct_readings,
+        *counts,
         per_unit_kwh,
         None if per_unit is None or per_unit_kwh is None else get(keys.std_of(per_unit)),
     )
@@ -168,11 +172,12 @@ def _version_2(
     record: RunRecord, metrics: Mapping[str, float], figure_tags: Mapping[str, str]
 ) -> RunSummary | None:
     """Returns the summary of a run of version 2; ``None`` where only the whole record tells."""
-    text, per_unit_text = map(figure_tags.get, FIGURE_TAGS)
+    text, per_unit_text = map(figure_tags.get, _TOTAL_TAGS)
     if text is None or per_unit_text is None:
         return None
     total, energies = _total(text), _energies(per_unit_text, record.unit)
-    if total is None or energies is None:
+    counts = _counts(*map(figure_tags.get, _COUNT_TAGS))
+    if total is None or energies is None or counts is None:
         return None
     intensity = record.intensity
     g_per_kwh = metrics.get(keys.INTENSITY_G_PER_KWH) if intensity is None else intensity.g_per_kwh
@@ -184,11 +189,28 @@ def _version_2(
         coverage_fraction,
         metrics.get(keys.PUE) if record.pue is None else record.pue,
         g_per_kwh,
-        record.num_units,
-        record.num_windows,
-        record.num_distinct_readings,
+        *counts,
         *energies,
     )
+
+
+@lru_cache(maxsize=_NUM_KEPT)
+def _counts(
+    num_units: str | None, num_windows: str | None, num_readings: str | None
+) -> tuple[float | None, float | None, float | None] | None:
+    """Returns units, windows and distinct readings as numbers; ``None`` if in doubt."""
+    counts: list[float | None] = []
+    for text in (num_windows, num_readings):
+        if text is not None and not _is_count(text, MAX_COUNT):
+            return None
+        counts.append(None if text is None else int(text))
+    if num_units is None:
+        return None, counts[0], counts[1]
+    try:
+        units = float(num_units)
+    except ValueError:
+        return None
+    return (units, counts[0], counts[1]) if 0.0 <= units <= MAX_AMOUNT else None  # None for NaN too
 
 
 def _total(text: str) -> tuple[float | None, float | None, float | None] | None:

@@ -92,11 +92,11 @@ class Outbox:
             step: of the values.
             earlier: points with a time and step of their own, to write in the same call.
         """
-        points = list(earlier)
+        points: list[Point] = []
         if end_unix_s is not None:
             timestamp_ms = round(end_unix_s * MILLISECONDS_PER_SECOND)
             points += [Point(key, value, timestamp_ms, step) for key, value in values.items()]
-        batch = Batch(tuple(points), dict(tags))
+        batch = Batch((*points, *earlier), dict(tags))
         with self._lock:
             if self._held is None:
                 self._deliver(batch)

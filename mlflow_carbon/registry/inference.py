@@ -1,6 +1,7 @@
 """The emissions of one sample of a model, from the metered runs that used the model."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.registry.footprints import read_footprint
 from mlflow_carbon.store.access import write_twice_if_raced
-from mlflow_carbon.store.listing import all_experiments, all_runs
+from mlflow_carbon.store.listing import all_experiments, each_run
 
 SAMPLE = "sample"
 MAX_WAYS = 20  # that a model's tags tell apart
@@ -58,11 +59,20 @@ def sample_costs(client: MlflowClient, model_id: str) -> list[SampleCost]:
     and intensity. Where the runs' factors differ, the newest run's are used: regions are never
     averaged. A run with impossible figures is left out.
     """
-    samples_by_way: dict[str, list[_Samples]] = {}
-    for samples in _measured(_runs_that_used(client, model_id)):
-        samples_by_way.setdefault(samples.way, []).append(samples)
-    costs = [_cost(way, samples) for way, samples in samples_by_way.items()]
-    return sorted(costs, key=lambda cost: -cost.num_samples)[:MAX_WAYS]
+    samples = _Samples()
+    for run in _runs_that_used(client, model_id):
+        samples.add(run)
+    return samples.costs()
+
+
+def sample_costs_by_model(client: MlflowClient) -> dict[str, list[SampleCost]]:
+    """Returns ``sample_costs`` of every logged model that has any, by its id, in one pass."""
+    by_model: defaultdict[str, _Samples] = defaultdict(_Samples)
+    for run in _runs_that_used(client):
+        for model_id in run.data.tags[keys.TAG_MODEL_INPUT_IDS].split(","):
+            by_model[model_id].add(run)
+    found = ((model_id, samples.costs()) for model_id, samples in by_model.items())
+    return {model_id: costs for model_id, costs in found if costs}
 
 
 def inference_tags(costs: Iterable[SampleCost]) -> dict[str, str]:
@@ -87,36 +97,48 @@ def is_inference_tag(key: str) -> bool:
     ) or key.startswith(keys.inference_tag(""))
 
 
-@dataclass(frozen=True)
+@dataclass
+class _WaySamples:
+    """Samples made in one way."""
+
+    energy_kwh: float = 0.0
+    num: float = 0.0
+    g_per_kwh: float = 0.0  # of the newest run, with its PUE
+    newest_ms: int = -1
+
+
 class _Samples:
-    """The samples of one run; ``g_per_kwh`` includes the PUE."""
+    """Samples of one model, over the runs that made them."""
 
-    way: str
-    num_samples: float
-    energy_kwh_per_sample: float
-    g_per_kwh: float
+    def __init__(self) -> None:
+        self._by_way: defaultdict[str, _WaySamples] = defaultdict(_WaySamples)
 
-
-def _measured(runs: Iterable[Run]) -> Iterator[_Samples]:
-    for run in runs:
+    def add(self, run: Run) -> None:
+        """Takes the samples of a run, if it is known what they emitted."""
         footprint = read_footprint(run)
         if footprint is None:
-            continue
+            return
         record = RunRecord.read(run)
-        per_sample = record.energy_per_unit.get(SAMPLE)
-        if not record.num_units or per_sample is None:
-            continue
-        g_per_kwh = co2e_g(
-            1.0, pue=footprint.pue, intensity_g_per_kwh=footprint.intensity_g_per_kwh
-        )
-        yield _Samples(_way(run), record.num_units, per_sample.energy_kwh, g_per_kwh)
+        num, per_sample = record.num_units, record.energy_per_unit.get(SAMPLE)
+        if not num or per_sample is None:
+            return
+        samples = self._by_way[_way(run)]
+        samples.energy_kwh += per_sample.energy_kwh * num
+        samples.num += num
+        start_ms = run.info.start_time or 0
+        if start_ms >= samples.newest_ms:
+            samples.newest_ms = start_ms
+            samples.g_per_kwh = co2e_g(
+                1.0, pue=footprint.pue, intensity_g_per_kwh=footprint.intensity_g_per_kwh
+            )
 
-
-def _cost(way: str, samples: list[_Samples]) -> SampleCost:
-    """Returns the cost of a sample; the last of the runs, which are by age, gives the factors."""
-    num_samples = sum(each.num_samples for each in samples)
-    energy_kwh = sum(each.energy_kwh_per_sample * each.num_samples for each in samples)
-    return SampleCost(way, energy_kwh / num_samples * samples[-1].g_per_kwh, num_samples)
+    def costs(self) -> list[SampleCost]:
+        """Returns the cost of a sample in each way, the most used way first."""
+        costs = [
+            SampleCost(way, samples.energy_kwh * samples.g_per_kwh / samples.num, samples.num)
+            for way, samples in self._by_way.items()
+        ]
+        return sorted(costs, key=lambda cost: -cost.num_samples)[:MAX_WAYS]
 
 
 def _way(run: Run) -> str:
@@ -125,9 +147,9 @@ def _way(run: Run) -> str:
     return re.sub(r"[^\w.-]", "_", "-".join(filter(None, named)))[:100]
 
 
-def _runs_that_used(client: MlflowClient, model_id: str) -> list[Run]:
-    """Returns the metered runs that used a model, by age; for a parent run, its children."""
-    return all_runs(
+def _runs_that_used(client: MlflowClient, model_id: str = "") -> Iterator[Run]:
+    """Yields the metered runs that used a model, or any; for a parent run, its children."""
+    return each_run(
         client,
         [experiment.experiment_id for experiment in all_experiments(client)],
         f"tags.`{keys.TAG_MODEL_INPUT_IDS}` LIKE '%{model_id}%' "

@@ -85,7 +85,13 @@ def tag_version(client: MlflowClient, version: ModelVersion, wanted: Mapping[str
     return _replace(own_tags(version.tags), wanted, _version_writer(client, version))
 
 
-def show_version(client: MlflowClient, name: str, *, show: str | None = None) -> bool:
+def show_version(
+    client: MlflowClient,
+    name: str,
+    *,
+    show: str | None = None,
+    versions: Sequence[ModelVersion] | None = None,
+) -> bool:
     """Gives a registered model the tags of the version that it shows, and removes older ones.
 
     It shows its newest version or the version of least CO2e, as its tag ``carbon.shows`` says.
@@ -94,6 +100,7 @@ def show_version(client: MlflowClient, name: str, *, show: str | None = None) ->
         client: of the registry.
         name: of the registered model.
         show: ``newest`` or ``best`` from now on; ``None`` leaves the choice as it is.
+        versions: all that the model has, where they have just been read; ``None`` reads them.
 
     Returns:
         Whether anything changed.
@@ -104,7 +111,7 @@ def show_version(client: MlflowClient, name: str, *, show: str | None = None) ->
     tags = client.get_registered_model(name).tags
     current = own_tags(tags) | _shows(tags)
     rule = show or tags.get(keys.TAG_MODEL_SHOWS, keys.SHOWS_NEWEST)
-    versions = versions_of(client, name)
+    versions = versions_of(client, name) if versions is None else versions
     if rule == keys.SHOWS_BEST:
         shown = min(versions, key=_co2e_kg, default=None)
     else:

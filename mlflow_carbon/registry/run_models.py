@@ -1,7 +1,8 @@
 """Puts emissions on models: when a run ends, when a model is registered later, or all anew."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,13 @@ from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint
-from mlflow_carbon.registry.inference import is_inference_tag, note_used_models, sample_costs
+from mlflow_carbon.registry.inference import (
+    SampleCost,
+    is_inference_tag,
+    note_used_models,
+    sample_costs,
+    sample_costs_by_model,
+)
 from mlflow_carbon.registry.lineage import version_lineage
 from mlflow_carbon.registry.model_tags import show_version, tag_version, version_tags
 from mlflow_carbon.registry.model_uris import (
@@ -34,6 +41,8 @@ from mlflow_carbon.store.listing import all_logged_models, all_registered_models
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 _logger = logging.getLogger("mlflow.carbon")
+
+_FEW = 10  # models that are asked for one by one
 
 
 @dataclass(frozen=True)
@@ -118,14 +127,22 @@ def tag_models(
         names: of registered models.
         show: whose tags the models show from now on, see ``model_tags.show_version``.
     """
-    for name in names:
+    listed = list(names)
+    costs_of: Callable[[str], Sequence[SampleCost]] = partial(sample_costs, client)
+    if len(listed) > _FEW:  # then one pass over the runs that used models is less work
+        with store_errors(client):
+            costs_of = defaultdict(list, sample_costs_by_model(client)).__getitem__
+    for name in listed:
         problems: list[str] = []
         versions: list[ModelVersion] = []
         num_changed = 0
         with _noting(problems, f"model {name!r}"):
             versions = versions_of(client, name)
-            num_changed = sum(_tag_version(client, version, problems) for version in versions)
-            num_changed += show_version(client, name, show=show)
+            num_changed = sum(
+                _tag_version(client, version, problems, costs_of) for version in versions
+            )
+            unchanged = None if num_changed else versions
+            num_changed += show_version(client, name, show=show, versions=unchanged)
         yield TaggedModel(name, len(versions), num_changed, tuple(problems))
 
 
@@ -164,8 +181,21 @@ def _tag(client: MlflowClient, versions: Iterable[ModelVersion], problems: list[
             show_version(client, name)
 
 
-def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str]) -> bool:
-    """Tags a version; returns whether anything changed."""
+def _tag_version(
+    client: MlflowClient,
+    version: ModelVersion,
+    problems: list[str],
+    costs_of: Callable[[str], Sequence[SampleCost]] | None = None,
+) -> bool:
+    """Tags a version; returns whether anything changed.
+
+    Args:
+        client: of the store and the registry.
+        version: to tag.
+        problems: gets one more if the version cannot be tagged.
+        costs_of: returns what a sample of a logged model emits; by default it asks the store.
+    """
+    costs_of = costs_of or partial(sample_costs, client)
     is_changed = False
     with _noting(problems, f"version {version.version} of {version.name!r}"):
         lineage = version_lineage(client, version)
@@ -176,7 +206,7 @@ def _tag_version(client: MlflowClient, version: ModelVersion, problems: list[str
         tags = version_tags(
             None if run is None else read_footprint(run),
             lineage,
-            [] if model_id is None else sample_costs(client, model_id),
+            [] if model_id is None else costs_of(model_id),
         )
         if may_hide_runs(client):  # runs may be hidden, so keep the figure
             kept = {key: text for key, text in version.tags.items() if is_inference_tag(key)}

@@ -8,7 +8,7 @@ import pandas as pd
 from mlflow_carbon.accounting.emissions import checked, validate_pue
 from mlflow_carbon.errors import InvalidInputError, NoRunsError
 from mlflow_carbon.grid.intensity import CarbonIntensity
-from mlflow_carbon.reporting.baselines import with_baseline
+from mlflow_carbon.reporting.baselines import BASELINE_COLUMNS, with_baseline
 from mlflow_carbon.reporting.comparison_doubts import doubts, mixture_sentence
 from mlflow_carbon.reporting.group_statistics import (
     ASSUMPTION_COLUMNS,
@@ -16,7 +16,7 @@ from mlflow_carbon.reporting.group_statistics import (
     STATISTIC_COLUMNS,
     group_statistics,
 )
-from mlflow_carbon.reporting.populations import mixed_populations, movers
+from mlflow_carbon.reporting.populations import POPULATION_COLUMNS, mixed_populations, movers
 from mlflow_carbon.reporting.run_groups import PER_UNIT, column_of, usable_runs
 
 ALWAYS_GROUPED_BY = ("unit", "region")  # never averaged over
@@ -150,6 +150,26 @@ def compare_runs(
         kept_apart=tuple(added),
         is_repriced=len(intensities) > 1,
     )
+
+
+def check_sort(sort: str | None, group_by: Sequence[str]) -> None:
+    """Refuses a column that no comparison has, before any run is read.
+
+    Args:
+        sort: as ``compare_runs`` takes it.
+        group_by: the keys of the groups, those of the baseline included.
+
+    Raises:
+        InvalidInputError: names the columns.
+    """
+    known = (*_SORT_COLUMNS, *group_by, *ALWAYS_GROUPED_BY, *STATISTIC_COLUMNS, *BASIS_COLUMNS)
+    known += (*ASSUMPTION_COLUMNS, *SCALED_COLUMNS, *BASELINE_COLUMNS)
+    name = "energy" if sort is None else sort.removeprefix("-")
+    if name not in known and name not in POPULATION_COLUMNS:
+        raise InvalidInputError(
+            f"sort is {sort!r}; give energy, co2e or a column: {', '.join(known[2:])}.",
+            arguments=["sort"],
+        )
 
 
 def _of_unit(runs: pd.DataFrame, per: str | None) -> pd.DataFrame:

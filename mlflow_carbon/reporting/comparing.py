@@ -12,6 +12,7 @@ from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.grid.intensity import check_lookup, given_intensity
 from mlflow_carbon.reporting.compare import compare_runs
 from mlflow_carbon.reporting.region_prices import recorded_set, region_prices
+from mlflow_carbon.reporting.run_groups import tag_names
 from mlflow_carbon.store.access import open_client
 from mlflow_carbon.store.runs import read_runs
 
@@ -74,7 +75,11 @@ def compare(
         )
     names = [] if all_experiments else list(experiments or default_experiments())
     runs = read_runs(
-        open_client(tracking_uri), experiment_names=names, include=include, filter_string=filter
+        open_client(tracking_uri),
+        experiment_names=names,
+        include=include,
+        filter_string=filter,
+        group_by=tag_names([*group_by, *(baseline or ())]),
     )
     intensities, notices = region_prices(
         regions,

@@ -77,6 +77,7 @@ class RunFootprint:
         changes: what would have been cheaper, the best first.
         problem: what could not be measured.
         where: the address of the run in MLflow's UI, and how to get there.
+        all_runs: that of the experiment's runs, with their CO2e as columns.
     """
 
     run_id: str
@@ -103,6 +104,7 @@ class RunFootprint:
     changes: tuple[Change, ...] = ()
     problem: str | None = None
     where: str | None = None
+    all_runs: str | None = None
 
     def __str__(self) -> str:
         """Returns the receipt."""
@@ -162,7 +164,8 @@ def receipt_lines(footprint: RunFootprint) -> list[str]:
         if footprint.changes:
             lines.append(f"  cheaper: {' · '.join(map(_change, footprint.changes))}")
     if footprint.where is not None:
-        lines.append(f"  {footprint.where}")
+        others = "" if footprint.all_runs is None else f" · all runs: {footprint.all_runs}"
+        lines.append(f"  {footprint.where}{others}")
     return [shown(line) for line in lines]
 
 

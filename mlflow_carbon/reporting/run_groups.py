@@ -45,7 +45,12 @@ def usable_runs(
             runs_word = "run" if num_left_out == 1 else "runs"
             sentences.append(f"Left out {num_left_out} {runs_word} {fault}.")
         is_usable &= ~is_faulty
-    return runs[is_usable], sentences
+    return runs if is_usable.all() else runs[is_usable], sentences
+
+
+def tag_names(names: Sequence[str]) -> list[str]:
+    """Returns the tags that group keys may mean, as ``column_of`` takes them."""
+    return [name.removeprefix(TAG_COLUMN_PREFIX) for name in names]
 
 
 def column_of(runs: pd.DataFrame, name: str, *, reserved: Sequence[str] = ()) -> str:

@@ -22,6 +22,7 @@ MIXED = "mixed"
 _NUM_DIGITS = 4  # significant, where no std says how many are meant
 NUM_STD_DIGITS = 2
 _MAX_DECIMALS = 9
+_MAX_PRICES = 4  # named below a table of models
 _PRINTS_AS_ONE = 1 - 0.5 * 10**-_NUM_DIGITS  # 0.99999 J is 1 J and not 1000 mJ
 
 
@@ -119,6 +120,28 @@ def models_table(models: pd.DataFrame) -> Table:
         Column("region", list(models["region"]), is_text=True),
     ]
     return Table(tuple(without_empty(columns)), num_keys=2)
+
+
+def recorded_prices(models: pd.DataFrame) -> str:
+    """Returns a line that says by which intensities models have their CO2e, the first few of them.
+
+    So: ``CO2e by 35.82 g/kWh (SE 2024, ember).``
+    """
+    energies_kwh = models["energy_kwh"] * models["pue"]
+    labels = []
+    for index, model in models.iterrows():
+        if energies_kwh[index] > 0:
+            g_per_kwh = grams_from_kg(model["co2e_kg"]) / energies_kwh[index]
+            place, intensity_set = (
+                " ".join(str(model[name]) for name in names if isinstance(model[name], str))
+                for names in (("region", "period"), ("intensity_set",))
+            )
+            where = ", ".join(filter(None, (place, intensity_set)))
+            labels.append(f"{g_per_kwh:.5g} g/kWh ({where or ABSENT})")
+    different = list(dict.fromkeys(labels))
+    others = len(different) - _MAX_PRICES
+    told = different[:_MAX_PRICES] + ([f"{others} others"] if others > 0 else [])
+    return f"CO2e by {', '.join(told)}.\n" if told else ""
 
 
 def choose_scale(values: Iterable[float], scales: Sequence[Scale]) -> Scale:

@@ -3,10 +3,9 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon.accounting.emissions import co2e_g
@@ -17,9 +16,12 @@ from mlflow_carbon.contract.windows import Window, without_overlap
 from mlflow_carbon.errors import BadRecordError, NoRunsError
 from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.store.access import store_errors
-from mlflow_carbon.store.listing import all_experiments, all_runs
+from mlflow_carbon.store.listing import all_experiments
+from mlflow_carbon.store.reflected import UnknownTablesError
 from mlflow_carbon.store.run_records import read_record
+from mlflow_carbon.store.run_source import RunSource
 from mlflow_carbon.store.runs import find_experiment
+from mlflow_carbon.store.stored_runs import Progress, Scope, StoredRun, Wanted
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 
@@ -113,6 +115,8 @@ def read_total(
     since_unix_s: float | None = None,
     intensity: CarbonIntensity | None = None,
     pue: float | None = None,
+    is_direct: bool = True,
+    on_progress: Progress | None = None,
 ) -> ProjectTotal:
     """Reads every metered run of some experiments, however it ended, and adds them up.
 
@@ -122,6 +126,8 @@ def read_total(
         since_unix_s: only runs that started then or later.
         intensity: to price all energy with; ``None`` keeps the recorded one.
         pue: facility energy over IT energy; ``None`` keeps the recorded one.
+        is_direct: whether to read the tables of a database, where they are known.
+        on_progress: is told how many runs have been read, and of how many where that is known.
 
     Raises:
         TrackingStoreError: an experiment does not exist, or the store cannot be read.
@@ -131,31 +137,74 @@ def read_total(
         named = [find_experiment(client, name) for name in experiment_names]
         experiments = named or all_experiments(client)
         names_by_id = {item.experiment_id: item.name for item in experiments}
-        since = ""
+        since_ms = None
         if since_unix_s is not None:
-            since = f"attributes.start_time >= {round(since_unix_s * MILLISECONDS_PER_SECOND)}"
-        runs = all_runs(client, list(names_by_id), since)
-    metered = [run for run in runs if keys.TAG_SCHEMA in run.data.tags]
-    found: list[CountedRun] = []
-    faults: list[str] = []
-    for run in metered:
-        try:
-            with store_errors(client):
-                record = _record(client, run)
-        except BadRecordError as error:
-            faults.append(error.reason)
-            continue
-        name = names_by_id[run.info.experiment_id]
-        found.append(_counted_run(run, record, name, intensity=intensity, pue=pue))
+            since_ms = round(since_unix_s * MILLISECONDS_PER_SECOND)
+        scope = Scope(list(names_by_id), since_ms, has_unmetered=True)
+        source = RunSource(client, scope, is_direct=is_direct, on_progress=on_progress)
+        read = _read(source)
+    found = [
+        _counted_run(run, record, names_by_id[run.experiment_id], intensity=intensity, pue=pue)
+        for run, record in read.records
+    ]
     if not found:
         where = ", ".join(map(repr, names_by_id.values())) if experiment_names else "this store"
         raise NoRunsError(
-            f"No metered run in {where} ({len(runs)} not metered). "
+            f"No metered run in {where} ({read.num_unmetered + len(read.faults)} not metered). "
             "Meter runs with mlflow_carbon.track(), or name another experiment or time."
         )
     return ProjectTotal(
-        tuple(found), tuple(each_once(found)), len(runs) - len(metered), tuple(faults)
+        tuple(found), tuple(each_once(found)), read.num_unmetered, tuple(read.faults)
     )
+
+
+@dataclass
+class _Read:
+    """What a store holds: metered runs, how many others, and a reason for each bad record."""
+
+    records: list[tuple[StoredRun, RunRecord]] = field(default_factory=list)
+    num_unmetered: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def _read(source: RunSource) -> _Read:
+    """Returns the runs read from the tables of a store or, if that fails, by MLflow."""
+    for each_run in source.ways(Wanted(params=(), tags=(keys.TAG_SHARED,))):
+        read = _Read()
+        unended: list[StoredRun] = []  # asked for when no query is open
+        try:
+            for run in each_run():
+                if keys.TAG_SCHEMA not in run.tags:
+                    read.num_unmetered += 1
+                    continue
+                try:
+                    record = RunRecord.parse(
+                        run.run_id, run.metrics, {**run.tags, **run.figure_tags}
+                    )
+                except BadRecordError as error:
+                    read.faults.append(error.reason)
+                    continue
+                if record.total is not None and record.total.energy_kwh is not None:
+                    read.records.append((_bare(run), record))
+                else:
+                    unended.append(run)
+        except UnknownTablesError:
+            continue
+        for run in unended:
+            try:
+                whole = read_record(source.client, source.client.get_run(run.run_id))
+            except BadRecordError as error:
+                read.faults.append(error.reason)
+            else:
+                read.records.append((_bare(run), whole.or_lower_bound()))
+        read.records.sort(key=lambda item: item[0].start_ms or 0)
+        return read
+    raise AssertionError("MLflow's way never raises UnknownTablesError")
+
+
+def _bare(run: StoredRun) -> StoredRun:
+    """Returns a run without its figures, which its record has."""
+    return run._replace(metrics={}, params={}, figure_tags={})
 
 
 def each_once(runs: Sequence[CountedRun]) -> list[CountedRun]:
@@ -203,15 +252,8 @@ def _as_window(run: CountedRun) -> Window:
     return Window(end_s, run.duration_s, run.energy_kwh or 0.0, {}, 1.0, None)
 
 
-def _record(client: MlflowClient, run: Run) -> RunRecord:
-    """Returns a run's record; of one without a total, the sum of its windows."""
-    record = RunRecord.read(run)
-    has_total = record.total is not None and record.total.energy_kwh is not None
-    return record if has_total else read_record(client, run).or_lower_bound()
-
-
 def _counted_run(
-    run: Run,
+    run: StoredRun,
     record: RunRecord,
     experiment: str,
     *,
@@ -228,11 +270,10 @@ def _counted_run(
     methods = {} if record.description is None else record.description.method_by_component
     by_component = {} if total is None else total.energy_kwh_by_component
     bounds = None if energy_kwh is None else bounds_of(by_component, methods)
-    end_ms = run.info.end_time
     return CountedRun(
-        run_id=run.info.run_id,
-        status=run.info.status,
-        parent_run_id=run.data.tags.get(MLFLOW_PARENT_RUN_ID),
+        run_id=run.run_id,
+        status=run.status,
+        parent_run_id=run.tags.get(MLFLOW_PARENT_RUN_ID),
         experiment=experiment,
         energy_kwh=energy_kwh,
         co2e_g=mass_g if energy_kwh is not None else None,
@@ -242,8 +283,8 @@ def _counted_run(
         pue=used_pue,
         methods={name: methods[name] for name in by_component if name in methods},
         is_partial=record.is_partial,
-        is_shared=run.data.tags.get(keys.TAG_SHARED) == "true",
-        start_unix_s=run.info.start_time / MILLISECONDS_PER_SECOND,
-        end_unix_s=None if end_ms is None else end_ms / MILLISECONDS_PER_SECOND,
+        is_shared=run.tags.get(keys.TAG_SHARED) == "true",
+        start_unix_s=(run.start_ms or 0) / MILLISECONDS_PER_SECOND,
+        end_unix_s=None if run.end_ms is None else run.end_ms / MILLISECONDS_PER_SECOND,
         duration_s=(0.0 if total is None else total.duration_s) or 0.0,
     )

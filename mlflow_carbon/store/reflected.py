@@ -19,7 +19,16 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_summary import FIGURE_TAGS
 from mlflow_carbon.store.schema import is_sqlite, newest_revision, open_read_only, sqlite_path
-from mlflow_carbon.store.stored_runs import OTHER_TAGS, Progress, StoredRun, Wanted
+from mlflow_carbon.store.stored_runs import (
+    ASIDE_PREFIX,
+    ASIDE_TAGS,
+    OTHER_TAGS,
+    PROGRAM_PREFIXES,
+    Progress,
+    Scope,
+    StoredRun,
+    Wanted,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Engine, Select, Table
@@ -28,15 +37,20 @@ _logger = logging.getLogger("mlflow.carbon")
 
 # What is read, and so must be there.
 _COLUMNS_BY_TABLE = {
-    "runs": {"run_uuid", "name", "status", "start_time", "lifecycle_stage", "experiment_id"},
+    "runs": {"run_uuid", "name", "status", "lifecycle_stage", "experiment_id"}
+    | {"start_time", "end_time"},
     "latest_metrics": {"run_uuid", "key", "value", "is_nan"},
     "params": {"run_uuid", "key", "value"},
     "tags": {"run_uuid", "key", "value"},
     "alembic_version": {"version_num"},
 }
-_RUNS_PER_QUERY = 1000  # a database takes a limited number of values
-_EXPERIMENTS_PER_QUERY = 500
+_RUNS_PER_QUERY = 1000  # what is in memory at a time
+_EXPERIMENTS_PER_QUERY = 500  # a database takes a limited number of values
 _NUM_TEXTS_KEPT = 4096  # of tags, as runs of one kind have the same
+
+
+# Id, name, status, experiment, start and end in ms.
+_Head = tuple[str, str | None, str, int, int | None, int | None]
 
 
 class UnknownTablesError(Exception):
@@ -54,17 +68,17 @@ def reads_database(uri: str) -> bool:
 
 def reflected_runs(
     uri: str,
-    experiment_ids: Sequence[str],
+    scope: Scope,
     wanted: Wanted,
     on_progress: Progress | None = None,
 ) -> Iterator[StoredRun]:
-    """Yields the active metered runs of some experiments, in the order of ``listing.each_run``.
+    """Yields the active runs of a scope, in the order of ``listing.each_run``.
 
     No more than a query's worth of runs is in memory at a time.
 
     Args:
         uri: of a database, as ``reads_database`` takes it.
-        experiment_ids: where to look.
+        scope: which runs.
         wanted: parameters and tags to read besides the tags of the contract.
         on_progress: is told how many runs have been read, and of how many.
 
@@ -81,7 +95,7 @@ def reflected_runs(
         with _connected(engine) as connection:
             tables = _known_tables(connection)
             queries = _Queries.of(tables, wanted, engine.dialect.name)
-            heads = _heads(connection, tables, experiment_ids)
+            heads = _heads(connection, tables, scope)
             num_runs = len(heads)
             heads.reverse()  # so that those read can be taken off its end
             while heads:
@@ -151,10 +165,8 @@ def _known_tables(connection: "Connection") -> _Tables:
     return _Tables(*(known.tables[name] for name in ("runs", "latest_metrics", "params", "tags")))
 
 
-def _heads(
-    connection: "Connection", tables: _Tables, experiment_ids: Sequence[str]
-) -> list[tuple[str, str | None, str, int]]:
-    """Returns id, name, status and experiment of each active metered run, the oldest first.
+def _heads(connection: "Connection", tables: _Tables, scope: Scope) -> list[_Head]:
+    """Returns the head of each active run of a scope, the oldest first.
 
     Runs without a start come last, as MLflow's own order has it.
     """
@@ -171,15 +183,19 @@ def _heads(
         .exists()
     )
     query = (
-        sqlalchemy.select(runs.c.run_uuid, runs.c.name, runs.c.status, runs.c.experiment_id)
+        sqlalchemy.select(
+            *(runs.c.run_uuid, runs.c.name, runs.c.status, runs.c.experiment_id),
+            *(runs.c.start_time, runs.c.end_time),
+        )
         .where(
             runs.c.experiment_id.in_(sqlalchemy.bindparam("experiments", expanding=True)),
             runs.c.lifecycle_stage == "active",
-            is_metered,
+            *([] if scope.has_unmetered else [is_metered]),
+            *([] if scope.since_ms is None else [runs.c.start_time >= scope.since_ms]),
         )
         .order_by(runs.c.start_time.is_(None), runs.c.start_time, runs.c.run_uuid)
     )
-    ids = list(map(int, experiment_ids))
+    ids = list(map(int, scope.experiment_ids))
     found: list[Any] = []
     for start in range(0, len(ids), _EXPERIMENTS_PER_QUERY):
         asked = {"experiments": ids[start : start + _EXPERIMENTS_PER_QUERY]}
@@ -194,7 +210,6 @@ class _Queries:
     metrics: "Select[Any]"
     params: "Select[Any] | None"
     tags: "Select[Any]"
-    figure_tags: "Select[Any]"
     names: "Select[Any]"
 
     @classmethod
@@ -204,62 +219,68 @@ class _Queries:
 
         metrics, params, tags = tables.metrics, tables.params, tables.tags
         value = sqlalchemy.case((metrics.c.is_nan, sqlalchemy.null()), else_=metrics.c.value)
+        is_sqlite_ = dialect == "sqlite"
         reads_param = [] if wanted.params is None else [params.c.key.in_(list(wanted.params))]
-        reads_tag = []
-        if wanted.tags is not None:
-            named = tags.c.key.in_([*OTHER_TAGS, *wanted.tags])
-            reads_tag = [_begins(tags.c.key, keys.TAG_PREFIX) | named]
-        joined = func.json_group_object if dialect == "sqlite" else func.json_object_agg
-        text = sqlalchemy.cast(joined(tags.c.key, tags.c.value), sqlalchemy.Text)
+        joined = func.json_group_object if is_sqlite_ else func.json_object_agg
+
+        def text(table: "Table") -> "ColumnElement[str]":
+            return sqlalchemy.cast(joined(table.c.key, table.c.value), sqlalchemy.Text)
+
+        def is_asked(table: "Table") -> "ColumnElement[bool]":
+            return _is_asked(table, is_sqlite_)
+
         return cls(
             metrics=sqlalchemy.select(metrics.c.run_uuid, metrics.c.key, value).where(
-                _is_asked(metrics), _begins(metrics.c.key, keys.METRIC_PREFIX)
+                is_asked(metrics), _begins(metrics.c.key, keys.METRIC_PREFIX)
             ),
             params=None
             if wanted.params is not None and not wanted.params
-            else sqlalchemy.select(params.c.run_uuid, params.c.key, params.c.value).where(
-                _is_asked(params), *reads_param
-            ),
-            tags=sqlalchemy.select(tags.c.run_uuid, text)
-            .where(_is_asked(tags), tags.c.key.not_in(FIGURE_TAGS), *reads_tag)
+            else sqlalchemy.select(params.c.run_uuid, text(params))
+            .where(is_asked(params), *reads_param)
+            .group_by(params.c.run_uuid),
+            tags=sqlalchemy.select(
+                tags.c.run_uuid,
+                sqlalchemy.cast(
+                    joined(tags.c.key, tags.c.value).filter(tags.c.key.not_in(FIGURE_TAGS)),
+                    sqlalchemy.Text,
+                ),
+                *(func.max(tags.c.value).filter(tags.c.key == key) for key in FIGURE_TAGS),
+            )
+            .where(is_asked(tags), *_reads_tag(tags, wanted))
             .group_by(tags.c.run_uuid),
-            figure_tags=sqlalchemy.select(tags.c.run_uuid, tags.c.key, tags.c.value).where(
-                _is_asked(tags), tags.c.key.in_(FIGURE_TAGS)
-            ),
             names=sqlalchemy.select(tags.c.run_uuid, tags.c.value).where(
-                _is_asked(tags), tags.c.key == MLFLOW_RUN_NAME
+                is_asked(tags), tags.c.key == MLFLOW_RUN_NAME
             ),
         )
 
-    def runs(
-        self, connection: "Connection", heads: Sequence[tuple[str, str | None, str, int]]
-    ) -> Iterator[StoredRun]:
+    def runs(self, connection: "Connection", heads: Sequence[_Head]) -> Iterator[StoredRun]:
         """Yields the runs of these heads."""
         asked = {"runs": [head[0] for head in heads]}
         metrics: dict[str, dict[str, float]] = {run_id: {} for run_id in asked["runs"]}
-        params: dict[str, dict[str, str]] = {run_id: {} for run_id in asked["runs"]}
         for run_id, key, value in _rows(connection, self.metrics, asked):
             metrics[run_id][key] = math.nan if value is None else value
+        params: dict[str, Mapping[str, str]] = {}
         if self.params is not None:
-            for run_id, key, value in _rows(connection, self.params, asked):
-                params[run_id][key] = value
-        figure_tags: dict[str, dict[str, str]] = {run_id: {} for run_id in asked["runs"]}
-        for run_id, key, value in _rows(connection, self.figure_tags, asked):
-            figure_tags[run_id][key] = value
-        texts = dict(_rows(connection, self.tags, asked))
+            for run_id, text in _rows(connection, self.params, asked):
+                params[run_id] = json.loads(text)
+        tags: dict[str, tuple[Mapping[str, str], Mapping[str, str]]] = {}
+        for run_id, text, *figures in _rows(connection, self.tags, asked):
+            tags[run_id] = _tags_of(text), _named(tuple(figures))
         nameless = {"runs": [head[0] for head in heads if not head[1]]}
         names = dict(_rows(connection, self.names, nameless)) if nameless["runs"] else {}
-        for run_id, name, status, experiment_id in heads:
-            tags = _tags_of(texts[run_id]) if run_id in texts else {}
+        for run_id, name, status, experiment_id, start_ms, end_ms in heads:
+            shared, figure_tags = tags.get(run_id, ({}, {}))
             yield StoredRun(
                 run_id,
                 name or names.get(run_id) or "",
                 str(experiment_id),
                 status,
                 metrics[run_id],
-                params[run_id],
-                tags,
-                figure_tags[run_id],
+                params.get(run_id, {}),
+                shared,
+                figure_tags,
+                start_ms,
+                end_ms,
             )
 
 
@@ -267,16 +288,40 @@ def _rows(
     connection: "Connection", query: "Select[Any]", asked: Mapping[str, Sequence[str]]
 ) -> Sequence[tuple[Any, ...]]:
     """Returns a query's rows as the driver gives them, which is faster than as objects."""
-    result = connection.execute(query, asked)
+    bound: Mapping[str, Any] = asked
+    if connection.dialect.name == "sqlite":
+        bound = {name: json.dumps(ids) for name, ids in asked.items()}
+    result = connection.execute(query, bound)
     rows: Sequence[tuple[Any, ...]] = result.cursor.fetchall() if result.cursor else ()
     result.close()
     return rows
 
 
-def _is_asked(table: "Table") -> "ColumnElement[bool]":
+def _is_asked(table: "Table", is_sqlite_: bool) -> "ColumnElement[bool]":
+    """Returns whether a row is of one of the runs asked for, given as one value: a list of ids."""
     import sqlalchemy
+    from sqlalchemy import func
+    from sqlalchemy.dialects.postgresql import ARRAY
 
-    return table.c.run_uuid.in_(sqlalchemy.bindparam("runs", expanding=True))
+    if is_sqlite_:
+        ids = func.json_each(sqlalchemy.bindparam("runs", type_=sqlalchemy.Text))
+        return table.c.run_uuid.in_(sqlalchemy.select(ids.table_valued("value").c.value))
+    listed = sqlalchemy.bindparam("runs", type_=ARRAY(sqlalchemy.Text))
+    return table.c.run_uuid == sqlalchemy.any_(listed)
+
+
+def _reads_tag(tags: "Table", wanted: Wanted) -> list["ColumnElement[bool]"]:
+    """Returns which tags to read: those wanted, and those that a summary is made of."""
+    if wanted.tags is None and wanted.program_tags is None:
+        return []
+    key = tags.c.key
+    is_of_summary = (
+        _begins(key, keys.TAG_PREFIX) & key.not_in(ASIDE_TAGS) & ~_begins(key, ASIDE_PREFIX)
+    )
+    if wanted.tags is not None:
+        return [is_of_summary | key.in_([*OTHER_TAGS, *wanted.tags])]
+    is_users = ~(_begins(key, PROGRAM_PREFIXES[0]) | _begins(key, PROGRAM_PREFIXES[1]))
+    return [is_of_summary | is_users | key.in_([*OTHER_TAGS, *(wanted.program_tags or ())])]
 
 
 def _begins(column: "ColumnElement[str]", prefix: str) -> "ColumnElement[bool]":
@@ -287,7 +332,14 @@ def _begins(column: "ColumnElement[str]", prefix: str) -> "ColumnElement[bool]":
 
 
 @lru_cache(maxsize=_NUM_TEXTS_KEPT)
-def _tags_of(text: str) -> Mapping[str, str]:
+def _tags_of(text: str | None) -> Mapping[str, str]:
     """Returns the tags in a text of the database; runs of the same text share them."""
-    tags: Mapping[str, str] = json.loads(text)
+    tags: Mapping[str, str] = {} if text is None else json.loads(text)
     return tags
+
+
+@lru_cache(maxsize=_NUM_TEXTS_KEPT)
+def _named(figures: tuple[str | None, ...]) -> Mapping[str, str]:
+    """Returns the tags of ``FIGURE_TAGS`` that a run has, of their texts in that order."""
+    named = zip(FIGURE_TAGS, figures, strict=True)
+    return {key: text for key, text in named if text is not None}

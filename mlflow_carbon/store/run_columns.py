@@ -1,7 +1,7 @@
 """Runs gathered column by column, as a hundred thousand rows of their own would not fit."""
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -46,9 +46,11 @@ class RunColumns:
         self._rows: list[tuple[str | None, ...]] = []  # of the newest runs
         self._summaries: list[RunSummary] = []  # of the same runs
         self._numbers: list[NDArray[np.float64]] = []  # (runs, columns) each
+        self._own: list[tuple[Mapping[str, str], Mapping[str, str]]] = []  # their params and tags
         self._texts: dict[str, list[str | None]] = {name: [] for name in TEXT_COLUMNS}
         self._params: dict[str, list[str | None]] = {}
         self._tags: dict[str, list[str | None]] = {}
+        self._num_turned = 0  # runs that are in the columns
         self._same: dict[str, str] = {}
         self._of_tags = PerTags(self._read_tags)
         self._num_runs = 0
@@ -58,19 +60,22 @@ class RunColumns:
 
     def has_all(self, names: Collection[str]) -> bool:
         """Returns whether each name is a column's, or some run's parameter or tag."""
+        self._turn()
         return all(
             name in TEXT_COLUMNS or name in self._params or name in self._tags for name in names
         )
 
     def add(self, run: StoredRun, summary: RunSummary) -> None:
         """Takes one more run, and the figures that are in its metrics and tags."""
-        texts, is_project = self._of_tags.of(run.tags)
+        texts, tags, is_project = self._of_tags.of(run.tags)
         self._rows.append((run.run_id, run.name, run.experiment_id, *texts))
         self._summaries.append(summary)
-        for name, text in _picked(run.params, self._wanted.params):
-            self._append(self._params, name, unquoted(text) if is_project else text)
-        for name, text in _picked(run.tags, self._wanted.tags):
-            self._append(self._tags, name, text)
+        params = self._wanted.params_of(run.params)
+        if is_project:
+            params = {name: unquoted(text) for name, text in params.items()}
+        if run.figure_tags:
+            tags = {**tags, **self._wanted.tags_of(run.figure_tags)}
+        self._own.append((params, tags))
         self._num_runs += 1
         if len(self._rows) == _NUM_ROWS_KEPT:
             self._turn()
@@ -82,13 +87,31 @@ class RunColumns:
         for column, texts in zip(self._texts.values(), zip(*self._rows, strict=True), strict=True):
             column.extend(texts)
         self._numbers.append(np.array(self._summaries, dtype=np.float64))  # None is NaN
-        self._rows, self._summaries = [], []
+        params, tags = zip(*self._own, strict=True)
+        self._extend(self._params, params)
+        self._extend(self._tags, tags)
+        self._num_turned += len(self._rows)
+        self._rows, self._summaries, self._own = [], [], []
 
-    def _read_tags(self, tags: Mapping[str, str]) -> tuple[tuple[str | None, ...], bool]:
-        """Returns the texts of the columns that are of the tags, and whether `mlflow run` ran."""
+    def _extend(
+        self, columns: dict[str, list[str | None]], named: Sequence[Mapping[str, str]]
+    ) -> None:
+        """Adds the texts of some runs to their columns."""
+        same = self._same
+        kinds = {id(texts): texts for texts in named}.values()  # runs may share their texts
+        for name in {name for texts in kinds for name in texts} - columns.keys():
+            columns[name] = [None] * self._num_turned
+        for name, column in columns.items():
+            found = (texts.get(name) for texts in named)
+            column.extend(None if text is None else same.setdefault(text, text) for text in found)
+
+    def _read_tags(
+        self, tags: Mapping[str, str]
+    ) -> tuple[tuple[str | None, ...], Mapping[str, str], bool]:
+        """Returns the texts of the tags' own columns, the tags wanted, and if `mlflow run` ran."""
         found = (tags.get(keys.TAG_SCOPE), methods(tags), *map(tags.get, _TAG_BY_COLUMN.values()))
         texts = tuple(text if text is None else self._same.setdefault(text, text) for text in found)
-        return texts, tags.get(MLFLOW_SOURCE_TYPE) == _PROJECT
+        return texts, self._wanted.tags_of(tags), tags.get(MLFLOW_SOURCE_TYPE) == _PROJECT
 
     def frame(
         self, experiment_names_by_id: Mapping[str, str], parent_run_ids: Collection[str | None]
@@ -117,23 +140,8 @@ class RunColumns:
         prefixed = ((PARAM_COLUMN_PREFIX, self._params), (TAG_COLUMN_PREFIX, self._tags))
         for prefix, by_name in prefixed:
             for name in sorted(by_name):
-                listed = by_name.pop(name)
-                listed.extend([None] * (self._num_runs - len(listed)))
-                columns[prefix + name] = pd.Series(listed)
+                columns[prefix + name] = pd.Series(by_name.pop(name))
         return pd.DataFrame(columns)
-
-    def _append(self, columns: dict[str, list[str | None]], name: str, text: str) -> None:
-        column = columns.setdefault(name, [])
-        column.extend([None] * (self._num_runs - len(column)))
-        column.append(self._same.setdefault(text, text))
-
-
-def _picked(
-    texts: Mapping[str, str], wanted: Collection[str] | None
-) -> Collection[tuple[str, str]]:
-    if wanted is None:
-        return texts.items()
-    return [(name, texts[name]) for name in wanted if name in texts]
 
 
 def methods(tags: Mapping[str, str]) -> str:

@@ -1,9 +1,11 @@
 """Finished metered runs of a tracking store, as one tidy frame."""
 
 import difflib
+import gc
 import logging
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -32,7 +34,7 @@ from mlflow_carbon.store.run_columns import methods as methods
 from mlflow_carbon.store.run_columns import unquoted as unquoted
 from mlflow_carbon.store.run_records import read_record
 from mlflow_carbon.store.run_source import RunSource
-from mlflow_carbon.store.stored_runs import Progress, StoredRun, Wanted
+from mlflow_carbon.store.stored_runs import Progress, Scope, StoredRun, Wanted
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -51,6 +53,7 @@ def read_runs(
     include: Collection[str] = (),
     filter_string: str = "",
     names: Collection[str] | None = None,
+    group_by: Collection[str] | None = None,
     is_direct: bool = True,
     on_progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -71,6 +74,8 @@ def read_runs(
         filter_string: what the runs must fit, in MLflow's syntax.
         names: of the parameters and tags to read; ``None`` reads all, as does a name that no run
             has, so that an error can tell those there are.
+        group_by: keys of a comparison, which needs all parameters and all tags of the user, but of
+            those that programs write only a few, and these.
         is_direct: whether to read the tables of a database, where they are known; the same runs
             come from MLflow's search, only later.
         on_progress: is told how many runs have been read, and of how many where that is known.
@@ -88,8 +93,10 @@ def read_runs(
             else all_experiments(client)
         )
         names_by_id = {item.experiment_id: item.name for item in experiments}
-        source = RunSource(client, list(names_by_id), filter_string, is_direct, on_progress)
-        found = _found(source, Wanted.of(names), statuses)
+        scope = Scope(list(names_by_id))
+        source = RunSource(client, scope, filter_string, is_direct, on_progress)
+        wanted = Wanted.of(names) if group_by is None else Wanted.for_groups(group_by)
+        found = _found(source, wanted, statuses)
         if names is not None and not found.columns.has_all(names):
             found = _found(source, Wanted(), statuses)
     listed = ", ".join(repr(name) for name in names_by_id.values())
@@ -165,9 +172,10 @@ def _found(source: RunSource, wanted: Wanted, statuses: Collection[str]) -> _Fou
     for each_run in source.ways(wanted):
         found, unfinished = _Found(RunColumns(wanted)), []
         try:
-            for run in each_run():
-                if not found.add(run) and run.status in statuses:
-                    unfinished.append(run.run_id)
+            with _uncollected():
+                for run in each_run():
+                    if not found.add(run) and run.status in statuses:
+                        unfinished.append(run.run_id)
         except UnknownTablesError as error:
             _logger.debug("The tables of the store are not read directly: %s", error)
             continue
@@ -175,6 +183,18 @@ def _found(source: RunSource, wanted: Wanted, statuses: Collection[str]) -> _Fou
             found.add_partial(source.client, run_id)
         return found
     raise AssertionError("MLflow's way never raises UnknownTablesError")
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Lets no garbage be looked for: a million texts are read, and none is in a cycle."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _tell(found: _Found, listed: str) -> None:

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 from mlflow_carbon.redaction import without_credentials
 from mlflow_carbon.reporting.receipt import RunFootprint, receipt_lines
+from mlflow_carbon.tracking.shared_view import SHARE_KEY, share_view
 
 SILENT = "MLFLOW_CARBON_SILENT"
 LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves unless it is told otherwise
@@ -83,6 +84,27 @@ def place_in_ui(client: MlflowClient, run_id: str, experiment_id: str | None) ->
     if uri.startswith(("http://", "https://")):
         return f"{without_credentials(uri).rstrip('/')}/{page}"
     return f"{LOCAL_UI}/{page} (after: {_command_of_ui(uri)})"
+
+
+def runs_in_ui(
+    client: MlflowClient, experiment_id: str | None, *, steps_parameter: str | None
+) -> str | None:
+    """Returns where MLflow's UI shows the experiment's runs with their CO2e as columns.
+
+    Args:
+        client: of the runs' store.
+        experiment_id: of the runs; ``None`` where nobody has said.
+        steps_parameter: of the runs, where they have one.
+
+    Returns:
+        ``None`` where the experiment cannot be given such a view.
+    """
+    uri = str(client.tracking_uri)
+    if experiment_id is None or not share_view(uri, experiment_id, steps_parameter=steps_parameter):
+        return None
+    is_served = uri.startswith(("http://", "https://"))
+    address = without_credentials(uri).rstrip("/") if is_served else LOCAL_UI
+    return f"{address}/#/experiments/{experiment_id}/runs?viewStateShareKey={SHARE_KEY}&{_VIEW}"
 
 
 def _command_of_ui(uri: str) -> str:

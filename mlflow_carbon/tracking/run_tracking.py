@@ -13,6 +13,7 @@ from mlflow_carbon.accounting.cheaper import (
     cleaner_region,
     fewer_steps,
     half_the_units,
+    steps_parameter,
 )
 from mlflow_carbon.accounting.forecast import WITHIN
 from mlflow_carbon.contract import keys
@@ -30,7 +31,13 @@ from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.launch_run import RunSearch
 from mlflow_carbon.tracking.model_lookups import ModelLookups, NewRun, record_models
 from mlflow_carbon.tracking.patience import FIND_TIMEOUT_S, READ_TIMEOUT_S, within
-from mlflow_carbon.tracking.receipts import is_silent, keep, place_in_ui, print_receipt
+from mlflow_carbon.tracking.receipts import (
+    is_silent,
+    keep,
+    place_in_ui,
+    print_receipt,
+    runs_in_ui,
+)
 from mlflow_carbon.tracking.run_start import RunStart
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
 
@@ -326,7 +333,9 @@ class RunTracking:
         self._tell_of_others(self._footprint)
         is_top = self._parent is None and known is not None and self._start.parent_run_id is None
         if is_top and self._start.place.is_first and not is_silent(self.options.is_silent):
-            print_receipt(self._footprint)
+            steps = None if known is None else steps_parameter(known.data.params)
+            all_runs = runs_in_ui(self.client, self._start.experiment_id, steps_parameter=steps)
+            print_receipt(replace(self._footprint, all_runs=all_runs))
 
     def _tell_of_others(self, footprint: RunFootprint) -> None:
         """Warns where the run's energy holds other processes' load, as simulated energy cannot."""
