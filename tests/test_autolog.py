@@ -329,6 +329,7 @@ print(json.dumps([sorted(place for place, thing in places.items() if is_ours(thi
 """
 
 
+@pytest.mark.slow
 def test_switched_off_it_replaces_the_event_logger_and_the_local_backend_only():
     printed = subprocess.run(
         [sys.executable, "-c", REPLACED], capture_output=True, text=True, check=True, cwd=ROOT

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from ldm_project.errors import CheckpointError, InvalidInputError
 from ldm_project.runs.interrupted_trainings import state_file
 from tests.fakes.commands import run_command, runs_of
 from tests.fakes.recorded import recorded, windows_of
+from tests.fakes.trainings import iterations_done, wait_for_iteration
 
 SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
 SMALL = {"size": "32", "vqgan_iterations": 12, "iterations": 20, "batch_size": "2"}
@@ -162,39 +162,33 @@ def losses_of(run, key="loss"):
 @pytest.mark.slow
 def test_killed_training_goes_on_in_its_run_with_the_energy_of_both_parts(store):
     run_command(VqganRunConfig(size="32", vqgan_iterations=12, batch_size="2"))
-    command = [sys.executable, "-m", "ldm_project", "train", "--iterations", "400"]
+    command = [sys.executable, "-m", "ldm_project", "train", "--iterations", "200"]
     command += ["--size", "32", "--batch-size", "2", "--vqgan-iterations", "12"]
     command += ["--checkpoint-every", "5"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": store}
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
     killed = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     states = Path(os.environ["LDM_PROJECT_CACHE"]) / "trainings"
-    while killed.poll() is None and iterations_done(states) < 100:
-        time.sleep(0.1)
+    wait_for_iteration(killed, states, 50)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     (state,) = states.glob("*.pt")
     run_id = state.stem
     done = iterations_done(states)
-    assert 100 <= done < 400
+    assert 50 <= done < 200
     assert MlflowClient().get_run(run_id).info.status == "RUNNING"
 
     run_command(TrainRunConfig(resume=run_id))  # all else is as it was
     run = MlflowClient().get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "train 2D 32² 400 iterations seed 0"
+    assert run.info.run_name == "train 2D 32² 200 iterations seed 0"
     assert not state.exists()
-    assert set(losses_of(run)) == set(range(40, 401, 40))
-    # windows of 40: two at least by the process that was killed, seven at least by the other
+    assert set(losses_of(run)) == set(range(20, 201, 20))
+    # windows of 20: two at least by the process that was killed, seven at least by the other
     windows = windows_of(run_id).values()
     assert len(windows) >= 9
-    assert int(run.data.tags["carbon.num_units"]) >= 80 + (400 - done)
+    assert int(run.data.tags["carbon.num_units"]) >= 40 + (200 - done)
     assert recorded(run)["energy_kwh"] >= 0.99 * sum(window.energy_kwh for window in windows)
-
-
-def iterations_done(states):
-    """Returns how far the newest state in a folder is; 0 where there is none."""
-    return max((load_training(path).values["iteration"] for path in states.glob("*.pt")), default=0)
 
 
 @pytest.mark.slow

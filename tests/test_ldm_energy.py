@@ -83,6 +83,7 @@ CPU = torch.device("cpu")
 ON_CPU = {"peak_tflop_per_s": 1.0, "cases": CASES, "model_size": "tiny"}
 
 
+@pytest.mark.slow
 def test_sampling_at_the_papers_sizes_is_measured_on_whatever_device_there_is():
     rows = list(ldm_gpu.sampling_rows(CPU, reference_steps=3, our_steps=(3, 2), **ON_CPU))
     assert [(row.size, row.way, row.steps) for row in rows[:3]] == [
@@ -100,6 +101,7 @@ def test_sampling_at_the_papers_sizes_is_measured_on_whatever_device_there_is():
     assert "convolution" in gpu_section(rows, [])
 
 
+@pytest.mark.slow
 def test_training_at_the_papers_sizes_is_measured_on_whatever_device_there_is():
     rows = list(ldm_gpu.training_rows(CPU, num_iterations=2, **ON_CPU))
     assert [row.way for row in rows] == ["monai-generative, fp32", "ours, bf16"] * 2

@@ -201,6 +201,7 @@ with mlflow.start_run() as run, mlflow_carbon.track(
 """
 
 
+@pytest.mark.slow
 def test_process_that_was_killed_is_recovered_and_read(store, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_CARBON_JOURNAL_DIR", str(tmp_path / "journals"))
     environment = {**os.environ, "MLFLOW_TRACKING_URI": store}

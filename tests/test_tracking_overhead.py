@@ -68,6 +68,7 @@ def test_growth_stands_beside_that_of_mlflow_alone():
     assert [row.split("|")[2:4] for row in rows] == [[" +3.0 MiB ", " flat "], [" +1.0 MiB ", "  "]]
 
 
+@pytest.mark.slow
 def test_mlflow_alone_writes_as_many_points_as_windows_have(store):
     measure_memory("MLflow", 200)
     (run,) = MlflowClient().search_runs(["0"])

@@ -237,7 +237,12 @@ def test_learning_rate_rises_then_falls_to_zero():
 @pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_tiny_model_beats_noise_and_the_mean_image(dims):
-    """Distance: Wasserstein-1 between HU histograms, to scans that were never trained on."""
+    """Distance: Wasserstein-1 between HU histograms, to scans that were never trained on.
+
+    In 2D half of the default iterations of the UNet and a third of those of the VQ-GAN are enough;
+    with an untrained UNet the samples are further off (112 HU) than the mean image (72 HU).
+    """
+    vqgan_share, unet_share = (3, 2) if dims == 2 else (1, 1)
     size, batch_size = DEFAULT_SIZE_BY_DIMS[dims], DEFAULT_BATCH_SIZE_BY_DIMS[dims]
     scans = open_scans(DataSpec(PHANTOM, size))
     training, held_out = scans.split(HELD_OUT_FRACTION)
@@ -246,13 +251,15 @@ def test_tiny_model_beats_noise_and_the_mean_image(dims):
     vqgan = build_vqgan(spec)
     training_batches = batches(training, batch_size=batch_size)
     vqgan_training = VqganTraining(
-        vqgan, build_discriminator(spec), iterations=TrainConfig.vqgan_iterations
+        vqgan, build_discriminator(spec), iterations=TrainConfig.vqgan_iterations // vqgan_share
     )
     list(train_vqgan(vqgan_training, training_batches))
     num_epochs = MAX_SLICE_EPOCHS if dims == 2 else 1
     images = list(islice(training_batches, num_epochs * training.num_scans // batch_size))
     latents = encode_latents(vqgan, images)
-    unet_training = DiffusionTraining(build_unet(spec), iterations=TrainConfig.iterations)
+    unet_training = DiffusionTraining(
+        build_unet(spec), iterations=TrainConfig.iterations // unet_share
+    )
     list(train_diffusion(unet_training, latents, batch_size=batch_size, seed=0))
     noise = initial_noise(spec, range(16), seed=0)
     *_, final = denoise(unet_training.averaged_unet, noise, sampler="unipc", steps=50)

@@ -66,6 +66,7 @@ def run(folder, program, *arguments, uri):
     )
 
 
+@pytest.mark.slow
 def test_no_module_imports_a_database(tmp_path):
     done = run(tmp_path, IMPORT_ALL, uri="http://127.0.0.1:9")
     assert done.stdout == "imported\n", done.stderr

@@ -2,7 +2,8 @@
 
 Each name is a list of packages in this folder. Its environment is made first, as a user has it;
 then a wheel of this project is built and installed there, which must not change the MLflow. An
-environment is kept in ``.venv/versions`` and made anew when its list changes. Needs pip alone.
+environment is kept in ``.venv/versions`` and made anew when its list changes. uv installs packages,
+and pip where uv cannot reach its index: pip's settings (mirrors, folders) mean nothing to uv.
 """
 
 import hashlib
@@ -54,10 +55,10 @@ def passes(name: str, wheel: Path, folder: Path) -> bool:
     """Returns whether the suite passes in an environment, which is made if need be."""
     python = environment(name)
     before = mlflow_versions(python)
-    without = ["--no-deps"] if name == TOO_OLD else []  # pip would rightly bring a newer MLflow
-    install = ["install", "--quiet", "--force-reinstall", "--no-deps", str(wheel)]
-    run([python, "-m", "pip", "install", "--quiet", *without, wheel])
-    run([python, "-m", "pip", *install])  # the wheel of now, whatever its version says
+    without = ["--no-deps"] if name == TOO_OLD else []  # else a newer MLflow would rightly come
+    install(python, *without, wheel)
+    # the wheel of now, whatever its version says
+    run([python, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", wheel])
     assert mlflow_versions(python) == before, "the plugin has changed the user's MLflow"
     print(f"== {name}: {', '.join(before)}", flush=True)
     file = "test_too_old.py" if name == TOO_OLD else "test_beside_mlflow.py"
@@ -79,9 +80,18 @@ def environment(name: str) -> Path:
     if not stamp.is_file() or stamp.read_text() != digest:
         shutil.rmtree(place, ignore_errors=True)
         run([sys.executable, "-m", "venv", place])
-        run([python, "-m", "pip", "install", "--quiet", "--requirement", packages])
+        install(python, "--requirement", packages)
         stamp.write_text(digest)
     return python
+
+
+def install(python: Path, *what: str | Path) -> None:
+    """Installs packages into the environment of a Python, as pip's arguments name them."""
+    by_uv = [sys.executable, "-m", "uv", "pip", "install", "--python", python]
+    # compiled as by pip: else each process that starts would compile MLflow anew
+    by_uv += ["--quiet", "--compile-bytecode", *what]
+    if subprocess.run(by_uv, check=False).returncode != 0:
+        run([python, "-m", "pip", "install", "--quiet", *what])
 
 
 def mlflow_versions(python: Path) -> list[str]:
