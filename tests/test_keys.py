@@ -64,6 +64,7 @@ TAGS = {
     "carbon.lineage_co2e_kg",
     "carbon.lineage_problem",
     "carbon.inference_co2e_g_per_sample",
+    "carbon.inference_way",
 }
 
 

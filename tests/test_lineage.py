@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelInput
 
 from mlflow_carbon.registry.footprints import Footprint
-from mlflow_carbon.registry.inference import sample_co2e_g, sample_co2e_g_by_model
+from mlflow_carbon.registry.inference import sample_costs, sample_costs_by_model
 from mlflow_carbon.registry.lineage import read_lineage
 from mlflow_carbon.registry.run_models import record_run_models
 from tests.fakes.metered_runs import TIMESTAMP_MS, experiment_id, write_run
@@ -178,14 +178,40 @@ def test_sample_of_a_version_costs_the_mean_over_the_samples_of_all_runs(client)
     )
 
 
+def test_each_way_of_sampling_has_its_own_figure_and_the_most_used_one_is_the_models(client):
+    run_id, model_id = train(client, 8.0)
+    register(client, "ldm", run_id, model_id)
+    for sampler, steps, joules, num_samples in (
+        ("unipc", "50", 360.0, 20),
+        ("unipc", "50", 720.0, 20),
+        ("ddpm", "1000", 7200.0, 8),  # as `quality` does once: it may not double the rest
+    ):
+        synthesise(
+            client, model_id, joules, num_samples, params={"sampler": sampler, "steps": steps}
+        )
+    tags = client.get_model_version("ldm", "1").tags
+    per_sample = {
+        key.removeprefix("carbon.inference_co2e_g_per_sample"): float(text)
+        for key, text in tags.items()
+        if key.startswith("carbon.inference_co2e_g_per_sample")
+    }
+    assert per_sample == pytest.approx({"": 0.05625, ".unipc-50": 0.05625, ".ddpm-1000": 0.75})
+    assert tags["carbon.inference_way"] == "unipc-50"
+    # once others used the model more, the figure is theirs, and nothing stale stays
+    synthesise(client, model_id, 720.0, 100, params={"sampler": "a/b c", "steps": "9"})
+    tags = client.get_registered_model("ldm").tags
+    assert tags["carbon.inference_way"] == "a_b_c-9"
+    assert float(tags["carbon.inference_co2e_g_per_sample"]) == pytest.approx(0.075)
+
+
 def test_samples_of_many_models_cost_in_one_pass_what_each_costs_alone(client):
     models = [train(client, 8.0)[1] for _ in range(3)]
     for number, model_id in enumerate(models[:2]):
         synthesise(client, model_id, 360.0, 10 + number, region="PL", intensity_g_per_kwh=600.0)
         synthesise(client, model_id, 720.0, 30, region="SE", intensity_g_per_kwh=10.0)
-    expected = {model_id: sample_co2e_g(client, model_id) for model_id in models}
-    assert expected.pop(models[2]) is None
-    assert sample_co2e_g_by_model(client) == expected
+    expected = {model_id: sample_costs(client, model_id) for model_id in models}
+    assert expected.pop(models[2]) == []
+    assert sample_costs_by_model(client) == expected
 
 
 def test_sample_of_a_version_is_priced_in_one_region(client):

@@ -116,6 +116,7 @@ TAG_MODEL_BAND = "carbon.band"
 TAG_MODEL_LINEAGE_CO2E_KG = "carbon.lineage_co2e_kg"
 TAG_MODEL_LINEAGE_PROBLEM = "carbon.lineage_problem"
 TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE = "carbon.inference_co2e_g_per_sample"
+TAG_MODEL_INFERENCE_WAY = "carbon.inference_way"  # whose samples these are: unipc-50
 
 # On a registered model: whose tags it shows.
 TAG_MODEL_SHOWS = "carbon.shows"
@@ -192,6 +193,11 @@ def method_tag(component: str) -> str:
 def default_tag(setting: str) -> str:
     """Returns the tag key that marks a setting as assumed, not chosen by the user."""
     return f"carbon.default.{setting}"
+
+
+def inference_tag(way: str) -> str:
+    """Returns the tag key of the CO2e of a sample made in one way, such as ``unipc-50``."""
+    return f"{TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE}.{way}"
 
 
 def under_tag(limit_kg: float) -> str:

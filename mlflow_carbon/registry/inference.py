@@ -1,7 +1,7 @@
 """The emissions of one sample of a model, from the metered runs that used the model."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,22 @@ from mlflow_carbon.store.access import write_twice_if_raced
 from mlflow_carbon.store.listing import all_experiments, each_run
 
 SAMPLE = "sample"
+MAX_WAYS = 20  # that a model's tags tell apart
+
+
+@dataclass(frozen=True)
+class SampleCost:
+    """The samples that runs made in one way, and what one of them emitted.
+
+    Attributes:
+        way: sampler and denoising steps, ``unipc-50``; empty where runs name neither.
+        co2e_g: of one sample.
+        num_samples: that the runs made.
+    """
+
+    way: str
+    co2e_g: float
+    num_samples: float
 
 
 def note_used_models(client: MlflowClient, run: Run) -> list[str]:
@@ -35,64 +51,99 @@ def note_used_models(client: MlflowClient, run: Run) -> list[str]:
     return model_ids
 
 
-def sample_co2e_g(client: MlflowClient, model_id: str) -> float | None:
-    """Returns the emissions of one sample of a model in g; ``None`` if no run measured any.
+def sample_costs(client: MlflowClient, model_id: str) -> list[SampleCost]:
+    """Returns what a sample of a model emits in each way of making it, the most used way first.
 
-    This is the mean energy of a sample over all runs that used the model, times PUE and
-    intensity. Where the runs' factors differ, the newest run's are used: regions are never
+    A way's figure is the mean energy of a sample over all runs that used the model so, times PUE
+    and intensity. Where the runs' factors differ, the newest run's are used: regions are never
     averaged. A run with impossible figures is left out.
     """
-    samples = _Samples()
-    for run in _runs_that_used(client, model_id):
-        samples.add(run)
-    return samples.co2e_g
+    return _costs(list(_measured(_runs_that_used(client, model_id))))
 
 
-def sample_co2e_g_by_model(client: MlflowClient) -> dict[str, float]:
-    """Returns ``sample_co2e_g`` of every logged model that has any, by its id, in one pass."""
-    by_model: defaultdict[str, _Samples] = defaultdict(_Samples)
+def sample_costs_by_model(client: MlflowClient) -> dict[str, list[SampleCost]]:
+    """Returns ``sample_costs`` of every logged model that was used, by its id, in one pass."""
+    by_model: dict[str, list[_Samples]] = {}
     for run in _runs_that_used(client):
-        for model_id in run.data.tags[keys.TAG_MODEL_INPUT_IDS].split(","):
-            by_model[model_id].add(run)
-    found = ((model_id, samples.co2e_g) for model_id, samples in by_model.items())
-    return {model_id: mass_g for model_id, mass_g in found if mass_g is not None}
+        for samples in _measured([run]):
+            for model_id in run.data.tags[keys.TAG_MODEL_INPUT_IDS].split(","):
+                by_model.setdefault(model_id, []).append(samples)
+    return {model_id: _costs(samples) for model_id, samples in by_model.items()}
 
 
-@dataclass
+def _costs(found: list["_Samples"]) -> list[SampleCost]:
+    """Returns the cost of a sample in each way, the most used way first."""
+    samples_by_way: dict[str, list[_Samples]] = {}
+    for samples in sorted(found, key=lambda each: each.start_ms):
+        samples_by_way.setdefault(samples.way, []).append(samples)
+    costs = [_cost(way, samples) for way, samples in samples_by_way.items()]
+    return sorted(costs, key=lambda cost: -cost.num_samples)[:MAX_WAYS]
+
+
+def inference_tags(costs: Iterable[SampleCost]) -> dict[str, str]:
+    """Returns a model's tags of its samples: of the most used way, and of each way by its name."""
+    tags: dict[str, str] = {}
+    for cost in costs:
+        text = f"{cost.co2e_g:.6g}"
+        if not tags:
+            tags[keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE] = text
+            if cost.way:
+                tags[keys.TAG_MODEL_INFERENCE_WAY] = cost.way
+        if cost.way:
+            tags[keys.inference_tag(cost.way)] = text
+    return tags
+
+
+def is_inference_tag(key: str) -> bool:
+    """Returns whether a tag of a model is one of its samples."""
+    return key in (
+        keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE,
+        keys.TAG_MODEL_INFERENCE_WAY,
+    ) or key.startswith(keys.inference_tag(""))
+
+
+@dataclass(frozen=True)
 class _Samples:
-    """Samples of one model, over the runs that made them."""
+    """The samples of one run; ``g_per_kwh`` includes the PUE."""
 
-    energy_kwh: float = 0.0
-    num: float = 0.0
-    g_per_kwh: float = 0.0  # of the newest run
-    newest_ms: int = -1
+    start_ms: int
+    way: str
+    num_samples: float
+    energy_kwh_per_sample: float
+    g_per_kwh: float
 
-    def add(self, run: Run) -> None:
-        """Takes the samples of a run, if it is known what they emitted."""
+
+def _measured(runs: Iterable[Run]) -> Iterator[_Samples]:
+    for run in runs:
         footprint = read_footprint(run)
         if footprint is None:
-            return
+            continue
         record = RunRecord.read(run)
-        num, per_sample = record.num_units, record.energy_per_unit.get(SAMPLE)
-        if not num or per_sample is None:
-            return
-        self.energy_kwh += per_sample.energy_kwh * num
-        self.num += num
-        start_ms = run.info.start_time or 0
-        if start_ms >= self.newest_ms:
-            self.newest_ms = start_ms
-            self.g_per_kwh = co2e_g(
-                1.0, pue=footprint.pue, intensity_g_per_kwh=footprint.intensity_g_per_kwh
-            )
+        per_sample = record.energy_per_unit.get(SAMPLE)
+        if not record.num_units or per_sample is None:
+            continue
+        g_per_kwh = co2e_g(
+            1.0, pue=footprint.pue, intensity_g_per_kwh=footprint.intensity_g_per_kwh
+        )
+        start_ms, kwh = run.info.start_time or 0, per_sample.energy_kwh
+        yield _Samples(start_ms, _way(run), record.num_units, kwh, g_per_kwh)
 
-    @property
-    def co2e_g(self) -> float | None:
-        """Emissions of one sample in g."""
-        return self.energy_kwh * self.g_per_kwh / self.num if self.num else None
+
+def _cost(way: str, samples: list[_Samples]) -> SampleCost:
+    """Returns the cost of a sample; the last of the runs, which are by age, gives the factors."""
+    num_samples = sum(each.num_samples for each in samples)
+    energy_kwh = sum(each.energy_kwh_per_sample * each.num_samples for each in samples)
+    return SampleCost(way, energy_kwh / num_samples * samples[-1].g_per_kwh, num_samples)
+
+
+def _way(run: Run) -> str:
+    """Returns the sampler and the steps of a run, in characters that a tag's key may have."""
+    named = [run.data.params.get(name, "") for name in ("sampler", "steps")]
+    return re.sub(r"[^\w.-]", "_", "-".join(filter(None, named)))[:100]
 
 
 def _runs_that_used(client: MlflowClient, model_id: str = "") -> Iterator[Run]:
-    """Yields the metered runs that used a model, or any; for a parent run, its children."""
+    """Yields the metered runs that used a model, or any model; for a parent run, its children."""
     return each_run(
         client,
         [experiment.experiment_id for experiment in all_experiments(client)],

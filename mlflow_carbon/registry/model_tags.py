@@ -11,6 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow_carbon.accounting.amounts import mass_text
 from mlflow_carbon.contract import keys
 from mlflow_carbon.registry.footprints import Footprint
+from mlflow_carbon.registry.inference import SampleCost, inference_tags, is_inference_tag
 from mlflow_carbon.registry.lineage import Lineage
 from mlflow_carbon.registry.model_uris import versions_of
 from mlflow_carbon.store.access import write_twice_if_raced
@@ -33,7 +34,6 @@ _OWN_TAGS = {
     keys.TAG_MODEL_PUE,
     keys.TAG_MODEL_LINEAGE_CO2E_KG,
     keys.TAG_MODEL_LINEAGE_PROBLEM,
-    keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE,
     keys.TAG_REGION,
     *_RUN_TAGS,
     keys.TAG_MODEL_BAND,
@@ -42,19 +42,16 @@ _OWN_TAGS = {
 
 
 def version_tags(
-    footprint: Footprint | None, lineage: Lineage, inference_co2e_g_per_sample: float | None
+    footprint: Footprint | None, lineage: Lineage, costs: Sequence[SampleCost]
 ) -> dict[str, str]:
     """Returns the tags of a model version; an unknown figure has no tag.
 
     Args:
         footprint: of the version's own training.
         lineage: of that training and all it rests on.
-        inference_co2e_g_per_sample: by the runs that used the version.
+        costs: of a sample, by the runs that used the version.
     """
-    tags: dict[str, str] = {}
-    if inference_co2e_g_per_sample is not None:
-        key = keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
-        tags[key] = f"{inference_co2e_g_per_sample:.6g}"
+    tags = inference_tags(costs)
     if footprint is None:
         return tags
     tags[keys.TAG_MODEL_CO2E] = mass_text(grams_from_kg(footprint.co2e_kg))
@@ -75,7 +72,7 @@ def own_tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {
         key: value
         for key, value in tags.items()
-        if key in _OWN_TAGS or key.startswith(_METHOD_PREFIX)
+        if key in _OWN_TAGS or key.startswith(_METHOD_PREFIX) or is_inference_tag(key)
     }
 
 

@@ -1,7 +1,7 @@
 """Puts emissions on models: when a run ends, when a model is registered later, or all anew."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +16,11 @@ from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.registry.footprints import Footprint, read_footprint
 from mlflow_carbon.registry.inference import (
+    SampleCost,
+    is_inference_tag,
     note_used_models,
-    sample_co2e_g,
-    sample_co2e_g_by_model,
+    sample_costs,
+    sample_costs_by_model,
 )
 from mlflow_carbon.registry.lineage import version_lineage
 from mlflow_carbon.registry.model_tags import show_version, tag_version, version_tags
@@ -40,6 +42,7 @@ from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 _logger = logging.getLogger("mlflow.carbon")
 
 _FEW = 10  # models that are asked for one by one
+CostsOf = Callable[[str], list[SampleCost]]
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,16 @@ def tag_models(
         show: whose tags the models show from now on, see ``model_tags.show_version``.
     """
     listed = list(names)
-    sample_g_of: Callable[[str], float | None] = partial(sample_co2e_g, client)
+    costs_of: CostsOf
     if len(listed) > _FEW:  # then one pass over the runs that used models is less work
         with store_errors(client):
-            sample_g_of = sample_co2e_g_by_model(client).get
+            by_model = sample_costs_by_model(client)
+
+        def costs_of(model_id: str) -> list[SampleCost]:
+            return by_model.get(model_id, [])
+
+    else:
+        costs_of = partial(sample_costs, client)
     for name in listed:
         problems: list[str] = []
         versions: list[ModelVersion] = []
@@ -136,7 +145,7 @@ def tag_models(
         with _noting(problems, f"model {name!r}"):
             versions = versions_of(client, name)
             num_changed = sum(
-                _tag_version(client, version, problems, sample_g_of) for version in versions
+                _tag_version(client, version, problems, costs_of) for version in versions
             )
             unchanged = None if num_changed else versions
             num_changed += show_version(client, name, show=show, versions=unchanged)
@@ -182,7 +191,7 @@ def _tag_version(
     client: MlflowClient,
     version: ModelVersion,
     problems: list[str],
-    sample_g_of: Callable[[str], float | None] | None = None,
+    costs_of: CostsOf | None = None,
 ) -> bool:
     """Tags a version; returns whether anything changed.
 
@@ -190,9 +199,9 @@ def _tag_version(
         client: of the store and the registry.
         version: to tag.
         problems: gets one more if the version cannot be tagged.
-        sample_g_of: returns what a sample of a logged model emits, in g; by default it asks.
+        costs_of: returns what a sample of a logged model emits; by default it asks.
     """
-    sample_g = sample_g_of or partial(sample_co2e_g, client)
+    costs_of = costs_of or partial(sample_costs, client)
     is_changed = False
     with _noting(problems, f"version {version.version} of {version.name!r}"):
         lineage = version_lineage(client, version)
@@ -203,17 +212,13 @@ def _tag_version(
         tags = version_tags(
             None if run is None else read_footprint(run),
             lineage,
-            None if model_id is None else sample_g(model_id),
+            [] if model_id is None else costs_of(model_id),
         )
         if may_hide_runs(client):  # runs may be hidden, so keep the figure
-            tags = _inference_tag(version.tags) | tags
+            kept = {key: text for key, text in version.tags.items() if is_inference_tag(key)}
+            tags = kept | tags
         is_changed |= tag_version(client, version, tags)
     return is_changed
-
-
-def _inference_tag(tags: Mapping[str, str]) -> dict[str, str]:
-    key = keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
-    return {key: tags[key]} if key in tags else {}
 
 
 def _logged_model_of(client: MlflowClient, version: ModelVersion) -> str | None:

@@ -80,9 +80,10 @@ def paragraph(model: ModelFootprint, own: Footprint) -> str:
     sentences = [_total(model, own), _per_unit(own), _method(own), _assumed(own), _lineage(model)]
     tag = keys.TAG_MODEL_INFERENCE_CO2E_G_PER_SAMPLE
     if per_sample_g := model.version.tags.get(tag):
-        sentences.append(
-            f"A sample of the model costs {_text(float(per_sample_g), MASS_SCALES, unit='CO2e')}."
-        )
+        way = model.version.tags.get(keys.TAG_MODEL_INFERENCE_WAY)
+        of_the_model = f"of the model ({way})" if way else "of the model"
+        mass = _text(float(per_sample_g), MASS_SCALES, unit="CO2e")
+        sentences.append(f"A sample {of_the_model} costs {mass}.")
     return " ".join(sentence for sentence in sentences if sentence)
 
 
