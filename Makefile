@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # one process a core; one that has nothing left takes tests of another
 SHARED := --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: synth test test-versions services screenshots lint clean
+.PHONY: synth test test-versions services screenshots site dist lint clean
 
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
@@ -33,6 +33,16 @@ services:
 screenshots: $(READY) services
 	OMP_NUM_THREADS=1 SCREENSHOTS_FOLDER=$(CURDIR)/docs/pictures $(BIN)/pytest -m browser tests/test_pages.py
 
+# The pages of docs/ as a site, in site/; a warning is an error. `mkdocs serve` shows it while you write.
+site: $(READY)
+	$(BIN)/mkdocs build --strict --site-dir site
+
+# What is published: sdist and wheel, in dist/, of the version in mlflow_carbon/__init__.py.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +57,4 @@ $(READY): setup.cfg constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -133,7 +133,7 @@ def test_wrong_usage(options):
 
 
 def test_snippets_for_ci_run_as_documented(client):
-    page = (Path(__file__).parent.parent / "docs" / "commands.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "registry.md").read_text()
     github, gitlab = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
     commands = [github[1]["run"], gitlab["carbon"]["script"][1]]
     for alias in ("champion", "candidate"):

@@ -16,6 +16,7 @@ import click
 
 from mlflow_carbon.commands.options import example, given_text, tracking_uri_option
 from mlflow_carbon.commands.pricing import price_settings_options
+from mlflow_carbon.contract import keys
 from mlflow_carbon.inert import shown
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def run(
         with block:
             exit_code = _run_metered(command, _environment_of(started.info.run_id))
     finally:
-        mlflow.set_tag("carbon.exit_code", str(exit_code))
+        mlflow.set_tag(keys.TAG_EXIT_CODE, str(exit_code))
         mlflow.end_run(_status_of(exit_code))
     _end_like(exit_code)
 

@@ -81,6 +81,7 @@ TAG_SHARED = "carbon.shared"  # 'true': the energy includes that of other runs a
 TAG_FIRST_WINDOW_STEP = "carbon.first_window_step"  # windows before it count another unit
 TAG_TRIGGERED_BY_RUN_ID = "carbon.triggered_by_run_id"
 TAG_ERROR = "carbon.error"
+TAG_EXIT_CODE = "carbon.exit_code"  # of a command that `mlflow-carbon run` metered
 TAG_LAUNCH = "carbon.launch"  # the processes of one launch find their run by it
 TAG_NUM_NODES = "carbon.num_nodes"
 TAG_MISSING_NODES = "carbon.missing_nodes"  # nodes whose energy is not in the total, or not all
