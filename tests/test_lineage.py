@@ -10,7 +10,7 @@ from mlflow.entities import LoggedModelInput
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.inference import sample_costs, sample_costs_by_model
 from mlflow_carbon.registry.lineage import read_lineage
-from mlflow_carbon.registry.run_models import record_run_models
+from mlflow_carbon.registry.run_models import record_run_models, tag_models
 from tests.fakes.metered_runs import TIMESTAMP_MS, experiment_id, write_run
 
 pytestmark = pytest.mark.slow
@@ -212,6 +212,13 @@ def test_samples_of_many_models_cost_in_one_pass_what_each_costs_alone(client):
     expected = {model_id: sample_costs(client, model_id) for model_id in models}
     assert expected.pop(models[2]) == []
     assert sample_costs_by_model(client) == expected
+
+
+def test_tagging_many_models_changes_nothing_that_tagging_one_wrote(client):
+    run_id, model_id = train(client, 8.0)
+    register(client, "ldm", run_id, model_id)
+    synthesise(client, model_id, 360.0, 10)
+    assert [model.num_changed for model in tag_models(client, ["ldm"] * 11)] == [0] * 11
 
 
 def test_sample_of_a_version_is_priced_in_one_region(client):

@@ -25,7 +25,7 @@ from tests.test_house import modules, path_of
 ROOT = Path(__file__).parent.parent
 # What MLflow documents, or has kept since 1.x under a name without an underscore.
 STABLE_MODULES = re.compile(
-    r"mlflow(\.(client|entities|environment_variables|exceptions|models|protos|pyfunc|types)"
+    r"mlflow(\.(client|data|entities|environment_variables|exceptions|models|protos|pyfunc|types)"
     r"(\.\w+)*"
     r"|\.store\.entities|\.projects\.submitted_run"
     r"|\.projects\.backend\.abstract_backend|\.tracking\.context\.abstract_context"

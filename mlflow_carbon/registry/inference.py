@@ -1,7 +1,6 @@
 """The emissions of one sample of a model, from the metered runs that used the model."""
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -59,20 +58,26 @@ def sample_costs(client: MlflowClient, model_id: str) -> list[SampleCost]:
     and intensity. Where the runs' factors differ, the newest run's are used: regions are never
     averaged. A run with impossible figures is left out.
     """
-    samples = _Samples()
-    for run in _runs_that_used(client, model_id):
-        samples.add(run)
-    return samples.costs()
+    return _costs(list(_measured(_runs_that_used(client, model_id))))
 
 
 def sample_costs_by_model(client: MlflowClient) -> dict[str, list[SampleCost]]:
-    """Returns ``sample_costs`` of every logged model that has any, by its id, in one pass."""
-    by_model: defaultdict[str, _Samples] = defaultdict(_Samples)
+    """Returns ``sample_costs`` of every logged model that was used, by its id, in one pass."""
+    by_model: dict[str, list[_Samples]] = {}
     for run in _runs_that_used(client):
-        for model_id in run.data.tags[keys.TAG_MODEL_INPUT_IDS].split(","):
-            by_model[model_id].add(run)
-    found = ((model_id, samples.costs()) for model_id, samples in by_model.items())
-    return {model_id: costs for model_id, costs in found if costs}
+        for samples in _measured([run]):
+            for model_id in run.data.tags[keys.TAG_MODEL_INPUT_IDS].split(","):
+                by_model.setdefault(model_id, []).append(samples)
+    return {model_id: _costs(samples) for model_id, samples in by_model.items()}
+
+
+def _costs(found: list["_Samples"]) -> list[SampleCost]:
+    """Returns the cost of a sample in each way, the most used way first."""
+    samples_by_way: dict[str, list[_Samples]] = {}
+    for samples in sorted(found, key=lambda each: each.start_ms):
+        samples_by_way.setdefault(samples.way, []).append(samples)
+    costs = [_cost(way, samples) for way, samples in samples_by_way.items()]
+    return sorted(costs, key=lambda cost: -cost.num_samples)[:MAX_WAYS]
 
 
 def inference_tags(costs: Iterable[SampleCost]) -> dict[str, str]:
@@ -97,48 +102,38 @@ def is_inference_tag(key: str) -> bool:
     ) or key.startswith(keys.inference_tag(""))
 
 
-@dataclass
-class _WaySamples:
-    """Samples made in one way."""
-
-    energy_kwh: float = 0.0
-    num: float = 0.0
-    g_per_kwh: float = 0.0  # of the newest run, with its PUE
-    newest_ms: int = -1
-
-
+@dataclass(frozen=True)
 class _Samples:
-    """Samples of one model, over the runs that made them."""
+    """The samples of one run; ``g_per_kwh`` includes the PUE."""
 
-    def __init__(self) -> None:
-        self._by_way: defaultdict[str, _WaySamples] = defaultdict(_WaySamples)
+    start_ms: int
+    way: str
+    num_samples: float
+    energy_kwh_per_sample: float
+    g_per_kwh: float
 
-    def add(self, run: Run) -> None:
-        """Takes the samples of a run, if it is known what they emitted."""
+
+def _measured(runs: Iterable[Run]) -> Iterator[_Samples]:
+    for run in runs:
         footprint = read_footprint(run)
         if footprint is None:
-            return
+            continue
         record = RunRecord.read(run)
-        num, per_sample = record.num_units, record.energy_per_unit.get(SAMPLE)
-        if not num or per_sample is None:
-            return
-        samples = self._by_way[_way(run)]
-        samples.energy_kwh += per_sample.energy_kwh * num
-        samples.num += num
-        start_ms = run.info.start_time or 0
-        if start_ms >= samples.newest_ms:
-            samples.newest_ms = start_ms
-            samples.g_per_kwh = co2e_g(
-                1.0, pue=footprint.pue, intensity_g_per_kwh=footprint.intensity_g_per_kwh
-            )
+        per_sample = record.energy_per_unit.get(SAMPLE)
+        if not record.num_units or per_sample is None:
+            continue
+        g_per_kwh = co2e_g(
+            1.0, pue=footprint.pue, intensity_g_per_kwh=footprint.intensity_g_per_kwh
+        )
+        start_ms, kwh = run.info.start_time or 0, per_sample.energy_kwh
+        yield _Samples(start_ms, _way(run), record.num_units, kwh, g_per_kwh)
 
-    def costs(self) -> list[SampleCost]:
-        """Returns the cost of a sample in each way, the most used way first."""
-        costs = [
-            SampleCost(way, samples.energy_kwh * samples.g_per_kwh / samples.num, samples.num)
-            for way, samples in self._by_way.items()
-        ]
-        return sorted(costs, key=lambda cost: -cost.num_samples)[:MAX_WAYS]
+
+def _cost(way: str, samples: list[_Samples]) -> SampleCost:
+    """Returns the cost of a sample; the last of the runs, which are by age, gives the factors."""
+    num_samples = sum(each.num_samples for each in samples)
+    energy_kwh = sum(each.energy_kwh_per_sample * each.num_samples for each in samples)
+    return SampleCost(way, energy_kwh / num_samples * samples[-1].g_per_kwh, num_samples)
 
 
 def _way(run: Run) -> str:
@@ -148,7 +143,7 @@ def _way(run: Run) -> str:
 
 
 def _runs_that_used(client: MlflowClient, model_id: str = "") -> Iterator[Run]:
-    """Yields the metered runs that used a model, or any; for a parent run, its children."""
+    """Yields the metered runs that used a model, or any model; for a parent run, its children."""
     return each_run(
         client,
         [experiment.experiment_id for experiment in all_experiments(client)],

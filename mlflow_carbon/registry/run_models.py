@@ -1,7 +1,6 @@
 """Puts emissions on models: when a run ends, when a model is registered later, or all anew."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 _logger = logging.getLogger("mlflow.carbon")
 
 _FEW = 10  # models that are asked for one by one
+CostsOf = Callable[[str], list[SampleCost]]
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,16 @@ def tag_models(
         show: whose tags the models show from now on, see ``model_tags.show_version``.
     """
     listed = list(names)
-    costs_of: Callable[[str], Sequence[SampleCost]] = partial(sample_costs, client)
+    costs_of: CostsOf
     if len(listed) > _FEW:  # then one pass over the runs that used models is less work
         with store_errors(client):
-            costs_of = defaultdict(list, sample_costs_by_model(client)).__getitem__
+            by_model = sample_costs_by_model(client)
+
+        def costs_of(model_id: str) -> list[SampleCost]:
+            return by_model.get(model_id, [])
+
+    else:
+        costs_of = partial(sample_costs, client)
     for name in listed:
         problems: list[str] = []
         versions: list[ModelVersion] = []
@@ -185,7 +191,7 @@ def _tag_version(
     client: MlflowClient,
     version: ModelVersion,
     problems: list[str],
-    costs_of: Callable[[str], Sequence[SampleCost]] | None = None,
+    costs_of: CostsOf | None = None,
 ) -> bool:
     """Tags a version; returns whether anything changed.
 
@@ -193,7 +199,7 @@ def _tag_version(
         client: of the store and the registry.
         version: to tag.
         problems: gets one more if the version cannot be tagged.
-        costs_of: returns what a sample of a logged model emits; by default it asks the store.
+        costs_of: returns what a sample of a logged model emits; by default it asks.
     """
     costs_of = costs_of or partial(sample_costs, client)
     is_changed = False
