@@ -11,6 +11,7 @@ from mlflow_carbon.commands.card import card
 from mlflow_carbon.commands.compare import compare
 from mlflow_carbon.commands.doctor import doctor
 from mlflow_carbon.commands.equivalents import equivalents
+from mlflow_carbon.commands.export import export
 from mlflow_carbon.commands.gate import gate
 from mlflow_carbon.commands.models import models
 from mlflow_carbon.commands.options import example
@@ -86,6 +87,7 @@ def cli() -> None:
 COMMANDS = (
     run,
     compare,
+    export,
     total,
     models,
     tag_models,

@@ -155,7 +155,7 @@ def test_less_is_what_compare_says_of_the_measured_runs(store):
     # 2.338 and 0.1871 J a sample: 20 images each of `make synth` with 200 and with 20 steps
     for steps, joules in ((200, 2.338), (20, 0.1871)):
         windows = [(kwh_from_joules(joules * 4), 4.0)] * 5
-        write_run(client, "Default", windows=windows, params={"steps": str(steps)})
+        write_run(client, "ldm-ct", windows=windows, params={"steps": str(steps)})
     shown = re.search(r"\$ mlflow-carbon (compare .*)\n(.*)\n", README)
     assert shown is not None
     result = CliRunner().invoke(cli, shown[1].split())

@@ -1,5 +1,7 @@
 """``mlflow-carbon compare``: mean ± std of energy and CO2e across groups and regions."""
 
+from pathlib import Path
+
 import click
 
 from mlflow_carbon.commands.options import (
@@ -65,6 +67,12 @@ def included(
     help="Experiment to read; repeatable. Default: MLFLOW_EXPERIMENT_NAME, else Default.",
 )
 @click.option("--all-experiments", is_flag=True, help="Reads every experiment that you may read.")
+@click.option(
+    "--from-parquet",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="File that `export` wrote, in place of a store; repeatable. Reads all its experiments.",
+)
 @click.option(
     "--filter",
     "filter_string",
@@ -138,6 +146,7 @@ def included(
 def compare(
     experiment: tuple[str, ...],
     all_experiments: bool,
+    from_parquet: tuple[Path, ...],
     filter_string: str,
     include: tuple[str, ...],
     group_by: tuple[str, ...],
@@ -162,6 +171,11 @@ def compare(
         raise click.UsageError("--saving needs --fit.")
     if experiment and all_experiments:
         raise click.UsageError("Give --experiment or --all-experiments.")
+    if from_parquet and (filter_string or include or pricing.series is not None or tracking_uri):
+        raise click.UsageError(
+            "--from-parquet reads whole files of finished runs: leave out --filter, --include, "
+            "--intensity-file and --tracking-uri; `export --filter` chooses runs."
+        )
     from mlflow_carbon.reporting.compare import check_sort, compare_runs
     from mlflow_carbon.reporting.comparing import default_experiments
     from mlflow_carbon.reporting.comparison_tables import comparison_report
@@ -172,20 +186,31 @@ def compare(
     from mlflow_carbon.reporting.run_groups import tag_names
     from mlflow_carbon.reporting.steps_fit import fit_groups, fits_frame, fits_report
     from mlflow_carbon.store.access import open_client
-    from mlflow_carbon.store.runs import read_runs, visibility_notice
+    from mlflow_carbon.store.runs import read_exported_runs, read_runs, visibility_notice
 
     check_sort(sort, (*group_by, *baseline, *([] if fit is None else [fit])))
-    client = open_client(tracking_uri)
     if fit is not None:
         group_by = (*(name for name in group_by if name != fit), fit)
-    runs = read_runs(
-        client,
-        experiment_names=() if all_experiments else experiment or default_experiments(),
-        include=include,
-        filter_string=filter_string,
-        group_by=tag_names([*group_by, *baseline]),
-        on_progress=ReadingProgress(),
-    )
+    names = tag_names([*group_by, *baseline])
+    if from_parquet:
+        runs = read_exported_runs(
+            from_parquet,
+            experiment_names=experiment,
+            group_by=names,
+            on_progress=ReadingProgress(),
+        )
+        visibility = None
+    else:
+        client = open_client(tracking_uri)
+        runs = read_runs(
+            client,
+            experiment_names=() if all_experiments else experiment or default_experiments(),
+            include=include,
+            filter_string=filter_string,
+            group_by=names,
+            on_progress=ReadingProgress(),
+        )
+        visibility = visibility_notice(client, len(runs))
     intensities = []
     if pricing.series is None:
         intensities = chosen_intensities(pricing, preferred_set=recorded_set(runs))
@@ -202,7 +227,6 @@ def compare(
         baseline=baseline,
         sort=sort,
     )
-    visibility = visibility_notice(client, len(runs))
     print_notices([*([] if visibility is None else [visibility]), *comparison.notices])
     footer = comparison_footer(comparison, is_asked=equivalents)
     report = Report.of(comparison_report(comparison), footer)

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from mlflow_carbon.reporting.compare import compare_runs
 from mlflow_carbon.reporting.region_prices import recorded_set, region_prices
 from mlflow_carbon.reporting.run_groups import tag_names
 from mlflow_carbon.store.access import open_client
-from mlflow_carbon.store.runs import read_runs
+from mlflow_carbon.store.runs import read_exported_runs, read_runs
 
 _logger = logging.getLogger("mlflow.carbon")
 
@@ -36,6 +37,7 @@ def compare(
     pool: bool = False,
     sort: str | None = None,
     all_experiments: bool = False,
+    from_parquet: Sequence[str | Path] = (),
     tracking_uri: str | None = None,
 ) -> pd.DataFrame:
     """Returns energy in kWh and CO2e in g of metered runs, a row for each group, unit and region.
@@ -59,6 +61,7 @@ def compare(
         pool: whether unlike runs may be in one group.
         sort: ``energy``, ``co2e`` or a column, ``-`` before it for the highest first.
         all_experiments: reads every experiment.
+        from_parquet: files that ``mlflow-carbon export`` wrote, in place of a store.
         tracking_uri: ``None`` takes MLflow's own choice.
 
     Raises:
@@ -73,14 +76,24 @@ def compare(
             "experiments are given, and all_experiments too; give one of them.",
             arguments=["experiments", "all_experiments"],
         )
-    names = [] if all_experiments else list(experiments or default_experiments())
-    runs = read_runs(
-        open_client(tracking_uri),
-        experiment_names=names,
-        include=include,
-        filter_string=filter,
-        group_by=tag_names([*group_by, *(baseline or ())]),
-    )
+    keys_used = tag_names([*group_by, *(baseline or ())])
+    if from_parquet:
+        if filter or include or tracking_uri:
+            raise InvalidInputError(
+                "from_parquet reads whole files of finished runs; leave out filter, include and "
+                "tracking_uri."
+            )
+        files = [Path(name) for name in from_parquet]
+        runs = read_exported_runs(files, experiment_names=experiments or (), group_by=keys_used)
+    else:
+        names = [] if all_experiments else list(experiments or default_experiments())
+        runs = read_runs(
+            open_client(tracking_uri),
+            experiment_names=names,
+            include=include,
+            filter_string=filter,
+            group_by=keys_used,
+        )
     intensities, notices = region_prices(
         regions,
         month=month,

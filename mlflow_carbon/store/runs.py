@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -24,6 +25,7 @@ from mlflow_carbon.errors import (
     TrackingStoreError,
 )
 from mlflow_carbon.store.access import PERMISSION_DENIED, place_of, store_errors
+from mlflow_carbon.store.exported import ExportedRuns, write_runs
 from mlflow_carbon.store.listing import all_experiments
 from mlflow_carbon.store.reflected import UnknownTablesError
 from mlflow_carbon.store.run_columns import NUMBER_COLUMNS as NUMBER_COLUMNS
@@ -87,12 +89,7 @@ def read_runs(
     """
     statuses = _included_statuses(include)
     with store_errors(client):
-        experiments = (
-            _readable_experiments(client, experiment_names)
-            if experiment_names
-            else all_experiments(client)
-        )
-        names_by_id = {item.experiment_id: item.name for item in experiments}
+        names_by_id = _names_by_id(client, experiment_names)
         scope = Scope(list(names_by_id))
         source = RunSource(client, scope, filter_string, is_direct, on_progress)
         wanted = Wanted.of(names) if group_by is None else Wanted.for_groups(group_by)
@@ -104,6 +101,76 @@ def read_runs(
         listed = f"any of {len(names_by_id)}"
     _tell(found, listed)
     return found.columns.frame(names_by_id, found.parent_run_ids)
+
+
+def read_exported_runs(
+    files: Sequence[Path],
+    *,
+    experiment_names: Sequence[str] = (),
+    group_by: Collection[str] = (),
+    on_progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Reads the finished metered runs of exported files, as ``read_runs`` does those of a store.
+
+    Args:
+        files: that ``export_runs`` wrote, of one store or many; a run in several counts once.
+        experiment_names: where to look; none looks everywhere.
+        group_by: keys of a comparison.
+        on_progress: is told how many runs have been read, and of how many.
+
+    Raises:
+        ParquetMissingError: a package that reads such files is not installed.
+        InvalidInputError: a file cannot be read, or has no such experiment.
+        NoRunsError: no metered run is finished, or none can be read.
+    """
+    source = ExportedRuns(files, experiment_names, on_progress)
+    names = source.experiments()
+    found = _found(source, Wanted.for_groups(group_by), ())
+    _tell(found, ", ".join(map(repr, names[:_NUM_FAULTS_TOLD])))
+    return found.columns.frame({name: name for name in names}, found.parent_run_ids)
+
+
+def export_runs(
+    client: MlflowClient,
+    path: Path,
+    *,
+    experiment_names: Sequence[str],
+    filter_string: str = "",
+    on_progress: Progress | None = None,
+) -> int:
+    """Writes the metered runs of experiments to a Parquet file; returns how many.
+
+    Args:
+        client: of the store.
+        path: of the file, which appears once it is whole.
+        experiment_names: where to look; none looks everywhere.
+        filter_string: what the runs must fit, in MLflow's syntax.
+        on_progress: is told how many runs have been read, and of how many where that is known.
+
+    Raises:
+        ParquetMissingError: a package that writes such files is not installed.
+        InvalidInputError: MLflow cannot read the filter, or the file cannot be written.
+        TrackingStoreError: an experiment does not exist, or the store cannot be read.
+    """
+    with store_errors(client):
+        names_by_id = _names_by_id(client, experiment_names)
+        source = RunSource(client, Scope(list(names_by_id)), filter_string, on_progress=on_progress)
+        for each_run in source.ways(Wanted()):
+            try:
+                return write_runs(path, each_run(), names_by_id)
+            except UnknownTablesError as error:
+                _logger.debug("The tables of the store are not read directly: %s", error)
+    raise AssertionError("MLflow's way never raises UnknownTablesError")
+
+
+def _names_by_id(client: MlflowClient, experiment_names: Sequence[str]) -> dict[str, str]:
+    """Returns the name of each experiment that is named, or of all, by its id."""
+    experiments = (
+        _readable_experiments(client, experiment_names)
+        if experiment_names
+        else all_experiments(client)
+    )
+    return {item.experiment_id: item.name for item in experiments}
 
 
 def _included_statuses(include: Collection[str]) -> set[str]:
@@ -161,7 +228,7 @@ class _Found:
             self.columns.add(StoredRun.of(run), RunSummary.of(record))
 
 
-def _found(source: RunSource, wanted: Wanted, statuses: Collection[str]) -> _Found:
+def _found(source: RunSource | ExportedRuns, wanted: Wanted, statuses: Collection[str]) -> _Found:
     """Returns what the store holds, read from its tables or, if that fails, by MLflow.
 
     Args:
@@ -179,8 +246,9 @@ def _found(source: RunSource, wanted: Wanted, statuses: Collection[str]) -> _Fou
         except UnknownTablesError as error:
             _logger.debug("The tables of the store are not read directly: %s", error)
             continue
-        for run_id in unfinished:
-            found.add_partial(source.client, run_id)
+        if isinstance(source, RunSource):  # a file has no windows to sum up
+            for run_id in unfinished:
+                found.add_partial(source.client, run_id)
         return found
     raise AssertionError("MLflow's way never raises UnknownTablesError")
 
