@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -91,18 +92,28 @@ def newest_schema():
         yield
 
 
-@pytest.fixture(autouse=True)
-def mlflow_environment():
-    """MLflow's variables and our logger as they were.
-
-    `set_experiment` and others set variables for child processes; `autolog(silent=True)` disables
-    the logger.
-    """
+@contextmanager
+def mlflow_variables_restored():
+    """MLflow's variables as they were: `set_experiment` and others set some for child processes."""
     before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
     yield
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mlflow_environment_of_module():
+    """What a module's own fixtures set stays in the module."""
+    with mlflow_variables_restored():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def mlflow_environment():
+    """MLflow's variables and our logger, which `autolog(silent=True)` disables, as they were."""
+    with mlflow_variables_restored():
+        yield
     logging.getLogger("mlflow.carbon").disabled = False
 
 

@@ -67,7 +67,8 @@ def test_cells_run_as_local_jobs_below_one_parent(store, jobs_folder):
     assert (study.state, len(study.cells)) == ("done", 2)
     for cell in study.cells:
         run = MlflowClient().get_run(cell.run_id)
-        assert (run.info.status, cell.statistics.num_windows) == ("FINISHED", 2)
+        assert run.info.status == "FINISHED"
+        assert cell.statistics.num_windows in (1, 2)  # two that are very short become one
         assert run.info.experiment_id == MlflowClient().get_run(study.run_id).info.experiment_id
     assert len(list(jobs_folder.glob("*/*_result.pkl"))) == 2  # a job each
     # a study that was launched is the same study: nothing of it is left to do here
