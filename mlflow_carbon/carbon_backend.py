@@ -15,7 +15,7 @@ from mlflow.projects.submitted_run import SubmittedRun
 from mlflow_carbon.accounting.start_plan import StartPlan
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.grid.wait_settings import WaitSettings
-from mlflow_carbon.project_backend import CurrentEnvironmentBackend
+from mlflow_carbon.project_backend import CurrentEnvironmentBackend, own_experiment
 from mlflow_carbon.tracking import mlflow_seams
 from mlflow_carbon.tracking.waiting import (
     DayClock,
@@ -61,6 +61,7 @@ class CarbonBackend(AbstractBackend):
             ExecutionException: a setting is wrong, or the entry point failed.
         """
         mlflow_seams.fetch_project(project_uri, version, entry_point, params)  # or fails, now
+        experiment_id = own_experiment(project_uri, experiment_id, tracking_uri)
         is_local = "://" not in project_uri
         project = str(Path(project_uri).resolve()) if is_local else project_uri
         command = digest_of(project, version, entry_point, params)

@@ -5,8 +5,11 @@ from pathlib import Path
 import click
 
 from mlflow_carbon.commands.options import (
+    all_experiments_option,
     equivalents_option,
     example,
+    experiment_option,
+    filter_option,
     given_text,
     split_items,
     tracking_uri_option,
@@ -61,24 +64,15 @@ def included(
         "mlflow-carbon compare --experiment Default --group-by steps --region EU27,Sweden"
     )
 )
-@click.option(
-    "--experiment",
-    multiple=True,
-    help="Experiment to read; repeatable. Default: MLFLOW_EXPERIMENT_NAME, else Default.",
-)
-@click.option("--all-experiments", is_flag=True, help="Reads every experiment that you may read.")
+@experiment_option
+@all_experiments_option
 @click.option(
     "--from-parquet",
     multiple=True,
     type=click.Path(path_type=Path),
     help="File that `export` wrote, in place of a store; repeatable. Reads all its experiments.",
 )
-@click.option(
-    "--filter",
-    "filter_string",
-    default="",
-    help="Only runs that fit, in MLflow's syntax: \"params.sampler = 'ddim'\".",
-)
+@filter_option
 @click.option(
     "--include",
     multiple=True,

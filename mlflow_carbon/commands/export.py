@@ -4,23 +4,20 @@ from pathlib import Path
 
 import click
 
-from mlflow_carbon.commands.options import example, tracking_uri_option
+from mlflow_carbon.commands.options import (
+    all_experiments_option,
+    example,
+    experiment_option,
+    filter_option,
+    tracking_uri_option,
+)
 from mlflow_carbon.commands.progress import ReadingProgress
 
 
 @click.command(epilog=example("mlflow-carbon export --all-experiments --out runs.parquet"))
-@click.option(
-    "--experiment",
-    multiple=True,
-    help="Experiment to read; repeatable. Default: MLFLOW_EXPERIMENT_NAME, else Default.",
-)
-@click.option("--all-experiments", is_flag=True, help="Reads every experiment that you may read.")
-@click.option(
-    "--filter",
-    "filter_string",
-    default="",
-    help="Only runs that fit, in MLflow's syntax: \"params.sampler = 'ddim'\".",
-)
+@experiment_option
+@all_experiments_option
+@filter_option
 @click.option(
     "--format",
     "file_format",

@@ -41,6 +41,20 @@ def example(command: str) -> str:
     return f"\b\nExample:\n  {command}"
 
 
+all_experiments_option = click.option(
+    "--all-experiments", is_flag=True, help="Reads every experiment that you may read."
+)
+experiment_option = click.option(
+    "--experiment",
+    multiple=True,
+    help="Experiment to read; repeatable. Default: MLFLOW_EXPERIMENT_NAME, else Default.",
+)
+filter_option = click.option(
+    "--filter",
+    "filter_string",
+    default="",
+    help="Only runs that fit, in MLflow's syntax: \"params.sampler = 'ddim'\".",
+)
 tracking_uri_option = click.option(
     "--tracking-uri", help="Tracking store. Default: MLflow's own, see MLFLOW_TRACKING_URI."
 )

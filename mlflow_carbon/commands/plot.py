@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_carbon.commands.options import example, split_items, tracking_uri_option
+from mlflow_carbon.commands.options import (
+    example,
+    experiment_option,
+    split_items,
+    tracking_uri_option,
+)
 from mlflow_carbon.commands.output import print_line
 from mlflow_carbon.commands.pricing import (
     Pricing,
@@ -25,11 +30,7 @@ KINDS = ("image-size", "model-size", "region", "steps", "energy", "quality", "ru
 @click.command(epilog=example("mlflow-carbon plot steps --experiment Default --out steps.pdf"))
 @click.argument("kind", type=click.Choice(KINDS), metavar=f"[{'|'.join(KINDS)}]")
 @click.option("--out", required=True, type=Path, help="File to write: .png, .svg or .pdf.")
-@click.option(
-    "--experiment",
-    multiple=True,
-    help="Experiment to read; repeatable. Default: MLFLOW_EXPERIMENT_NAME, else Default.",
-)
+@experiment_option
 @click.option(
     "--x",
     metavar="PARAMETER",

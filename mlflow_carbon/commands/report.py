@@ -5,7 +5,12 @@ from pathlib import Path
 
 import click
 
-from mlflow_carbon.commands.options import example, given_text, tracking_uri_option
+from mlflow_carbon.commands.options import (
+    example,
+    experiment_option,
+    given_text,
+    tracking_uri_option,
+)
 from mlflow_carbon.commands.output import print_line
 from mlflow_carbon.commands.pricing import (
     Pricing,
@@ -17,11 +22,7 @@ ARTIFACT_FOLDER = "carbon"
 
 
 @click.command(epilog=example("mlflow-carbon report --experiment Default --out report.html"))
-@click.option(
-    "--experiment",
-    multiple=True,
-    help="Experiment to read; repeatable. Default: MLFLOW_EXPERIMENT_NAME, else Default.",
-)
+@experiment_option
 @click.option(
     "-o",
     "--out",

@@ -11,7 +11,7 @@ from mlflow_carbon.contract.run_record import RunRecord
 START, END = "\u2060", "<!-- carbon -->"
 _MARKED = re.compile(f"{START}[^{START}\n]*{END}")
 SHORTEST_NOTED_S = 1.0  # a look at the description costs a shorter run too much
-_HOW = {
+METHOD_WORDS = {
     keys.METHOD_COUNTER: "counted",
     keys.METHOD_SAMPLED: "sampled",
     keys.METHOD_TDP: "estimated",
@@ -34,7 +34,10 @@ def sentence(record: RunRecord) -> str | None:
         price += f" × PUE {record.pue:g}"
     parts = [f"{mass_text(record.co2e_g)} CO2e ({energy_text(total.energy_kwh)})", price]
     methods = {} if record.description is None else record.description.method_by_component
-    how = [f"{name.upper()} {_HOW.get(method, method)}" for name, method in sorted(methods.items())]
+    how = [
+        f"{name.upper()} {METHOD_WORDS.get(method, method)}"
+        for name, method in sorted(methods.items())
+    ]
     if how:
         parts.append(", ".join(how))
     per_unit = record.energy_per_unit.get(record.unit or "")

@@ -14,19 +14,12 @@ from mlflow_carbon.accounting.cheaper import Change
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.accounting.measurement_error import Bounds, bounds_of
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_description import METHOD_WORDS
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.metering.other_load import NOTABLE_FRACTION
 
-_HOW = {
-    keys.METHOD_COUNTER: "counted",
-    keys.METHOD_SAMPLED: "sampled",
-    keys.METHOD_TDP: "estimated",
-    keys.METHOD_SIMULATED: "simulated",
-    keys.METHOD_BACKFILLED: "backfilled",
-    keys.METHOD_UNAVAILABLE: "not measured",
-}
 _SHARE = "process_share"
 _HEAD = "mlflow-carbon"
 
@@ -250,7 +243,7 @@ def _how(footprint: RunFootprint) -> Iterator[str]:
 
 
 def _method(component: str, method: str, footprint: RunFootprint) -> str:
-    how = _HOW.get(method, method)
+    how = METHOD_WORDS.get(method, method)
     is_share = component == "cpu" and footprint.attribution == _SHARE
     return f"{how} (this process's share)" if is_share else how
 
