@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
@@ -377,6 +378,19 @@ def test_backend_waits_runs_and_tags_the_run(project, store, hourly, capsys):
     # the next run of the same work is expected to take as long as this one
     run_project(project, store, config, clock=MovedClock(NOW))
     assert "assumed" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_backend_finds_the_last_run_in_the_experiment_that_the_project_asks_for(
+    project, store, hourly, capsys
+):
+    (project / "MLproject").write_text(PROJECT + "mlflow_carbon:\n  experiment: own\n")
+    config = {"deadline": "6h", "region": "DE", "intensity_file": str(hourly)}
+    with click.Context(click.Command("run")):  # a command line that names no experiment
+        for is_first in (True, False):
+            run_project(project, store, config)
+            assert ("assumed" in capsys.readouterr().err) == is_first
+    assert MlflowClient(tracking_uri=store).search_runs(["0"]) == []
 
 
 @pytest.mark.slow
