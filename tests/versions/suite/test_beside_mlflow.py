@@ -216,8 +216,9 @@ ARGUMENTS = {
 }
 DRAWING = ["runs", "--out", "runs.png"]
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None  # some MLflows bring it
-# Without the packages that draw, and without a study, these are refused in one line.
+# Without the packages that export and draw, and without a study, one line refuses these.
 REFUSED = {
+    "export": (["--out", "runs.parquet"], "[parquet]"),
     "report": (["--out", "report.html"], "[plots]"),
     "study-report": ([], "No study in this store"),
 }
