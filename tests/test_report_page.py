@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import RunTag
 
 from mlflow_carbon.cli import cli
-from mlflow_carbon.pictures.html_report import MAX_BYTES
+from mlflow_carbon.pictures.html_report import MAX_BYTES, Head, HtmlTable, text_cell
 from tests.fakes.metered_runs import experiment_id, write_run
 
 HOSTILE = "</script><script>alert(1)</script> \x1b[31m =1+1 {{ 7*7 }} $x$"
@@ -133,3 +133,10 @@ def test_every_table_says_in_its_head_what_it_sorts(store, client, tmp_path):
         heads = re.findall(r"<th [^>]*>", table)
         for row in re.findall(r"<tr><td.*?</tr>", table, re.DOTALL):
             assert row.count("<td") == len(heads) == row.count("data-value=")
+
+
+def test_columns_that_say_nothing_are_left_out_of_a_table():
+    heads = (Head("run"), Head("± between", True), Head("note"))
+    rows = tuple((text_cell(name), text_cell("-"), text_cell("")) for name in ("a", "-"))
+    table = HtmlTable(heads, rows).without_empty()
+    assert table == HtmlTable((heads[0],), ((text_cell("a"),), (text_cell("-"),)))

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from mlflow_carbon.inert import MAX_LINE_CHARS, shown
 from mlflow_carbon.pictures import interactive
 from mlflow_carbon.pictures.report_figures import ReportFigure
+from mlflow_carbon.reporting.tables import ABSENT
 
 MAX_BYTES = 3_000_000
 MOST_IDS = 200  # run ids that a figure lists
@@ -35,10 +36,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a column."""
+    """The head of a column; an id is shown small, and broken to fit."""
 
     text: str
     is_number: bool = False
+    is_id: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,19 @@ class HtmlTable:
 
     heads: tuple[Head, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+    def without_empty(self) -> "HtmlTable":
+        """Returns the table without the columns in which no cell says anything."""
+        columns = list(zip(*self.rows, strict=True))
+        kept = [
+            position
+            for position, cells in enumerate(columns)
+            if any(cell.text not in ("", ABSENT) for cell in cells)
+        ]
+        return HtmlTable(
+            tuple(self.heads[position] for position in kept),
+            tuple(tuple(row[position] for position in kept) for row in self.rows),
+        )
 
 
 @dataclass(frozen=True)

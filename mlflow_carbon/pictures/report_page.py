@@ -109,7 +109,9 @@ def build_page(
         figures=figures,
         not_drawn=[*not_drawn, *reasons],
         groups=None if comparison is None else _groups_table(comparison),
-        notices=[] if comparison is None else comparison.notices,
+        notices=[]
+        if comparison is None
+        else [notice.replace("`", "") for notice in comparison.notices],
         runs=_runs_table(runs),
         num_runs_left_out=max(len(runs) - MAX_ROWS, 0),
         methods=_methods_table(runs),
@@ -211,7 +213,7 @@ def _groups_table(comparison: Comparison) -> HtmlTable:
                 for part, num_digits in (("mean", 4), ("std_between", 2), ("std_within", 2))
             ]
         rows.append(tuple(cells))
-    return HtmlTable(tuple(heads), tuple(rows))
+    return HtmlTable(tuple(heads), tuple(rows)).without_empty()
 
 
 def _runs_table(runs: pd.DataFrame) -> HtmlTable:
@@ -220,7 +222,7 @@ def _runs_table(runs: pd.DataFrame) -> HtmlTable:
     mass = choose_scale(ordered["co2e_g"], MASS_SCALES)
     heads = (
         Head("run"),
-        Head("id"),
+        Head("id", is_id=True),
         Head(f"CO2e ({mass.symbol})", True),
         Head(f"energy ({energy.symbol})", True),
         Head("time (s)", True),
@@ -247,7 +249,7 @@ def _runs_table(runs: pd.DataFrame) -> HtmlTable:
         )
         for row in ordered.to_dict("records")
     )
-    return HtmlTable(heads, rows)
+    return HtmlTable(heads, rows).without_empty()
 
 
 def _note(row: Mapping[object, object]) -> str:
