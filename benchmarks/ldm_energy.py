@@ -27,10 +27,11 @@ from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
 from ldm_project.diffusion.fidelity import doubts
 from ldm_project.diffusion.iso_quality import Setting, iso_quality
 from ldm_project.diffusion.quality import image_set, judge
+from ldm_project.resolution import train_settings
 from ldm_project.runs.commands import run_command
 from ldm_project.runs.quality import judged_setting, real_images
 from ldm_project.runs.references import find_model, ldm_name
-from ldm_project.settings import TrainSettings, train_settings
+from ldm_project.settings import TrainSettings
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "ldm_energy.md"

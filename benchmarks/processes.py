@@ -22,8 +22,8 @@ from mlflow.entities import Run
 
 from benchmarks.processes_page import Cost, Machine, Round, page
 from ldm_project.config import TrainRunConfig
+from ldm_project.resolution import train_settings
 from ldm_project.runs.references import ldm_name, vqgan_name
-from ldm_project.settings import train_settings
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.units import joules_from_kwh

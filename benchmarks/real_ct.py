@@ -21,9 +21,9 @@ from ldm_project.ct.images import contact_sheet
 from ldm_project.diffusion.autoencoders import decode, encode
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
+from ldm_project.resolution import train_settings
 from ldm_project.runs.commands import run_command
 from ldm_project.runs.references import model_at
-from ldm_project.settings import train_settings
 
 STEPS = 50  # denoising steps of an image
 # A few minutes of one core in all.

@@ -20,7 +20,7 @@ from ldm_project.config import (
     VqganRunConfig,
 )
 from ldm_project.price import Price
-from ldm_project.settings import settings_of
+from ldm_project.resolution import settings_of
 from ldm_project.study.study_settings import study_settings
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import MlflowCarbonError

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ldm_project import config, parsing, settings
+from ldm_project import config, parsing, resolution
 from ldm_project.__main__ import main
 from ldm_project.errors import InvalidInputError
 from mlflow_carbon.cli import cli as carbon_main
@@ -96,7 +96,7 @@ def test_project_parameter_wins_over_the_environment(monkeypatch):
     ],
 )
 def test_batch_fills_a_device_and_leaves_windows_for_a_spread(parameters, batch_size):
-    assert settings.synth_settings(config.SynthConfig(**parameters)).batch_size == batch_size
+    assert resolution.synth_settings(config.SynthConfig(**parameters)).batch_size == batch_size
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_size_resolves_to_one_number_per_axis(size, dims, model_size, axes):
 )
 def test_bad_parameter_is_named_with_its_value_and_its_fix(parameters, message):
     with pytest.raises(InvalidInputError) as caught:
-        settings.settings_of(config.SynthConfig(**parameters))
+        resolution.settings_of(config.SynthConfig(**parameters))
     assert message in str(caught.value)
 
 
@@ -188,13 +188,13 @@ def values_of(settings):
 
 @pytest.mark.parametrize("command", ["vqgan", "train", "synth", "estimate", "quality"])
 def test_no_auto_gets_through_the_door(command):
-    found = settings.settings_of(CONFIG_BY_ENTRY_POINT[command]())
+    found = resolution.settings_of(CONFIG_BY_ENTRY_POINT[command]())
     assert found.command == command
     assert config.AUTO not in list(values_of(found))
 
 
 def test_training_that_a_command_sets_off_has_a_batch_size_of_its_own():
-    found = settings.synth_settings(config.SynthConfig(batch_size="7", vqgan_iterations=9))
+    found = resolution.synth_settings(config.SynthConfig(batch_size="7", vqgan_iterations=9))
     assert found.batch_size == 7
     assert found.training.batch_size == config.DEFAULT_BATCH_SIZE_BY_DIMS[2]
     assert found.training.vqgan_training.iterations == 9

@@ -14,7 +14,7 @@ from ldm_project.ct.crops import ScanFacts
 from ldm_project.ct.data import DataSpec, batches, open_scans
 from ldm_project.ct.data_sheet import data_sheet, sheet_lines, sheet_markdown
 from ldm_project.errors import InvalidInputError
-from ldm_project.settings import vqgan_settings
+from ldm_project.resolution import vqgan_settings
 from tests.fakes.commands import run_command
 from tests.fakes.ct_scans import volume_hu, write_nifti, write_series
 

@@ -6,6 +6,7 @@ from mlflow import MlflowClient
 from ldm_project.config import EstimateConfig, SynthConfig
 from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.models import ModelSpec
+from ldm_project.resolution import estimate_settings
 from ldm_project.runs.estimate import (
     DURATION_S_PER_SAMPLE,
     ENERGY_KWH_PER_SAMPLE,
@@ -16,7 +17,6 @@ from ldm_project.runs.estimate import (
     prediction_lines,
     probe,
 )
-from ldm_project.settings import estimate_settings
 from mlflow_carbon.metering.meter import Meter
 from tests.fakes.commands import command_of, run_command
 from tests.fakes.recorded import recorded

@@ -127,7 +127,7 @@ from pathlib import Path
 from tests.test_interrupted_training import SPECS, new_diffusion
 from ldm_project.config import TrainRunConfig
 from ldm_project.runs.interrupted_trainings import StateKeeper
-from ldm_project.settings import train_settings
+from ldm_project.resolution import train_settings
 keeper = StateKeeper("run", new_diffusion(SPECS[2]), train_settings(TrainRunConfig()))
 keeper.save(1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

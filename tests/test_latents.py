@@ -16,8 +16,8 @@ from ldm_project.diffusion.latents import (
 )
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
 from ldm_project.diffusion.weights_digest import weights_digest
+from ldm_project.resolution import train_settings
 from ldm_project.runs.training_latents import latents_file
-from ldm_project.settings import train_settings
 from tests.fakes.commands import run_command, runs_of
 
 SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}

@@ -17,7 +17,7 @@ from ldm_project.config import SynthConfig, TrainRunConfig
 from ldm_project.diffusion.models import ModelSpec, build_unet
 from ldm_project.diffusion.processes import ALONE, Processes, check_devices, ended_in_order
 from ldm_project.errors import InvalidInputError
-from ldm_project.settings import as_interrupted, settings_of, synth_settings
+from ldm_project.resolution import as_interrupted, settings_of, synth_settings
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])

@@ -11,8 +11,8 @@ from ldm_project.config import QualityConfig
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.quality import Estimate, Quality
 from ldm_project.errors import CheckpointError, InvalidInputError
+from ldm_project.resolution import quality_settings, settings_of
 from ldm_project.runs.quality import QualityReport, quality_metrics, report_lines
-from ldm_project.settings import quality_settings, settings_of
 from mlflow_carbon.cli import cli
 from tests.fakes.commands import run_command, runs_of
 from tests.fakes.recorded import recorded

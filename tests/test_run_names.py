@@ -3,10 +3,10 @@
 import pytest
 
 from ldm_project.config import EstimateConfig, SynthConfig, TrainRunConfig, VqganRunConfig
+from ldm_project.resolution import settings_of
 from ldm_project.runs.command_runs import resolved_params
 from ldm_project.runs.dataset_inputs import source_name
 from ldm_project.runs.run_names import is_chosen, run_name
-from ldm_project.settings import settings_of
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ldm_project.diffusion.processes import Processes
 from ldm_project.diffusion.sharding import fits
 from ldm_project.diffusion.training_states import load_training, save_training, take_up
 from ldm_project.errors import InvalidInputError
-from ldm_project.settings import settings_of
+from ldm_project.resolution import settings_of
 
 SPEC = ModelSpec(2, (32, 32), "tiny")
 ITERATIONS, HALF = 8, 4

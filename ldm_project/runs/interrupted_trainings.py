@@ -20,7 +20,8 @@ from ldm_project.diffusion.training_states import (
     take_up,
 )
 from ldm_project.errors import CheckpointError, InvalidInputError
-from ldm_project.settings import RunSettings, TrainingSettings, as_interrupted, settings_of
+from ldm_project.resolution import as_interrupted, settings_of
+from ldm_project.settings import RunSettings, TrainingSettings
 
 COMMAND = "command"  # key under which a state keeps its command
 LAUNCH_VARIABLE = "TORCHELASTIC_RUN_ID"  # the launch's name: the run's id where we launch

@@ -4,8 +4,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from ldm_project.config import RunConfig
+from ldm_project.resolution import settings_of
 from ldm_project.runs import commands
-from ldm_project.settings import settings_of
 
 
 def run_command(config: RunConfig) -> list[str]:
