@@ -59,7 +59,7 @@ def test_sets_of_different_numbers_are_drawn_apart():
 
 
 def test_margins_are_the_distance_of_the_stated_shift():
-    real = normal(4000, 0)
+    real = normal(NUM_REAL, 0)
     scaled = (real - real.mean(axis=0)) / real.std(axis=0)
     moved = scaled + MARGIN_SPREADS
     expected = frechet_distance(moved, scaled)
