@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.pictures.frames import price_texts
 from mlflow_carbon.reporting.savings import Change
 from mlflow_carbon.reporting.tables import ENERGY_SCALES, MASS_SCALES, choose_scale
 from mlflow_carbon.store.runs import TAG_COLUMN_PREFIX
@@ -95,13 +96,8 @@ def answer(total: Footprint, runs: pd.DataFrame, changes: Sequence[Change], *, n
 def prices(runs: pd.DataFrame) -> list[str]:
     """Returns each recorded intensity and PUE: ``SE 7 g/kWh (2022, ember), PUE 1``."""
     columns = ["region", "intensity_g_per_kwh", "period", "intensity_set", "pue"]
-    known = runs[columns].dropna(subset=["intensity_g_per_kwh"]).drop_duplicates()
-    return [
-        f"{row['region']} {row['intensity_g_per_kwh']:g} g/kWh "
-        f"({row['period']}, {row['intensity_set']})"
-        + (f", PUE {row['pue']:g}" if row["pue"] == row["pue"] else "")
-        for row in known.head(6).to_dict("records")
-    ] + (["and others"] if len(known) > 6 else [])
+    known = list(filter(None, dict.fromkeys(price_texts(runs[columns].drop_duplicates()))))
+    return known[:6] + (["and others"] if len(known) > 6 else [])
 
 
 def method_shares(runs: pd.DataFrame) -> list[tuple[str, int, float]]:
