@@ -41,7 +41,7 @@ def models(
     from mlflow_carbon.reporting.model_list import price_models, price_models_by_file, read_models
     from mlflow_carbon.reporting.region_prices import recorded_set
     from mlflow_carbon.reporting.report import Report
-    from mlflow_carbon.reporting.tables import models_table, recorded_prices
+    from mlflow_carbon.reporting.tables import models_table, one_pue, recorded_prices
     from mlflow_carbon.store.access import open_client
 
     if max_co2e_kg is not None:
@@ -80,5 +80,6 @@ def models(
         write(measured, "")
     else:
         footer = models_footer(measured, is_asked=equivalents)
-        named = "" if prices else f"\n{recorded_prices(measured)}"
-        write(measured, Report.of(models_table(measured), named, footer))
+        named = "" if prices else recorded_prices(measured)
+        told = f"\n{named}{one_pue(measured)}".rstrip("\n")
+        write(measured, Report.of(models_table(measured), f"{told}\n" if told else "", footer))
