@@ -103,7 +103,8 @@ def _cut(value: Any) -> Any:
 def models_table(models: pd.DataFrame) -> Table:
     """Returns one line a model version, its emissions in a printed unit chosen for all.
 
-    A column that holds nothing is left out, and so is the PUE where there is one for all.
+    A column that holds nothing is left out, and so are PUE and region where there is one for all:
+    the lines below the table name them.
     """
     energy = choose_scale(models["energy_kwh"], ENERGY_SCALES)
     masses_g = [grams_from_kg(kg) for kg in models["co2e_kg"]]
@@ -119,8 +120,7 @@ def models_table(models: pd.DataFrame) -> Table:
         Column("PUE", _pue_texts(models)),
         Column("region", list(models["region"]), is_text=True),
     ]
-    if len(set(_pue_texts(models))) == 1:
-        columns = [column for column in columns if column.head != "PUE"]
+    columns = [it for it in columns if it.head not in ("PUE", "region") or len(set(it.texts)) > 1]
     return Table(tuple(without_empty(columns)), num_keys=2)
 
 
