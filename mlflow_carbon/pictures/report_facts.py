@@ -11,6 +11,15 @@ from mlflow_carbon.reporting.savings import Change
 from mlflow_carbon.reporting.tables import ENERGY_SCALES, MASS_SCALES, choose_scale
 from mlflow_carbon.store.runs import TAG_COLUMN_PREFIX
 
+# What runs say went wrong.
+_WORDS_BY_FAULT = {
+    keys.TAG_ERROR: "said what failed while they were measured",
+    keys.TAG_UNREAD_DEVICES: "had devices that could not be read",
+    keys.TAG_MISSING_NODES: "lack the energy of a node",
+    keys.TAG_SHARED: "shared their machine, so their energies overlap",
+}
+# Tags of ours that a report needs beside those of a comparison.
+REPORT_TAGS = (keys.TAG_PARTIAL, *_WORDS_BY_FAULT)
 _PARTIAL = TAG_COLUMN_PREFIX + keys.TAG_PARTIAL
 _ESTIMATED = keys.METHOD_TDP
 
@@ -130,13 +139,7 @@ def unmeasured(runs: pd.DataFrame, total: Footprint, *, num_unmetered: int | Non
             "A CPU with the method tdp was estimated from its design power and its load, not "
             "measured; its error is not known from these runs."
         )
-    told = {
-        keys.TAG_ERROR: "said what failed while they were measured",
-        keys.TAG_UNREAD_DEVICES: "had devices that could not be read",
-        keys.TAG_MISSING_NODES: "lack the energy of a node",
-        keys.TAG_SHARED: "shared their machine, so their energies overlap",
-    }
-    for tag, words in told.items():
+    for tag, words in _WORDS_BY_FAULT.items():
         values = _tagged(runs, TAG_COLUMN_PREFIX + tag).dropna()
         values = values[values.ne("false")]
         if len(values):
