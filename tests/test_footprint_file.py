@@ -24,7 +24,7 @@ from mlflow_carbon.metering.launch import Place
 from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.recording.recovery import recover
-from mlflow_carbon.recording.run_files import attach
+from mlflow_carbon.recording.run_files import attach, is_within_reach
 from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
@@ -218,6 +218,24 @@ def test_store_that_takes_no_artifact_stops_no_run(store, caplog):
     attach(client, run_id, ARTIFACT, lambda: "{}", is_for_children=False)
     assert client.asked == [(run_id, "{}", ARTIFACT)]
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("tracking_uri", "artifact_uri", "is_there"),
+    [
+        ("http://server", "mlflow-artifacts:/1/abc/artifacts", True),
+        ("http://server", "s3://bucket/abc", True),
+        ("http://server", "/srv/artifacts", False),
+        ("http://server", "file:///srv/artifacts", False),
+        ("http://server", "C:\\artifacts", False),
+        ("sqlite:///mlflow.db", "/home/me/artifacts", True),
+        ("http://server", None, False),
+    ],
+)
+def test_artifacts_are_within_reach_where_the_server_keeps_them(
+    tracking_uri, artifact_uri, is_there
+):
+    assert is_within_reach(tracking_uri, artifact_uri) is is_there
 
 
 def test_folder_of_a_server_is_not_looked_for_here(store):

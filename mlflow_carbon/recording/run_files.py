@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -43,7 +44,7 @@ def attach(
         try:
             run = client.get_run(run_id)
             is_wanted = is_for_children or MLFLOW_PARENT_RUN_ID not in run.data.tags
-            if is_wanted and _is_within_reach(client.tracking_uri, run.info.artifact_uri):
+            if is_wanted and is_within_reach(client.tracking_uri, run.info.artifact_uri):
                 _write(client, run_id, path, make_text)
         except Exception as error:  # the store is the user's: whatever it raises, the run goes on
             _logger.debug("Run %s gets no %s: %s", run_id, path, reason_of(error))
@@ -65,8 +66,9 @@ def _write(
         written = text
 
 
-def _is_within_reach(tracking_uri: str, artifact_uri: str | None) -> bool:
+def is_within_reach(tracking_uri: str, artifact_uri: str | None) -> bool:
     """Returns whether artifacts are kept where the store says: a server's folder is not here."""
     is_server = tracking_uri.startswith(("http://", "https://"))
-    is_folder = "://" not in (artifact_uri or "") or (artifact_uri or "").startswith("file:")
+    scheme = urlsplit(artifact_uri or "").scheme  # mlflow-artifacts:/1/... is the server's own
+    is_folder = len(scheme) < 2 or scheme == "file"  # a letter is a drive
     return artifact_uri is not None and not (is_server and is_folder)
