@@ -9,16 +9,16 @@ from mlflow import MlflowClient
 
 from mlflow_carbon.cli import cli
 from mlflow_carbon.contract import keys, study_tags
-from mlflow_carbon.reporting.paper_results import exponent, result_of
-from mlflow_carbon.reporting.study_cells import find_study, read_study
-from mlflow_carbon.reporting.study_findings import (
+from mlflow_carbon.reporting.finding import (
     AGREES,
     DIFFERS,
     NOT_MEASURED,
     OTHER_MACHINE,
     TOO_SMALL,
-    findings_of,
 )
+from mlflow_carbon.reporting.paper_results import exponent, result_of
+from mlflow_carbon.reporting.study_cells import find_study, read_study
+from mlflow_carbon.reporting.study_findings import findings_of
 from tests.fakes.metered_runs import write_run
 
 KWH_PER_JOULE = 1 / 3.6e6
@@ -180,11 +180,31 @@ def test_joules_and_mass_are_beside_the_papers(parent):
     assert mass.ratio == pytest.approx(0.625 / 0.79)
 
 
-def test_regions_and_months_are_told_by_each_basis(parent):
-    assert found("Poland over Sweden by the paper's Table 1").ours == "95"  # 666 / 7
-    assert found("Poland over Sweden by direct emissions").ours == "85"  # 681 / 8
-    assert found("Poland over Sweden by life-cycle").verdict == DIFFERS
-    assert found("Germany 2022").ours == "1.45"
+@pytest.mark.parametrize(
+    ("basis", "ratio", "verdict"),
+    [
+        ("the paper's Table 1", "95", AGREES),  # 666 / 7
+        ("EEA as revised", "85", DIFFERS),  # 681 / 8
+        ("Electricity Maps, life-cycle", "34", DIFFERS),  # 876 / 26
+        ("Ember, life-cycle", "18", DIFFERS),  # 732 / 41
+    ],
+)
+def test_regions_are_told_by_each_basis(parent, basis, ratio, verdict):
+    finding = found(f"Poland over Sweden by {basis}")
+    assert (finding.ours, finding.verdict) == (ratio, verdict)
+
+
+def test_months_are_those_of_2022(parent):
+    assert found("Germany 2022").ours == "1.45"  # 454.7 / 313.5
+
+
+def test_steps_that_lie_far_below_the_papers_cannot_tell(parent):
+    for steps in (5, 20, 50):
+        write_cell(parent, "synth", (64, 64), 1 + steps, steps=steps)
+    finding = found("200 steps instead of 1000, 2D")
+    # 1 - (1 + 200) / (1 + 1000)
+    assert (finding.ours, finding.verdict) == ("0.799", TOO_SMALL)
+    assert "1 J + 1 J a step at 64x64, fitted to 5, 20, 50 steps" in finding.why
 
 
 def test_cell_that_was_skipped_says_why(parent):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mlflow_carbon.inert import markdown, shown
+from mlflow_carbon.reporting.finding import Finding
 from mlflow_carbon.reporting.paper_claims import check_claims
 from mlflow_carbon.reporting.report import Column, Report, Table
 from mlflow_carbon.reporting.study_cells import Study
-from mlflow_carbon.reporting.study_findings import Finding
 from mlflow_carbon.reporting.tables import ABSENT
 
 ID_DIGITS = 8  # of a run's id in a table for people
