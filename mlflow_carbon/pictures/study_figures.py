@@ -280,11 +280,11 @@ def _draw_months(axes: Axes) -> None:
     february = next(it.g_per_kwh for it in months if it.period == MONTHS[1])
     colours = [PALETTE[1] if it.period in MONTHS else PALETTE[0] for it in months]
     heights = [it.g_per_kwh / february for it in months]
-    bars = axes.bar(range(1, len(months) + 1), heights, 0.7, color=colours)
+    bars = axes.bar(range(1, len(months) + 1), heights, 0.86, color=colours)
     texts = [
         f"{h:.2f}" if it.period in MONTHS else "" for h, it in zip(heights, months, strict=True)
     ]
-    axes.bar_label(bars, texts, fontsize=5.5)
+    axes.bar_label(bars, texts, fontsize=4.8, padding=-8, color="white")
     axes.axhline(MONTH_GROWTH, color=INK, linestyle=":", label="the paper")
     axes.set_xticks(range(1, len(months) + 1), list(_MONTH_LETTERS))
     axes.set_ylim(0, 1.9)
@@ -406,8 +406,14 @@ def _size_label(size: Sequence[int]) -> str:
 
 def _number_axis(axes: Axes, text: str) -> None:
     axes.set_ylabel(text)
+    if axes.get_yscale() == "log":
+        low, high = axes.get_ylim()
+        is_short = high < 100 * low  # needs ticks between its powers of 10
+        axes.yaxis.set_major_locator(
+            mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0) if is_short else (1.0,))
+        )
+        axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
     axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(plain_number))
-    axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     finish(axes)
 
 

@@ -65,10 +65,7 @@ def mass_of_all(cell: StudyCell) -> Iterator[Finding]:
         for name in ("co2e_g", "co2e_g_spread", "co2e_g_prediction_low", "co2e_g_prediction_high")
     )
     ours = f"{kg:.3g} ± {spread:.2g} ({low:.3g} to {high:.3g})"
-    why = (
-        f"mean ± spread x N, as the paper prints it, and the {row['confidence_fraction']:.0%} "
-        f"prediction interval; {run.intensity.g_per_kwh:g} g/kWh, PUE {run.pue:g}"
-    )
+    why = f"{run.intensity.g_per_kwh:g} g/kWh, PUE {run.pue:g}"
     paper = same_in_paper(cell)
     if paper is None:
         yield Finding(MASS, quantity, "", ours, None, NOT_IN_PAPER, why, (cell.run_id,))

@@ -27,6 +27,15 @@ TITLE_BY_KIND = {
     MASS: "CO2e of the paper's amounts",
     ABSENT_CELL: "Cells without figures",
 }
+NOTE_BY_KIND = {
+    RATIO: "Brackets: 95 % interval. Where the machine or the grid is too small to tell, it says so.",
+    ENERGY: "Mean ± std of a window, of each cell on the machine that is named.",
+    MASS: (
+        "Mean ± std of a window x N, as the paper prints it; in brackets the 95 % prediction "
+        "interval of `mlflow-carbon predict`."
+    ),
+    ABSENT_CELL: "Why each has none.",
+}
 _STYLE = """\
 :root { color-scheme: light; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 80em; margin: 0 auto; padding: 1em; }
@@ -37,12 +46,12 @@ th, td { text-align: left; vertical-align: top; padding: .35em .9em .35em 0; }
 th, td { border-bottom: 1px solid #ddd; } td.number { font-variant-numeric: tabular-nums; }
 td.runs { font-family: ui-monospace, monospace; font-size: .85em; color: #555; }
 .agrees { color: #0a6b3d; font-weight: 600; } .differs { color: #a33a00; font-weight: 600; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20em), 1fr)); }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26em), 1fr)); }
 .figures { gap: 1.5em; } figure { margin: 0; } figcaption { font-weight: 600; }
 img { width: 100%; height: auto; }"""
 ABOUT = (
     "The figures that need no knowledge of the machine come first: exponents and ratios, then J, "
-    "then kg. Brackets hold 95 % intervals. Networks are untrained, since what they take depends "
+    "then kg. Networks are untrained, since what they take depends "
     "on their shape and not on their weights. Ratio: ours over the paper's."
 )
 
@@ -107,7 +116,8 @@ def study_markdown(
     lines = [f"# {markdown(_title(study))}", "", markdown(ABOUT), ""]
     lines += [f"- {markdown(sentence)}" for sentence in summary(study)]
     for title, of_kind in _sections(findings):
-        lines += ["", f"## {title}", "", *findings_markdown(of_kind)]
+        lines += ["", f"## {title}", "", NOTE_BY_KIND[of_kind[0].kind], ""]
+        lines += findings_markdown(of_kind)
     if illustrations:
         lines += ["", f"## {FIGURES_TITLE}", ""]
         lines += [illustration_markdown(each) + "\n" for each in illustrations]
@@ -146,7 +156,8 @@ def study_html(
         f"<h1>{title}</h1><p>{html.escape(ABOUT)}</p><ul>{facts}</ul>",
     ]
     for heading, of_kind in _sections(findings):
-        parts += [f"<h2>{html.escape(heading)}</h2>", _findings_html(of_kind)]
+        note = html.escape(NOTE_BY_KIND[of_kind[0].kind].replace("`", ""))
+        parts += [f"<h2>{html.escape(heading)}</h2><p>{note}</p>", _findings_html(of_kind)]
         if of_kind[0].kind == RATIO and illustrations:
             parts += [f"<h2>{html.escape(FIGURES_TITLE)}</h2>", _figures_html(illustrations)]
     parts += [f"<h2>{html.escape(CLAIMS_TITLE)}</h2>", _html_table(CLAIM_HEADS, _claim_rows())]
