@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "benchmarks" / "measured" / "study" / "laptop.db.xz"
 PAGE = ROOT / "docs" / "study.md"
 FIGURES = ROOT / "docs" / "pictures" / "study"
-_BLOCK = re.compile(r"(<!-- made: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def filled(page: str, blocks: dict[str, str]) -> str:
     Raises:
         KeyError: a mark has a name that there is no block of.
     """
-    return _BLOCK.sub(lambda mark: f"{mark[1]}{blocks[mark[2]]}{mark[3]}", page)
+    return _BLOCK.sub(lambda mark: f"{mark[1]}{blocks[mark[2]]}\n{mark[3]}", page)
 
 
 def main() -> None:

@@ -48,12 +48,18 @@ def windows(database, task, size, model="tiny", *, processes=1, steps=None):
         "run_uuid IN (SELECT run_uuid FROM params WHERE key = ? AND value = ?)" for _ in wanted
     )
     values = [text for pair in wanted.items() for text in pair]
+    # of each window a store keeps the energy so far at its beginning and at its end, and the
+    # whole run's at the last step beside them; all windows of a cell are of as many units
     rows = database.execute(
-        "SELECT energy.value * 3.6e6, units.value FROM metrics energy JOIN metrics units "
-        "ON units.run_uuid = energy.run_uuid AND units.step = energy.step "
-        "WHERE energy.key = 'carbon/window/energy_kwh' AND units.key = 'carbon/window/num_units' "
-        "AND energy.run_uuid IN (SELECT run_uuid FROM runs WHERE status = 'FINISHED' AND "
-        f"{conditions}) ORDER BY energy.step",
+        "WITH ranked AS (SELECT run_uuid, step, value * 3.6e6 AS joules, row_number() OVER "
+        "(PARTITION BY run_uuid, step ORDER BY value) AS place FROM metrics "
+        "WHERE key = 'carbon/energy_kwh') "
+        "SELECT until.joules - since.joules, CAST(units.value AS REAL) / windows.value "
+        "FROM ranked since JOIN ranked until USING (run_uuid, step) "
+        "JOIN tags units USING (run_uuid) JOIN tags windows USING (run_uuid) "
+        "WHERE since.place = 1 AND until.place = 2 AND units.key = 'carbon.num_units' "
+        "AND windows.key = 'carbon.num_windows' AND run_uuid IN "
+        f"(SELECT run_uuid FROM runs WHERE status = 'FINISHED' AND {conditions}) ORDER BY step",
         values,
     ).fetchall()
     assert len(rows) == 10, wanted  # of preset laptop; one cell, and none twice
@@ -176,8 +182,10 @@ def test_what_the_study_took_is_that_of_the_raw_tables(kept, database):
         "SELECT start_time, end_time FROM runs WHERE run_uuid IN "
         "(SELECT run_uuid FROM tags WHERE key = 'study.preset')"
     ).fetchone()
+    # the run's energy so far is largest at its end
     (energy_kwh,) = database.execute(
-        "SELECT sum(value) FROM latest_metrics WHERE key = 'carbon/energy_kwh'"
+        "SELECT sum(total) FROM (SELECT max(value) AS total FROM metrics "
+        "WHERE key = 'carbon/energy_kwh' GROUP BY run_uuid)"
     ).fetchone()
     assert study_page.blocks_of(kept)["took"].startswith(
         f"It took {(end_ms - start_ms) / 60_000:.1f} min from its start to its end, its cells "

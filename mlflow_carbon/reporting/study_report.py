@@ -28,7 +28,7 @@ TITLE_BY_KIND = {
     ABSENT_CELL: "Cells without figures",
 }
 NOTE_BY_KIND = {
-    RATIO: "Brackets: 95 % interval. Where the machine or the grid is too small to tell, it says so.",
+    RATIO: "Brackets: 95 % interval. Where machine or grid is too small to tell, it says so.",
     ENERGY: "Mean ± std of a window, of each cell on the machine that is named.",
     MASS: (
         "Mean ± std of a window x N, as the paper prints it; in brackets the 95 % prediction "
