@@ -1,7 +1,9 @@
 """The reproduction table: against figures worked out by hand from the runs of a made-up study."""
 
+import base64
 import json
 import math
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -46,6 +48,8 @@ def write_cell(parent, task, size, joules, *, model="medium", steps=None, proces
     }
     state = more.get("state", study_tags.DONE)
     tags = {study_tags.TAG_CELL: name, study_tags.TAG_STATE: state, keys.TAG_HARDWARE: "1x test"}
+    if "other_load" in more:
+        tags[keys.TAG_OTHER_LOAD] = more["other_load"]
     if "problem" in more:
         tags[study_tags.TAG_PROBLEM] = more["problem"]
     return write_run(
@@ -205,6 +209,33 @@ def test_steps_that_lie_far_below_the_papers_cannot_tell(parent):
     # 1 - (1 + 200) / (1 + 1000)
     assert (finding.ours, finding.verdict) == ("0.799", TOO_SMALL)
     assert "1 J + 1 J a step at 64x64, fitted to 5, 20, 50 steps" in finding.why
+
+
+def test_report_says_what_the_study_took_and_what_ran_beside_it(parent):
+    # 2 windows of 5 iterations of 360 J each are 3600 J, 0.001 kWh; x 1.5 x 250 g/kWh
+    write_cell(parent, "train", (512, 512), 360, other_load="43% of the CPU")
+    lines = CliRunner().invoke(cli, ["study-report"]).stdout.splitlines()
+    assert re.fullmatch(
+        r"It took [\d.]+ min from its start to its end, its cells 0.001 kWh of IT energy, "
+        r"0.375 g CO2e\.",
+        lines[1],
+    )
+    assert lines[2] == "Machine: 1x test."
+    assert lines[3].startswith("Other work used the machine beside 1 of 1 cells")
+
+
+def test_figures_are_in_the_page_and_in_a_folder(parent, tmp_path):
+    for axis in (192, 256, 512):
+        write_cell(parent, "train", (axis, axis), axis**0.7)
+    arguments = ["study-report", "--format", "html", "--figures", str(tmp_path / "figures")]
+    page = CliRunner().invoke(cli, arguments).stdout
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"image-size.svg"}
+    drawing = (tmp_path / "figures" / "image-size.svg").read_bytes()
+    assert base64.b64encode(drawing).decode() in page
+    # nothing was synthesised, by one model and in one process
+    assert page.count("<p>Not drawn: ") == 3
+    assert "<p>Not drawn: no synthesis was measured.</p>" in page
+    assert "<script" not in page
 
 
 def test_cell_that_was_skipped_says_why(parent):

@@ -56,6 +56,7 @@ MONTH_GROWTH = 1.5  # section 3.3: up to 50 %
 _MONTH_LETTERS = "JFMAMJJASOND"
 _BAR_WIDTH = 0.38
 _PANEL_IN = 2.2
+_NOTE_CHARS = 68  # of a line with names of cells, which are wide
 _PRICE = "CO2e by the paper's price: EU27 of its Table 1, PUE 1.55."
 
 
@@ -96,7 +97,7 @@ def image_size_figure(cells: Sequence[StudyCell]) -> Figure:
         "paper has it. Open marks: the two sizes that the paper prints, "
         f"{PAPER_STEPS} steps a sample. Ours: {_networks(panels)}."
     )
-    figure = new_figure(len(panels), note, panel_height_in=_PANEL_IN)
+    figure = new_figure(len(panels), note, panel_height_in=_PANEL_IN, note_chars=_NOTE_CHARS)
     for number, (dims, by_task) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(len(panels), 1, number)
         papers = {task: _papers(task, dims) for task in TASKS}
@@ -130,7 +131,7 @@ def model_size_figure(cells: Sequence[StudyCell]) -> Figure:
         "ratio. Bands: small to large in the paper, which prints no widths, so the networks are "
         "not the same."
     )
-    figure = new_figure(len(panels), note, panel_height_in=_PANEL_IN)
+    figure = new_figure(len(panels), note, panel_height_in=_PANEL_IN, note_chars=_NOTE_CHARS)
     for number, by_task in enumerate(panels.values(), start=1):
         axes = figure.add_subplot(len(panels), 1, number)
         names = list(dict.fromkeys(cell.model_size for of in by_task.values() for cell in of))
@@ -169,7 +170,7 @@ def region_month_figure(cells: Sequence[StudyCell]) -> Figure:
         "model that it does not name. Table 1 mixes three bases. Below: Electricity Maps, direct; "
         "the line is the paper's up to 50 %. No error bars: intensities carry none."
     )
-    figure = new_figure(2, note, panel_height_in=_PANEL_IN)
+    figure = new_figure(2, note, panel_height_in=_PANEL_IN, note_chars=_NOTE_CHARS)
     _draw_regions(figure.add_subplot(2, 1, 1), dearest)
     _draw_months(figure.add_subplot(2, 1, 2))
     return figure
@@ -194,7 +195,7 @@ def processes_steps_figure(cells: Sequence[StudyCell]) -> Figure:
     )
     if any(cell.device == "cpu" for cell, _ in pairs):
         note += " The processes shared one machine's cores."
-    figure = new_figure(num_panels, note, panel_height_in=_PANEL_IN)
+    figure = new_figure(num_panels, note, panel_height_in=_PANEL_IN, note_chars=_NOTE_CHARS)
     if pairs:
         _draw_processes(figure.add_subplot(num_panels, 1, 1), pairs)
     if steps:

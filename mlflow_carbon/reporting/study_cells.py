@@ -39,6 +39,7 @@ class StudyCell:
         problem: why the cell failed, was skipped or could not be measured; "" without any.
         measured: its measurements; ``None`` where there are none.
         hardware: of the machine; "" where not recorded.
+        other_load: what other work used of the machine meanwhile; "" where it was little.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class StudyCell:
     problem: str
     measured: MeteredRun | None
     hardware: str
+    other_load: str
 
     @property
     def num_voxels(self) -> int:
@@ -219,4 +221,5 @@ def read_cell(client: MlflowClient, run: Run) -> StudyCell:
         problem=problem,
         measured=measured,
         hardware=tags.get(keys.TAG_HARDWARE, ""),
+        other_load=tags.get(keys.TAG_OTHER_LOAD, ""),
     )

@@ -106,7 +106,14 @@ def summary(study: Study) -> list[str]:
         took.append(f"its cells {study.energy_kwh:.3g} kWh of IT energy")
         took += [f"{sum(grams):.3g} g CO2e"] if grams else []
     sentences = [f"It took {', '.join(took)}."] if took else []
-    return [*sentences, *(f"Machine: {machine}." for machine in study.machines)]
+    sentences += [f"Machine: {machine}." for machine in study.machines]
+    num_shared = sum(bool(cell.measured and cell.other_load) for cell in study.cells)
+    if num_shared:
+        sentences.append(
+            f"Other work used the machine beside {num_shared} of {len(study.cells)} cells: it "
+            "slowed them, and their figures vary more than on a quiet one."
+        )
+    return sentences
 
 
 def study_markdown(
