@@ -12,10 +12,12 @@ from pathlib import Path
 
 from benchmarks.study_database import opened
 from mlflow_carbon.pictures.study_pictures import study_illustrations
-from mlflow_carbon.reporting.finding import ENERGY, MASS, RATIO, Finding
+from mlflow_carbon.reporting.finding import ENERGY, KINDS, MASS, RATIO, Finding
 from mlflow_carbon.reporting.study_cells import Study, find_study, read_study
 from mlflow_carbon.reporting.study_findings import findings_of
 from mlflow_carbon.reporting.study_report import (
+    ARITHMETIC,
+    WHY,
     Illustration,
     claims_markdown,
     findings_markdown,
@@ -50,18 +52,15 @@ def read_kept(kept: Path) -> Kept:
 
 def blocks_of(kept: Kept) -> dict[str, str]:
     """Returns what the page says of a study, by the name of its mark."""
-    tables = {
-        kind: "\n".join(findings_markdown([f for f in kept.findings if f.kind == kind]))
-        for kind in (RATIO, ENERGY, MASS)
-    }
+    of_kind = {kind: [each for each in kept.findings if each.kind == kind] for kind in KINDS}
     pictures = [illustration_markdown(each, "pictures/study/") for each in kept.illustrations]
     return {
         "took": "\n".join(summary(kept.study)),
-        "ratios": tables[RATIO],
-        "energy": tables[ENERGY],
-        "mass": tables[MASS],
+        "ratios": "\n".join(findings_markdown(of_kind[RATIO])),
+        "energy": "\n".join(findings_markdown(of_kind[ENERGY], [WHY])),
+        "mass": "\n".join(findings_markdown(of_kind[MASS], [WHY])),
         "figures": "\n\n".join(pictures),
-        "claims": "\n".join(claims_markdown()),
+        "claims": "\n".join(claims_markdown([ARITHMETIC])),
     }
 
 

@@ -17,8 +17,9 @@ from mlflow_carbon.reporting.tables import ABSENT
 from mlflow_carbon.units import SECONDS_PER_MINUTE
 
 ID_DIGITS = 8  # of a run's id in a table for people
-HEADS = ("quantity", "paper", "ours", "ratio", "verdict", "rests on", "runs")
-CLAIM_HEADS = ("verdict", "claim of the paper", "place", "arithmetic")
+WHY, ARITHMETIC = "rests on", "arithmetic"
+HEADS = ("quantity", "paper", "ours", "ratio", "verdict", WHY, "runs")
+CLAIM_HEADS = ("verdict", "claim of the paper", "place", ARITHMETIC)
 CLAIMS_TITLE = "The paper's claims against its own figures"
 FIGURES_TITLE = "The paper's four figures"
 TITLE_BY_KIND = {
@@ -86,7 +87,7 @@ def study_report(study: Study, findings: Sequence[Finding]) -> Report:
     columns = [
         Column(head, [row[position] for row in rows], is_text=position != HEADS.index("ratio"))
         for position, head in enumerate(HEADS)
-        if head != "rests on"
+        if head != WHY
     ]
     head = "\n".join([_title(study), *summary(study)])
     return Report.of(f"{head}\n\n", Table(tuple(columns), num_keys=1), f"\n{ABOUT}\n")
@@ -132,14 +133,14 @@ def study_markdown(
     return "\n".join([*lines, ""])
 
 
-def findings_markdown(findings: Sequence[Finding]) -> list[str]:
-    """Returns the lines of a table of findings."""
-    return _markdown_table(HEADS, [_cells(finding) for finding in findings])
+def findings_markdown(findings: Sequence[Finding], without: Sequence[str] = ()) -> list[str]:
+    """Returns the lines of a table of findings, without some of its ``HEADS``."""
+    return _markdown_table(HEADS, [_cells(finding) for finding in findings], without)
 
 
-def claims_markdown() -> list[str]:
-    """Returns the lines of the table of the paper's own claims."""
-    return _markdown_table(CLAIM_HEADS, _claims())
+def claims_markdown(without: Sequence[str] = ()) -> list[str]:
+    """Returns the lines of the table of the paper's own claims, without some ``CLAIM_HEADS``."""
+    return _markdown_table(CLAIM_HEADS, _claims(), without)
 
 
 def illustration_markdown(illustration: Illustration, folder: str = "") -> str:
@@ -196,9 +197,13 @@ def _claims() -> list[tuple[str, ...]]:
     return [(claim.verdict, claim.claim, claim.place, claim.arithmetic) for claim in check_claims()]
 
 
-def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    return lines + [f"| {' | '.join(map(markdown, row))} |" for row in rows]
+def _markdown_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], without: Sequence[str]
+) -> list[str]:
+    kept = [position for position, head in enumerate(heads) if head not in without]
+    lines = [[heads[at] for at in kept], ["---"] * len(kept)]
+    lines += [[markdown(row[at]) for at in kept] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _findings_html(findings: Sequence[Finding]) -> str:
