@@ -59,7 +59,7 @@ def blocks_of(kept: Kept) -> dict[str, str]:
         "ratios": "\n".join(findings_markdown(of_kind[RATIO])),
         "energy": "\n".join(findings_markdown(of_kind[ENERGY], [WHY])),
         "mass": "\n".join(findings_markdown(of_kind[MASS], [WHY])),
-        "figures": "\n\n".join(pictures),
+        "figures": "\n".join(pictures),
         "claims": "\n".join(claims_markdown([ARITHMETIC])),
     }
 
