@@ -93,8 +93,8 @@ def image_size_figure(cells: Sequence[StudyCell]) -> Figure:
     if not panels:
         raise NoRunsError("no image size was measured")
     note = (
-        f"Fig. 1: {_PRICE} 150,000 iterations or 10,000 samples; error bars: std of a window x N, as the "
-        "paper has it. Open marks: the two sizes that the paper prints, "
+        f"Fig. 1: {_PRICE} 150,000 iterations or 10,000 samples; error bars: std of a window x N, "
+        "as the paper has it. Open marks: the two sizes that the paper prints, "
         f"{PAPER_STEPS} steps a sample. Ours: {_networks(panels)}."
     )
     figure = new_figure(len(panels), note, panel_height_in=_PANEL_IN, note_chars=_NOTE_CHARS)
@@ -127,9 +127,9 @@ def model_size_figure(cells: Sequence[StudyCell]) -> Figure:
     if not panels:
         raise NoRunsError("fewer than two model sizes were measured")
     note = (
-        "Fig. 2: energy of a unit over that of the smallest networks; error bars: 95 % interval of the "
-        "ratio. Bands: small to large in the paper, which prints no widths, so the networks are "
-        "not the same."
+        "Fig. 2: energy of a unit over that of the smallest networks; error bars: 95 % interval "
+        "of the ratio. Bands: small to large in the paper, which prints no widths, so the "
+        "networks are not the same."
     )
     figure = new_figure(len(panels), note, panel_height_in=_PANEL_IN, note_chars=_NOTE_CHARS)
     for number, by_task in enumerate(panels.values(), start=1):
@@ -166,9 +166,9 @@ def region_month_figure(cells: Sequence[StudyCell]) -> Figure:
     if dearest is None:
         raise NoRunsError("no synthesis was measured")
     note = (
-        f"Fig. 3, above: 10,000 samples of {dearest.name}; open marks: the paper's 405 and 4.3 kg, of a "
-        "model that it does not name. Table 1 mixes three bases. Below: Electricity Maps, direct; "
-        "the line is the paper's up to 50 %. No error bars: intensities carry none."
+        f"Fig. 3, above: 10,000 samples of {dearest.name}; open marks: the paper's 405 and 4.3 kg, "
+        "of a model that it does not name. Table 1 mixes three bases. Below: Electricity Maps, "
+        "direct; the line is the paper's up to 50 %. No error bars: intensities carry none."
     )
     figure = new_figure(2, note, panel_height_in=_PANEL_IN, note_chars=_NOTE_CHARS)
     _draw_regions(figure.add_subplot(2, 1, 1), dearest)
@@ -189,9 +189,9 @@ def processes_steps_figure(cells: Sequence[StudyCell]) -> Figure:
     if not num_panels:
         raise NoRunsError("neither several processes nor several step counts were measured")
     note = (
-        "Fig. 4, above: energy over that of one process, 95 % interval; the paper finds no significant "
-        f"reduction. Below: {_PRICE} 10,000 samples; lines: fixed part + steps x slope, fitted; "
-        "dashed: pure proportion, the paper's -80 % for 200 steps instead of 1000."
+        "Fig. 4, above: energy over that of one process, 95 % interval; the paper finds no "
+        f"significant reduction. Below: {_PRICE} 10,000 samples; lines: fixed part + steps "
+        "x slope, fitted; dashed: pure proportion, the paper's -80 % for 200 steps instead of 1000."
     )
     if any(cell.device == "cpu" for cell, _ in pairs):
         note += " The processes shared one machine's cores."

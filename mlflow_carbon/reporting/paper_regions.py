@@ -1,9 +1,9 @@
 """Poland over Sweden in the paper's year, by each basis that intensities are published on."""
 
-import csv
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+
+from mlflow_carbon.shipped_tables import shipped_rows
 
 REGIONS_FILE = "paper_regions.csv"
 
@@ -33,9 +33,8 @@ class RegionRatio:
 @cache
 def region_ratios() -> tuple[RegionRatio, ...]:
     """Returns the ratio by each basis, the paper's own first."""
-    text = (files("mlflow_carbon") / "data" / REGIONS_FILE).read_text(encoding="utf-8")
     by_basis: dict[tuple[str, str], dict[str, float]] = {}
-    for row in csv.DictReader(text.splitlines()):
+    for row in shipped_rows(REGIONS_FILE):
         of_basis = by_basis.setdefault((row["basis"], row["period"]), {})
         of_basis[row["iso2"]] = float(row["g_per_kwh"])
     return tuple(
