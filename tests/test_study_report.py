@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 from mlflow_carbon.cli import cli
 from mlflow_carbon.contract import keys, study_tags
+from mlflow_carbon.pictures.study_figures import image_size_figure
 from mlflow_carbon.reporting.finding import (
     AGREES,
     DIFFERS,
@@ -237,6 +238,22 @@ def test_figures_are_in_the_page_and_in_a_folder(parent, tmp_path):
     assert page.count("<p>Not drawn: ") == 3
     assert "<p>Not drawn: no synthesis was measured.</p>" in page
     assert "<script" not in page
+
+
+def test_figures_show_what_the_paper_would_have_emitted(parent):
+    write_cell(parent, "train", (512, 512), 40)
+    write_cell(parent, "synth", (64, 64, 64), 90, steps=1000)
+    client = MlflowClient()
+    cells = read_study(client, find_study(client, None)).cells
+    slices, volumes = image_size_figure(cells).axes
+    assert [text.get_text() for text in slices.get_xticklabels()] == ["512²", "192²"]
+    lines = [tuple(map(list, line.lines[0].get_data())) for line in slices.containers]
+    # 40 J x 150,000 / 3.6e6 J/kWh x 1.55 x 0.251 kg/kWh = 0.648 kg, and the paper's 0.40 and 0.79
+    assert lines[0] == ([512 * 512], [pytest.approx(0.648, rel=1e-3)])
+    assert lines[1] == ([192 * 192, 512 * 512], [0.40, 0.79])
+    # 90 J x 10,000 / 3.6e6 J/kWh x 1.55 x 0.251 kg/kWh = 0.0973 kg
+    lines = [tuple(map(list, line.lines[0].get_data())) for line in volumes.containers]
+    assert ([64**3], [pytest.approx(0.0973, rel=1e-3)]) in lines
 
 
 def test_cell_that_was_skipped_says_why(parent):

@@ -11,10 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mlflow_carbon.accounting.emissions import co2e_g
-from mlflow_carbon.accounting.steps_model import StepsModel
-from mlflow_carbon.errors import NoRunsError
-from mlflow_carbon.grid.intensity import lookup_intensity, monthly_intensities
+from mlflow_carbon.errors import MlflowCarbonError, NoRunsError
+from mlflow_carbon.grid.intensity import monthly_intensities
+from mlflow_carbon.pictures.study_masses import fitted_kg, kg_of, spreads_kg
 from mlflow_carbon.pictures.style import (
     INK,
     MARKERS,
@@ -29,8 +28,7 @@ from mlflow_carbon.pictures.style import (
 )
 from mlflow_carbon.reporting.finding import ratio_of
 from mlflow_carbon.reporting.paper_results import PAPER_STEPS, PaperResult, result_of
-from mlflow_carbon.reporting.study_amounts import UNIT_BY_TASK
-from mlflow_carbon.reporting.study_cells import PAPER_UNITS, StudyCell
+from mlflow_carbon.reporting.study_cells import StudyCell
 from mlflow_carbon.reporting.study_ratios import (
     DIMS,
     MODEL_GROWTH,
@@ -46,9 +44,7 @@ from mlflow_carbon.reporting.study_ratios import (
     steps_model,
 )
 from mlflow_carbon.reporting.study_report import Illustration
-from mlflow_carbon.units import kg_from_grams
 
-PAPER_PUE, PAPER_SET, PAPER_REGION = 1.55, "paper_table1", "EU27"  # sections 2.4 and 3.1
 TABLE_REGIONS = ("SE", "EU27", "DE", "US", "CN", "PL")  # Table 1, least first
 COLOUR_BY_TASK = dict(zip(TASKS, PALETTE, strict=False))
 MARKER_BY_TASK = dict(zip(TASKS, MARKERS, strict=False))
@@ -77,7 +73,7 @@ def illustrations_of(cells: Sequence[StudyCell]) -> list[Illustration]:
         try:
             with house_style():
                 drawn.append(Illustration(name, title, svg=_svg(draw(cells))))
-        except NoRunsError as error:
+        except MlflowCarbonError as error:
             drawn.append(Illustration(name, title, problem=error.message))
     return drawn
 
@@ -210,8 +206,8 @@ def _draw_sizes(
     if found:
         axes.errorbar(
             [cell.num_voxels for cell in found],
-            [_kg(cell) for cell in found],
-            yerr=_spreads_kg(found),
+            [kg_of(cell) for cell in found],
+            yerr=spreads_kg(found),
             color=colour,
             marker=marker,
             label=task,
@@ -258,7 +254,7 @@ def _draw_ratios(
 
 
 def _draw_regions(axes: Axes, dearest: StudyCell) -> None:
-    kg = {region: _kg(dearest, region) for region in TABLE_REGIONS}
+    kg = {region: kg_of(dearest, region) for region in TABLE_REGIONS}
     axes.bar(list(kg), list(kg.values()), 0.7, color=PALETTE[0], label="ours")
     printed = {"SE": float(SWEDEN_KG), "PL": float(POLAND_KG)}
     axes.plot(
@@ -326,57 +322,22 @@ def _draw_steps(axes: Axes, by_dims: dict[int, list[StudyCell]]) -> None:
         colour, counts = PALETTE[number], [cell.steps or 0 for cell in found]
         axes.errorbar(
             counts,
-            [_kg(cell) for cell in found],
-            yerr=_spreads_kg(found),
+            [kg_of(cell) for cell in found],
+            yerr=spreads_kg(found),
             linestyle="none",
             marker=MARKERS[number],
             color=colour,
             label=f"{dims}D, {_size_label(found[0].size)}",
         )
         steps = np.geomspace(counts[0], counts[-1], 50)
-        axes.plot(steps, _fitted_kg(steps_model(found), steps), color=colour)
-        axes.plot(steps, _kg(found[-1]) * steps / counts[-1], color=colour, linestyle="--")
+        axes.plot(steps, fitted_kg(steps_model(found), steps), color=colour)
+        axes.plot(steps, kg_of(found[-1]) * steps / counts[-1], color=colour, linestyle="--")
     counts = sorted({cell.steps or 0 for found in by_dims.values() for cell in found})
     axes.set_yscale("log")
     scale_axis(axes, "x", counts, ticks=counts)
     axes.set_xlabel("denoising steps")
     _number_axis(axes, "CO2e (kg)")
     axes.legend(loc="upper left")
-
-
-def _fitted_kg(model: StepsModel, steps: np.ndarray) -> np.ndarray:
-    """Returns the CO2e in kg of 10,000 samples on the fitted line; NaN where that is below 0."""
-    energy_kwh = model.fixed_kwh.value + steps * model.step_kwh.value
-    kg = np.array([_priced_kg(each * PAPER_UNITS["sample"]) for each in np.maximum(energy_kwh, 0)])
-    return np.where(energy_kwh > 0, kg, np.nan)
-
-
-def _kg(cell: StudyCell, region: str = PAPER_REGION) -> float:
-    """Returns the CO2e in kg of the paper's number of units, by the paper's price."""
-    assert cell.statistics is not None  # only measured cells come here
-    num_units = PAPER_UNITS[UNIT_BY_TASK[cell.task]]
-    return _priced_kg(cell.statistics.mean_kwh * num_units, region)
-
-
-def _spreads_kg(cells: Sequence[StudyCell]) -> np.ndarray:
-    """Returns the lengths of error bars below and above; none reaches 0."""
-    heights = np.array([_kg(cell) for cell in cells])
-    shares = np.array(
-        [
-            0.0
-            if (it := cell.statistics) is None or it.std_kwh is None
-            else it.std_kwh / it.mean_kwh
-            for cell in cells
-        ]
-    )
-    return np.stack([heights * np.minimum(shares, 0.999), heights * shares])
-
-
-def _priced_kg(energy_kwh: float, region: str = PAPER_REGION) -> float:
-    intensity = lookup_intensity(region, intensity_set=PAPER_SET)
-    return kg_from_grams(
-        co2e_g(float(energy_kwh), pue=PAPER_PUE, intensity_g_per_kwh=intensity.g_per_kwh)
-    )
 
 
 def _papers(task: str, dims: int) -> list[PaperResult]:
