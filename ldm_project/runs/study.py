@@ -27,6 +27,7 @@ from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.contract import study_tags
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.metering.meter import Meter
+from mlflow_carbon.pictures.study_pictures import study_illustrations
 from mlflow_carbon.reporting.study_cells import StudyCell, read_cell, read_study
 from mlflow_carbon.reporting.study_findings import findings_of
 from mlflow_carbon.reporting.study_report import findings_frame, study_html, study_markdown
@@ -276,8 +277,12 @@ def _log_report(run_id: str) -> None:
     client = MlflowClient()
     study = read_study(client, client.get_run(run_id))
     findings = findings_of(study)
-    client.log_text(run_id, study_markdown(study, findings), "study/report.md")
-    client.log_text(run_id, study_html(study, findings), "study/report.html")
+    figures = study_illustrations(study)
+    for figure in figures:
+        if figure.svg:
+            client.log_text(run_id, figure.svg, f"study/{figure.name}.svg")
+    client.log_text(run_id, study_markdown(study, findings, figures), "study/report.md")
+    client.log_text(run_id, study_html(study, findings, figures), "study/report.html")
     client.log_text(run_id, to_csv(findings_frame(findings)), "study/findings.csv")
 
 
