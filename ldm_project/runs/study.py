@@ -51,7 +51,7 @@ class Plan:
     device: torch.device
 
     def place_of(self, cell: Cell) -> Place:
-        """Returns how a cell is computed."""
+        """Returns the device, precision and sampler of a cell."""
         settings = self.settings
         return place_for(
             cell,
@@ -121,7 +121,7 @@ def plan_of(settings: StudySettings) -> Plan:
 
 
 def probed(plan: Plan, seen: Sequence[Seen] = ()) -> list[Seen]:
-    """Returns what is known of a study's tasks; probes small cells of the others.
+    """Returns the costs that are known of a study's tasks; probes small cells of the others.
 
     The smallest cell of a task is probed, and the largest that is quick at its rate: small
     networks wait more than they compute. Nothing gets known of a task whose cells do not run.

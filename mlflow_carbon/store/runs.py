@@ -229,7 +229,7 @@ class _Found:
 
 
 def _found(source: RunSource | ExportedRuns, wanted: Wanted, statuses: Collection[str]) -> _Found:
-    """Returns what the store holds, read from its tables or, if that fails, by MLflow.
+    """Returns the runs of the store, read from its tables or, if that fails, by MLflow.
 
     Args:
         source: of the runs.
