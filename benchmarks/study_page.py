@@ -51,7 +51,7 @@ def read_kept(kept: Path) -> Kept:
 
 
 def blocks_of(kept: Kept) -> dict[str, str]:
-    """Returns what the page says of a study, by the name of its mark."""
+    """Returns the page's tables of a study, by the names of their marks."""
     of_kind = {kind: [each for each in kept.findings if each.kind == kind] for kind in KINDS}
     pictures = [illustration_markdown(each, "pictures/study/") for each in kept.illustrations]
     return {

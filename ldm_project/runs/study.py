@@ -145,7 +145,7 @@ def probed(plan: Plan, seen: Sequence[Seen] = ()) -> list[Seen]:
 
 
 def _probe(plan: Plan, piece: Cell) -> Seen | None:
-    """Returns what a unit of a cell's work takes, after a part that warms up.
+    """Returns the cost of a unit of a cell's work, after a part that warms up.
 
     Returns:
         ``None`` where the cell does not fit or fails: its own run will say why.
@@ -294,7 +294,7 @@ def _done_cells(run_id: str) -> dict[str, StudyCell]:
 
 
 def _seen_before(done: Mapping[str, StudyCell], plan: Plan) -> list[Seen]:
-    """Returns what the cells of an interrupted study have taken."""
+    """Returns the cost so far of an interrupted study's cells."""
     return [
         _seen_of(cell, plan, Outlook(run.duration_s, run.energy_kwh))
         for cell in plan.cells
@@ -303,7 +303,7 @@ def _seen_before(done: Mapping[str, StudyCell], plan: Plan) -> list[Seen]:
 
 
 def _seen_of(cell: Cell, plan: Plan, taken: Outlook) -> Seen:
-    """Returns what a unit of a cell has taken, its warm-up and set-up shared out."""
+    """Returns the cost of a unit of a cell, its warm-up and set-up shared out."""
     assert taken.duration_s is not None  # the cell is done
     energy_kwh = None if taken.energy_kwh is None else taken.energy_kwh / cell.num_units
     return Seen(cell.task, plan.tflop[cell.name], taken.duration_s / cell.num_units, energy_kwh)

@@ -191,7 +191,7 @@ def _cost(footprint: RunFootprint) -> str:
 
 
 def _error_text(footprint: RunFootprint) -> str:
-    """Returns the uncertainty of the energy, and thus of the CO2e, as text: `` (each ± 5 %)``."""
+    """Returns the uncertainty of energy and CO2e as text: `` (each ± 5 %)``."""
     bounds, energy_kwh = footprint.energy_bounds, footprint.energy_kwh
     if bounds is None or not energy_kwh or bounds.low_kwh == bounds.high_kwh:
         return ""

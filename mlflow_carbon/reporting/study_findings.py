@@ -30,7 +30,7 @@ def findings_of(study: Study) -> tuple[Finding, ...]:
 
 
 def _order(cell: StudyCell) -> tuple[int, int, int, int, int, int]:
-    """Returns what a cell is sorted by; networks that are not the project's come last."""
+    """Returns the sort key of a cell; networks that are not the project's come last."""
     known = (*MODEL_SIZES, cell.model_size)
     return (
         TASKS.index(cell.task),

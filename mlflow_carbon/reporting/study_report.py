@@ -94,7 +94,7 @@ def study_report(study: Study, findings: Sequence[Finding]) -> Report:
 
 
 def summary(study: Study) -> list[str]:
-    """Returns what a study took, and the machines that it ran on, a sentence each."""
+    """Returns a sentence each on the study's duration, energy and CO2e, and on its machines."""
     grams = [
         run.energy_kwh * run.pue * run.intensity.g_per_kwh
         for cell in study.cells

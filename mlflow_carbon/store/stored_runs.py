@@ -113,7 +113,7 @@ class Wanted:
 
     @classmethod
     def of(cls, names: Collection[str] | None) -> "Wanted":
-        """Returns the columns that names of a parameter or a tag may mean, and those of warnings."""
+        """Returns the columns that these names may mean, and those of warnings."""
         return cls() if names is None else cls(names, {*names, keys.TAG_SHARED})
 
     @classmethod
