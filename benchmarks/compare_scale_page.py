@@ -67,12 +67,11 @@ def postgres_lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         "The same runs, ways and rows on a PostgreSQL of this machine "
-        f"(`--server URI`, {record['date']}, load {record['load']}). CPU is that of the client."
+        f"(`--server URI`, {record['date']}, load {record['load']}). CPU is that of the client "
+        "alone: wall time holds the server's work, and what else the machine did."
     )
     yield ""
     yield from cost_lines(found)
-    yield ""
-    yield from ratio_lines(found)
     yield ""
 
 
