@@ -15,6 +15,7 @@ from torch import nn
 
 from ldm_project.config import DIFFUSION, SAMPLERS_BY_OBJECTIVE
 from ldm_project.diffusion.autoencoders import Autoencoder, Vqgan
+from ldm_project.diffusion.cpu_convolutions import pack_convolutions
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_unet,
@@ -138,6 +139,9 @@ def load_ldm(
     vqgan = build_vqgan(spec, backend=backend).to(resolve_device(device))
     _load_weights(unet, folder / "unet.safetensors", config)
     _load_weights(vqgan, folder / "vqgan.safetensors", config)
+    if backend == "core":  # monai-generative's networks stay as they are, to be compared with
+        pack_convolutions(unet)
+        pack_convolutions(vqgan)
     return LdmCheckpoint(spec, unet, vqgan, latent_scale, objective)
 
 
