@@ -4,8 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WANTED := --constraint constraints.txt --editable '.[mlflow,ldm,test]'
-# one process a core; one that has nothing left takes tests of another
-SHARED := --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: synth page-models test test-versions services screenshots site dist lint clean
 
@@ -21,7 +19,7 @@ page-models: $(READY)
 	$(BIN)/mlflow run . -e train -P dims=3 -P vqgan_iterations=1400 -P iterations=1500 --env-manager local
 
 test: $(READY) services lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(SHARED) -m "$$($(BIN)/python tests/available_markers.py)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$$($(BIN)/python tests/available_markers.py)"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions.environments oldest newest skinny
 
 # The plugin beside each MLflow of tests/versions, in environments of their own.

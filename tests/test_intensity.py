@@ -14,9 +14,9 @@ from mlflow_carbon.grid.intensity import (
     latest_intensities,
     lookup_intensity,
     monthly_intensities,
-    resolve_region,
     stage_notice,
 )
+from mlflow_carbon.grid.regions import resolve_region
 
 
 @pytest.mark.parametrize(

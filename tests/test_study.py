@@ -115,6 +115,7 @@ def test_cell_that_does_not_fit_is_skipped_with_the_memory_that_it_needs(store):
     assert newest().state == "done"
 
 
+@pytest.mark.slow
 def test_study_of_another_grid_cannot_be_resumed(store):
     run = MlflowClient().create_run("0")
     with pytest.raises(InvalidInputError, match="which is no study of this grid"):

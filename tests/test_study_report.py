@@ -151,6 +151,7 @@ def test_model_sizes_are_compared_at_one_size(parent):
     assert found("largest over smallest networks, 2D synth").verdict == NOT_MEASURED
 
 
+@pytest.mark.slow
 def test_processes_are_compared_at_equal_iterations_and_at_equal_samples(parent):
     size = (192, 192, 192)
     write_cell(parent, "train", size, 100)
@@ -204,6 +205,7 @@ def test_cell_that_was_done_again_counts_once(parent):
     assert cell.run_id == done
 
 
+@pytest.mark.slow
 def test_command_prints_each_format(parent):
     for axis in (192, 256, 512):
         write_cell(parent, "train", (axis, axis), math.sqrt(axis))

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlflow_carbon.errors import MlflowCarbonError
-from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity, region_name, yearly_sets
+from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity, yearly_sets
+from mlflow_carbon.grid.regions import region_name
 
 # Three large clouds have data centres there (AWS eu-north-1, Azure swedencentral, Google
 # europe-north2), so a run can be moved; few grids are cleaner.

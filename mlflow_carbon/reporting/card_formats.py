@@ -11,7 +11,7 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.errors import NoRunsError
-from mlflow_carbon.grid.intensity import region_name
+from mlflow_carbon.grid.regions import region_name
 from mlflow_carbon.inert import shown
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.reporting.model_card import measured, paragraph
