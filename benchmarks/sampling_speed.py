@@ -158,7 +158,9 @@ def compared(num_rounds: int, commit: str) -> Iterator[str]:
                 [statistics.median(of(pair[side]) for pair in pairs) for side in (0, 1)]
                 for of in (sum, lambda parts: parts[1])
             )
-            cells = [f"{t * 1e3:.0f} ({d * 1e3:.0f})" for t, d in zip(totals, decodings)]
+            cells = [
+                f"{t * 1e3:.0f} ({d * 1e3:.0f})" for t, d in zip(totals, decodings, strict=True)
+            ]
             shares = [f"{gflop / total / peaks['fp32']:.0%}" for total in totals]
             yield (
                 f"| {row[0]} | {row[1]}D {'x'.join(map(str, spec.size))} | {row[2]} "
