@@ -57,12 +57,11 @@ def worker() -> None:
         torch.nn.init.normal_(unet.out[2].conv.weight, std=0.1)  # MONAI starts it at zero
         vqgan = build_vqgan(spec).eval().requires_grad_(False)
         try:
-            from ldm_project.diffusion.cpu_convolutions import pack_convolutions
+            from ldm_project.diffusion.acceleration import hasten_on_cpu
         except ImportError:
             pass  # the version before
         else:
-            pack_convolutions(unet)
-            pack_convolutions(vqgan)
+            hasten_on_cpu(unet, vqgan, dims=dims)
         networks[dims] = (spec, unet, vqgan)
     for line in sys.stdin:
         threads, dims, batch_size, path = json.loads(line)
@@ -172,8 +171,8 @@ def compared(num_rounds: int, commit: str) -> Iterator[str]:
 def beside_generative(num_rounds: int, batch_size: int = 16) -> Iterator[str]:
     """Yields how many times less CPU time an image takes than by monai-generative, batch 1."""
     from benchmarks.ldm_ways import baseline, ours
+    from ldm_project.diffusion.acceleration import hasten_on_cpu
     from ldm_project.diffusion.checkpoints import LdmCheckpoint
-    from ldm_project.diffusion.cpu_convolutions import pack_convolutions
     from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
 
     torch.set_num_threads(1)
@@ -182,8 +181,7 @@ def beside_generative(num_rounds: int, batch_size: int = 16) -> Iterator[str]:
         for backend in ("generative", "core"):
             unet, vqgan = (build(spec, backend=backend) for build in (build_unet, build_vqgan))
             ldms.append(LdmCheckpoint(spec, unet.eval(), vqgan.eval(), 1.0))
-        for network in (ldms[1].unet, ldms[1].vqgan):
-            pack_convolutions(network.requires_grad_(False))
+        hasten_on_cpu(ldms[1].unet, ldms[1].vqgan, dims=dims)
         ways: dict[str, tuple[Any, int]] = {
             "generative": (baseline(ldms[0], GENERATIVE_STEPS), 1),
             "fp32": (ours(ldms[1], "ddpm", GENERATIVE_STEPS, precision="fp32"), batch_size),

@@ -6,6 +6,8 @@ from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.upsample import Upsample
 from torch import nn
 
+from ldm_project.diffusion.acceleration import hasten_on_cpu
+from ldm_project.diffusion.cpu_attention import FusedAttention
 from ldm_project.diffusion.cpu_convolutions import (
     FoldedUpsample,
     PackedConvolution,
@@ -111,13 +113,13 @@ def test_packed_convolution_computes_the_same_in_batches_of_any_size(convolution
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_samples_of_packed_networks_are_those_of_plain_ones(dims, seed):
+def test_samples_of_hastened_networks_are_those_of_plain_ones(dims, seed):
     spec = SPECS[dims]
     plain = sampled(spec, *random_networks(spec, seed))
     unet, vqgan = random_networks(spec, seed)
-    for network in (unet, vqgan):
-        pack_convolutions(network)
-    assert any(isinstance(module, PackedConvolution) for module in unet.modules())
+    hasten_on_cpu(unet, vqgan, dims=dims)
+    assert sum(isinstance(module, FusedAttention) for module in unet.modules()) == 4
+    assert any(isinstance(module, PackedConvolution) for module in unet.modules()) == (dims == 3)
     assert sum(isinstance(module, FoldedUpsample) for module in vqgan.modules()) == 2
     found = sampled(spec, unet, vqgan)
     # one latent in hundreds may lie between two codes; the mean is of the images' range of 2
@@ -138,6 +140,7 @@ def test_packed_network_computes_bf16_as_the_plain_one_does():
     spec = SPECS[2]
     plain = sampled(spec, *random_networks(spec), precision="bf16")
     unet, vqgan = random_networks(spec)
+    hasten_on_cpu(unet, build_vqgan(spec), dims=2)
     pack_convolutions(unet)
     assert torch.equal(sampled(spec, unet, vqgan, precision="bf16"), plain)
 

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ldm_project.config import DIFFUSION, SAMPLERS_BY_OBJECTIVE
+from ldm_project.diffusion.acceleration import hasten_on_cpu
 from ldm_project.diffusion.autoencoders import Autoencoder, Vqgan
-from ldm_project.diffusion.cpu_convolutions import pack_convolutions
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_unet,
@@ -140,8 +140,7 @@ def load_ldm(
     _load_weights(unet, folder / "unet.safetensors", config)
     _load_weights(vqgan, folder / "vqgan.safetensors", config)
     if backend == "core":  # monai-generative's networks stay as they are, to be compared with
-        pack_convolutions(unet)
-        pack_convolutions(vqgan)
+        hasten_on_cpu(unet, vqgan, dims=spec.dims)
     return LdmCheckpoint(spec, unet, vqgan, latent_scale, objective)
 
 

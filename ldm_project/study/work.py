@@ -10,9 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ldm_project.diffusion.acceleration import limit_threads, prepared, resolve_precision
+from ldm_project.diffusion.acceleration import (
+    hasten_on_cpu,
+    limit_threads,
+    prepared,
+    resolve_precision,
+)
 from ldm_project.diffusion.autoencoders import Vqgan
-from ldm_project.diffusion.cpu_convolutions import pack_convolutions
 from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
 from ldm_project.diffusion.latents import Latents
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
@@ -81,8 +85,7 @@ def _synthesis(cell: Cell, place: Place, _: Processes) -> Iterator[int]:
     spec = spec_of_cell(cell)
     unet = build_unet(spec).to(place.device).eval().requires_grad_(False)
     vqgan = build_vqgan(spec).to(place.device).eval().requires_grad_(False)
-    pack_convolutions(unet)
-    pack_convolutions(vqgan)
+    hasten_on_cpu(unet, vqgan, dims=spec.dims)
     return _sampled(cell, place, prepared(unet, is_compiled=False), vqgan)
 
 
