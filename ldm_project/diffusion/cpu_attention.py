@@ -1,4 +1,4 @@
-"""Attention among few positions on a CPU: one multiplication for all three projections, no copies."""
+"""Attention among few positions on a CPU: the three projections at once, and no copies."""
 
 import math
 from typing import Any, cast
