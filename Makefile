@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WANTED := --constraint constraints.txt --editable '.[mlflow,ldm,test]'
 
-.PHONY: synth page-models test test-versions services screenshots site dist lint clean
+.PHONY: synth page-models study-page test test-versions services screenshots site dist lint clean
 
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
@@ -17,6 +17,10 @@ page-models: $(READY)
 	$(BIN)/mlflow run . -e train -P dims=2 -P vqgan_iterations=1100 -P iterations=2000 --env-manager local
 	$(BIN)/mlflow run . -e vqgan -P dims=3 -P vqgan_iterations=1400 --env-manager local
 	$(BIN)/mlflow run . -e train -P dims=3 -P vqgan_iterations=1400 -P iterations=1500 --env-manager local
+
+# The tables and figures of docs/study.md, anew from the study that is kept in benchmarks/measured/study.
+study-page: $(READY)
+	$(BIN)/python -m benchmarks.study_page
 
 test: $(READY) services lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$$($(BIN)/python tests/available_markers.py)"

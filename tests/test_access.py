@@ -221,13 +221,13 @@ def test_database_without_its_driver_is_told_which(folder):
         (sqlite3.OperationalError("attempt to write a readonly database"), "ask its owner"),
         (MlflowException("Permission denied", PERMISSION_DENIED), "the permission READ"),
         (MlflowException("Who are you?", UNAUTHENTICATED), "MLFLOW_TRACKING_USERNAME"),
-        (sqlite3.DatabaseError("file is not a database"), "Check --tracking-uri"),
+        (sqlite3.DatabaseError("file is not a database"), "Check its address"),
     ],
 )
 def test_advice_fits_the_reason(error, advice):
     with pytest.raises(TrackingStoreError, match=advice) as told, store_errors("sqlite:///a.db"):
         raise error
-    assert ("Check --tracking-uri" in str(told.value)) == (advice == "Check --tracking-uri")
+    assert ("Check its address" in str(told.value)) == (advice == "Check its address")
 
 
 def test_error_that_is_not_of_the_store_is_none_of_ours():

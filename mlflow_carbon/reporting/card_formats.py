@@ -238,7 +238,7 @@ def _component_names(own: Footprint) -> list[str]:
 
 
 def _environment(own: Footprint) -> dict[str, Any] | None:
-    """Returns where the energy came from; ``None`` where the region is only a default."""
+    """Returns the place of the power supply; ``None`` where the region is only a default."""
     if keys.default_tag("region") in own.run.data.tags:
         return None
     return {
@@ -283,7 +283,7 @@ def _moment(time_s: float) -> datetime:
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns what is known: missing is absent."""
+    """Returns the values that are known: missing is absent."""
     return {key: value for key, value in values.items() if value is not None}
 
 
