@@ -1,7 +1,7 @@
-"""Measures the peak memory of one piece of work in a process of its own; started by memory_peaks.
+"""Measures the peak memory of one piece of work, in a process that ``memory_peaks`` starts.
 
-Run it as ``python -m benchmarks.memory_child CELL PRECISION LIMIT_BYTES``. It prints the growth of the
-resident memory in bytes, from after the imports to the peak, as JSON.
+Run it as ``python -m benchmarks.memory_child CELL PRECISION LIMIT_BYTES``. It prints the growth of
+the resident memory in bytes, from after the imports to the peak, as JSON.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Names of the project's runs, what ``auto`` became, and the names that users gave."""
 
-import pytest
-
 from dataclasses import asdict
+
+import pytest
 
 from ldm_project.config import EstimateConfig, SynthConfig, TrainRunConfig, VqganRunConfig
 from ldm_project.resolution import settings_of

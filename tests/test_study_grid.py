@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ldm_project.config import StudyConfig
+from ldm_project.diffusion.flops import weights_of
 from ldm_project.diffusion.memory import Memory, Work, denoising_bytes, training_bytes
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.errors import InvalidInputError
@@ -186,6 +187,8 @@ def test_processes_share_the_memory_of_a_computer():
     alone, four = (
         memory_of(cell(num_processes=n), spec, device=cpu, precision="fp32") for n in (1, 4)
     )
-    assert four.needed_bytes == 4 * alone.needed_bytes
+    # each also keeps a copy of its gradients, in fp32, to exchange them
+    copy_bytes = 4 * weights_of(spec).unet
+    assert four.needed_bytes == 4 * (alone.needed_bytes + copy_bytes)
     assert alone.fits
     assert not Memory(needed_bytes=2, free_bytes=1).fits

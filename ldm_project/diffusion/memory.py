@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ldm_project.diffusion.acceleration import BF16, autocast, checkpoint_gradients
@@ -24,8 +24,8 @@ CPU, CUDA = "cpu", "cuda"
 # difference of 69 to 76 MB in nearly every measured denoising step on an H100; on a CPU the code
 # that oneDNN makes for each shape, and pages of the libraries that are first read then.
 LIBRARY_BYTES = {CPU: 25e6, CUDA: 70e6}
-# Of the activations' bytes on a CPU, lost to holes in the heap, from the peaks of the small and tiny
-# networks in benchmarks/measured/memory_cpu.jsonl. A training keeps activations between those that
+# Of the activations' bytes on a CPU, lost to holes in the heap, from the peaks of the small and
+# tiny networks in benchmarks/measured/memory.jsonl. A training keeps activations between those that
 # it frees; a GPU's torch hands out its memory itself, and its peaks are of tensors alone.
 TRAINING_HOLE_FRACTION, SAMPLING_HOLE_FRACTION = 0.6, 0.5
 # Adam's two moments and the moving average of the weights, beside the weights and their gradients.
