@@ -23,7 +23,7 @@ from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.memory import CPU, CUDA, Work, denoising_bytes, training_bytes
 from ldm_project.parsing import size_text
 from ldm_project.presets import PRESETS
-from ldm_project.study.cells import SYNTH, TASKS, TRAIN, Cell
+from ldm_project.study.cells import SYNTH, TRAIN, UNIT_BY_TASK, Cell
 from ldm_project.study.memory import needed_by
 from ldm_project.study.presets import PAPER
 from ldm_project.study.work import spec_of_cell
@@ -57,7 +57,7 @@ def cells() -> list[Cell]:
         for sizes in SIZES.values()
         for size in sizes
         for model_size in PRESETS
-        for task in TASKS
+        for task in UNIT_BY_TASK
     ]
     return sorted(every, key=lambda cell: cost_of(spec_of_cell(cell)).sample_tflop(NUM_STEPS))
 

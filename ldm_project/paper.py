@@ -4,7 +4,7 @@ Source: arXiv:2407.14892, sections 2.1, 2.2, 2.4 and 3.2 to 3.4.
 """
 
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ldm_project.config import AUTO, DIFFUSION, RunConfig
 from ldm_project.parsing import size_text
@@ -29,7 +29,7 @@ def with_preset(config: ConfigT) -> ConfigT:
     """
     if config.preset == AUTO:
         return config
-    of_paper: dict[str, object] = {
+    of_paper: dict[str, Any] = {
         "size": size_text(REFERENCE_SIZE.get(config.dims, ())) or AUTO,
         "batch_size": str(BATCH_SIZE),
         "iterations": NUM_EPOCHS * ITERATIONS_PER_EPOCH,
