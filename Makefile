@@ -4,10 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WANTED := --constraint constraints.txt --editable '.[mlflow,ldm,test]'
-# one process a core; one that has nothing left takes tests of another
-SHARED := --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: synth page-models test test-versions services screenshots site dist lint clean
+.PHONY: synth page-models study-page test test-versions services screenshots site dist lint clean
 
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
@@ -20,8 +18,12 @@ page-models: $(READY)
 	$(BIN)/mlflow run . -e vqgan -P dims=3 -P vqgan_iterations=1400 --env-manager local
 	$(BIN)/mlflow run . -e train -P dims=3 -P vqgan_iterations=1400 -P iterations=1500 --env-manager local
 
+# The tables and figures of docs/study.md, anew from the study that is kept in benchmarks/measured/study.
+study-page: $(READY)
+	$(BIN)/python -m benchmarks.study_page
+
 test: $(READY) services lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(SHARED) -m "$$($(BIN)/python tests/available_markers.py)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$$($(BIN)/python tests/available_markers.py)"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions.environments oldest newest skinny
 
 # The plugin beside each MLflow of tests/versions, in environments of their own.

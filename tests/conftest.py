@@ -4,8 +4,9 @@ import functools
 import logging
 import os
 import shutil
+import sqlite3
 import subprocess
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -46,6 +47,13 @@ def files_beside_the_code() -> set[str]:
 def pytest_sessionstart(session):
     """Notes what lies in the checkout before the first test."""
     session.config.files_before = files_beside_the_code()
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Shares all tests by the cores, up to 8; a file that is named needs no second process."""
+    if config.args_source == pytest.Config.ArgsSource.ARGS:
+        return 0
+    return min(8, len(os.sched_getaffinity(0)))
 
 
 def is_worker(config) -> bool:
@@ -89,6 +97,17 @@ def newest_schema():
     with pytest.MonkeyPatch.context() as patch:
         newest = functools.cache(db_utils._get_latest_schema_revision)
         patch.setattr(db_utils, "_get_latest_schema_revision", newest)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_prompts():
+    """Spares the look at a registered model before each of its tags: is it a prompt? None is here.
+
+    That look takes two thirds of the time of a tag.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "_raise_if_prompt", lambda *_: None)
         yield
 
 
@@ -151,10 +170,46 @@ def fake_meter(store):
         AUTOLOGGING_INTEGRATIONS[INTEGRATION] = {}
 
 
+@pytest.fixture(scope="session")
+def made_stores():
+    """What `filled_store` has made so far: its result and its store, by the function that did."""
+    return {}
+
+
 @pytest.fixture
-def registered(store):
+def filled_store(store, made_stores, tmp_path_factory):
+    """Returns a function that fills the empty store by another, of which it returns the result.
+
+    Each is called once: its store is kept, and copied for the tests that come later.
+    """
+
+    def filled(fill):
+        here = store.removeprefix("sqlite:///")
+        if fill not in made_stores:
+            result = fill(MlflowClient(tracking_uri=store))
+            kept = tmp_path_factory.mktemp("filled") / "mlflow.db"
+            copy_database(here, kept)
+            made_stores[fill] = (result, kept)
+        result, kept = made_stores[fill]
+        copy_database(kept, here)
+        return result
+
+    return filled
+
+
+def copy_database(source, target):
+    """Copies a sqlite database, also into one that is open."""
+    with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as written:
+        read.backup(written)
+
+
+@pytest.fixture
+def registered(filled_store):
     """A model of 0.2 kWh (75 g), one of 8 kWh (3 kg) and one that was not measured."""
-    client = MlflowClient(tracking_uri=store)
+    filled_store(register_three)
+
+
+def register_three(client):
     for name, energy_kwh in (("small", 0.2), ("big", 8.0), ("unknown", None)):
         windows = [] if energy_kwh is None else [(energy_kwh, 100.0)]
         run_id = write_run(client, "train", windows=windows, unit="iteration")

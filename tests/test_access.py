@@ -95,12 +95,14 @@ def test_command_that_writes_refuses_an_older_store(command, tmp_path, folder):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_errors_name_the_store_and_not_its_copy(tmp_path, folder):
     path = old_store("3.10", tmp_path)
     done = run("compare", "--experiment", "kep", "--tracking-uri", f"sqlite:///{path}")
     assert f"No experiment 'kep' in sqlite:///{path}. Nearest: 'kept'" in done.output
 
 
+@pytest.mark.slow
 def test_store_of_a_newer_mlflow_is_refused(empty_store, tmp_path, folder):
     path = tmp_path / "newer.db"
     shutil.copy(empty_store, path)
@@ -138,6 +140,7 @@ def test_store_whose_default_experiment_was_purged_is_not_given_another(
     assert digest(path) == before
 
 
+@pytest.mark.slow
 def test_separate_registry_of_an_older_mlflow_is_not_migrated(store, tmp_path, folder, monkeypatch):
     path = old_store("3.5", tmp_path)
     before = digest(path)
@@ -218,13 +221,13 @@ def test_database_without_its_driver_is_told_which(folder):
         (sqlite3.OperationalError("attempt to write a readonly database"), "ask its owner"),
         (MlflowException("Permission denied", PERMISSION_DENIED), "the permission READ"),
         (MlflowException("Who are you?", UNAUTHENTICATED), "MLFLOW_TRACKING_USERNAME"),
-        (sqlite3.DatabaseError("file is not a database"), "Check --tracking-uri"),
+        (sqlite3.DatabaseError("file is not a database"), "Check its address"),
     ],
 )
 def test_advice_fits_the_reason(error, advice):
     with pytest.raises(TrackingStoreError, match=advice) as told, store_errors("sqlite:///a.db"):
         raise error
-    assert ("Check --tracking-uri" in str(told.value)) == (advice == "Check --tracking-uri")
+    assert ("Check its address" in str(told.value)) == (advice == "Check its address")
 
 
 def test_error_that_is_not_of_the_store_is_none_of_ours():

@@ -65,6 +65,7 @@ def test_only_the_user_may_look_into_the_folder(tmp_path):
     assert (tmp_path / "crops").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 def test_full_disk_is_told_and_leaves_the_file_before(tmp_path):
     """The kernel refuses to write files beyond a limit, as it does on a full disk."""
     path = tmp_path / "array.npy"

@@ -37,6 +37,7 @@ def is_metered(run):
     return "carbon.schema" in data_of(run).tags
 
 
+@pytest.mark.slow
 def test_run_is_metered_by_the_arguments(fake_meter):
     mlflow_carbon.autolog(region="Sweden", intensity_set="paper_table1", pue=2.0)
     with mlflow.start_run() as run:
@@ -84,6 +85,7 @@ def test_called_again_in_a_run_it_reports_by_the_new_settings(fake_meter):
     assert recorded(data)["energy_kwh"] == pytest.approx(36 / 3.6e6)
 
 
+@pytest.mark.slow
 def test_mlflow_autolog_switches_on_and_off(fake_meter):
     mlflow.autolog()
     with mlflow.start_run() as on:
@@ -158,6 +160,7 @@ def test_windows_of_a_loop_are_those_of_the_autologged_run(fake_meter):
     assert tags["carbon.region"] == "SE"
 
 
+@pytest.mark.slow
 def test_registers_the_models_of_a_run_when_told_to(fake_meter):
     mlflow_carbon.autolog(region="SE", register_models=True, registered_model_name="mine")
     client = MlflowClient()
@@ -169,6 +172,7 @@ def test_registers_the_models_of_a_run_when_told_to(fake_meter):
     assert client.get_model_version("mine", version.version).tags["carbon.region"] == "SE"
 
 
+@pytest.mark.slow
 def test_model_that_has_a_version_is_not_registered_again(fake_meter):
     mlflow_carbon.autolog(region="SE", register_models=True, registered_model_name="mine")
     client = MlflowClient()
@@ -180,6 +184,7 @@ def test_model_that_has_a_version_is_not_registered_again(fake_meter):
     assert [it.version for it in client.search_model_versions("name = 'mine'")] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["register_model", "create_model_version", "copy_model_version"])
 def test_version_that_is_registered_after_its_run_gets_emissions_at_once(fake_meter, way):
     mlflow_carbon.autolog(region="SE", intensity_set="paper_table1", pue=1.0)

@@ -212,6 +212,7 @@ def test_nodes_are_told_apart(client):
     assert energy_joules(client, run_id) == pytest.approx(20_000)
 
 
+@pytest.mark.slow
 def test_models_of_a_backfilled_run_get_its_emissions(client):
     run_id = logged_run(client, {GPU: every_10_s(100.0)})
     client.create_registered_model("m")

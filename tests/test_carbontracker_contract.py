@@ -138,6 +138,7 @@ def test_thread_survives_an_error_only_with_ignore_errors() -> None:
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_thread_ends_the_whole_process_without_ignore_errors() -> None:
     script = (
         "import time\n"
@@ -244,6 +245,7 @@ def test_gpu_power_is_that_of_the_handles_and_is_never_counted(tmp_path: Path) -
 # RAPL
 
 
+@pytest.mark.slow
 def test_rapl_is_read_for_a_second_and_a_wrap_is_0_w(tmp_path: Path) -> None:
     with cpu_node(tmp_path) as node:
         start_microjoules = WRAP_MICROJOULES - 50_000_000  # wraps after half of 100 J

@@ -110,6 +110,7 @@ def test_compare_holds_full_precision_in_json():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("synthesis")
 def test_compare_writes_the_same_in_csv_as_in_json():
     from_csv = list(csv.DictReader(io.StringIO(compare("--format", "csv").stdout)))
@@ -127,6 +128,7 @@ def test_compare_has_null_where_nothing_is_known():
     assert row["energy_kwh_per_unit_std_between"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("synthesis")
 def test_compare_takes_auto_and_none_as_not_given():
     options = ("region", "month", "pue", "intensity-set", "carbon-intensity-g-per-kwh")
@@ -171,6 +173,7 @@ def test_compare_exits_with_2_on_wrong_usage(args, message):
     assert message in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("synthesis")
 @pytest.mark.parametrize(
     ("args", "message"),

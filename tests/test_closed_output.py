@@ -17,6 +17,7 @@ def run(*args, **streams):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("args", [("equivalents", "1"), ("paper-check", "--format", "json")])
 def test_full_disk_is_one_line_and_exit_code_1(args):
@@ -35,6 +36,7 @@ def test_closed_stdout_is_no_success():
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_reader_that_leaves_early_gets_no_traceback():
     first, last = os.pipe()
     os.close(first)

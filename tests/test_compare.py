@@ -176,7 +176,8 @@ def test_compare_runs_prices_with_another_pue():
     assert row["pue"] == 1.0
 
 
-@settings(deadline=None)  # a busy machine is not a wrong result
+@pytest.mark.slow
+@settings(deadline=None, max_examples=30)  # a comparison takes a tenth of a second
 @given(factor=st.floats(0.01, 100), energies=st.lists(st.floats(1e-9, 1e3), min_size=2, max_size=5))
 def test_compare_runs_scales_co2e_with_intensity(factor, energies):
     rows = [run_row(energy_kwh_per_unit=kwh, energy_kwh=4 * kwh) for kwh in energies]

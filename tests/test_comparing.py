@@ -16,9 +16,12 @@ from tests.fakes.metered_runs import write_run
 
 
 @pytest.fixture
-def runs(store):
+def runs(filled_store):
     """Runs of 1 and 2 kWh in experiment a, of 4 kWh in b, and unfinished ones in a."""
-    client = MlflowClient(tracking_uri=store)
+    filled_store(write_runs)
+
+
+def write_runs(client):
     for experiment, steps, kwh in (("a", "50", 1.0), ("a", "200", 2.0), ("b", "50", 4.0)):
         write_run(client, experiment, windows=[(kwh / 2, 1.0)] * 2, params={"steps": steps})
     for status, kwh in (("FAILED", 8.0), ("RUNNING", 16.0)):

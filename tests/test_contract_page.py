@@ -3,6 +3,7 @@
 import re
 
 import mlflow
+import pytest
 from mlflow import MlflowClient
 
 import mlflow_carbon
@@ -74,6 +75,7 @@ def test_placeholders_stand_for_names_that_the_code_makes():
     assert unknown(["carbon/window/energy_kwh", "carbon.no_such"]) != []
 
 
+@pytest.mark.slow
 def test_a_run_and_its_model_carry_names_of_the_page_only(store):
     parts = [reading(cpu_joules=100, gpu_joules=[300, 20], duration_s=10)] * 5
     with meter_process_by(FakeMeter(parts)), mlflow.start_run() as run:

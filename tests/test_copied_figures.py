@@ -71,6 +71,7 @@ def metered(joules):
     return track(meter=FakeMeter([measured]), **PRICE)
 
 
+@pytest.mark.slow
 def test_model_logged_in_a_resumed_run_has_the_total_of_both_parts(store):
     with mlflow.start_run() as run, metered(100):
         pass
@@ -91,6 +92,7 @@ def test_model_logged_after_the_second_part_has_the_total_of_both(store):
     assert energies_joules(model_id) == [pytest.approx(150)]
 
 
+@pytest.mark.slow
 def test_model_of_the_first_part_keeps_its_one_figure(store):
     with mlflow.start_run() as run, metered(100):
         model_id = log_model()
@@ -99,6 +101,7 @@ def test_model_of_the_first_part_keeps_its_one_figure(store):
     assert energies_joules(model_id) == [pytest.approx(100)]
 
 
+@pytest.mark.slow
 def test_model_logged_in_a_resumed_run_under_autologging_has_one_figure(fake_meter):
     mlflow_carbon.autolog(**PRICE)
     with mlflow.start_run() as run:

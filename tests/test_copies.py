@@ -31,6 +31,7 @@ def test_large_images_are_averaged_down():
     assert copies.pixel_rows(torch.zeros(2, 1, 64, 64, 12)).shape == (2, 16 * 16 * 12)
 
 
+@pytest.mark.slow
 def test_noisy_copies_are_found_and_other_patients_are_not(rows):
     few = rows["training"][:20]  # of distances per pixel: 0.03 is 30 HU
     noise = np.random.default_rng(0).normal(0, 0.03 / np.sqrt(few.shape[1]), few.shape)

@@ -252,6 +252,7 @@ def test_patients_are_either_trained_on_or_held_out():
     assert not set(training.scans) & set(held_out.scans)
 
 
+@pytest.mark.slow
 def test_no_patient_with_several_scans_is_both_trained_on_and_held_out(tmp_path):
     for number in range(12):  # three series of each of four patients
         write_series(tmp_path / str(number), patient=f"patient {number % 4}")

@@ -132,6 +132,7 @@ def test_real_compressed_pixels_are_those_of_the_file_as_it_was(name):
     assert np.array_equal(before, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", ["JPEG Lossless", "JPEG-LS", "JPEG 2000"])
 def test_damaged_compressed_pixels_are_one_reason_and_end_no_process(tmp_path, syntax, capfd):
     """GDCM, where it is installed, ends the process at some of these: it must not be asked."""

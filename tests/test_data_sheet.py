@@ -156,6 +156,7 @@ def test_senseless_patch_size_is_refused(patch_size, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_training_on_patches_shows_and_keeps_the_sheet_and_makes_a_model_of_whole_images(
     store, tmp_path, capsys
 ):

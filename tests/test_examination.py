@@ -100,6 +100,7 @@ def test_doctor_fits_a_screen(tmp_path):
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.slow
 def test_doctor_prints_watts_only_when_it_probes(tmp_path):
     assert "power (W)" not in doctor(gpu_node(tmp_path / "a", Constant(300.0))).stdout
     probed = doctor(gpu_node(tmp_path / "b", Constant(300.0)), "--probe", "1").stdout

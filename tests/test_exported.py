@@ -30,6 +30,7 @@ def sorted_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("run_id", ignore_index=True)
 
 
+@pytest.mark.slow
 def test_a_file_gives_the_same_runs_as_its_store(client, tmp_path, monkeypatch):
     monkeypatch.setattr(exported, "ROWS_PER_BATCH", 3)  # so that the last batch is another
     path = tmp_path / "runs.parquet"
@@ -42,6 +43,7 @@ def test_a_file_gives_the_same_runs_as_its_store(client, tmp_path, monkeypatch):
     assert len(from_file) == 3
 
 
+@pytest.mark.slow
 def test_a_run_in_two_files_counts_once_and_an_experiment_can_be_chosen(client, tmp_path):
     everything, of_b = tmp_path / "all.parquet", tmp_path / "b.parquet"
     export_runs(client, everything, experiment_names=[])
@@ -52,6 +54,7 @@ def test_a_run_in_two_files_counts_once_and_an_experiment_can_be_chosen(client, 
         read_exported_runs([everything], experiment_names=["c"])
 
 
+@pytest.mark.slow
 def test_the_command_and_the_library_compare_files_without_a_store(client, tmp_path, monkeypatch):
     path = tmp_path / "runs.parquet"
     done = CliRunner().invoke(cli, ["export", "--experiment", "a", "--out", str(path)])
@@ -82,6 +85,7 @@ def test_what_is_no_such_file_is_one_clear_error(options, message):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_is_named_and_none_is_left(client, tmp_path):
     with pytest.raises(InvalidInputError, match=r"out is .*nowhere.*cannot be written"):
         export_runs(client, tmp_path / "nowhere" / "runs.parquet", experiment_names=[])

@@ -50,6 +50,7 @@ def numbered(state):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "depth", [10, 18, pytest.param(34, marks=SLOW), pytest.param(50, marks=SLOW)]
 )
@@ -65,6 +66,7 @@ def test_medicalnet_file_gives_its_networks_features(tmp_path, depth):
     np.testing.assert_allclose(found.features(volumes), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [numbered, dict])
 def test_radimagenet_file_gives_its_networks_features(tmp_path, layout):
     network = radimagenet()
@@ -83,6 +85,7 @@ def test_constant_volume_has_features(tmp_path):
     assert np.isfinite(found.features(torch.zeros(1, 1, 16, 16, 16))).all()
 
 
+@pytest.mark.slow
 def test_network_of_other_dimensions_is_refused(tmp_path):
     torch.save(medicalnet(10).state_dict(), tmp_path / "medicalnet.pth")
     with pytest.raises(CheckpointError, match="is for 3D images, and dims is 2"):

@@ -34,6 +34,7 @@ def test_decoding_is_what_a_hand_count_of_its_convolutions_gives():
     )
 
 
+@pytest.mark.slow
 def test_what_grows_with_the_square_of_the_size_is_attention_and_nothing_else():
     # cost(N) = c + a·N + b·N² over N latent positions, c for the timestep's embedding, so
     # cost(4N) - 3·cost(2N) + 2·cost(N) = 6·b·N². tiny attends in four blocks (one down, one in

@@ -113,6 +113,7 @@ def test_schema_refuses_another_version_and_unknown_names():
     assert len(faults(found | {"energy_kwh": -1.0})) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parent", ["mlflow.parentRunId", None])
 def test_trial_and_short_run_get_no_file(store, parent):
     client = MlflowClient()

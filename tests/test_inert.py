@@ -108,9 +108,12 @@ def test_bibtex_cannot_leave_its_braces():
 
 
 @pytest.fixture
-def hostile(store):
-    """A store whose run and model say hostile things wherever they may."""
-    client = MlflowClient(tracking_uri=store)
+def hostile(filled_store):
+    """The run of a store whose run and model say hostile things wherever they may."""
+    return filled_store(write_hostile_things)
+
+
+def write_hostile_things(client):
     bad = f"{FORMULA}{CONTROL}{HTML}"
     tags = {
         "carbon.hardware": bad,

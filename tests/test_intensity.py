@@ -14,9 +14,9 @@ from mlflow_carbon.grid.intensity import (
     latest_intensities,
     lookup_intensity,
     monthly_intensities,
-    resolve_region,
     stage_notice,
 )
+from mlflow_carbon.grid.regions import resolve_region
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,23 @@ def test_what_is_not_known_is_one_clear_error(arguments, error, message):
 
 
 def test_every_row_carries_its_source_and_licence():
-    for name in ("carbon_intensity_yearly.csv", "electricity_maps_monthly.csv"):
+    names = ("carbon_intensity_yearly.csv", "electricity_maps_monthly.csv", "paper_regions.csv")
+    for name in names:
         text = (files("mlflow_carbon") / "data" / name).read_text(encoding="utf-8")
         for row in csv.DictReader(text.splitlines()):
             assert row["source"], row
             assert row["source_url"].startswith("https://"), row
             assert row["licence"], row
             assert float(row["g_per_kwh"]) >= 0
+
+
+def test_regions_of_the_paper_are_those_of_the_sets_that_they_come_from():
+    text = (files("mlflow_carbon") / "data" / "paper_regions.csv").read_text(encoding="utf-8")
+    rows = [row for row in csv.DictReader(text.splitlines()) if row["intensity_set"]]
+    assert len(rows) == 4
+    for row in rows:
+        known = lookup_intensity(row["iso2"], year=2022, intensity_set=row["intensity_set"])
+        assert known.g_per_kwh == float(row["g_per_kwh"])
 
 
 @pytest.mark.parametrize(

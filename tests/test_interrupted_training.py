@@ -68,6 +68,7 @@ def assert_equal_weights(one, other):
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["diffusion", RFLOW])
 def test_interrupted_diffusion_training_ends_bitwise_as_an_unbroken_one(spec, tmp_path, objective):
     unbroken = new_diffusion(spec, objective=objective)
@@ -83,6 +84,7 @@ def test_interrupted_diffusion_training_ends_bitwise_as_an_unbroken_one(spec, tm
     assert_equal_weights(second.averaged_unet, unbroken.averaged_unet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [3, 7, 9])  # a plain, a quantised, an adversarial stage
 def test_interrupted_vqgan_training_ends_bitwise_as_an_unbroken_one(spec, tmp_path, stop):
     unbroken = new_vqgan(spec)

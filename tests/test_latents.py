@@ -42,6 +42,7 @@ def trained_weights(spec, latents):
     return losses, torch.cat([weight.detach().flatten() for weight in training.unet.parameters()])
 
 
+@pytest.mark.slow
 def test_training_on_kept_latents_is_bitwise_that_on_latents_in_memory(spec, tmp_path):
     vqgan, path = build_vqgan(spec).eval(), tmp_path / "latents.npy"
     in_memory = encode_latents(vqgan, images_of(spec))

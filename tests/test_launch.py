@@ -131,6 +131,7 @@ def test_restart_keeps_the_key_though_the_port_changes():
     assert find_place(again).num_restarts == 2
 
 
+@pytest.mark.slow
 def test_address_of_a_launch_cannot_be_found_from_its_key():
     def key(address):
         return find_place(

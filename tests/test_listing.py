@@ -90,6 +90,7 @@ def test_run_is_found_behind_a_thousand_experiments(client):
     assert find_run(client, "latest").info.run_id == run_id
 
 
+@pytest.mark.slow
 def test_tag_models_keeps_what_was_sampled_behind_a_thousand_experiments(client):
     client.happens = lambda: None
     run_id = write_run(client, "train", windows=WINDOWS, unit="iteration")
@@ -109,6 +110,7 @@ def test_tag_models_keeps_what_was_sampled_behind_a_thousand_experiments(client)
     assert client.get_model_version("m", "1").tags[key] == expected
 
 
+@pytest.mark.slow
 def test_all_runs_come_oldest_first(client):
     client.happens = lambda: None
     first = many_runs(client)
@@ -118,6 +120,7 @@ def test_all_runs_come_oldest_first(client):
     assert starts_ms == sorted(starts_ms)
 
 
+@pytest.mark.slow
 def test_runs_that_start_between_two_pages_count_once(client):
     many_runs(client)
     client.happens = lambda: [write_run(client, "exp", windows=WINDOWS) for _ in range(3)]
@@ -125,6 +128,7 @@ def test_runs_that_start_between_two_pages_count_once(client):
     assert len(found) == len(set(found)) == NUM_RUNS + 3
 
 
+@pytest.mark.slow
 def test_runs_that_are_deleted_between_two_pages_hide_no_other(client):
     many_runs(client)
     client.happens = lambda: None
@@ -134,6 +138,7 @@ def test_runs_that_are_deleted_between_two_pages_hide_no_other(client):
     assert set(ids(client)) == set(known)  # the deleted ones had been read already
 
 
+@pytest.mark.slow
 def test_runs_of_one_millisecond_fill_more_than_a_page(client):
     client.happens = lambda: None
     many_runs(client, start_ms_apart=0)

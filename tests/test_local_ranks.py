@@ -56,6 +56,7 @@ def started(environment, script=WORK):
     )
 
 
+@pytest.mark.slow
 def test_cpu_time_of_all_ranks_of_the_node_counts_once_and_stays():
     with ExitStack() as stack:
         sibling = stack.enter_context(started({**LAUNCH, "RANK": "1", "LOCAL_RANK": "1"}))

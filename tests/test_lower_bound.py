@@ -101,6 +101,7 @@ def test_windows_that_overlap_count_once_in_the_bound(run_id):
     assert recorded(run_id)["energy_kwh"] == pytest.approx(1500 / 3.6e6)
 
 
+@pytest.mark.slow
 def test_run_that_ended_is_left_as_it_is(run_id):
     whole_part(run_id, at(0, reading(gpu_joules=[1200], duration_s=12)), *TWO)
     before = data_of(run_id)

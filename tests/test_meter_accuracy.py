@@ -394,6 +394,7 @@ def test_process_share_counts_our_share_of_the_cpu_time(tmp_path: Path) -> None:
     assert meter.description.attribution == "process_share"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window_s", [0.01, 0.002])
 def test_process_share_of_windows_shorter_than_a_tick_loses_nothing(
     tmp_path: Path, window_s: float

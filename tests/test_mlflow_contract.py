@@ -69,6 +69,7 @@ print(order.index("{mlflow_seams.AFTER_FLUENT}") - order.index("mlflow.tracking.
 """
 
 
+@pytest.mark.slow
 def test_import_of_mlflow_loads_the_module_that_we_wait_for_after_fluent():
     printed = subprocess.run(
         [sys.executable, "-c", LOADED_IN_ORDER], capture_output=True, text=True, check=True
@@ -76,6 +77,7 @@ def test_import_of_mlflow_loads_the_module_that_we_wait_for_after_fluent():
     assert int(printed) > 0
 
 
+@pytest.mark.slow
 def test_active_runs_are_those_of_all_threads(store):
     with mlflow.start_run() as parent, mlflow.start_run(nested=True) as child:
         assert [run.info.run_id for run in mlflow_seams.active_runs()] == [

@@ -37,6 +37,7 @@ def co2e_kg_of(model_id):
     return {metric.key: metric.value for metric in metrics}.get("carbon/co2e_kg")
 
 
+@pytest.mark.slow
 def test_model_of_a_trial_has_its_figures_when_the_trial_is_over(fake_meter):
     mlflow_carbon.autolog(**SWEDEN)
     with mlflow.start_run():
@@ -45,6 +46,7 @@ def test_model_of_a_trial_has_its_figures_when_the_trial_is_over(fake_meter):
         assert co2e_kg_of(model.model_id) == pytest.approx(KG)
 
 
+@pytest.mark.slow
 def test_version_of_a_trial_has_its_tags_when_the_trial_is_over(fake_meter):
     mlflow_carbon.autolog(**SWEDEN)
     client = MlflowClient()
@@ -55,6 +57,7 @@ def test_version_of_a_trial_has_its_tags_when_the_trial_is_over(fake_meter):
         assert client.get_model_version("mine", "1").tags["carbon.co2e_kg"] == "1.4e-07"
 
 
+@pytest.mark.slow
 def test_model_that_a_trial_used_learns_what_a_sample_costs_at_once(fake_meter):
     mlflow_carbon.autolog(**SWEDEN)
     client = MlflowClient()
@@ -73,6 +76,7 @@ def test_model_that_a_trial_used_learns_what_a_sample_costs_at_once(fake_meter):
     assert float(tags["carbon.inference_co2e_g_per_sample"]) == pytest.approx(3.5e-5)
 
 
+@pytest.mark.slow
 def test_models_that_another_process_made_have_their_figures_when_the_sweep_is_over(fake_meter):
     mlflow_carbon.autolog(**SWEDEN)
     with mlflow.start_run():

@@ -73,6 +73,7 @@ def test_version_is_found_by_number_alias_stage_and_as_the_latest(client, tmp_pa
             find_version(client, parse_model_uri("models:/ldm/Production"))
 
 
+@pytest.mark.slow
 def test_lineage_of_another_store_has_no_false_problem(client, tmp_path):
     register(client, "base", 2.0)
     register(client, "ldm", 8.0, tags={"carbon.parent_model": "models:/base/1"})

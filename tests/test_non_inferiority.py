@@ -20,6 +20,7 @@ def normal(num, seed, *, moved=0.0, planes=None):
     return np.random.default_rng(seed).normal(moved, 1.0, shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("excess", "planes"), [(kernel_excess, None), (plane_excess, 3)])
 def test_samples_like_the_references_are_shown_to_be_as_good(excess, planes):
     real, reference = normal(NUM_REAL, 0, planes=planes), normal(200, 1, planes=planes)
@@ -27,6 +28,7 @@ def test_samples_like_the_references_are_shown_to_be_as_good(excess, planes):
     assert excess(alike, reference, real).is_shown_small
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("excess", "planes"), [(kernel_excess, None), (plane_excess, 3)])
 @pytest.mark.parametrize("seed", range(5))
 def test_samples_beyond_the_margin_are_never_passed(excess, planes, seed):
@@ -35,6 +37,7 @@ def test_samples_beyond_the_margin_are_never_passed(excess, planes, seed):
     assert not excess(worse, reference, real).is_shown_small
 
 
+@pytest.mark.slow
 def test_few_images_show_nothing():
     real = normal(NUM_REAL, 0)
     shown = [
@@ -44,6 +47,7 @@ def test_few_images_show_nothing():
     assert sum(shown) <= 3
 
 
+@pytest.mark.slow
 def test_noise_that_both_share_makes_the_interval_narrower():
     real, reference = normal(NUM_REAL, 0), normal(60, 1)
     paired = kernel_excess(reference + 0.05 * normal(60, 2), reference, real)
@@ -53,6 +57,7 @@ def test_noise_that_both_share_makes_the_interval_narrower():
     assert paired.high - paired.value < 0.5 * (shuffled.high - shuffled.value)
 
 
+@pytest.mark.slow
 def test_sets_of_different_numbers_are_drawn_apart():
     real = normal(NUM_REAL, 0)
     assert kernel_excess(normal(200, 1), normal(150, 2), real).high > 0
@@ -78,6 +83,7 @@ def test_distance_over_planes_is_their_mean():
     assert plane_frechet_distance(first, second) == pytest.approx(np.mean(by_hand))
 
 
+@pytest.mark.slow
 def test_feature_that_never_varies_is_no_error():
     real = normal(NUM_REAL, 0)
     real[:, 0] = 1.0

@@ -190,6 +190,7 @@ def work():
     time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_item_that_zip_drops_is_no_unit(store):
     def leave(windows):
         for _ in zip(windows, range(3), strict=False):

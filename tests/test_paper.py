@@ -58,8 +58,9 @@ contradicted       362.3 kg are a flight of 1500 km, Tokyo to Seoul (Fig. 1)
                    great circle 1257 km (NRT-ICN), 1180 km (HND-GMP); 0.242 or
                    0.288 kg/km
 holds              location changes emissions up to 94 times (abstract, 3.3)
-                   405 / 4.3 = 94.2; Table 1: 666 / 7 = 95.1; EEA revised: 85;
-                   Ember 2024, life-cycle: 17
+                   405 / 4.3 = 94.2; Table 1: 666 / 7 = 95.1; EEA as revised,
+                   direct: 85; Electricity Maps, life-cycle: 34; Ember,
+                   life-cycle: 18; all of 2022
 holds              405 kg in Poland and 4.3 kg in Sweden are the same
                    experiment (3.3)
                    405 kg x 7 / 666 = 4.26 kg

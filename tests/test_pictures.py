@@ -230,6 +230,7 @@ def hostile_store(store):
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -252,6 +253,7 @@ def test_command_draws_every_kind_whatever_runs_are_called(hostile_store, tmp_pa
     assert Image.open(out).width == round(COLUMN_WIDTH_IN * DOTS_PER_INCH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [

@@ -138,6 +138,7 @@ def fit(*args):
     return CliRunner().invoke(cli, line)
 
 
+@pytest.mark.slow
 def test_no_line_is_fitted_over_a_mixture(mixture):
     result = fit()
     (row,) = json.loads(result.stdout)
@@ -146,6 +147,7 @@ def test_no_line_is_fitted_over_a_mixture(mixture):
     assert "--group-by size fits each apart, --pool all together." in result.stderr
 
 
+@pytest.mark.slow
 def test_group_by_or_pool_fits_what_was_a_mixture(mixture):
     rows = json.loads(fit("--group-by", "size").stdout)
     assert {row["size"] for row in rows} == {"32", "64", "128"}

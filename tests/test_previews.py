@@ -41,6 +41,7 @@ def validation_loss_of(run):
     return MlflowClient().get_run(run.info.run_id).data.metrics[VALIDATION_LOSS]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_held_out_images_are_judged_no_more_at_once_than_fit(monkeypatch):
     all_at_once, largest = previewed(num_fitting=5, monkeypatch=monkeypatch)

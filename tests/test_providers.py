@@ -262,6 +262,7 @@ def test_question_that_cannot_be_put_is_refused_before_a_socket_opens(
     assert server.paths == []
 
 
+@pytest.mark.slow
 def test_only_providers_imports_what_opens_sockets():
     network = {"socket", "urllib", "http", "requests", "aiohttp", "httpx"}
     importers = set()

@@ -202,6 +202,7 @@ def latents_of(ldm, *, sampler, steps):
     return noise, final.latents
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_rectified_flow_of_maisi_samples_what_monais_own_loop_does(tmp_path):
     autoencoder, unet = write_maisi(tmp_path / "maisi")
@@ -244,6 +245,7 @@ def test_times_of_a_large_latent_are_moved_as_monai_moves_them(tmp_path):
     assert latents.item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_autoencoder_of_maisi_reconstructs_as_monai_does(tmp_path):
     autoencoder, _ = write_maisi(tmp_path / "maisi")
@@ -388,6 +390,7 @@ def test_own_checkpoints_are_told_from_published_ones(tmp_path):
     assert is_published(tmp_path / "medlord")
 
 
+@pytest.mark.slow
 def test_published_model_is_sampled_and_measured_as_any_other(store, tmp_path):
     write_maisi(tmp_path / "maisi")
     settings = {"dims": 3, "size": "32", "steps": 2, "num_samples": "2", "batch_size": "1"}

@@ -79,6 +79,7 @@ def test_kernel_distance_of_two_and_two_numbers_by_hand():
     assert quality.kernel_distance(first, second) == pytest.approx(-13.0)
 
 
+@pytest.mark.slow
 def test_interval_holds_the_true_distance_about_as_often_as_it_says():
     held = 0
     for seed in range(40):

@@ -103,6 +103,7 @@ def test_rank_that_does_something_alone_misses_no_other_node(rank, number):
     assert not nodes & run.data.tags.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_to_end", [0, 1])
 def test_further_node_finds_the_run_of_rank_zero(rank, first_to_end):
     rank(0)
@@ -144,6 +145,7 @@ def test_further_node_writes_to_the_run_that_it_is_told(rank, monkeypatch, by_va
     assert recorded(runs()[0])["node/1/energy_kwh"] == pytest.approx(500 / 3.6e6)
 
 
+@pytest.mark.slow
 def test_each_block_of_a_script_finds_its_own_run(rank):
     rank(0)
     first, second = ProcessMetering(), ProcessMetering()

@@ -36,7 +36,7 @@ def test_silent_server_is_named_and_given_up(caplog):
     place = uri.replace("user:secret", "***")
     assert str(refused.value) == (
         f"The tracking server {place} does not answer within 0.3 s. "
-        "Start it, or check --tracking-uri and MLFLOW_TRACKING_URI."
+        "Start it, or check its address and MLFLOW_TRACKING_URI."
     )
     told = [it.getMessage() for it in caplog.records if it.name == "mlflow.carbon"]
     assert told == [f"Waiting for the tracking server {place} ..."]

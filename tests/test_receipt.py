@@ -156,6 +156,7 @@ def test_own_change_takes_the_place_of_the_general_one(fake_meter):
         tracker.could_save("magic", 2)
 
 
+@pytest.mark.slow
 def test_training_that_a_run_sets_off_is_added_beside_it(fake_meter, capsys):
     with mlflow.start_run() as synth, mlflow_carbon.track(**POLAND, silent=True):
         pass

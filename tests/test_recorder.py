@@ -198,6 +198,7 @@ def test_iterable_is_cut_into_windows_and_the_rest_is_a_shorter_one(store):
     assert [window.num_units for window in windows.values()] == [5, 5, 2]
 
 
+@pytest.mark.slow
 def test_iterable_that_fills_its_windows_leaves_no_empty_one(store):
     meter = FakeMeter([reading(cpu_joules=10)] * 2 + [reading()] + [reading(cpu_joules=30)])
     with mlflow.start_run() as run, track(meter=meter, **SWEDEN) as tracker:

@@ -252,6 +252,7 @@ def test_tables_of_postgresql_and_search_give_equal_rows(monkeypatch, tmp_path):
         database.close()
 
 
+@pytest.mark.slow
 @given(metrics_of_runs, tags_of_runs)
 @settings(max_examples=400)
 def test_summary_is_that_of_the_record(metrics, tags):
@@ -368,6 +369,7 @@ def test_only_sqlite_files_and_postgresql_are_read_directly(uri, expected):
     assert reads_database(uri) is expected
 
 
+@pytest.mark.slow
 def test_progress_is_told_while_runs_are_read(store):
     client = MlflowClient(tracking_uri=store)
     copy_run(client, write_run(client, "exp", windows=WINDOWS), num_copies=1100)

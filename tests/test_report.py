@@ -71,6 +71,7 @@ def test_long_cells_are_cut_in_both():
     assert str(table).splitlines()[1] == "x" * 59 + "…"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
 def test_command_fits_a_terminal_of_80_columns():
     master, slave = os.openpty()

@@ -60,6 +60,7 @@ def client(store):
     return MlflowClient(tracking_uri=store)
 
 
+@pytest.mark.slow
 def test_report_sums_each_joule_once_and_says_what_is_missing(store, client, tmp_path):
     # 250 g/kWh x 1.5 x (0.2 + 0.12) kWh = 120 g
     parent = write_run(client, "e", windows=[(0.2, 1.0)], name="sweep")
@@ -81,6 +82,7 @@ def test_report_sums_each_joule_once_and_says_what_is_missing(store, client, tmp
     assert parent in page
 
 
+@pytest.mark.slow
 def test_report_needs_no_other_file(store, client, tmp_path):
     for steps, kwh in (("1000", 2.0), ("1000", 2.1), ("50", 0.3), ("50", 0.2)):
         write_run(client, "e", windows=[(kwh, 1.0)] * 3, params={"steps": steps})
@@ -116,6 +118,7 @@ def test_nothing_from_the_store_can_act(store, client, tmp_path):
     assert "</script><script>alert(1)</script> \\x1b[31m =1+1" in page.text
 
 
+@pytest.mark.slow
 def test_report_is_logged_to_the_newest_run(store, client, tmp_path):
     write_run(client, "e", windows=[(0.2, 1.0)])
     newest = write_run(client, "e", windows=[(0.2, 1.0)])
@@ -126,6 +129,7 @@ def test_report_is_logged_to_the_newest_run(store, client, tmp_path):
         assert logged.read() == text
 
 
+@pytest.mark.slow
 def test_every_table_says_in_its_head_what_it_sorts(store, client, tmp_path):
     write_run(client, "e", windows=[(0.2, 1.0)])
     _, text = report(store, tmp_path)

@@ -123,6 +123,7 @@ def comparable(record):
     return replace(record, total=in_order(record.total), parts=parts)
 
 
+@pytest.mark.slow
 @given(record=records())
 @settings(max_examples=150, deadline=None)
 def test_what_is_written_is_read_as_it_was(record):

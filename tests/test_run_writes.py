@@ -29,6 +29,7 @@ def names_on(model_id):
     return {metric.key for metric in mlflow.get_logged_model(model_id).metrics or ()}
 
 
+@pytest.mark.slow
 def test_users_queue_takes_the_users_figures_alone(fake_meter, queued):
     mlflow_carbon.autolog(region="SE")
     with mlflow.start_run() as parent:

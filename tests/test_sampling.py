@@ -104,6 +104,7 @@ def test_sampler_reaches_the_known_gaussian(sampler, steps):
     assert abs(samples.mean().item() - DATA_MEAN) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["monai", "generative"])
 def test_ddpm_of_either_monai_misses_the_gaussian_below_its_trained_steps(package):
     if package == "monai":

@@ -15,6 +15,7 @@ def phantoms(size, *, seed, num):
     return torch.stack(list(open_scans(DataSpec("phantom", size, seed=seed)).images(0)))[:num]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_network_learns_to_tell_what_was_done_to_images_of_other_patients(size):
     training, held_out = phantoms(size, seed=0, num=64), phantoms(size, seed=1, num=16)
@@ -27,6 +28,7 @@ def test_network_learns_to_tell_what_was_done_to_images_of_other_patients(size):
     assert features.shape == (16, num_planes, num_slices, second_judge.NUM_FEATURES)
 
 
+@pytest.mark.slow
 def test_network_of_the_same_images_is_the_same():
     images = phantoms((32, 32), seed=0, num=16)
     first, second = (
@@ -36,6 +38,7 @@ def test_network_of_the_same_images_is_the_same():
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_training_leaves_the_seed_of_others_alone():
     images = phantoms((32, 32), seed=0, num=16)
     torch.manual_seed(5)
@@ -55,6 +58,7 @@ def test_planes_of_a_volume_are_slices_across_each_axis():
     assert torch.equal(across_z[0, 0, 0], volume[0, 0, :, :, 4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", second_judge.CHANGES)
 def test_changes_keep_images_images(change):
     images = phantoms((32, 32), seed=0, num=4)

@@ -46,6 +46,7 @@ def test_windows_before_a_gap_are_lost_with_it() -> None:
     assert windows.add(reading(4.0), 5, "sample") == Work(reading(4.0), 5)
 
 
+@pytest.mark.slow
 def test_short_windows_over_a_counter_of_100_ms_have_the_mean_of_long_ones(
     store: str, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_two_runs_have_no_interval(client):
     assert "Energy per sample = fixed + steps x step" in text
 
 
+@pytest.mark.slow
 def test_table_follows_the_comparison_by_steps(client):
     write(client, (200, 103), (1000, 503))
     text = fit().stdout
@@ -94,6 +95,7 @@ def test_table_follows_the_comparison_by_steps(client):
     assert text.index("Per run") < text.index("Energy per sample = fixed + steps")
 
 
+@pytest.mark.slow
 def test_groups_are_fitted_apart_and_one_that_cannot_be_is_named(client):
     write(client, (200, 103), (1000, 503), params={"sampler": "ddpm"})
     write(client, (200, 203), (1000, 1003), params={"sampler": "ddim"})

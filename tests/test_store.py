@@ -225,6 +225,7 @@ def test_read_runs_says_that_no_run_can_be_read(client):
         read_runs(client, experiment_names=["exp"])
 
 
+@pytest.mark.slow
 def test_read_runs_pages_past_a_thousand(client):
     copy_run(client, write_run(client, "exp", windows=WINDOWS), num_copies=1100)
     frame = read_runs(client, experiment_names=["exp"])

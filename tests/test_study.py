@@ -57,6 +57,14 @@ def test_cells_are_measured_in_runs_of_their_own_below_the_study(store):
         assert cell.statistics.num_units == (4 if cell.task == "train" else 2)
         assert cell.measured.energy_kwh > sum(w.energy_kwh for w in cell.measured.windows)
     assert lines[0] == "study   2 cells: 2 done"
+    artifacts = MlflowClient().list_artifacts(found.run_id, "study")
+    assert {artifact.path.removeprefix("study/") for artifact in artifacts} == {
+        "report.html",
+        "report.md",
+        "findings.csv",
+        "image-size.svg",
+        "region-month.svg",  # and no two networks, step counts or numbers of processes
+    }
 
 
 @pytest.mark.slow
@@ -115,6 +123,7 @@ def test_cell_that_does_not_fit_is_skipped_with_the_memory_that_it_needs(store):
     assert newest().state == "done"
 
 
+@pytest.mark.slow
 def test_study_of_another_grid_cannot_be_resumed(store):
     run = MlflowClient().create_run("0")
     with pytest.raises(InvalidInputError, match="which is no study of this grid"):

@@ -126,6 +126,7 @@ def test_studies_of_different_cells_have_different_digests():
     assert digests[0] == digests[3]  # the price of a cell does not change what is computed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("task", ["train", "synth"])
 def test_work_does_each_unit_once(task, dims):

@@ -1,7 +1,9 @@
 """The reproduction table: against figures worked out by hand from the runs of a made-up study."""
 
+import base64
 import json
 import math
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -9,16 +11,17 @@ from mlflow import MlflowClient
 
 from mlflow_carbon.cli import cli
 from mlflow_carbon.contract import keys, study_tags
-from mlflow_carbon.reporting.paper_results import exponent, result_of
-from mlflow_carbon.reporting.study_cells import find_study, read_study
-from mlflow_carbon.reporting.study_findings import (
+from mlflow_carbon.pictures.study_figures import image_size_figure
+from mlflow_carbon.reporting.finding import (
     AGREES,
     DIFFERS,
     NOT_MEASURED,
     OTHER_MACHINE,
     TOO_SMALL,
-    findings_of,
 )
+from mlflow_carbon.reporting.paper_results import exponent, result_of
+from mlflow_carbon.reporting.study_cells import find_study, read_study
+from mlflow_carbon.reporting.study_findings import findings_of
 from tests.fakes.metered_runs import write_run
 
 KWH_PER_JOULE = 1 / 3.6e6
@@ -46,6 +49,8 @@ def write_cell(parent, task, size, joules, *, model="medium", steps=None, proces
     }
     state = more.get("state", study_tags.DONE)
     tags = {study_tags.TAG_CELL: name, study_tags.TAG_STATE: state, keys.TAG_HARDWARE: "1x test"}
+    if "other_load" in more:
+        tags[keys.TAG_OTHER_LOAD] = more["other_load"]
     if "problem" in more:
         tags[study_tags.TAG_PROBLEM] = more["problem"]
     return write_run(
@@ -151,6 +156,7 @@ def test_model_sizes_are_compared_at_one_size(parent):
     assert found("largest over smallest networks, 2D synth").verdict == NOT_MEASURED
 
 
+@pytest.mark.slow
 def test_processes_are_compared_at_equal_iterations_and_at_equal_samples(parent):
     size = (192, 192, 192)
     write_cell(parent, "train", size, 100)
@@ -180,11 +186,74 @@ def test_joules_and_mass_are_beside_the_papers(parent):
     assert mass.ratio == pytest.approx(0.625 / 0.79)
 
 
-def test_regions_and_months_are_told_by_each_basis(parent):
-    assert found("Poland over Sweden by the paper's Table 1").ours == "95"  # 666 / 7
-    assert found("Poland over Sweden by direct emissions").ours == "85"  # 681 / 8
-    assert found("Poland over Sweden by life-cycle").verdict == DIFFERS
-    assert found("Germany 2022").ours == "1.45"
+@pytest.mark.parametrize(
+    ("basis", "ratio", "verdict"),
+    [
+        ("the paper's Table 1", "95", AGREES),  # 666 / 7
+        ("EEA as revised", "85", DIFFERS),  # 681 / 8
+        ("Electricity Maps, life-cycle", "34", DIFFERS),  # 876 / 26
+        ("Ember, life-cycle", "18", DIFFERS),  # 732 / 41
+    ],
+)
+def test_regions_are_told_by_each_basis(parent, basis, ratio, verdict):
+    finding = found(f"Poland over Sweden by {basis}")
+    assert (finding.ours, finding.verdict) == (ratio, verdict)
+
+
+def test_months_are_those_of_2022(parent):
+    assert found("Germany 2022").ours == "1.45"  # 454.7 / 313.5
+
+
+def test_steps_that_lie_far_below_the_papers_cannot_tell(parent):
+    for steps in (5, 20, 50):
+        write_cell(parent, "synth", (64, 64), 1 + steps, steps=steps)
+    finding = found("200 steps instead of 1000, 2D")
+    # 1 - (1 + 200) / (1 + 1000)
+    assert (finding.ours, finding.verdict) == ("0.799", TOO_SMALL)
+    assert "1 J + 1 J a step at 64x64, fitted to 5, 20, 50 steps" in finding.why
+
+
+def test_report_says_what_the_study_took_and_what_ran_beside_it(parent):
+    # 2 windows of 5 iterations of 360 J each are 3600 J, 0.001 kWh; x 1.5 x 250 g/kWh
+    write_cell(parent, "train", (512, 512), 360, other_load="43% of the CPU")
+    lines = CliRunner().invoke(cli, ["study-report"]).stdout.splitlines()
+    assert re.fullmatch(
+        r"It took [\d.]+ min from its start to its end, its cells 0.001 kWh of IT energy, "
+        r"0.375 g CO2e\.",
+        lines[1],
+    )
+    assert lines[2] == "Machine: 1x test."
+    assert lines[3].startswith("Other work used the machine beside 1 of 1 cells")
+
+
+def test_figures_are_in_the_page_and_in_a_folder(parent, tmp_path):
+    for axis in (192, 256, 512):
+        write_cell(parent, "train", (axis, axis), axis**0.7)
+    arguments = ["study-report", "--format", "html", "--figures", str(tmp_path / "figures")]
+    page = CliRunner().invoke(cli, arguments).stdout
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"image-size.svg"}
+    drawing = (tmp_path / "figures" / "image-size.svg").read_bytes()
+    assert base64.b64encode(drawing).decode() in page
+    # nothing was synthesised, by one model and in one process
+    assert page.count("<p>Not drawn: ") == 3
+    assert "<p>Not drawn: no synthesis was measured.</p>" in page
+    assert "<script" not in page
+
+
+def test_figures_show_what_the_paper_would_have_emitted(parent):
+    write_cell(parent, "train", (512, 512), 40)
+    write_cell(parent, "synth", (64, 64, 64), 90, steps=1000)
+    client = MlflowClient()
+    cells = read_study(client, find_study(client, None)).cells
+    slices, volumes = image_size_figure(cells).axes
+    assert [text.get_text() for text in slices.get_xticklabels()] == ["512²", "192²"]
+    lines = [tuple(map(list, line.lines[0].get_data())) for line in slices.containers]
+    # 40 J x 150,000 / 3.6e6 J/kWh x 1.55 x 0.251 kg/kWh = 0.648 kg, and the paper's 0.40 and 0.79
+    assert lines[0] == ([512 * 512], [pytest.approx(0.648, rel=1e-3)])
+    assert lines[1] == ([192 * 192, 512 * 512], [0.40, 0.79])
+    # 90 J x 10,000 / 3.6e6 J/kWh x 1.55 x 0.251 kg/kWh = 0.0973 kg
+    lines = [tuple(map(list, line.lines[0].get_data())) for line in volumes.containers]
+    assert ([64**3], [pytest.approx(0.0973, rel=1e-3)]) in lines
 
 
 def test_cell_that_was_skipped_says_why(parent):
@@ -204,6 +273,7 @@ def test_cell_that_was_done_again_counts_once(parent):
     assert cell.run_id == done
 
 
+@pytest.mark.slow
 def test_command_prints_each_format(parent):
     for axis in (192, 256, 512):
         write_cell(parent, "train", (axis, axis), math.sqrt(axis))

@@ -54,6 +54,7 @@ def changed_by(vqgan, latents, at):
     return (before != after).movedim(2, 0).flatten(start_dim=1).any(dim=1).nonzero()
 
 
+@pytest.mark.slow
 def test_tiles_join_to_the_same_images_as_decoding_at_once(trained):
     vqgan, latents = trained
     whole = decode(vqgan, latents)

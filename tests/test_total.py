@@ -57,6 +57,7 @@ def test_total_counts_failed_and_killed_runs_and_a_sweep_once(project):
     assert (len(found.runs), len(found.counted), found.num_unmetered) == (7, 4, 1)
 
 
+@pytest.mark.slow
 def test_tables_and_search_give_the_same_total(project):
     project.set_tag(next(iter(read_total(project).runs)).run_id, "carbon.total", "ended x")
     frames = [read_total(project, since_unix_s=1.0, is_direct=way) for way in (True, False)]

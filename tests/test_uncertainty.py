@@ -121,6 +121,7 @@ def test_interval_holds_95_of_100_totals_of_independent_windows(num_windows, num
     assert 0.93 <= found <= (0.98 if 4 <= num_windows < 20 else 0.97)
 
 
+@pytest.mark.slow
 def test_coverage_of_correlated_windows_takes_no_step_between_19_and_20():
     # as before the widening: 66 % at 19 windows, 96 % at 20 (phi = 0.6)
     before, after = (
@@ -131,6 +132,7 @@ def test_coverage_of_correlated_windows_takes_no_step_between_19_and_20():
     assert abs(after - before) <= 0.03
 
 
+@pytest.mark.slow
 def test_coverage_of_correlated_windows_rises_as_windows_are_added():
     # of independent ones alone it falls: 90 % at 2 windows, 66 % at 19
     found = [
@@ -141,6 +143,7 @@ def test_coverage_of_correlated_windows_rises_as_windows_are_added():
     assert found[-1] >= 0.92
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phi", [-0.6, -0.3, 0.1, 0.3, 0.6])
 @pytest.mark.parametrize("num_future", [1, 300])
 def test_interval_holds_95_of_100_totals_of_correlated_windows(phi, num_future):

@@ -72,6 +72,7 @@ def test_no_module_imports_a_database(tmp_path):
     assert done.stdout == "imported\n", done.stderr
 
 
+@pytest.mark.slow
 def test_database_is_refused_in_a_sentence(empty_store, tmp_path):
     done = run(tmp_path, COMMAND, "compare", uri=f"sqlite:///{empty_store}")
     assert done.returncode == 1

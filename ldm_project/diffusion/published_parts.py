@@ -29,7 +29,7 @@ class PublishedUnet(nn.Module):
         self._predict = predict
 
     def forward(self, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """Returns what the network predicts."""
+        """Returns the network's prediction."""
         return self._predict(latents, timesteps)
 
 

@@ -48,11 +48,11 @@ class CtDataset(Dataset):
         return
 
     def to_dict(self) -> dict[str, str]:
-        """Returns what MLflow stores of the dataset."""
+        """Returns the dataset's description for MLflow."""
         return {**super().to_dict(), "profile": json.dumps(self._profile)}
 
 
 def source_name(data: str) -> str:
-    """Returns where scans come from: ``phantom``, a public dataset, or ``files`` for any folder."""
+    """Returns the origin of scans: ``phantom``, a public dataset, or ``files`` for any folder."""
     is_public = data == PHANTOM or data.startswith((DECATHLON_SCHEME, TCIA_SCHEME))
     return data if is_public else FILES

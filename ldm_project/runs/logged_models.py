@@ -36,7 +36,7 @@ REQUIREMENTS = (
 
 
 def installed_requirements() -> list[str]:
-    """Returns what the logged code imports, each pinned to the version that is installed here."""
+    """Returns the packages that the logged code imports, each pinned to its version here."""
     # a local version such as 2.13.0+cpu is in no index
     return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 

@@ -27,6 +27,7 @@ from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.contract import study_tags
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.metering.meter import Meter
+from mlflow_carbon.pictures.study_pictures import study_illustrations
 from mlflow_carbon.reporting.study_cells import StudyCell, read_cell, read_study
 from mlflow_carbon.reporting.study_findings import findings_of
 from mlflow_carbon.reporting.study_report import findings_frame, study_html, study_markdown
@@ -50,7 +51,7 @@ class Plan:
     device: torch.device
 
     def place_of(self, cell: Cell) -> Place:
-        """Returns how a cell is computed."""
+        """Returns the device, precision and sampler of a cell."""
         settings = self.settings
         return place_for(
             cell,
@@ -120,7 +121,7 @@ def plan_of(settings: StudySettings) -> Plan:
 
 
 def probed(plan: Plan, seen: Sequence[Seen] = ()) -> list[Seen]:
-    """Returns what is known of a study's tasks; probes small cells of the others.
+    """Returns the costs that are known of a study's tasks; probes small cells of the others.
 
     The smallest cell of a task is probed, and the largest that is quick at its rate: small
     networks wait more than they compute. Nothing gets known of a task whose cells do not run.
@@ -144,7 +145,7 @@ def probed(plan: Plan, seen: Sequence[Seen] = ()) -> list[Seen]:
 
 
 def _probe(plan: Plan, piece: Cell) -> Seen | None:
-    """Returns what a unit of a cell's work takes, after a part that warms up.
+    """Returns the cost of a unit of a cell's work, after a part that warms up.
 
     Returns:
         ``None`` where the cell does not fit or fails: its own run will say why.
@@ -276,8 +277,12 @@ def _log_report(run_id: str) -> None:
     client = MlflowClient()
     study = read_study(client, client.get_run(run_id))
     findings = findings_of(study)
-    client.log_text(run_id, study_markdown(study, findings), "study/report.md")
-    client.log_text(run_id, study_html(study, findings), "study/report.html")
+    figures = study_illustrations(study)
+    for figure in figures:
+        if figure.svg:
+            client.log_text(run_id, figure.svg, f"study/{figure.name}.svg")
+    client.log_text(run_id, study_markdown(study, findings, figures), "study/report.md")
+    client.log_text(run_id, study_html(study, findings, figures), "study/report.html")
     client.log_text(run_id, to_csv(findings_frame(findings)), "study/findings.csv")
 
 
@@ -289,7 +294,7 @@ def _done_cells(run_id: str) -> dict[str, StudyCell]:
 
 
 def _seen_before(done: Mapping[str, StudyCell], plan: Plan) -> list[Seen]:
-    """Returns what the cells of an interrupted study have taken."""
+    """Returns the cost so far of an interrupted study's cells."""
     return [
         _seen_of(cell, plan, Outlook(run.duration_s, run.energy_kwh))
         for cell in plan.cells
@@ -298,7 +303,7 @@ def _seen_before(done: Mapping[str, StudyCell], plan: Plan) -> list[Seen]:
 
 
 def _seen_of(cell: Cell, plan: Plan, taken: Outlook) -> Seen:
-    """Returns what a unit of a cell has taken, its warm-up and set-up shared out."""
+    """Returns the cost of a unit of a cell, its warm-up and set-up shared out."""
     assert taken.duration_s is not None  # the cell is done
     energy_kwh = None if taken.energy_kwh is None else taken.energy_kwh / cell.num_units
     return Seen(cell.task, plan.tflop[cell.name], taken.duration_s / cell.num_units, energy_kwh)

@@ -75,7 +75,7 @@ def measure_cell(
 def place_for(
     cell: Cell, device: torch.device, *, precision: str | None, sampler: str, seed: int
 ) -> Place:
-    """Returns how a cell is computed on a device; a precision of ``None`` is the faster one."""
+    """Returns the settings of a cell on a device; a precision of ``None`` is the faster one."""
     try:
         used = resolve_precision(precision, device, spec_of_cell(cell))
     except InvalidInputError:  # the cell will fail by it, and no other

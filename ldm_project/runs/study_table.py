@@ -92,7 +92,7 @@ class Board:
         return [*lines, self.rest()]
 
     def rest(self) -> str:
-        """Returns what is left of the study, in words."""
+        """Returns a sentence on the rest of the study."""
         left = [line for line in self.lines if line.state in (WAITING, study_tags.RUNNING)]
         if not left:
             return "Nothing is left."

@@ -52,7 +52,7 @@ def tflop_per_unit(cell: Cell, known: dict[str, Cost]) -> float:
 
 
 def outlook(cell: Cell, tflop: float, seen: Sequence[Seen]) -> Outlook:
-    """Returns what a cell will take, at the rate of the work of its task nearest in arithmetic.
+    """Returns the forecast cost of a cell, at the rate of work of its task nearest in arithmetic.
 
     Small networks reach fewer TFLOP/s than large ones, so work that is far smaller promises more
     than a cell takes.
@@ -75,7 +75,7 @@ def outlook(cell: Cell, tflop: float, seen: Sequence[Seen]) -> Outlook:
 
 
 def total(outlooks: Sequence[Outlook]) -> Outlook:
-    """Returns what several cells will take; nothing is known if that of one is unknown."""
+    """Returns the forecast cost of several cells; unknown if that of one is."""
     return Outlook(
         _sum([each.duration_s for each in outlooks]), _sum([each.energy_kwh for each in outlooks])
     )

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlflow_carbon.errors import MlflowCarbonError
-from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity, region_name, yearly_sets
+from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity, yearly_sets
+from mlflow_carbon.grid.regions import region_name
 
 # Three large clouds have data centres there (AWS eu-north-1, Azure swedencentral, Google
 # europe-north2), so a run can be moved; few grids are cleaner.
@@ -49,7 +50,7 @@ def cheapest(changes: Iterable[Change | None], *, most: int = 2) -> tuple[Change
 
 
 def cleaner_region(intensity: CarbonIntensity) -> Change | None:
-    """Returns what the same energy would save in a region where the grid is clean.
+    """Returns the saving of the same energy in a region where the grid is clean.
 
     Args:
         intensity: that of the run; another region's figure compares in the same yearly set only.
@@ -73,7 +74,7 @@ def steps_parameter(names: Iterable[str]) -> str | None:
 
 
 def fewer_steps(parameters: Mapping[str, str]) -> Change | None:
-    """Returns what fewer denoising steps would save at most, from a run's parameters.
+    """Returns the most that fewer denoising steps would save, from a run's parameters.
 
     A sample also has a fixed part, such as its decoding, so the share of the steps is an upper
     bound of that of the energy.
@@ -89,7 +90,7 @@ def fewer_steps(parameters: Mapping[str, str]) -> Change | None:
 
 
 def half_the_units(unit: str, *, windows_kwh: float, energy_kwh: float) -> Change | None:
-    """Returns what half the iterations or epochs would save: half of the energy in windows.
+    """Returns the saving of half the iterations or epochs: half of the energy in windows.
 
     Args:
         unit: what the windows count.

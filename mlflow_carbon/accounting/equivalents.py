@@ -1,13 +1,12 @@
 """Emissions as everyday quantities, each with the edition and source of its factor."""
 
-import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.shipped_tables import shipped_rows
 
 EQUIVALENTS_FILE = "equivalents.csv"
 
@@ -148,8 +147,7 @@ def factors() -> tuple[Factor, ...]:
 
 
 def _read() -> Iterator[Factor]:
-    text = (files("mlflow_carbon") / "data" / EQUIVALENTS_FILE).read_text(encoding="utf-8")
-    for row in csv.DictReader(text.splitlines()):
+    for row in shipped_rows(EQUIVALENTS_FILE):
         if row["kind"]:
             yield Factor(
                 kind=row["kind"],

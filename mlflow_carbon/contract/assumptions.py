@@ -7,13 +7,13 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.grid.intensity import (
     GIVEN,
-    OWN_FIGURE,
     CarbonIntensity,
     given_intensity,
     lookup_intensity,
     stage_notice,
 )
 from mlflow_carbon.grid.providers import LiveIntensity
+from mlflow_carbon.grid.regions import OWN_FIGURE
 
 SETTINGS = ("region", "intensity_set", "pue")  # the settings that have a default
 

@@ -70,7 +70,7 @@ def _components(total: Total, description: MeterDescription | None) -> dict[str,
 
 
 def _price(record: RunRecord) -> dict[str, Any]:
-    """Returns what turned the energy into CO2e."""
+    """Returns the assumptions that turned the energy into CO2e."""
     intensity = record.intensity
     found: dict[str, Any] = {"pue": record.pue}
     if intensity is not None:
@@ -87,7 +87,7 @@ def _price(record: RunRecord) -> dict[str, Any]:
 
 
 def _measurement(description: MeterDescription | None) -> dict[str, Any]:
-    """Returns how the energy was measured, and what was not."""
+    """Returns the methods of the measurement, and the devices that it lacks."""
     if description is None:
         return {}
     return _present(

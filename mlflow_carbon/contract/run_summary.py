@@ -44,7 +44,7 @@ class PerTags(Generic[Derived]):
         self._kept: dict[int, tuple[Mapping[str, str], Derived]] = {}
 
     def of(self, tags: Mapping[str, str]) -> Derived:
-        """Returns what follows from these tags."""
+        """Returns the value that is derived from these tags."""
         kept = self._kept.get(id(tags))
         if kept is None:
             if len(self._kept) >= _NUM_KEPT:

@@ -1,20 +1,17 @@
 """Carbon intensity of electricity by region and period, each value with its set and its source."""
 
-import csv
-import difflib
 import math
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
+from mlflow_carbon.grid.regions import OWN_FIGURE, region_label, resolve_region
+from mlflow_carbon.shipped_tables import shipped_rows
 
 YEARLY_FILE = "carbon_intensity_yearly.csv"
 MONTHLY_FILE = "electricity_maps_monthly.csv"
-REGIONS_FILE = "regions.csv"
 
 DEFAULT_SET = "ember"
 # Monthly figures come in two bases; the direct one is what the paper's Fig. 3b implies.
@@ -25,7 +22,6 @@ MONTHLY_SET_BY_BASIS = {
 MONTHLY_SETS = tuple(MONTHLY_SET_BY_BASIS.values())
 FALLBACK_YEARLY_SETS = (DEFAULT_SET, "eea")
 GIVEN = "given"  # set, period and basis of a figure that the user brings
-OWN_FIGURE = "carbon_intensity_g_per_kwh"  # the argument for the user's own figure
 
 
 @dataclass(frozen=True)
@@ -59,51 +55,6 @@ class CarbonIntensity:
         return f"{self.region or GIVEN} {self.g_per_kwh:.4g} g/kWh" + (
             f" ({origin})" if origin else ""
         )
-
-
-def resolve_region(name: str) -> str:
-    """Returns the ISO 3166-1 alpha-2 code of a region, ``EU27`` or ``WORLD``.
-
-    Args:
-        name: country name, ISO code of two or three letters, or a common alias; any case.
-
-    Raises:
-        NoIntensityError: no region is called that; offers the nearest spellings.
-    """
-    codes = _code_by_name()
-    folded = _folded(name)
-    if folded in codes:
-        return codes[folded]
-    country = codes.get(_folded(name.partition("-")[0]))
-    if "-" in name and country is not None:
-        raise NoIntensityError(
-            f"No carbon intensity for zone {name!r}: the sets here know no parts of a country. "
-            f"Give {country} for the whole.",
-            instead=OWN_FIGURE,
-        )
-    # a two-letter code with one wrong letter has a similarity of 0.5
-    cutoff = 0.5 if len(folded) <= 3 else 0.6
-    near = difflib.get_close_matches(folded, codes, n=6, cutoff=cutoff)
-    nearest = list(dict.fromkeys(codes[spelling] for spelling in near))[:3]
-    offer = f" Nearest: {', '.join(nearest)}." if nearest else ""
-    raise NoIntensityError(
-        f"No carbon intensity for region {name!r}.{offer} Give a country name or ISO code.",
-        instead=OWN_FIGURE,
-    )
-
-
-def region_name(code: str) -> str:
-    """Returns the name of the region with a code; any other text is returned as it is."""
-    names = {row["iso2"]: row["name"] for row in _rows(REGIONS_FILE)}
-    return names.get(code, code)
-
-
-def region_label(name: str) -> str:
-    """Returns the code of a region; a name that is the user's own is returned as it is."""
-    try:
-        return resolve_region(name)
-    except NoIntensityError:
-        return name
 
 
 def lookup_intensity(
@@ -375,7 +326,7 @@ def _yearly() -> tuple[CarbonIntensity, ...]:
             source_url=row["source_url"],
             licence=row["licence"],
         )
-        for row in _rows(YEARLY_FILE)
+        for row in shipped_rows(YEARLY_FILE)
     )
 
 
@@ -392,26 +343,5 @@ def _months() -> tuple[CarbonIntensity, ...]:
             source_url=row["source_url"],
             licence=row["licence"],
         )
-        for row in _rows(MONTHLY_FILE)
+        for row in shipped_rows(MONTHLY_FILE)
     )
-
-
-@cache
-def _code_by_name() -> dict[str, str]:
-    codes: dict[str, str] = {}
-    for row in _rows(REGIONS_FILE):
-        for name in (row["iso2"], row["iso3"], row["name"], *row["aliases"].split(";")):
-            if name:
-                codes.setdefault(_folded(name), row["iso2"])
-    return codes
-
-
-def _folded(name: str) -> str:
-    """Returns the letters and digits of a name, without case, accents and punctuation."""
-    plain = unicodedata.normalize("NFKD", name.casefold())
-    return "".join(letter for letter in plain if letter.isalnum())
-
-
-def _rows(file: str) -> Iterator[dict[str, str]]:
-    path = files("mlflow_carbon") / "data" / file
-    yield from csv.DictReader(path.read_text(encoding="utf-8").splitlines())

@@ -31,7 +31,7 @@ class PriceSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "PriceSettings":
-        """Returns what the variables ``MLFLOW_CARBON_*`` choose.
+        """Returns the choices of the variables ``MLFLOW_CARBON_*``.
 
         Raises:
             InvalidInputError: a variable that holds a number holds none.

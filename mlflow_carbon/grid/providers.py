@@ -13,12 +13,8 @@ from urllib.parse import urlencode
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
-from mlflow_carbon.grid.intensity import (
-    DEFAULT_SET,
-    CarbonIntensity,
-    lookup_intensity,
-    resolve_region,
-)
+from mlflow_carbon.grid.intensity import DEFAULT_SET, CarbonIntensity, lookup_intensity
+from mlflow_carbon.grid.regions import resolve_region
 
 TIMEOUT_S = 3.0
 LIVE_SET_PREFIX = "live:"

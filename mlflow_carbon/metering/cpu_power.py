@@ -8,10 +8,10 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.shipped_tables import shipped_rows
 
 # Used where neither name nor family identifies the server: the median of TDP over threads of the
 # server CPUs in data/cpu_tdp.csv (a test checks the figure).
@@ -235,7 +235,6 @@ class Generation:
 @cache
 def load_generations() -> tuple[Generation, ...]:
     """Returns the package's own table of server generations."""
-    text = (files("mlflow_carbon") / "data" / "cpu_families.csv").read_text(encoding="utf-8")
     return tuple(
         Generation(
             vendor=row["vendor"],
@@ -247,16 +246,15 @@ def load_generations() -> tuple[Generation, ...]:
             name=row["generation"],
             represented_by=row["represented_by"],
         )
-        for row in csv.DictReader(text.splitlines())
+        for row in shipped_rows("cpu_families.csv")
     )
 
 
 @cache
 def load_models() -> dict[str, CpuModel]:
     """Returns the package's own table of CPU models by plain name."""
-    text = (files("mlflow_carbon") / "data" / "cpu_tdp.csv").read_text(encoding="utf-8")
     models = {}
-    for row in csv.DictReader(text.splitlines()):
+    for row in shipped_rows("cpu_tdp.csv"):
         models[plain_name(row["name"])] = CpuModel(
             name=row["name"],
             tdp_w=float(row["tdp_w"]),

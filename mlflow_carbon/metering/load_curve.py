@@ -1,9 +1,9 @@
 """The share of its TDP that a CPU draws at a load, as measured on servers."""
 
-import csv
 from functools import cache
-from importlib.resources import files
 from itertools import pairwise
+
+from mlflow_carbon.shipped_tables import shipped_rows
 
 
 def tdp_fraction(load_fraction: float) -> float:
@@ -22,6 +22,5 @@ def tdp_fraction(load_fraction: float) -> float:
 
 @cache
 def _points() -> tuple[tuple[float, float], ...]:
-    text = (files("mlflow_carbon") / "data" / "cpu_load_curve.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
+    rows = shipped_rows("cpu_load_curve.csv")
     return tuple((float(row["load_fraction"]), float(row["tdp_fraction"])) for row in rows)

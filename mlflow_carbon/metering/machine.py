@@ -63,7 +63,7 @@ class Machine:
         return methods
 
     def attribution(self, settings: MeterSettings) -> str:
-        """Returns what is counted of a shared node, ``auto`` as this machine decides it."""
+        """Returns the attribution on a shared node; ``auto`` is decided by the devices."""
         if settings.attribution != AUTO:
             return settings.attribution
         is_shared = any(source.is_shared for source in self.sources)

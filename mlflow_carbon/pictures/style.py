@@ -23,13 +23,13 @@ NOTE_LINE_IN = 0.125
 DOTS_PER_INCH = 300
 FORMATS = ("png", "svg", "pdf")
 MAX_LABEL_CHARS = 28
+NOTE_CHARS = 76  # that fit one line of a column
 INK = "#1b1c1d"  # axes and text; a web page replaces it by its own colour of text
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 # Okabe and Ito 2008, https://jfly.uni-koeln.de/color/, in seaborn's brightness.
 PALETTE: tuple[str, ...] = tuple(sns.color_palette("colorblind").as_hex())
 
-_NOTE_CHARS = 76  # that fit one line of a column
 _MOST_TICKS = 9  # measured values that are shown as ticks
 _SHORT_DECADES = 100.0  # a logarithmic axis shorter than this needs ticks between its powers of 10
 _WIDE_FACTOR = 4.0  # values further apart than this are drawn on a logarithmic axis
@@ -70,15 +70,22 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def new_figure(num_panels: int, note: str, *, panel_height_in: float = PANEL_HEIGHT_IN) -> Figure:
+def new_figure(
+    num_panels: int,
+    note: str,
+    *,
+    panel_height_in: float = PANEL_HEIGHT_IN,
+    note_chars: int = NOTE_CHARS,
+) -> Figure:
     """Returns an empty figure of one column, with room for panels above a note.
 
     Args:
         num_panels: drawn one below the other.
         note: what the marks and error bars are.
         panel_height_in: of each panel with its axes.
+        note_chars: of the longest line of the note.
     """
-    lines = wrapped(note)
+    lines = wrapped(note, note_chars)
     height_in = num_panels * panel_height_in + NOTE_LINE_IN * (len(lines) + 0.3)
     note_fraction = NOTE_LINE_IN * (len(lines) + 0.15) / height_in
     layout = ConstrainedLayoutEngine(rect=(0, note_fraction, 1, 1 - note_fraction))
@@ -88,9 +95,9 @@ def new_figure(num_panels: int, note: str, *, panel_height_in: float = PANEL_HEI
     return figure
 
 
-def wrapped(text: str) -> list[str]:
+def wrapped(text: str, num_chars: int = NOTE_CHARS) -> list[str]:
     """Returns text in lines that fit a column."""
-    return textwrap.wrap(text, _NOTE_CHARS)
+    return textwrap.wrap(text, num_chars)
 
 
 def label(text: str) -> str:

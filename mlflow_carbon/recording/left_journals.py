@@ -123,7 +123,7 @@ def journals(
 
 
 def writer_of(path: Path) -> Writer | None:
-    """Returns who writes to a journal; ``None`` if nobody does, or the file is no journal of ours.
+    """Returns the writer of a journal; ``None`` without one, or if the file is no journal of ours.
 
     Reads the first line only.
     """

@@ -296,7 +296,7 @@ class Recorder:
         self._outbox.put(values, end_unix_s, tags, step=step)
 
     def summary(self) -> RunRecord:
-        """Returns what this node has measured of the run: at its end, or until the latest reading.
+        """Returns this node's record of the run: at its end, or until the latest reading.
 
         Windows are in it at the end only.
         """
@@ -322,7 +322,7 @@ class Recorder:
         return reading.start_unix_s + reading.duration_s + self._shift_s
 
     def _description(self, *, is_silent: bool) -> MeterDescription:
-        """Returns how the run was measured; warns of what was not."""
+        """Returns the description of the measurement; warns of devices that it lacks."""
         description = self.meter.description
         if description.problems and not self.is_held:
             _logger.warning("Energy of run %s: %s", self.run_id, " ".join(description.problems))

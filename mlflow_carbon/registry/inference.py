@@ -52,7 +52,7 @@ def note_used_models(client: MlflowClient, run: Run) -> list[str]:
 
 
 def sample_costs(client: MlflowClient, model_id: str) -> list[SampleCost]:
-    """Returns what a sample of a model emits in each way of making it, the most used way first.
+    """Returns the CO2e of a model's sample in each way of making it, the most used way first.
 
     A way's figure is the mean energy of a sample over all runs that used the model so, times PUE
     and intensity. Where the runs' factors differ, the newest run's are used: regions are never

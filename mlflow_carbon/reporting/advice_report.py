@@ -16,9 +16,9 @@ from mlflow_carbon.grid.intensity import (
     latest_intensities,
     lookup_intensity,
     monthly_intensities,
-    region_label,
     yearly_sets,
 )
+from mlflow_carbon.grid.regions import region_label
 from mlflow_carbon.reporting.everyday import footer_report
 from mlflow_carbon.reporting.report import Column, Report, Table
 from mlflow_carbon.reporting.tables import ABSENT, MASS_SCALES, choose_scale

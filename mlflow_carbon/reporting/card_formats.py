@@ -11,7 +11,7 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.errors import NoRunsError
-from mlflow_carbon.grid.intensity import region_name
+from mlflow_carbon.grid.regions import region_name
 from mlflow_carbon.inert import shown
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.reporting.model_card import measured, paragraph
@@ -238,7 +238,7 @@ def _component_names(own: Footprint) -> list[str]:
 
 
 def _environment(own: Footprint) -> dict[str, Any] | None:
-    """Returns where the energy came from; ``None`` where the region is only a default."""
+    """Returns the place of the power supply; ``None`` where the region is only a default."""
     if keys.default_tag("region") in own.run.data.tags:
         return None
     return {
@@ -283,7 +283,7 @@ def _moment(time_s: float) -> datetime:
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns what is known: missing is absent."""
+    """Returns the values that are known: missing is absent."""
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -194,7 +194,7 @@ def _p_text(p: float) -> str:
 
 
 def _footer(table: pd.DataFrame) -> str:
-    """Returns what all rows rest on: intensities, PUE, methods, and what the columns mean."""
+    """Returns the notes on all rows: intensities, PUE, methods, meaning of the columns."""
     told = []
     if _tells_intensities(table):
         columns = ["region", "intensity_g_per_kwh", "period", "intensity_set"]

@@ -105,7 +105,7 @@ def common_values(values: pd.Series, groups: np.ndarray) -> np.ndarray:
 
 
 def num_mixed(values: pd.Series, groups: np.ndarray) -> tuple[int, list[str]]:
-    """Returns how many groups mix several values, and all the values that are mixed, as text."""
+    """Returns the number of groups that mix several values, and all those values as text."""
     codes, distinct = pd.factorize(values, use_na_sentinel=False)
     lowest, highest = _extremes(codes, groups, int(groups.max()) + 1)
     is_mixed = lowest < highest
@@ -123,7 +123,7 @@ def _extremes(codes: np.ndarray, groups: np.ndarray, num: int) -> tuple[np.ndarr
 
 
 def _g_per_kwh(priced: pd.DataFrame) -> np.ndarray:
-    """Returns what a kWh of each run's IT energy emits, in g: PUE x intensity."""
+    """Returns the CO2e of a kWh of each run's IT energy, in g: PUE x intensity."""
     pue, intensity = _floats(priced, "pue"), _floats(priced, "intensity_g_per_kwh")
     for bound in (pue.min(), pue.max()):
         validate_pue(float(bound))

@@ -7,7 +7,8 @@ from mlflow import MlflowClient
 
 from mlflow_carbon.errors import BadRecordError, NoIntensityError
 from mlflow_carbon.grid.hourly import IntensitySeries, intensity_of_spans
-from mlflow_carbon.grid.intensity import GIVEN, CarbonIntensity, region_label
+from mlflow_carbon.grid.intensity import GIVEN, CarbonIntensity
+from mlflow_carbon.grid.regions import region_label
 from mlflow_carbon.store.run_windows import MeteredRun, read_metered_run
 
 _logger = logging.getLogger("mlflow.carbon")

@@ -8,7 +8,7 @@ import yaml
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.errors import NoRunsError
-from mlflow_carbon.grid.intensity import region_name
+from mlflow_carbon.grid.regions import region_name
 from mlflow_carbon.inert import markdown, shown
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.reporting.model_footprint import ModelFootprint

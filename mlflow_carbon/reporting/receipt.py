@@ -118,7 +118,7 @@ class RunFootprint:
 
 
 def footprint_of(record: RunRecord) -> RunFootprint:
-    """Returns what a run's record says of its cost."""
+    """Returns the cost of a run, from its record."""
     total, description = record.total, record.description
     energy_kwh = None if total is None else total.energy_kwh
     by_component = {} if total is None else dict(total.energy_kwh_by_component)
@@ -191,7 +191,7 @@ def _cost(footprint: RunFootprint) -> str:
 
 
 def _error_text(footprint: RunFootprint) -> str:
-    """Returns how far the energy, and thus the CO2e, may be off: `` (each ± 5 %)``."""
+    """Returns the uncertainty of energy and CO2e as text: `` (each ± 5 %)``."""
     bounds, energy_kwh = footprint.energy_bounds, footprint.energy_kwh
     if bounds is None or not energy_kwh or bounds.low_kwh == bounds.high_kwh:
         return ""

@@ -109,7 +109,7 @@ def varying_settings(runs: pd.DataFrame) -> list[str]:
 def place_changes(
     runs: pd.DataFrame, series: IntensitySeries | None = None
 ) -> tuple[list[Change], list[str]]:
-    """Returns what another region, month or hour would save, and why some are not known.
+    """Returns the savings of another region, month or hour, and why some are not known.
 
     Args:
         runs: as ``store.read_runs`` returns them.

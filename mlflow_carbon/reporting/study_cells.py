@@ -13,6 +13,7 @@ from mlflow_carbon.errors import BadRecordError, NoRunsError
 from mlflow_carbon.store.access import store_errors
 from mlflow_carbon.store.listing import all_experiments, all_runs
 from mlflow_carbon.store.run_windows import MeteredRun, read_metered_run
+from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 # The paper's totals: sections 2.2 and 3.1.
 PAPER_UNITS = {"iteration": 150_000, "sample": 10_000}
@@ -38,6 +39,7 @@ class StudyCell:
         problem: why the cell failed, was skipped or could not be measured; "" without any.
         measured: its measurements; ``None`` where there are none.
         hardware: of the machine; "" where not recorded.
+        other_load: what other work used of the machine meanwhile; "" where it was little.
     """
 
     run_id: str
@@ -54,6 +56,7 @@ class StudyCell:
     problem: str
     measured: MeteredRun | None
     hardware: str
+    other_load: str
 
     @property
     def num_voxels(self) -> int:
@@ -71,14 +74,30 @@ class StudyCell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study with its cells, in the order in which they were begun."""
+    """A study with its cells, in the order in which they were begun.
+
+    Attributes:
+        run_id: of the parent run.
+        name: of the parent run.
+        preset: name of the grid.
+        state: as that of a cell, or ``stopped``.
+        num_cells: of the grid.
+        duration_s: from its beginning to its end, pauses included; ``None`` until it has ended.
+        cells: those that were begun.
+    """
 
     run_id: str
     name: str
     preset: str
     state: str
     num_cells: int
+    duration_s: float | None
     cells: tuple[StudyCell, ...]
+
+    @property
+    def energy_kwh(self) -> float:
+        """What the cells have taken that were measured, warm-up and set-up included."""
+        return sum(cell.measured.energy_kwh for cell in self.cells if cell.measured)
 
     @property
     def machines(self) -> tuple[str, ...]:
@@ -126,8 +145,16 @@ def read_study(client: MlflowClient, parent: Run) -> Study:
         preset=tags.get(study_tags.TAG_PRESET, ""),
         state=tags.get(study_tags.TAG_STATE, ""),
         num_cells=int(tags.get(study_tags.TAG_NUM_CELLS, len(cells))),
+        duration_s=_duration_s(parent),
         cells=cells,
     )
+
+
+def _duration_s(run: Run) -> float | None:
+    start_ms, end_ms = run.info.start_time, run.info.end_time
+    if start_ms is None or not end_ms:
+        return None
+    return float(end_ms - start_ms) / MILLISECONDS_PER_SECOND
 
 
 def child_runs(client: MlflowClient, parent: Run) -> list[Run]:
@@ -194,4 +221,5 @@ def read_cell(client: MlflowClient, run: Run) -> StudyCell:
         problem=problem,
         measured=measured,
         hardware=tags.get(keys.TAG_HARDWARE, ""),
+        other_load=tags.get(keys.TAG_OTHER_LOAD, ""),
     )

@@ -102,7 +102,7 @@ def total_report(
 
 
 def paper_sentence(total: ProjectTotal) -> str:
-    """Returns what a paper may say of the project's emissions."""
+    """Returns a sentence for a paper on the project's emissions."""
     statuses = [run.status for run in total.runs]
     listed = [
         f"{statuses.count(status)} {_WORDS[status]}" for status in STATUSES if status in statuses
@@ -120,7 +120,7 @@ def paper_sentence(total: ProjectTotal) -> str:
 
 
 def notices(total: ProjectTotal) -> list[str]:
-    """Returns what is not in the total, a sentence each."""
+    """Returns a sentence on each thing that is not in the total."""
     found = []
     num_inside = len(total.runs) - len(total.counted) - total.num_unmeasured
     if num_inside > 0:
@@ -151,7 +151,7 @@ def _error(total: ProjectTotal) -> str:
 
 
 def _methods(total: ProjectTotal) -> dict[str, str]:
-    """Returns how each component was measured, for people."""
+    """Returns the method of each component in words."""
     words: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for run in total.counted:
         for component, method in run.methods.items():

@@ -35,6 +35,7 @@ PERMISSION_DENIED = ErrorCode.Name(databricks_pb2.PERMISSION_DENIED)
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _FORBIDDEN, _UNAUTHORIZED = 403, 401
 # A database's error messages, in lower case, and their remedies.
+_CHECK_ADDRESS = "Check its address."
 _ADVICE_BY_REASON = {
     "disk is full": "Free some space on the disk that holds it, or on the one for temporary files.",
     "no space left": "Free some space on the disk that holds it.",
@@ -123,9 +124,10 @@ def store_errors(store: MlflowClient | str) -> Iterator[None]:
         if not isinstance(error, _kinds_of_store_error()):
             raise
         reason = reason_of(error)
+        advice = _advice(error, reason)
         raise TrackingStoreError(
-            f"The tracking store {place_of(store)} cannot be read: {reason} "
-            f"{_advice(error, reason)}"
+            f"The tracking store {place_of(store)} cannot be read: {reason} {advice}",
+            arguments=["tracking_uri"] if advice is _CHECK_ADDRESS else [],
         ) from error
 
 
@@ -174,7 +176,7 @@ def _advice(error: Exception, reason: str) -> str:
         )
     lower = reason.lower()
     matching = (advice for text, advice in _ADVICE_BY_REASON.items() if text in lower)
-    return next(matching, "Check --tracking-uri.")
+    return next(matching, _CHECK_ADDRESS)
 
 
 def _check_exists(uri: str) -> None:
@@ -187,7 +189,8 @@ def _check_exists(uri: str) -> None:
     if path is not None and not path.exists():
         raise TrackingStoreError(
             f"No tracking store at {redact(uri)}. "
-            "Pass --tracking-uri, set MLFLOW_TRACKING_URI, or change to its folder."
+            "Change to its folder, set MLFLOW_TRACKING_URI, or give its address.",
+            arguments=["tracking_uri"],
         )
 
 
@@ -241,8 +244,8 @@ def _check_current(uri: str, schema: Schema | None) -> None:
     place, version = redact(uri), mlflow.__version__
     if schema.revision is None:
         raise TrackingStoreError(
-            f"No tracking store at {place}: the database has no tables of MLflow. "
-            "Check --tracking-uri."
+            f"No tracking store at {place}: the database has no tables of MLflow. {_CHECK_ADDRESS}",
+            arguments=["tracking_uri"],
         )
     found = f"The tracking store {place} is of {schema.release} (schema {schema.revision})"
     if not schema.is_older:

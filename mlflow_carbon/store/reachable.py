@@ -52,5 +52,6 @@ def require_answer(
         why = f" ({reasons[0].rstrip('.')})" if reasons else f" within {give_up_after_s:g} s"
         raise TrackingStoreError(
             f"The tracking server {redact(uri)} does not answer{why}. "
-            "Start it, or check --tracking-uri and MLFLOW_TRACKING_URI."
+            "Start it, or check its address and MLFLOW_TRACKING_URI.",
+            arguments=["tracking_uri"],
         )

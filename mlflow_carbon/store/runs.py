@@ -229,7 +229,7 @@ class _Found:
 
 
 def _found(source: RunSource | ExportedRuns, wanted: Wanted, statuses: Collection[str]) -> _Found:
-    """Returns what the store holds, read from its tables or, if that fails, by MLflow.
+    """Returns the runs of the store, read from its tables or, if that fails, by MLflow.
 
     Args:
         source: of the runs.
@@ -345,8 +345,7 @@ def _readable_experiments(client: MlflowClient, names: Sequence[str]) -> list[Ex
     if not found:
         raise TrackingStoreError(
             f"You may not read experiment {', '.join(forbidden)} in "
-            f"{place_of(client)}. Ask for the permission READ, or pass another "
-            "--experiment."
+            f"{place_of(client)}. Ask for the permission READ, or name another one."
         )
     if forbidden:
         _logger.warning("Left out experiment %s: you may not read it.", ", ".join(forbidden))
@@ -366,7 +365,8 @@ def find_experiment(client: MlflowClient, name: str) -> Experiment:
     nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     raise TrackingStoreError(
         f"No experiment {name!r} in {place_of(client)}. "
-        f"Nearest: {', '.join(repr(near) for near in nearest)}. Pass --experiment."
+        f"Nearest: {', '.join(repr(near) for near in nearest)}.",
+        arguments=["experiment"],
     )
 
 

@@ -113,12 +113,12 @@ class Wanted:
 
     @classmethod
     def of(cls, names: Collection[str] | None) -> "Wanted":
-        """Returns what names of a parameter or a tag may mean, and what a comparison warns of."""
+        """Returns the columns that these names may mean, and those of warnings."""
         return cls() if names is None else cls(names, {*names, keys.TAG_SHARED})
 
     @classmethod
     def for_groups(cls, names: Collection[str]) -> "Wanted":
-        """Returns what a comparison needs that groups by these tags: it asks for all settings."""
+        """Returns the columns for a comparison by these tags, which needs all parameters."""
         return cls(program_tags={*_COMPARED_TAGS, *names})
 
     def tags_of(self, tags: Mapping[str, str]) -> Mapping[str, str]:

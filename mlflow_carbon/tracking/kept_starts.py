@@ -26,7 +26,7 @@ class KeptStart:
         self.path = (folder or journal_dir() / FOLDER) / f"{digest}.json"
 
     def read(self, *, now_s: float) -> StartPlan | None:
-        """Returns what was chosen before, its start passed or not; ``None`` after its deadline.
+        """Returns the earlier choice, its start passed or not; ``None`` after its deadline.
 
         Nobody else's file counts: it could make a command wait.
         """

@@ -204,7 +204,7 @@ class ProcessMetering:
             self._trainings[run_id] = self._trainings.get(run_id, Part()).plus(footprint)
 
     def trainings_of(self, run_id: str) -> Part:
-        """Returns what the trainings cost that a run has set off in this process."""
+        """Returns the cost of the trainings that a run has set off in this process."""
         with self._lock:
             return self._trainings.get(run_id, Part())
 

@@ -25,7 +25,7 @@ _newest: list[RunFootprint] = []  # at most one
 
 
 def last_footprint() -> RunFootprint | None:
-    """Returns what the metered run that ended last in this process cost; ``None`` before that.
+    """Returns the cost of the metered run that ended last in this process; ``None`` before that.
 
     The record is that of the receipt: energy in kWh and CO2e in g with their bounds, by component
     and per unit. It prints as the receipt, and as a table in a notebook.
@@ -67,7 +67,7 @@ def print_receipt(footprint: RunFootprint, stream: TextIO | None = None) -> None
 
 
 def place_in_ui(client: MlflowClient, run_id: str, experiment_id: str | None) -> str | None:
-    """Returns where MLflow's UI shows a run in its view of training, and how to start the UI.
+    """Returns the address of a run in MLflow's view of training, and how to start the UI.
 
     Args:
         client: of the run's store.
@@ -89,7 +89,7 @@ def place_in_ui(client: MlflowClient, run_id: str, experiment_id: str | None) ->
 def runs_in_ui(
     client: MlflowClient, experiment_id: str | None, *, steps_parameter: str | None
 ) -> str | None:
-    """Returns where MLflow's UI shows the experiment's runs with their CO2e as columns.
+    """Returns the address of the experiment's runs in MLflow's UI, with their CO2e as columns.
 
     Args:
         client: of the runs' store.

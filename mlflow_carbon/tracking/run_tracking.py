@@ -77,7 +77,7 @@ class MeteringProcess(Protocol):
         ...
 
     def trainings_of(self, run_id: str) -> Part:
-        """Returns what the trainings cost that a run has set off in this process."""
+        """Returns the cost of the trainings that a run has set off in this process."""
         ...
 
 

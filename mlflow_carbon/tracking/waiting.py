@@ -127,7 +127,7 @@ def wait_until(start_s: float, clock: WaitingClock) -> None:
 
 
 def told(plan: StartPlan, *, now_s: float, is_new: bool = True) -> str:
-    """Returns what is waited for and what that saves, as a sentence."""
+    """Returns a sentence on the reason for the wait and its saving."""
     assert plan.saving_fraction is not None  # it waits, so both starts are known
     again = "waits" if is_new else "goes on waiting"
     assumed = "" if plan.is_duration_known else ", assumed; give duration"
@@ -175,7 +175,7 @@ def note_saving(client: MlflowClient, run_id: str, plan: StartPlan) -> None:
 
 
 def last_duration_s(client: MlflowClient, experiment_id: str, command: str) -> float | None:
-    """Returns how long the newest finished run of the same work took, in s, if there is one."""
+    """Returns the duration of the newest finished run of the same work, in s, if there is one."""
     runs = client.search_runs(
         [experiment_id],
         f"tags.`{wait_tags.TAG_COMMAND}` = '{command}' AND attributes.status = 'FINISHED'",
