@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from benchmarks.memory_child import MAX_CPU_S
-from benchmarks.memory_table import H100, MEASURED, MemoryRow, read_rows
+from benchmarks.memory_table import H100, MEASURED, NOT_MEASURED, MemoryRow, read_rows
 from ldm_project.diffusion.acceleration import resolve_precision
 from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.memory import CPU, CUDA, Work, denoising_bytes, training_bytes
@@ -115,7 +115,8 @@ def gpu_row(reading: dict[str, Any]) -> MemoryRow:
 def main() -> None:
     """Measures what the file does not have yet, one line at a time."""
     path: Path = MEASURED / "memory.jsonl"
-    known = {row.place for row in read_rows(path)} if path.exists() else set()
+    rows = read_rows(path) if path.exists() else []
+    known = {row.place for row in rows if row.reason != NOT_MEASURED}
     with path.open("a", encoding="utf-8") as file:
         if not any(place[0] == H100 for place in known):
             file.writelines(row.line() for row in gpu_rows())

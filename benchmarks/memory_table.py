@@ -8,6 +8,7 @@ from pathlib import Path
 MEASURED = Path(__file__).parent / "measured"
 H100 = "h100"
 BYTES_PER_GB = 1e9
+NOT_MEASURED = "not measured"  # nobody had the time: the script tries it again
 WORK = {"train": "training", "synth": "sampling"}
 
 
@@ -44,9 +45,10 @@ class MemoryRow:
 
 
 def read_rows(path: Path) -> list[MemoryRow]:
-    """Returns the rows of a file."""
+    """Returns the rows of a file, the last one of each place."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [MemoryRow(**json.loads(line)) for line in lines]
+    rows = [MemoryRow(**json.loads(line)) for line in lines]
+    return list({row.place: row for row in rows}.values())
 
 
 def table_lines(rows: list[MemoryRow], device: str) -> Iterator[str]:
