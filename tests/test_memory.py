@@ -79,7 +79,7 @@ def test_memory_of_a_training_grows_with_the_batch_and_shrinks_by_computing_twic
 
 
 def test_memory_of_a_gpu_has_no_holes_but_more_in_full_precision_norms():
-    narrow = replace(ON_CPU, precision="bf16", batch_size=4, device_type="cuda")
+    narrow = replace(ON_CPU, precision="bf16", batch_size=256, device_type="cuda")
     wide = replace(narrow, precision="fp32")
     assert training_bytes(FLAT, narrow) < training_bytes(FLAT, wide)
     assert sampling_bytes(FLAT, wide) > 70e6  # the libraries alone
