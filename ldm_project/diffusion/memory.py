@@ -18,6 +18,7 @@ from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
 from ldm_project.diffusion.sampling import decode_samples
 
 BYTES_PER_GB = 1e9
+NORMS = ("group_norm", "native_group_norm")  # the first in inference mode
 CPU, CUDA = "cpu", "cuda"
 
 # What the libraries take as soon as they compute: on a GPU the workspaces of cuBLAS, which made the
@@ -182,7 +183,7 @@ def _gpu_sampling_workspace(name: str, inputs: list[Tensor], _: list[Tensor]) ->
 
     They do in sampling, whose weights are prepared so.
     """
-    return Used(inputs[0].nbytes if name == "native_group_norm" else 0)
+    return Used(inputs[0].nbytes if name in NORMS else 0)
 
 
 def _cpu_workspace(
