@@ -29,7 +29,7 @@ class Used:
 Workspace = Callable[[str, list[Tensor], list[Tensor]], Used]
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows every tensor from its making to its end; a view and its base count once.
 
     Args:
@@ -42,7 +42,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, workspace: Workspace, hole_fraction: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._workspace = workspace
