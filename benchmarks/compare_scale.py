@@ -188,6 +188,20 @@ def check_equal(rows: Rows, other: Rows, way: str) -> None:
         raise click.ClickException(f"{way} returns other rows: {other}, not {rows}")
 
 
+def measured_on_server(uri: str, count: int) -> list[Measured]:
+    """Fills an empty database of a server, and measures every way."""
+    fill(uri, count)
+    found = []
+    expected: Rows | None = None
+    for way in WAYS:
+        one, rows = measured(way, uri, count)
+        expected = rows if expected is None else expected
+        check_equal(expected, rows, way)
+        found.append(one)
+        click.echo(one, err=True)
+    return found
+
+
 def all_measured(counts: Sequence[int], folder: Path) -> list[Measured]:
     """Fills a store of each count, or takes the one that is there, and measures every way."""
     found = []
@@ -209,6 +223,7 @@ def all_measured(counts: Sequence[int], folder: Path) -> list[Measured]:
 @click.option("--way", type=click.Choice(WAYS), help="Measure this way here; needs --uri.")
 @click.option("--uri", help="Store for --way.")
 @click.option("--num-runs", type=int, multiple=True, default=(1000, 10_000, 100_000))
+@click.option("--server", help="Empty database of PostgreSQL: adds its figures to --keep.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Keeps the stores; else temporary.")
 @click.option("--keep", type=click.Path(path_type=Path), help="JSON to write, or read for --page.")
 @click.option("--page", "page_path", type=click.Path(path_type=Path), help="Page to write.")
@@ -216,6 +231,7 @@ def main(
     way: str | None,
     uri: str | None,
     num_runs: tuple[int, ...],
+    server: str | None,
     folder: Path | None,
     keep: Path | None,
     page_path: Path | None,
@@ -227,14 +243,19 @@ def main(
     if page_path is not None and keep is not None:
         page_path.write_text(page(json.loads(keep.read_text())), encoding="utf-8")
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        found = all_measured(num_runs, folder or Path(temporary))
-    record = {
+    if server is not None:
+        found = measured_on_server(server, num_runs[0])
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            found = all_measured(num_runs, folder or Path(temporary))
+    record: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} CPU cores, Python {platform.python_version()}",
         "load": round(os.getloadavg()[0], 1),
         "measured": [one._asdict() for one in found],
     }
+    if server is not None and keep is not None:
+        record = json.loads(keep.read_text(encoding="utf-8")) | {"postgres": record}
     if keep is not None:
         keep.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     click.echo(page(record))

@@ -52,7 +52,49 @@ def page(record: Mapping[str, Any]) -> str:
         num_params=NUM_PARAMS,
         num_tags=NUM_TAGS,
     )
-    return "\n".join([head, *cost_lines(found), "", *ratio_lines(found), "", _FOOT])
+    lines = [head, *cost_lines(found), "", *ratio_lines(found), ""]
+    if "postgres" in record:
+        lines += postgres_lines(record["postgres"])
+    if "commands" in record:
+        lines += command_lines(record["commands"])
+    return "\n".join([*lines, _FOOT])
+
+
+def postgres_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what the ways cost on PostgreSQL."""
+    found = [Measured(**one) for one in record["measured"]]
+    yield "## On PostgreSQL"
+    yield ""
+    yield (
+        "The same runs, ways and rows on a PostgreSQL of this machine "
+        f"(`--server URI`, {record['date']}, load {record['load']}). CPU is that of the client "
+        "alone: wall time holds the server's work, and what else the machine did."
+    )
+    yield ""
+    yield from cost_lines(found)
+    yield ""
+
+
+def command_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what the commands cost that read a registry, a run, or all of them."""
+    yield "## Other commands"
+    yield ""
+    yield (
+        f"Beside {record['num_runs']:,} runs and {record['num_models']:,} registered models on "
+        "sqlite, and in brackets beside ten of each, which is what starting costs. Each runs as a "
+        "user starts it (`python -m benchmarks.command_scale`, "
+        f"{record['date']}, {record['machine']}, load {record['load']}, once)."
+    )
+    yield ""
+    yield "| command | CPU, s | wall, s | peak memory, MB |"
+    yield "|---|--:|--:|--:|"
+    for one in record["measured"]:
+        cells = [
+            f"{one[name]:{form}} ({one[f'few_{name}']:{form}})"
+            for name, form in (("cpu_s", ".3g"), ("wall_s", ".3g"), ("peak_mb", ".0f"))
+        ]
+        yield f"| `{one['command']}` | {' | '.join(cells)} |"
+    yield ""
 
 
 def cost_lines(found: Sequence[Measured]) -> Iterator[str]:

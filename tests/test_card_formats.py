@@ -141,7 +141,9 @@ def test_bill_of_materials_fits_the_published_schema(client, cyclonedx_schema):
     assert training["activityEnergyCost"] == {"value": 12.0, "unit": "kWh"}
     assert training["co2CostEquivalent"] == {"value": pytest.approx(0.003), "unit": "tCO2eq"}
     (provider,) = training["energyProviders"]
-    assert provider["description"].startswith("electricity of Sweden 2022: 250 g/kWh (EEA;")
+    assert provider["description"].startswith(
+        "electricity of Sweden 2022: 250 g/kWh (paper_table1: EEA;"
+    )
     told = {it["name"]: it["value"] for it in training["properties"]}
     assert told["mlflow-carbon:it_energy_kwh"] == "8"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click import ClickException
 
+from benchmarks.command_scale import COMMANDS, cost_of, fill_registry
 from benchmarks.compare_scale import check_equal, rows_by_search, rows_by_sql, rows_by_us
 from benchmarks.compare_scale_page import OURS, SEARCH, SQL, Measured, page, ratio_lines
 from benchmarks.scale_store import STEP_COUNTS, fill
@@ -55,3 +56,34 @@ def test_ratios_and_exponent_are_of_the_cpu_time():
 def test_page_is_written_from_what_is_kept():
     kept = json.loads((ROOT / "benchmarks" / "measured" / "compare_scale.json").read_text())
     assert (ROOT / "docs" / "scale.md").read_text() == page(kept)
+
+
+def test_page_lists_the_commands_and_postgresql_where_they_were_measured():
+    measured = {"cpu_s": 2.0, "wall_s": 3.0, "peak_mb": 200.0}
+    few = {f"few_{name}": value / 2 for name, value in measured.items()}
+    told = {"date": "2026-01-01", "machine": "2 cores", "load": 1.0}
+    ways = [Measured(way, 1000, 1.0, 2.0, 3.0)._asdict() for way in (OURS, SEARCH, SQL)]
+    commands = {
+        "num_runs": 1000,
+        "num_models": 7,
+        "measured": [{"command": "gate"} | measured | few],
+    }
+    record = told | {"measured": ways}
+    assert "PostgreSQL of this machine" not in page(record)
+    text = page(record | {"postgres": record, "commands": told | commands})
+    assert "| `gate` | 2 (1) | 3 (1.5) | 200 (100) |" in text
+    assert text.count("| 1,000 | compare |") == 2
+
+
+@pytest.mark.slow
+def test_registry_of_the_benchmark_is_one_that_commands_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    fill(uri, 3, version=2)
+    fill_registry(uri, 3)
+    cpu_s, wall_s, peak_mb = cost_of(COMMANDS["gate"], uri)
+    assert cpu_s > 0
+    assert wall_s > 0
+    assert 20 < peak_mb < 2000
+    with pytest.raises(ClickException, match="No model version 'models:/nobody/1'"):
+        cost_of(("gate", "models:/nobody/1", "--max-co2e-kg", "1"), uri)

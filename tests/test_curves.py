@@ -88,10 +88,43 @@ def test_energy_never_falls_along_the_curve():
     parts = [(1e-3, 1.0, 4, (0.0, 0.0)), (1e-3, 1.0, 4, (5.0, 1e-4)), (1e-3, 1.0, 4, (0.0, 0.0))]
     _, histories = written(parts)
     points = histories[keys.ENERGY_KWH]
-    assert [point.step for point in points] == [1, 1, 2, 2, 3]
+    assert [point.step for point in points] == [0, 1, 1, 2, 3]
     assert [point.value for point in points] == pytest.approx([0, 1e-3, 1.1e-3, 2.1e-3, 3.1e-3])
     stamps = [point.timestamp for point in points]
     assert stamps == sorted(stamps)
+
+
+def test_curves_begin_before_the_first_window_and_each_window_is_a_slope():
+    _, histories = written([(1e-3, 1.0, 4, (5.0, 1e-4)), (1e-3, 1.0, 4, (0.0, 0.0))])
+    for key, factor in ((keys.ENERGY_KWH, 1.0), (keys.CO2E_G, SWEDEN.g_per_kwh)):
+        points = histories[key]
+        assert [point.step for point in points] == [0, 1, 2]
+        expected = [factor * kwh for kwh in (1e-4, 1.1e-3, 2.1e-3)]
+        assert [point.value for point in points] == pytest.approx(expected)
+
+
+@given(parts=steps, is_node=st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_curves_whose_windows_start_at_their_own_step_are_read_alike(parts, is_node):
+    """Runs of earlier releases have the start of a window at the step of its end."""
+    _, histories = written(parts, is_node=is_node)
+    ends = {(it.step, it.timestamp) for it in histories.get(keys.POWER_W, ())}
+    earlier = {
+        key: [
+            it
+            if (it.step, it.timestamp) in ends and it.step > 0
+            else Metric(it.key, it.value, it.timestamp, it.step + 1)
+            for it in points
+        ]
+        for key, points in histories.items()
+    }
+    read, of_earlier = (
+        RunRecord.parse("1", {}, tags_of(), found).windows for found in (histories, earlier)
+    )
+    assert read.keys() == of_earlier.keys()
+    for step, window in read.items():
+        assert of_earlier[step].energy_kwh == pytest.approx(window.energy_kwh, rel=1e-9)
+        assert of_earlier[step].num_units == window.num_units
 
 
 def test_total_at_the_time_of_the_last_window_is_no_part_of_it():

@@ -1,6 +1,9 @@
 """The artifact with everything that is known of a run's footprint."""
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.resources import files
 
@@ -10,13 +13,18 @@ from jsonschema import Draft202012Validator
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from mlflow_carbon.contract.assumptions import resolve_assumptions
 from mlflow_carbon.contract.footprint_file import ARTIFACT, footprint_text
 from mlflow_carbon.contract.measurement import DeviceEnergy, MeterDescription
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.contract.windows import UnitEnergy, Window, WindowColumns
 from mlflow_carbon.grid.intensity import given_intensity
-from mlflow_carbon.recording.run_files import attach
+from mlflow_carbon.metering.launch import Place
+from mlflow_carbon.recording.outbox import Outbox
+from mlflow_carbon.recording.recorder import Recorder
+from mlflow_carbon.recording.recovery import recover
+from mlflow_carbon.recording.run_files import attach, is_within_reach
 from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
@@ -113,15 +121,81 @@ def test_schema_refuses_another_version_and_unknown_names():
     assert len(faults(found | {"energy_kwh": -1.0})) == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("parent", ["mlflow.parentRunId", None])
-def test_trial_and_short_run_get_no_file(store, parent):
+@pytest.mark.parametrize(
+    ("has_parent", "duration_s", "has_file"),
+    [(False, 0.5, False), (False, 1.0, True), (True, 59.0, False), (True, 60.0, True)],
+)
+def test_run_of_a_second_gets_a_file_and_a_child_of_a_minute(
+    store, has_parent, duration_s, has_file
+):
     client = MlflowClient()
-    tags = {} if parent is None else {parent: client.create_run("0").info.run_id}
+    tags = {"mlflow.parentRunId": client.create_run("0").info.run_id} if has_parent else {}
     run_id = client.create_run("0", tags=tags).info.run_id
-    duration_s = 0.5 if parent is None else 60
     metered(run_id, reading(gpu_joules=[360], duration_s=duration_s))
-    assert client.list_artifacts(run_id, "carbon") == []
+    paths = [it.path for it in client.list_artifacts(run_id, "carbon")]
+    assert paths == ([ARTIFACT] if has_file else [])
+
+
+def ended_node(index, run_id, *readings):
+    """Meters one node of two, its windows an epoch each, to its end."""
+    place = Place(rank=index, num_ranks=2, node_index=index, num_nodes=2, launch_key="key")
+    outbox, meter = Outbox(MlflowClient(), run_id), FakeMeter(readings)
+    assumptions = resolve_assumptions(region="Sweden", intensity_set="paper_table1", pue=2.0)
+    recorder = Recorder(outbox, meter, unit="epoch", assumptions=assumptions, place=place)
+    recorder.start()
+    for _ in readings[1:]:
+        recorder.close(recorder.open(), 1)
+    recorder.finish()
+
+
+def test_last_node_completes_the_file_of_several_nodes(store):
+    run_id = MlflowClient().create_run("0").info.run_id
+    window, total = (reading(cpu_joules=joules, duration_s=20) for joules in (100, 360))
+    ended_node(0, run_id, window, total)
+    first = stored(run_id)
+    assert faults(first) == []
+    assert [node["index"] for node in first["nodes"]] == [0]
+    assert first["missing_nodes"] == ["1"]
+    ended_node(1, run_id, reading(cpu_joules=720, duration_s=30))
+    found = stored(run_id)
+    assert faults(found) == []
+    assert "missing_nodes" not in found
+    # 360 J and 720 J
+    assert [node["energy_kwh"] for node in found["nodes"]] == pytest.approx([0.0001, 0.0002])
+    assert found["energy_kwh"] == pytest.approx(0.0003)
+    assert found["windows"]["energy_kwh"] == pytest.approx([100 / 3.6e6])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mlflow_carbon.contract.assumptions import resolve_assumptions
+from mlflow_carbon.contract.run_record import RunRecord
+from mlflow_carbon.contract.totals import Total
+from mlflow_carbon.recording.journal import Batch, Journal, Point
+journal = Journal(Path(sys.argv[1]), run_id=sys.argv[2], tracking_uri=sys.argv[3])
+price = resolve_assumptions(region="Sweden", intensity_set="paper_table1", pue=2.0)
+end_ms = 1_700_000_000_000
+so_far = RunRecord("", so_far=Total(10.0, 0.5, 1.0, {"cpu": 0.5}), total_end_ms=end_ms)
+points = [("carbon/energy_kwh", 0.0, end_ms - 10_000, 0), ("carbon/energy_kwh", 0.5, end_ms, 1),
+          ("carbon/power_w", 180_000.0, end_ms, 1), ("carbon/co2e_g", 7.0, end_ms, 1)]
+tags = {"carbon.schema": "2", "carbon.unit": "minute", **price.tags(), **so_far.total_tags()}
+journal.append(Batch(tuple(Point(*it) for it in points), tags))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_recovered_run_gets_a_file_that_calls_itself_a_lower_bound(store, tmp_path):
+    run_id = MlflowClient().create_run("0").info.run_id
+    folder = tmp_path / "journals"
+    command = [sys.executable, "-c", KILLED, str(folder), run_id, store]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert [it.reason for it in recover(MlflowClient(), folder)] == [None]
+    found = stored(run_id)
+    assert faults(found) == []
+    assert found["is_lower_bound"] is True
+    assert (found["energy_kwh"], found["co2e_g"]) == (0.5, pytest.approx(7.0))
+    assert found["windows"]["energy_kwh"] == [0.5]
 
 
 class NoArtifacts:
@@ -141,13 +215,32 @@ class NoArtifacts:
 def test_store_that_takes_no_artifact_stops_no_run(store, caplog):
     client = NoArtifacts(MlflowClient())
     run_id = MlflowClient().create_run("0").info.run_id
-    attach(client, run_id, ARTIFACT, "{}")
+    attach(client, run_id, ARTIFACT, lambda: "{}", is_for_children=False)
     assert client.asked == [(run_id, "{}", ARTIFACT)]
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("tracking_uri", "artifact_uri", "is_there"),
+    [
+        ("http://server", "mlflow-artifacts:/1/abc/artifacts", True),
+        ("http://server", "s3://bucket/abc", True),
+        ("http://server", "/srv/artifacts", False),
+        ("http://server", "file:///srv/artifacts", False),
+        ("http://server", "C:\\artifacts", False),
+        ("sqlite:///mlflow.db", "/home/me/artifacts", True),
+        ("http://server", None, False),
+    ],
+)
+def test_artifacts_are_within_reach_where_the_server_keeps_them(
+    tracking_uri, artifact_uri, is_there
+):
+    assert is_within_reach(tracking_uri, artifact_uri) is is_there
 
 
 def test_folder_of_a_server_is_not_looked_for_here(store):
     client = NoArtifacts(MlflowClient())
     client.tracking_uri = "http://server"
-    attach(client, MlflowClient().create_run("0").info.run_id, ARTIFACT, "{}")
+    run_id = MlflowClient().create_run("0").info.run_id
+    attach(client, run_id, ARTIFACT, lambda: "{}", is_for_children=False)
     assert client.asked == []

@@ -43,7 +43,7 @@ def test_gate_says_what_passed(client):
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == (
         "models:/ldm/1 passes: 3 kg CO2e of its own training is at or under the limit of 3 kg "
-        "(as recorded: EU27 2022, 250 g/kWh, PUE 1.5).\n"
+        "(as recorded: EU27 250 g/kWh (2022, paper_table1), PUE 1.5).\n"
     )
 
 
@@ -53,7 +53,7 @@ def test_gate_refuses_what_is_above_the_limit(client):
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
         "Error: models:/ldm/1 is refused: 3 kg CO2e of its own training is above the limit of "
-        "2.9 kg (as recorded: EU27 2022, 250 g/kWh, PUE 1.5).\n"
+        "2.9 kg (as recorded: EU27 250 g/kWh (2022, paper_table1), PUE 1.5).\n"
     )
 
 
@@ -85,7 +85,7 @@ def test_gate_prices_in_another_region_with_another_pue(client):
     result = gate("models:/ldm/1", "--max-co2e-kg", "0.1", "--region", "Sweden", "--pue", "1")
     assert result.exit_code == 0, result.output
     assert "passes: 0.056 kg" in result.stdout
-    assert "(SE 2022, 7 g/kWh, PUE 1)" in result.stdout
+    assert "(SE 7 g/kWh (2022, paper_table1), PUE 1)" in result.stdout
 
 
 def test_gate_prices_each_training_by_its_own_times(client, tmp_path):
@@ -98,7 +98,7 @@ def test_gate_prices_each_training_by_its_own_times(client, tmp_path):
     result = gate(*args, "--region", "my lab")
     assert result.exit_code == 0, result.output
     assert "passes: 1.2 kg CO2e of its own training" in result.stdout
-    assert "(my lab 2023-11-14T22:12" in result.stdout
+    assert "(my lab 100 g/kWh (2023-11-14T22:12" in result.stdout
     assert "refused: 4.2 kg CO2e of the 2 trainings" in gate(*args, "--lineage").stderr
 
 

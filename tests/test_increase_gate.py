@@ -51,7 +51,7 @@ def test_increase_within_the_limit_passes(client):
     assert result.stdout == (
         "models:/m/2 passes: 3.15 kg CO2e of its own training, +5.0% against 3 kg of "
         "models:/m@champion (version 1), is at or under the limit of +10% "
-        "(noise of both ±0.0%; as recorded: EU27 2022, 250 g/kWh, PUE 1.5).\n"
+        "(noise of both ±0.0%; as recorded: EU27 250 g/kWh (2022, paper_table1), PUE 1.5).\n"
     )
 
 
@@ -94,7 +94,10 @@ def test_different_prices_are_named(client):
     train(client, "m", [1.0] * 8)
     train(client, "m", [1.0] * 8, region="SE", intensity_g_per_kwh=10.0)
     as_recorded = gate("models:/m/2", "--against", "models:/m/1", *LIMIT)
-    assert "SE 2022, 10 g/kWh, PUE 1.5; against as recorded: EU27 2022" in as_recorded.stdout
+    assert (
+        "SE 10 g/kWh (2022, paper_table1), PUE 1.5; against as recorded: EU27 250"
+        in as_recorded.stdout
+    )
     one_price = gate("models:/m/2", "--against", "models:/m/1", *LIMIT, "--region", "Poland")
     assert "+0.0% against" in one_price.stdout
 

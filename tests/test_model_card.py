@@ -53,7 +53,8 @@ def test_card_is_read_by_hugging_face(client, tmp_path):
     assert data.to_dict() == {
         "co2_eq_emissions": {
             "emissions": 3000.0,
-            "source": "carbontracker 2.4.7 by mlflow-carbon; 250 g/kWh (SE 2022, EEA), PUE 1.5",
+            "source": "carbontracker 2.4.7 by mlflow-carbon; 250 g/kWh "
+            "(SE 2022, paper_table1; EEA), PUE 1.5",
             "training_type": "pre-training",
             "geographical_location": "Sweden",
             "hardware_used": "1 × NVIDIA A100",
@@ -88,11 +89,11 @@ def test_paragraph_names_method_source_and_spread(client):
     # windows of 100 iterations: 0.03 and 0.05 kWh each, mean 0.04, std 0.0141
     assert text == (
         "Training models:/ldm/1 took 8.000 kWh of IT energy in 2 min. By energy × PUE × carbon "
-        "intensity, with PUE 1.5 and 250 g CO2e/kWh (European Union (27) 2022; EEA; production; "
-        "direct), that is 3.000 kg CO2e. One iteration took 40 ± 14 Wh (mean ± sample standard "
-        "deviation of the windows inside this run, n = 2 windows). Measured with carbontracker "
-        "2.4.7: cpu energy was read from energy counters; counters or samples observed 100% of "
-        "the time.\n"
+        "intensity, with PUE 1.5 and 250 g CO2e/kWh (European Union (27) 2022; set paper_table1: "
+        "EEA; production; direct), that is 3.000 kg CO2e. One iteration took 40 ± 14 Wh (mean ± "
+        "sample standard deviation of the windows inside this run, n = 2 windows). Measured with "
+        "carbontracker 2.4.7: cpu energy was read from energy counters; counters or samples "
+        "observed 100% of the time.\n"
     )
 
 

@@ -9,11 +9,12 @@ from mlflow import MlflowClient
 from mlflow_carbon.cli import cli
 
 MODELS = """\
-model  version  band  CO2e (kg)  energy (kWh)  PUE  region
-small        1  A       0.07500        0.2000  1.5  EU27
-big          1  C         3.000         8.000  1.5  EU27
+model  version  band  CO2e (kg)  energy (kWh)
+small        1  A       0.07500        0.2000
+big          1  C         3.000         8.000
 
 CO2e by 250 g/kWh (EU27 2022, paper_table1).
+PUE 1.5.
 
 CO2e of the training is as much as
 name   version  car (km)  phone charges  flight (km)    trees  1.5 °C budget (%)
@@ -41,6 +42,24 @@ def test_models_prints_the_table():
     result = invoke("models", "--sort", "co2e")
     assert result.stdout == MODELS
     assert result.stderr == "Left out 1 version without emissions.\n"
+
+
+@pytest.mark.usefixtures("registered")
+def test_table_with_lineage_fits_80_columns(client):
+    client.rename_registered_model("big", "ldm-ct-3d-128-large-unet")
+    for name in ("small", "ldm-ct-3d-128-large-unet"):
+        client.set_model_version_tag(name, "1", "carbon.lineage_co2e_kg", "3.5")
+    lines = invoke("models").stdout.partition("\n\n")[0].splitlines()
+    assert "lineage (kg)" in lines[0]
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.usefixtures("registered")
+def test_models_of_several_pues_have_a_column_of_it(client):
+    client.set_model_version_tag("small", "1", "carbon.pue", "1.2")
+    told = invoke("models").stdout
+    assert [line.split()[-1] for line in told.splitlines()[:3]] == ["PUE", "1.5", "1.2"]
+    assert "\nPUE" not in told
 
 
 @pytest.mark.usefixtures("registered")
@@ -97,7 +116,7 @@ def test_models_lists_what_is_under_a_limit_in_another_region():
     rows = json.loads(result.stdout)
     # 0.2 kWh x 1.5 x 7 g/kWh = 2.1 g; the big one has 84 g.
     assert [(row["name"], row["co2e_kg"]) for row in rows] == [("small", pytest.approx(0.0021))]
-    assert result.stderr == "CO2e by 7 g/kWh (SE 2022, paper_table1).\n"
+    assert result.stderr == "CO2e by SE 7 g/kWh (2022, paper_table1).\n"
 
 
 @pytest.mark.usefixtures("registered")

@@ -188,6 +188,7 @@ def test_report_is_drawn_offline_sorts_and_fits(page, site):
         )
         assert values == sorted(values, reverse=not is_up)
         assert len(values) == 3
+    page.evaluate("scrollTo(0, 0)")
     shoot(page, f"report-{page.size_name}")
     page.emulate_media(media="print")
     assert page.locator("figure.drawn .still").first.is_visible()

@@ -1,6 +1,7 @@
 """Pictures: golden images, what axes say, and names from a store that must not act."""
 
 import os
+import re
 from pathlib import Path
 
 import matplotlib as mpl
@@ -24,6 +25,7 @@ from mlflow_carbon.pictures.frames import (
     energy_so_far,
     month_points,
     pareto,
+    price_texts,
     region_points,
     with_numbers,
 )
@@ -268,3 +270,39 @@ def test_command_says_what_is_wrong(hostile_store, tmp_path, arguments, exit_cod
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == exit_code
     assert message in result.stderr
+
+
+def noted(figure):
+    """Returns the note below a figure's panels, on one line."""
+    return " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+
+
+def test_note_names_the_prices_of_what_is_drawn():
+    sweden, germany = "SE 35.8 g/kWh (2024, ember), PUE 1", "DE 344 g/kWh (2024, ember), PUE 1"
+    over_steps = frame([("", str(n), 1e-3, 1e-4, 3) for n in (10, 50)])
+    over_steps["price"] = [sweden, germany]
+    note = noted(steps_gpus_figure(over_steps, pd.DataFrame(), amount=Amount()))
+    assert note.endswith(f"CO2e by {sweden}; {germany}.")
+    assert "CO2e by" not in noted(steps())  # whose prices are not known
+
+
+def test_note_of_regions_has_their_intensities_years_and_set():
+    note = noted(regions())
+    assert re.search(r"g/kWh by region: SE [\d.]+, .*DE [\d.]+.* \(2024, ember\)", note), note
+
+
+def test_price_texts_leave_out_what_is_not_known():
+    columns = ["region", "intensity_g_per_kwh", "period", "intensity_set", "pue"]
+    rows = pd.DataFrame(
+        [
+            ("SE", 7.0, "2022", "ember", 1.5),
+            ("SE", float("nan"), "2022", "ember", 1.5),
+            ("lab", 9.0, "given", "given", 1.0),
+        ],
+        columns=columns,
+    )
+    assert price_texts(rows) == [
+        "SE 7 g/kWh (2022, ember), PUE 1.5",
+        "",
+        "lab 9 g/kWh (given), PUE 1",
+    ]

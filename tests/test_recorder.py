@@ -79,9 +79,9 @@ def joules_at_steps(run_id, key):
 def test_curves_hold_the_energy_so_far_at_each_end_of_a_window_and_at_last_the_total(store):
     run_id = tracked_run().info.run_id
     # the first window from 0 to 360 J, the second up to 1080 J, the run's end at 1800 J
-    energies = [(1, 0), (1, 360), (2, 1080), (2, 1800)]
+    energies = [(0, 0), (1, 360), (2, 1080), (2, 1800)]
     assert joules_at_steps(run_id, "carbon/energy_kwh") == energies
-    co2e = [(step, 14 * joules) for step, joules in energies[1:]]  # 14 g/kWh
+    co2e = [(step, 14 * joules) for step, joules in energies]  # 14 g/kWh
     assert joules_at_steps(run_id, "carbon/co2e_g") == co2e
     history = MlflowClient().get_metric_history(run_id, "carbon/power_w")
     assert [(point.step, point.value) for point in history] == [

@@ -10,6 +10,8 @@ from mlflow.entities import RunTag
 
 from mlflow_carbon.cli import cli
 from mlflow_carbon.pictures.html_report import MAX_BYTES, Head, HtmlTable, text_cell
+from mlflow_carbon.pictures.report_facts import REPORT_TAGS, footprint, unmeasured
+from mlflow_carbon.store.runs import read_runs
 from tests.fakes.metered_runs import experiment_id, write_run
 
 HOSTILE = "</script><script>alert(1)</script> \x1b[31m =1+1 {{ 7*7 }} $x$"
@@ -144,3 +146,16 @@ def test_columns_that_say_nothing_are_left_out_of_a_table():
     rows = tuple((text_cell(name), text_cell("-"), text_cell("")) for name in ("a", "-"))
     table = HtmlTable(heads, rows).without_empty()
     assert table == HtmlTable((heads[0],), ((text_cell("a"),), (text_cell("-"),)))
+
+
+def test_report_reads_the_tags_it_needs_and_tells_the_same(store, client):
+    faults = {"carbon.error": "no counter", "carbon.shared": "true", "carbon.partial": "true"}
+    aside = {"carbon.launch": "abc", "mlflow.user": "me", "carbon.model_input_ids": "m-1"}
+    write_run(client, "e", windows=[(0.2, 1.0)], tags=faults | aside, params={"steps": "50"})
+    all_runs = read_runs(client, experiment_names=["e"])
+    few = read_runs(client, experiment_names=["e"], group_by=REPORT_TAGS)
+    assert {f"tags.{tag}" for tag in faults} <= set(few.columns)
+    assert not {f"tags.{tag}" for tag in aside} & set(few.columns)
+    told = [unmeasured(it, footprint(it), num_unmetered=0) for it in (all_runs, few)]
+    assert told[0] == told[1]
+    assert any("no counter" in sentence for sentence in told[1])

@@ -77,7 +77,7 @@ def test_image_that_fits_is_decoded_at_once(trained):
     vqgan, latents = trained
     decoded = []
     hook = vqgan.decoder.register_forward_hook(lambda *call: decoded.append(call[2].shape))
-    decode_in_tiles(vqgan, latents)
+    decode_in_tiles(vqgan, latents[:1])
     hook.remove()
     assert len(decoded) == 1
 
@@ -131,3 +131,15 @@ def test_residual_decoders_take_images_one_at_a_time_and_whole(dims, size):
     half = vqgan.decode(latents[:1, :, : spec.latent_shape[1] // 2])
     rows = half.shape[2] // 2  # far from the cut
     assert not torch.allclose(half[:, :, :rows], vqgan.decode(latents[:1])[:, :, :rows], atol=1e-3)
+
+
+def test_batch_is_divided_into_what_a_cpu_has_in_its_cache():
+    spec = ModelSpec(2, (64, 64), "tiny")
+    torch.manual_seed(0)
+    vqgan = build_vqgan(spec).eval().requires_grad_(False)
+    latents, decoded = torch.randn(35, *spec.latent_shape), []
+    hook = vqgan.decoder.register_forward_hook(lambda *call: decoded.append(len(call[2])))
+    images = decode_in_tiles(vqgan, latents)
+    hook.remove()
+    assert decoded == [16, 16, 3]  # 16 × 64² are the 2^16 pixels that are decoded at once
+    torch.testing.assert_close(images[-1:], decode(vqgan, latents[-1:]), rtol=1e-4, atol=1e-4)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ldm_project.config import DIFFUSION, SAMPLERS_BY_OBJECTIVE
+from ldm_project.diffusion.acceleration import hasten_on_cpu
 from ldm_project.diffusion.autoencoders import Autoencoder, Vqgan
 from ldm_project.diffusion.models import (
     ModelSpec,
@@ -138,6 +139,8 @@ def load_ldm(
     vqgan = build_vqgan(spec, backend=backend).to(resolve_device(device))
     _load_weights(unet, folder / "unet.safetensors", config)
     _load_weights(vqgan, folder / "vqgan.safetensors", config)
+    if backend == "core":  # monai-generative's networks stay as they are, to be compared with
+        hasten_on_cpu(unet, vqgan, dims=spec.dims)
     return LdmCheckpoint(spec, unet, vqgan, latent_scale, objective)
 
 

@@ -16,6 +16,8 @@ from ldm_project.diffusion.autoencoders import (
 
 # Of one tile of a batch: with 64 channels in fp32 the decoder's largest tensor then has 2 GiB.
 MAX_TILE_VOXELS = 2**23
+# Of the images that a CPU decodes at once, if they are several: their tensors stay in its cache.
+MAX_CPU_BATCH_VOXELS = 2**16
 
 
 def decode_in_tiles(
@@ -23,7 +25,7 @@ def decode_in_tiles(
 ) -> Tensor:
     """Returns images ``(B, 1, *S)`` in [-1, 1], equal to ``decode`` of all latents at once.
 
-    A batch is halved until it fits, or holds one image. The strided decoder of version 1 is made
+    A batch is divided until it fits, or holds one image. The strided decoder of version 1 is made
     of convolutions, so a voxel depends only on latents nearby: tiles overlap by that distance,
     without a seam. Residual decoders normalise over the whole image: no tile of it would be right.
 
@@ -34,7 +36,12 @@ def decode_in_tiles(
             and where a tile would otherwise be hardly larger than its overlap.
     """
     batch_size, axes = len(latents), latents.shape[2:]
-    if batch_size * math.prod(axes) * DOWNSAMPLING_FACTOR ** len(axes) <= max_voxels:
+    image_voxels = math.prod(axes) * DOWNSAMPLING_FACTOR ** len(axes)
+    num_together = max(1, MAX_CPU_BATCH_VOXELS // image_voxels)
+    if latents.device.type == "cpu" and batch_size > num_together:
+        parts = torch.split(latents, num_together)
+        return torch.cat([decode_in_tiles(vqgan, part, max_voxels=max_voxels) for part in parts])
+    if batch_size * image_voxels <= max_voxels:
         return decode(vqgan, latents)
     if batch_size > 1:
         halves = latents.tensor_split(2)

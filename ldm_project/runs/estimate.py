@@ -8,7 +8,7 @@ import mlflow
 import torch
 
 from ldm_project.checks import assumptions_of
-from ldm_project.diffusion.acceleration import prepared
+from ldm_project.diffusion.acceleration import hasten_on_cpu, prepared
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.flops import cost_of
 from ldm_project.diffusion.memory import (
@@ -150,6 +150,8 @@ def untrained_ldm(settings: EstimateSettings) -> LdmCheckpoint:
     spec, device = spec_of(settings), resolve_device(settings.device)
     unet = build_unet(spec, backend=settings.backend).to(device).eval().requires_grad_(False)
     vqgan = build_vqgan(spec, backend=settings.backend).to(device).eval().requires_grad_(False)
+    if settings.backend == "core":  # as a trained model is loaded
+        hasten_on_cpu(unet, vqgan, dims=spec.dims)
     unet = prepared(unet, is_compiled=settings.is_compiled)
     return LdmCheckpoint(spec=spec, unet=unet, vqgan=vqgan, latent_scale=1.0)
 

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ldm_project.diffusion.acceleration import limit_threads, prepared, resolve_precision
+from ldm_project.diffusion.acceleration import (
+    hasten_on_cpu,
+    limit_threads,
+    prepared,
+    resolve_precision,
+)
 from ldm_project.diffusion.autoencoders import Vqgan
 from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
 from ldm_project.diffusion.latents import Latents
@@ -80,6 +85,7 @@ def _synthesis(cell: Cell, place: Place, _: Processes) -> Iterator[int]:
     spec = spec_of_cell(cell)
     unet = build_unet(spec).to(place.device).eval().requires_grad_(False)
     vqgan = build_vqgan(spec).to(place.device).eval().requires_grad_(False)
+    hasten_on_cpu(unet, vqgan, dims=spec.dims)
     return _sampled(cell, place, prepared(unet, is_compiled=False), vqgan)
 
 

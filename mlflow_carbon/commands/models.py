@@ -41,7 +41,7 @@ def models(
     from mlflow_carbon.reporting.model_list import price_models, price_models_by_file, read_models
     from mlflow_carbon.reporting.region_prices import recorded_set
     from mlflow_carbon.reporting.report import Report
-    from mlflow_carbon.reporting.tables import models_table, recorded_prices
+    from mlflow_carbon.reporting.tables import models_table, one_pue, recorded_prices
     from mlflow_carbon.store.access import open_client
 
     if max_co2e_kg is not None:
@@ -55,10 +55,8 @@ def models(
     else:
         recorded, problems = price_models_by_file(client, recorded, series, region=pricing.region)
         print_notices([f"CO2e by {series.source}, each training by its own times.", *problems])
-    print_notices(
-        f"CO2e by {price.g_per_kwh:g} g/kWh ({price.region} {price.period}, {price.intensity_set})."
-        for price in prices
-    )
+    if write.format in ("csv", "json"):  # the others have it below the table
+        print_notices(f"CO2e by {price.label}." for price in prices)
     listed = price_models(
         recorded,
         max_co2e_kg=max_co2e_kg,
@@ -80,5 +78,5 @@ def models(
         write(measured, "")
     else:
         footer = models_footer(measured, is_asked=equivalents)
-        named = "" if prices else f"\n{recorded_prices(measured)}"
-        write(measured, Report.of(models_table(measured), named, footer))
+        told = f"\n{recorded_prices(measured)}{one_pue(measured)}"
+        write(measured, Report.of(models_table(measured), told, footer))

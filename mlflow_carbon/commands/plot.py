@@ -17,6 +17,7 @@ from mlflow_carbon.commands.pricing import (
     chosen_intensities,
     price_options,
 )
+from mlflow_carbon.commands.progress import ReadingProgress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,14 +130,20 @@ def _comparison(
 ) -> "Figure":
     from dataclasses import replace
 
+    from mlflow_carbon.contract import keys
     from mlflow_carbon.pictures import drawing
     from mlflow_carbon.reporting.hourly_prices import priced_by_file
     from mlflow_carbon.reporting.region_prices import recorded_set
     from mlflow_carbon.store.run_metrics import read_metric
     from mlflow_carbon.store.runs import read_runs
 
+    named = [name for name in (request.x, *request.series) if name is not None]
     runs = read_runs(
-        client, experiment_names=names, include=("partial",) if kind == drawing.RUNS else ()
+        client,
+        experiment_names=names,
+        include=("partial",) if kind == drawing.RUNS else (),
+        group_by=[keys.TAG_PARTIAL, *named],
+        on_progress=ReadingProgress(),
     )
     if pricing.series is not None:
         runs = priced_by_file(client, runs, pricing.series, region=pricing.region)

@@ -17,6 +17,7 @@ from mlflow_carbon.commands.pricing import (
     intensity_basis_option,
     intensity_file_option,
 )
+from mlflow_carbon.commands.progress import ReadingProgress
 
 ARTIFACT_FOLDER = "carbon"
 
@@ -70,6 +71,7 @@ def report(
             arguments=["out"],
         )
     from mlflow_carbon.pictures.html_report import html_report
+    from mlflow_carbon.pictures.report_facts import REPORT_TAGS
     from mlflow_carbon.pictures.report_page import build_page
     from mlflow_carbon.reporting.comparing import default_experiments
     from mlflow_carbon.store.access import open_client, store_errors
@@ -81,7 +83,13 @@ def report(
     pricing.check()
     names = experiment or default_experiments()
     client = open_client(tracking_uri, is_for_writing=log)
-    runs = read_runs(client, experiment_names=names, include=("partial",))
+    runs = read_runs(
+        client,
+        experiment_names=names,
+        include=("partial",),
+        group_by=REPORT_TAGS,
+        on_progress=ReadingProgress(),
+    )
     values = None
     if quality is not None:
         values = read_metric(client, experiment_names=names, metric=quality)

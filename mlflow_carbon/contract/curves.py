@@ -21,12 +21,13 @@ class WindowPoints:
     """A window's points.
 
     Attributes:
-        start_kwh: energy so far at the window's start; ``None`` where it begins as the last ended.
-        values: the points at the window's end, by metric.
+        at_start: the points at the window's start, by metric; empty where it begins as the last
+            ended.
+        at_end: the points at the window's end, by metric.
     """
 
-    start_kwh: float | None
-    values: dict[str, float]
+    at_start: dict[str, float]
+    at_end: dict[str, float]
 
 
 class EnergyCurve:
@@ -67,18 +68,22 @@ class EnergyCurve:
         end_kwh = max(spent_kwh or 0.0, self._spent_kwh + window.energy_kwh)
         start_kwh = end_kwh - window.energy_kwh
         has_gap = start_kwh - self._spent_kwh > _ROUNDING_FRACTION * end_kwh
-        is_point = has_gap or self._is_new
-        if not is_point:
+        at_start: dict[str, float] = {}
+        # MLflow lists metrics in the order of their first points
+        if self._is_new and not self._is_node:
+            at_start[keys.CO2E_G] = start_kwh * g_per_kwh
+        if self._is_new or has_gap:
+            at_start[self.key] = start_kwh
+        else:
             end_kwh = self._spent_kwh + window.energy_kwh
         self._spent_kwh, self._is_new = end_kwh, False
-        # MLflow lists metrics in the order of their first points
         values = {} if self._is_node else {keys.CO2E_G: end_kwh * g_per_kwh}
         values[self.key] = end_kwh
         if window.power_w is not None:
             values[keys.POWER_W] = window.power_w
         if per_unit_kwh is not None and window.unit is not None:
             values[keys.co2e_g_per_unit(window.unit)] = per_unit_kwh * g_per_kwh
-        return WindowPoints(start_kwh if is_point else None, values)
+        return WindowPoints(at_start, values)
 
 
 @dataclass(frozen=True)

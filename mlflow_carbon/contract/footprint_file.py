@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow_carbon.contract.measurement import MeterDescription
 from mlflow_carbon.contract.run_record import RunRecord
-from mlflow_carbon.contract.totals import Total
+from mlflow_carbon.contract.totals import NodePart, Total
 from mlflow_carbon.contract.windows import WindowColumns
 from mlflow_carbon.units import duration_s_from_kwh
 
@@ -35,6 +35,9 @@ def footprint_text(record: RunRecord, windows: WindowColumns) -> str | None:
         "co2e_g": record.co2e_g,
         "duration_s": total.duration_s,
         "coverage_fraction": total.coverage_fraction,
+        "is_lower_bound": record.is_partial or None,
+        "nodes": [_node(index, part) for index, part in record.parts.items()],
+        "missing_nodes": list(record.missing_nodes),
         "components": _components(total, record.description),
         "price": _price(record),
         "measurement": _measurement(record.description),
@@ -67,6 +70,21 @@ def _components(total: Total, description: MeterDescription | None) -> dict[str,
         }
         found[name] = _present(values)
     return found
+
+
+def _node(index: int, part: NodePart) -> dict[str, Any]:
+    """Returns what one node of several has measured."""
+    total = Total(None) if part.total is None else part.total
+    return _present(
+        {
+            "index": index,
+            "has_ended": part.has_ended,
+            "energy_kwh": total.energy_kwh,
+            "duration_s": total.duration_s,
+            "coverage_fraction": total.coverage_fraction,
+            "energy_kwh_by_component": dict(total.energy_kwh_by_component),
+        }
+    )
 
 
 def _price(record: RunRecord) -> dict[str, Any]:

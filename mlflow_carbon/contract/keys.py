@@ -2,13 +2,14 @@
 
 Version 2 writes at most six metrics on a run, and each is a curve. MLflow calls the value at the
 highest step, and there at the newest time, the latest one. Energy and CO2e are cumulative, at the
-end of each window and of the run, so their latest value is the total. Window ``k`` has step ``k``;
-step 0 has only the total of a run without windows, for what ``log_model`` copies is step 0.
+end of each window and of the run, so their latest value is the total. Window ``k`` ends at step
+``k``; the curves begin at step 0, where a run without windows has its total.
 
 What the curves keep of the windows, so that a killed run can be predicted from and resumed:
 
 - the energy of a window is the energy at its end less that at its start: where energy was spent
-  between two windows, the start is a point of its own, of the same step and an earlier time;
+  between two windows, the start is a point of its own, of the step before and a later time than
+  the end of the window before (earlier releases: of the same step and an earlier time);
 - its duration is that energy over ``carbon/power_w``, which has one point for each window;
 - its units follow from ``carbon/co2e_g_per_<unit>``: CO2e of the windows so far over units so far.
 

@@ -20,6 +20,7 @@ from mlflow_carbon.pictures.frames import (
     month_points,
     pareto,
     points,
+    price_texts,
     region_points,
     run_bars,
 )
@@ -206,6 +207,7 @@ def quality_points(
                 "quality_std": float(values.std()) if len(values) > 1 else float("nan"),
                 "num_runs": cost["num_runs"],
                 "unit": cost["unit"],
+                "price": price_texts(pd.DataFrame([cost]))[0],
             }
         )
     found = pareto(pd.DataFrame(rows), is_lower_better=request.is_lower_better)

@@ -95,8 +95,8 @@ def points(
 ) -> pd.DataFrame:
     """Returns the mean CO2e in g of each value of ``x``, of each series and unit.
 
-    Columns: ``POINT_COLUMNS``; ``panel`` is the unit, ``std`` the sample std between runs (NaN for
-    one run), ``x`` a number where every value is one.
+    Columns: ``POINT_COLUMNS`` and ``price``, see ``price_texts``; ``panel`` is the unit, ``std``
+    the sample std between runs (NaN for one run), ``x`` a number where every value is one.
 
     Raises:
         InvalidInputError: no run has a parameter or tag of that name.
@@ -120,9 +120,26 @@ def points(
             "mean": table[f"{stem}_mean"] * amount.num_units,
             "std": table[f"{stem}_std_between"] * amount.num_units,
             "num_runs": table["num_runs"],
+            "price": price_texts(table),
         }
     )
     return with_numbers(frame)
+
+
+def price_texts(rows: pd.DataFrame) -> list[str]:
+    """Returns by what each row has its CO2e: ``SE 7 g/kWh (2022, ember), PUE 1``.
+
+    Empty where a row rests on several prices, or on none that is known.
+    """
+    found = []
+    for row in rows.to_dict("records"):
+        known = [str(it) for it in (row["period"], row["intensity_set"]) if it and not pd.isna(it)]
+        origin = f" ({', '.join(dict.fromkeys(known))})" if known else ""
+        pue = "" if pd.isna(row["pue"]) else f", PUE {row['pue']:g}"
+        g_per_kwh = row["intensity_g_per_kwh"]
+        is_known = not (pd.isna(g_per_kwh) or pd.isna(row["region"]))
+        found.append(f"{row['region']} {g_per_kwh:g} g/kWh{origin}{pue}" if is_known else "")
+    return found
 
 
 def with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
@@ -224,7 +241,8 @@ def pareto(frame: pd.DataFrame, *, is_lower_better: bool) -> pd.DataFrame:
 def run_bars(runs: pd.DataFrame, *, most: int = 15) -> pd.DataFrame:
     """Returns the CO2e in g of each run, the largest first, the rest in one bar.
 
-    Columns: ``label``, ``run_id`` (empty for the rest), ``mean``, ``is_partial``.
+    Columns: ``label``, ``run_id`` (empty for the rest), ``mean``, ``is_partial``, and ``price``
+    (see ``price_texts``; of the rest that of the first of them).
     """
     known = runs.dropna(subset=["co2e_g"]).sort_values("co2e_g", ascending=False)
     partial = known.get("tags.carbon.partial", pd.Series(index=known.index, dtype=object))
@@ -237,6 +255,7 @@ def run_bars(runs: pd.DataFrame, *, most: int = 15) -> pd.DataFrame:
             "run_id": known["run_id"],
             "mean": known["co2e_g"],
             "is_partial": partial.eq("true"),
+            "price": price_texts(known),
         }
     )
     if len(frame) <= most:
@@ -247,6 +266,7 @@ def run_bars(runs: pd.DataFrame, *, most: int = 15) -> pd.DataFrame:
         "run_id": "",
         "mean": rest["mean"].sum(),
         "is_partial": bool(rest["is_partial"].any()),
+        "price": rest["price"].iloc[0],
     }
     return pd.concat([frame.iloc[: most - 1], pd.DataFrame([others])], ignore_index=True)
 

@@ -23,6 +23,7 @@ from mlflow_carbon.pictures.style import (
     label,
     new_figure,
     plain_number,
+    price_note,
     scale_axis,
 )
 from mlflow_carbon.reporting.tables import MASS_SCALES, Scale, choose_scale
@@ -72,6 +73,13 @@ def region_month_figure(regions: pd.DataFrame, months: pd.DataFrame, *, title: s
         f"{title}. Energy as measured x PUE x carbon intensity ({', '.join(sources)}); no error "
         "bars: intensities carry none. Orange: the runs' region; the least and the most month."
     )
+    by_period = regions.groupby(["period", "intensity_set"], sort=False)
+    listed = [
+        f"{', '.join(f'{label(it.x)} {it.g_per_kwh:.4g}' for it in rows.itertuples())} "
+        f"({', '.join(dict.fromkeys(map(str, origin)))})"
+        for origin, rows in by_period
+    ]
+    note += f" g/kWh by region: {'; '.join(listed)}."
     if months.empty:
         note += " No months are known of the runs' region."
     elif len(sources) > 1:
@@ -170,7 +178,7 @@ def _panels(figure: Figure, number: int) -> list[Axes]:
 def _note(frame: pd.DataFrame) -> str:
     nums = sorted({int(num) for num in frame["num_runs"]})
     runs = f"n = {nums[0]}" if len(nums) == 1 else f"n = {nums[0]} to {nums[-1]}"
-    return f"{_SPREAD_NOTE} {runs}."
+    return f"{_SPREAD_NOTE} {runs}.{price_note(frame.get('price', ()))}"
 
 
 def _mass_axis(axes: Axes, points: pd.DataFrame, amount: Amount, unit: str) -> Scale:

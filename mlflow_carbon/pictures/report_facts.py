@@ -6,10 +6,20 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.pictures.frames import price_texts
 from mlflow_carbon.reporting.savings import Change
 from mlflow_carbon.reporting.tables import ENERGY_SCALES, MASS_SCALES, choose_scale
 from mlflow_carbon.store.runs import TAG_COLUMN_PREFIX
 
+# What runs say went wrong.
+_WORDS_BY_FAULT = {
+    keys.TAG_ERROR: "said what failed while they were measured",
+    keys.TAG_UNREAD_DEVICES: "had devices that could not be read",
+    keys.TAG_MISSING_NODES: "lack the energy of a node",
+    keys.TAG_SHARED: "shared their machine, so their energies overlap",
+}
+# Tags of ours that a report needs beside those of a comparison.
+REPORT_TAGS = (keys.TAG_PARTIAL, *_WORDS_BY_FAULT)
 _PARTIAL = TAG_COLUMN_PREFIX + keys.TAG_PARTIAL
 _ESTIMATED = keys.METHOD_TDP
 
@@ -95,13 +105,8 @@ def answer(total: Footprint, runs: pd.DataFrame, changes: Sequence[Change], *, n
 def prices(runs: pd.DataFrame) -> list[str]:
     """Returns each recorded intensity and PUE: ``SE 7 g/kWh (2022, ember), PUE 1``."""
     columns = ["region", "intensity_g_per_kwh", "period", "intensity_set", "pue"]
-    known = runs[columns].dropna(subset=["intensity_g_per_kwh"]).drop_duplicates()
-    return [
-        f"{row['region']} {row['intensity_g_per_kwh']:g} g/kWh "
-        f"({row['period']}, {row['intensity_set']})"
-        + (f", PUE {row['pue']:g}" if row["pue"] == row["pue"] else "")
-        for row in known.head(6).to_dict("records")
-    ] + (["and others"] if len(known) > 6 else [])
+    known = list(filter(None, dict.fromkeys(price_texts(runs[columns].drop_duplicates()))))
+    return known[:6] + (["and others"] if len(known) > 6 else [])
 
 
 def method_shares(runs: pd.DataFrame) -> list[tuple[str, int, float]]:
@@ -134,13 +139,7 @@ def unmeasured(runs: pd.DataFrame, total: Footprint, *, num_unmetered: int | Non
             "A CPU with the method tdp was estimated from its design power and its load, not "
             "measured; its error is not known from these runs."
         )
-    told = {
-        keys.TAG_ERROR: "said what failed while they were measured",
-        keys.TAG_UNREAD_DEVICES: "had devices that could not be read",
-        keys.TAG_MISSING_NODES: "lack the energy of a node",
-        keys.TAG_SHARED: "shared their machine, so their energies overlap",
-    }
-    for tag, words in told.items():
+    for tag, words in _WORDS_BY_FAULT.items():
         values = _tagged(runs, TAG_COLUMN_PREFIX + tag).dropna()
         values = values[values.ne("false")]
         if len(values):

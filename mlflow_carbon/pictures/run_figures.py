@@ -10,6 +10,7 @@ from mlflow_carbon.pictures.style import (
     finish,
     label,
     new_figure,
+    price_note,
     scale_axis,
 )
 from mlflow_carbon.reporting.tables import ENERGY_SCALES, MASS_SCALES, choose_scale
@@ -74,7 +75,7 @@ def quality_figure(
     note = (
         f"Line: Pareto front, no other is both cheaper and at least as good ({direction} is "
         "better). Error bars: ± 1 sample std between runs (none for one run)."
-    )
+    ) + price_note(frame.get("price", ()))
     figure = new_figure(1, note, panel_height_in=2.4)
     axes = figure.add_subplot()
     axes.plot(front["mean"] * scale.factor, front["quality"], color=INK, linewidth=0.8, zorder=1)
@@ -113,6 +114,7 @@ def runs_figure(frame: pd.DataFrame) -> Figure:
     note = "CO2e as recorded with each run. One run, one figure: no error bar."
     if frame["is_partial"].any():
         note += " Hatched: killed or running, a lower bound."
+    note += price_note(frame.get("price", ()))
     height_in = max(1.1, _BAR_HEIGHT_IN * len(frame) + 0.45)
     figure = new_figure(1, note, panel_height_in=height_in)
     axes = figure.add_subplot()

@@ -1,7 +1,7 @@
 """How every figure looks: one paper column wide, in colours that the colour-blind tell apart."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Okabe and Ito 2008, https://jfly.uni-koeln.de/color/, in seaborn's brightness.
 PALETTE: tuple[str, ...] = tuple(sns.color_palette("colorblind").as_hex())
 
+_MAX_PRICES, _MAX_PRICE_CHARS = 3, 64  # named in a note, and the length of each
 _MOST_TICKS = 9  # measured values that are shown as ticks
 _SHORT_DECADES = 100.0  # a logarithmic axis shorter than this needs ticks between its powers of 10
 _WIDE_FACTOR = 4.0  # values further apart than this are drawn on a logarithmic axis
@@ -103,6 +104,14 @@ def wrapped(text: str, num_chars: int = NOTE_CHARS) -> list[str]:
 def label(text: str) -> str:
     """Returns a name from a store as a figure may show it: on one line, its end cut."""
     return shown(text, max_chars=MAX_LABEL_CHARS)
+
+
+def price_note(prices: Iterable[str]) -> str:
+    """Returns the sentence of a note that says by what the CO2e came about; empty if not known."""
+    texts = [shown(text, max_chars=_MAX_PRICE_CHARS) for text in dict.fromkeys(prices) if text]
+    others = len(texts) - _MAX_PRICES
+    told = texts[:_MAX_PRICES] + ([f"{others} others"] if others > 0 else [])
+    return f" CO2e by {'; '.join(told)}." if told else ""
 
 
 def plain_number(value: float, _: object = None) -> str:

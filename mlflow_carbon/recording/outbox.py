@@ -61,7 +61,7 @@ class Outbox:
         self._neighbours: Neighbours | None = None  # unknown without a journal
         self._held: list[Batch] | None = [] if is_held else None
         self._delivery: Delivery | None = None
-        self._files: dict[str, str] = {}
+        self._files: dict[str, tuple[str, bool]] = {}  # text, and whether children get it
         self._lock = threading.RLock()
 
     @property
@@ -127,17 +127,19 @@ class Outbox:
         delivery = self._delivery
         return delivery is not None and delivery.flush() and not delivery.has_lost
 
-    def attach(self, path: str, text: str) -> None:
+    def attach(self, path: str, text: str, *, is_for_children: bool) -> None:
         """Takes an artifact, which is written after all figures, or else not at all."""
-        self._files[path] = text
+        self._files[path] = (text, is_for_children)
 
     def close(self) -> bool:
         """Waits for the store for a limited time; returns whether it has taken everything."""
         delivery = self._delivery
         has_all = delivery is not None and delivery.close() and not delivery.has_lost
-        if has_all and self._parent_run_id is None:
-            for path in list(self._files):
-                attach(self.client, self.run_id, path, self._files.pop(path))
+        for path, (text, is_for_children) in self._files.items() if has_all else ():
+            if is_for_children or self._parent_run_id is None:
+                made = functools.partial(str, text)
+                attach(self.client, self.run_id, path, made, is_for_children=is_for_children)
+        self._files.clear()
         return has_all
 
     def _deliver(self, batch: Batch) -> None:

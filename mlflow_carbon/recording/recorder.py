@@ -30,7 +30,9 @@ from mlflow_carbon.recording.marked_windows import MarkedWindow, MarkedWindows, 
 from mlflow_carbon.recording.node_record import NodeRecord
 from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.run_curves import SHORTEST_S, RunCurves
+from mlflow_carbon.recording.run_files import SHORTEST_CHILD_S
 from mlflow_carbon.recording.silent_windows import SilentWindows
+from mlflow_carbon.recording.stored_footprint import attach_stored_footprint
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -249,7 +251,10 @@ class Recorder:
         is_silent = bool(measured.silent) or measured.devices != this_part.devices
         start_ms = round((self._end_of(this_part) - this_part.duration_s) * MILLISECONDS_PER_SECOND)
         self._write_total(total, start_ms, end_unix_s, is_silent=is_silent)
-        return self._outbox.close()
+        has_all = self._outbox.close()
+        if has_all and self._node is not None:
+            attach_stored_footprint(self.client, self.run_id)
+        return has_all
 
     def _write_total(
         self, total: Total, start_ms: int, end_unix_s: float, *, is_silent: bool
@@ -292,7 +297,8 @@ class Recorder:
         tags |= record.total_tags() | note
         text = footprint_text(self._summary, self._series.main.windows) if note else None
         if text is not None:
-            self._outbox.attach(ARTIFACT, text)
+            is_long = (total.duration_s or 0.0) >= SHORTEST_CHILD_S
+            self._outbox.attach(ARTIFACT, text, is_for_children=is_long)
         self._outbox.put(values, end_unix_s, tags, step=step)
 
     def summary(self) -> RunRecord:

@@ -24,6 +24,7 @@ from mlflow_carbon.recording.left_journals import (
 from mlflow_carbon.recording.nodes import settle
 from mlflow_carbon.recording.outbox import RunWriter
 from mlflow_carbon.recording.process_identity import is_shared_folder, machine_digest
+from mlflow_carbon.recording.stored_footprint import attach_stored_footprint
 from mlflow_carbon.redaction import reason_of, redact, without_credentials
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -67,7 +68,8 @@ def recover(
     """Sends every journal that belongs to the client's store, and yields the outcome for each.
 
     Points keep their time stamps, and MLflow stores equal points once, so sending a point twice
-    changes nothing. A killed run then gets the sum of its windows as a lower bound of its total.
+    changes nothing. A killed run then gets the sum of its windows as a lower bound of its total,
+    and its footprint file.
 
     Args:
         client: of the store.
@@ -93,6 +95,7 @@ def recover(
     for run_id in sorted(sent - living):
         try:
             write_lower_bound(client, run_id)
+            attach_stored_footprint(client, run_id)
         except Exception as error:  # the store is the user's: whatever it raises, the rest is sent
             _logger.warning("Run %s gets no lower bound: %s", run_id, reason_of(error))
 

@@ -23,6 +23,7 @@ class RunCurves:
         """
         self._energy = EnergyCurve(spent_kwh=spent_kwh, is_node=is_node)
         self._is_node = is_node
+        self._newest_ms = 0  # time stamp of the last window
 
     def add(
         self,
@@ -35,7 +36,9 @@ class RunCurves:
         assumptions: Assumptions,
         has_forecast: bool,
     ) -> tuple[dict[str, float], list[Point]]:
-        """Returns the values at the end of a window, and the point at its start if it has one.
+        """Returns the values at the end of a window, and the points at its start if it has any.
+
+        A window begins at the step of the one before, so that MLflow draws it as a slope.
 
         Args:
             window: of the run's own unit.
@@ -53,14 +56,15 @@ class RunCurves:
             g_per_kwh=assumptions.g_per_kwh,
             per_unit_kwh=windows.energy_so_far() if has_figure else None,
         )
-        values = points.values
+        values = points.at_end
         if so_far is not None and not (self._is_node or has_forecast):
             values |= second_component(so_far)
-        if points.start_kwh is None:
-            return values, []
         start_unix_s = end_unix_s - max(window.duration_s, SHORTEST_S)
-        start_ms = round(start_unix_s * MILLISECONDS_PER_SECOND)
-        return values, [Point(self._energy.key, points.start_kwh, start_ms, step)]
+        # after the window before, which has the same step
+        start_ms = max(round(start_unix_s * MILLISECONDS_PER_SECOND), self._newest_ms)
+        self._newest_ms = round(end_unix_s * MILLISECONDS_PER_SECOND)
+        begun = points.at_start.items()
+        return values, [Point(key, value, start_ms, step - 1) for key, value in begun]
 
 
 def second_component(total: Total) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 import logging
 import threading
+from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -12,38 +14,61 @@ from mlflow_carbon.redaction import reason_of
 _logger = logging.getLogger("mlflow.carbon")
 
 WAIT_S = 5.0  # at the end of a run; an artifact store may hold a call for minutes
+SHORTEST_CHILD_S = 60.0  # a child of a minute or more does not feel the write
+MAX_ROUNDS = 4
 
 
-def attach(client: MlflowClient, run_id: str, path: str, text: str) -> None:
+def attach(
+    client: MlflowClient,
+    run_id: str,
+    path: str,
+    make_text: Callable[[], str | None],
+    *,
+    is_for_children: bool,
+) -> None:
     """Writes a text as an artifact, in a thread of its own that is waited for a limited time.
 
-    A run with a parent gets none, for a trial of a sweep must not get slower. A store that takes
-    no artifact is no fault: the run's tags and curves hold the figures, too.
+    A store that takes no artifact is no fault: the run's tags and curves hold the figures, too.
 
     Args:
         client: of the run's store.
         run_id: the run.
         path: where in the run's artifacts.
-        text: the content.
+        make_text: returns the content, ``None`` for no file. It is asked again after each write,
+            until it returns what was written: another node may have changed the run meanwhile.
+        is_for_children: whether a run that has a parent gets the file, too; a short trial of a
+            sweep must not get slower.
     """
-    arguments = (client, run_id, path, text)
-    thread = threading.Thread(target=_write, args=arguments, name="mlflow-carbon-file", daemon=True)
+
+    def write() -> None:
+        try:
+            run = client.get_run(run_id)
+            is_wanted = is_for_children or MLFLOW_PARENT_RUN_ID not in run.data.tags
+            if is_wanted and is_within_reach(client.tracking_uri, run.info.artifact_uri):
+                _write(client, run_id, path, make_text)
+        except Exception as error:  # the store is the user's: whatever it raises, the run goes on
+            _logger.debug("Run %s gets no %s: %s", run_id, path, reason_of(error))
+
+    thread = threading.Thread(target=write, name="mlflow-carbon-file", daemon=True)
     thread.start()
     thread.join(WAIT_S)
 
 
-def _write(client: MlflowClient, run_id: str, path: str, text: str) -> None:
-    try:
-        run = client.get_run(run_id)
-        is_trial = MLFLOW_PARENT_RUN_ID in run.data.tags
-        if not is_trial and _is_within_reach(client.tracking_uri, run.info.artifact_uri):
-            client.log_text(run_id, text, path)
-    except Exception as error:  # the store is the user's: whatever it raises, the run goes on
-        _logger.debug("Run %s gets no %s: %s", run_id, path, reason_of(error))
+def _write(
+    client: MlflowClient, run_id: str, path: str, make_text: Callable[[], str | None]
+) -> None:
+    written = None
+    for _ in range(MAX_ROUNDS):
+        text = make_text()
+        if text in (None, written):
+            return
+        client.log_text(run_id, str(text), path)
+        written = text
 
 
-def _is_within_reach(tracking_uri: str, artifact_uri: str | None) -> bool:
+def is_within_reach(tracking_uri: str, artifact_uri: str | None) -> bool:
     """Returns whether artifacts are kept where the store says: a server's folder is not here."""
     is_server = tracking_uri.startswith(("http://", "https://"))
-    is_folder = "://" not in (artifact_uri or "") or (artifact_uri or "").startswith("file:")
+    scheme = urlsplit(artifact_uri or "").scheme  # mlflow-artifacts:/1/... is the server's own
+    is_folder = len(scheme) < 2 or scheme == "file"  # a letter is a drive
     return artifact_uri is not None and not (is_server and is_folder)

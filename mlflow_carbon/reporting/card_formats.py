@@ -260,7 +260,9 @@ def _grid(own: Footprint) -> str:
     source = tags.get(keys.TAG_INTENSITY_SOURCE, "source not recorded")
     basis = tags.get(keys.TAG_INTENSITY_BASIS, "basis not recorded")
     place = f"{region_name(own.region)} {period}".strip()
-    return shown(f"electricity of {place}: {own.intensity_g_per_kwh:g} g/kWh ({source}; {basis})")
+    set_name = tags.get(keys.TAG_INTENSITY_SET)
+    origin = f"{set_name}: {source}" if set_name else source
+    return shown(f"electricity of {place}: {own.intensity_g_per_kwh:g} g/kWh ({origin}; {basis})")
 
 
 def _id_of(model: ModelFootprint, own: Footprint) -> uuid.UUID:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlflow_carbon.accounting.emissions import checked
-from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.reporting.model_footprint import ModelFootprint
@@ -75,10 +75,8 @@ def priced_kg(training: Footprint, intensity_of: IntensityOf, pue: float | None)
 
 
 def price_text(own: Footprint, intensity: CarbonIntensity | None, pue: float | None) -> str:
-    """Returns the region, intensity and PUE that priced a training, as text."""
-    if intensity is None:
-        period = own.run.data.tags.get(keys.TAG_PERIOD, "")
-        region = f"as recorded: {own.region} {period}, {own.intensity_g_per_kwh:g} g/kWh"
-    else:
-        region = f"{intensity.region} {intensity.period}, {intensity.g_per_kwh:g} g/kWh"
-    return f"{region}, PUE {own.pue if pue is None else pue:g}"
+    """Returns the region, intensity, period, set and PUE that priced a training, as text."""
+    recorded = RunRecord.read(own.run).intensity if intensity is None else intensity
+    label = "" if recorded is None else recorded.label
+    priced_by = f"as recorded: {label}" if intensity is None else label
+    return f"{priced_by}, PUE {own.pue if pue is None else pue:g}"

@@ -99,10 +99,17 @@ def _total(model: ModelFootprint, own: Footprint) -> str:
         f"energy{during}. "
         f"By energy × PUE × carbon intensity, with PUE {own.pue:g} and "
         f"{own.intensity_g_per_kwh:g} g CO2e/kWh ({markdown(region_name(own.region))} "
-        f"{markdown(tags.get(keys.TAG_PERIOD, ''))}; {markdown(source)}; {markdown(basis)}), "
+        f"{markdown(tags.get(keys.TAG_PERIOD, ''))}; {_set_text(own)}{markdown(source)}; "
+        f"{markdown(basis)}), "
         "that is "
         f"{_text(grams_from_kg(own.co2e_kg), MASS_SCALES, unit='CO2e')}."
     )
+
+
+def _set_text(own: Footprint) -> str:
+    """Returns the name of the set that the intensity is from, before its source."""
+    name = own.run.data.tags.get(keys.TAG_INTENSITY_SET, "")
+    return f"set {markdown(name)}: " if name else ""
 
 
 def _per_unit(own: Footprint) -> str:
@@ -193,9 +200,10 @@ def _yaml(content: dict[str, Any]) -> str:
 def _source(own: Footprint) -> str:
     tags = own.run.data.tags
     tracker = tags.get(keys.TAG_TRACKER, "mlflow-carbon")
-    region = f"{own.region} {tags.get(keys.TAG_PERIOD, '')}".strip()
+    names = (own.region, tags.get(keys.TAG_PERIOD), tags.get(keys.TAG_INTENSITY_SET))
+    region = " ".join(filter(None, names[:2])) + (f", {names[2]}" if names[2] else "")
     return shown(
-        f"{tracker} by mlflow-carbon; {own.intensity_g_per_kwh:g} g/kWh ({region}, "
+        f"{tracker} by mlflow-carbon; {own.intensity_g_per_kwh:g} g/kWh ({region}; "
         f"{tags.get(keys.TAG_INTENSITY_SOURCE, 'source not recorded')}), PUE {own.pue:g}"
     )
 

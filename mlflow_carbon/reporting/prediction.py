@@ -1,5 +1,6 @@
 """Forecasts more of a run's work from its windows, in any region, as a frame and as text."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -195,6 +196,7 @@ def _meaning(prediction: Prediction) -> str:
     readings = statistics.num_distinct_readings
     coverage = prediction.run.coverage_fraction
     return (
+        f"{_prices(prediction.table)}"
         f"n: {statistics.num_windows} windows of {statistics.num_units:g} {prediction.run.unit}s "
         f"in all; effective n {statistics.effective_num_windows:.3g}; distinct power readings "
         f"{ABSENT if readings is None else readings}; "
@@ -205,6 +207,16 @@ def _meaning(prediction: Prediction) -> str:
         f"{interval.method}: the total lies there with "
         f"{interval.confidence_fraction:.0%} probability\n"
     )
+
+
+def _prices(table: pd.DataFrame) -> str:
+    """Returns by which intensity each region has its CO2e, with its year and set."""
+    columns = ["intensity_g_per_kwh", "region", "period", "intensity_set"]
+    listed = [
+        f"{g_per_kwh:.6g} g/kWh ({', '.join(filter(None, (f'{region} {period}'.strip(), name)))})"
+        for g_per_kwh, region, period, name in table[columns].itertuples(index=False)
+    ]
+    return "".join(f"{line}\n" for line in textwrap.wrap(f"CO2e by {'; '.join(listed)}", 80))
 
 
 def _unit_costs(prediction: Prediction, regions: Column) -> tuple[str, Table]:

@@ -103,7 +103,8 @@ def _cut(value: Any) -> Any:
 def models_table(models: pd.DataFrame) -> Table:
     """Returns one line a model version, its emissions in a printed unit chosen for all.
 
-    A column that holds nothing is left out.
+    A column that holds nothing is left out, and so are PUE and region where there is one for all:
+    the lines below the table name them.
     """
     energy = choose_scale(models["energy_kwh"], ENERGY_SCALES)
     masses_g = [grams_from_kg(kg) for kg in models["co2e_kg"]]
@@ -114,12 +115,23 @@ def models_table(models: pd.DataFrame) -> Table:
         Column("version", list(map(str, models["version"]))),
         Column("band", list(models["band"]), is_text=True),
         Column(f"CO2e ({mass.symbol})", list(map(mass.text, masses_g))),
-        Column(f"with lineage ({mass.symbol})", list(map(mass.text, lineages_g))),
+        Column(f"lineage ({mass.symbol})", list(map(mass.text, lineages_g))),
         Column(f"energy ({energy.symbol})", list(map(energy.text, models["energy_kwh"]))),
-        Column("PUE", [f"{pue:.6g}" for pue in models["pue"]]),
+        Column("PUE", _pue_texts(models)),
         Column("region", list(models["region"]), is_text=True),
     ]
+    columns = [it for it in columns if it.head not in ("PUE", "region") or len(set(it.texts)) > 1]
     return Table(tuple(without_empty(columns)), num_keys=2)
+
+
+def _pue_texts(models: pd.DataFrame) -> list[str]:
+    return [ABSENT if math.isnan(pue) else f"{pue:.6g}" for pue in models["pue"]]
+
+
+def one_pue(models: pd.DataFrame) -> str:
+    """Returns a line with the PUE of all models; empty where they have several."""
+    pues = set(_pue_texts(models))
+    return f"PUE {pues.pop()}.\n" if len(pues) == 1 else ""
 
 
 def recorded_prices(models: pd.DataFrame) -> str:
