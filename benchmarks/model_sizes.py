@@ -6,6 +6,7 @@ Run it as ``python -m benchmarks.model_sizes``; it takes seconds, since it count
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.memory_table import section
 from ldm_project.diffusion.flops import Cost, cost_of, weights_of
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.parsing import size_text
@@ -46,7 +47,8 @@ looks at a whole image, so an image is decoded whole.
 A multiplication and an addition count as two. The widths of the VQ-GANs of `small`, `medium` and
 `large` are the same, so an image's decoding costs the same there. What an image takes is
 `decode + steps × step`: at few steps the fixed part is what is left.
-"""
+
+{memory}"""
 
 
 def weights_table() -> str:
@@ -95,6 +97,7 @@ def page() -> str:
     by_place = costs()
     return HEAD.format(
         weights=weights_table(),
+        memory=section(),
         steps="\n".join(cost_rows({at: cost.step_tflop for at, cost in by_place.items()})),
         decodes="\n".join(cost_rows({at: cost.decode_tflop for at, cost in by_place.items()})),
     )

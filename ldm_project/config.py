@@ -46,6 +46,7 @@ MAX_SLICE_EPOCHS = 16  # epochs whose slices are kept as latents: one slice per 
 MIN_KEPT_SLICES = 512  # kept even of a few volumes, from which more epochs then draw
 HELD_OUT_FRACTION = 0.2  # of the scans: used only for judging, never for training
 
+COMMAND_PRESETS = (AUTO, "paper")  # what it sets: paper.py
 STUDY_PRESETS = ("ci", "laptop", "paper")  # what each of them runs: study/presets.py
 TASKS = ("train", "synth")
 NEW = "new"
@@ -95,6 +96,12 @@ class RunConfig:
     seed: int = parameter(0, "Seed of the data, the training and the noise.")
     device: str = parameter(AUTO, DEVICE_HELP)
     precision: str = parameter(AUTO, PRECISION_HELP, choices=PRECISIONS)
+    preset: str = parameter(
+        AUTO,
+        "paper: its batch size, epochs, size and sampler, where left at their defaults. "
+        "auto: none.",
+        choices=COMMAND_PRESETS,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

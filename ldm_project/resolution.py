@@ -34,6 +34,7 @@ from ldm_project.config import (
     VqganRunConfig,
 )
 from ldm_project.errors import InvalidInputError
+from ldm_project.paper import ITERATIONS_PER_EPOCH, with_preset
 from ldm_project.parsing import (
     check_choices,
     given,
@@ -65,7 +66,7 @@ def settings_of(config: RunConfig) -> RunSettings:
         InvalidInputError: a value is not allowed; the message names the parameter, its value, and
             the allowed values.
     """
-    return _DOORS[type(config)](config)
+    return _DOORS[type(config)](with_preset(config))
 
 
 def vqgan_settings(config: VqganRunConfig) -> VqganSettings:
@@ -103,7 +104,17 @@ def estimate_settings(config: EstimateConfig) -> EstimateSettings:
     """Returns the settings of the ``estimate`` entry point; raises ``InvalidInputError``."""
     common = _common(config)
     batches = _batches(config, common["size"], DEFAULT_NUM_SAMPLES)
-    return EstimateSettings(**common, **batches, **_way(config))
+    training = TrainConfig(
+        dims=config.dims, size=config.size, model_size=config.model_size, preset=config.preset
+    )
+    trained = _train_settings(with_preset(training))
+    return EstimateSettings(
+        **common,
+        **batches,
+        **_way(config),
+        training_batch_size=trained.batch_size,
+        checkpoints_gradients=trained.checkpoints_gradients,
+    )
 
 
 def quality_settings(config: QualityConfig) -> QualitySettings:
@@ -179,8 +190,10 @@ def _training(
     """Returns the fields of ``TrainingSettings``; default batch sizes are by dimension."""
     default_batch_size = default_batch_sizes.get(config.dims, 1)
     a_tenth = max(1, iterations // WINDOWS_PER_TRAINING)
+    is_in_epochs = config.preset != AUTO
     return _common(config) | {
         "iterations": iterations,
+        "iterations_per_window": min(iterations, ITERATIONS_PER_EPOCH) if is_in_epochs else a_tenth,
         "batch_size": resolve_count("batch_size", config.batch_size, default_batch_size),
         "data": config.data,
         "slice_axis": config.slice_axis,
@@ -232,7 +245,7 @@ def _batches(config: BatchConfig, size: tuple[int, ...], default_number: int) ->
 def _sampling(config: SamplingConfig, default_number: int) -> dict[str, Any]:
     """Returns the fields of ``SamplingSettings``; their training uses its default batch size."""
     common = _common(config)
-    training = replace(_narrowed(config, TrainConfig), batch_size=AUTO)
+    training = with_preset(replace(_narrowed(config, TrainConfig), batch_size=AUTO))
     return {
         **common,
         **_batches(config, common["size"], default_number),

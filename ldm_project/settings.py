@@ -77,6 +77,7 @@ class TrainingSettings(RunSettings):
 
     Attributes:
         iterations: of the training in all.
+        iterations_per_window: that are measured together.
         batch_size: images per iteration.
         data: where the CT comes from: ``phantom``, a folder, a glob or a public data set.
         slice_axis: of the slices that 2D training draws from volumes.
@@ -85,6 +86,7 @@ class TrainingSettings(RunSettings):
     """
 
     iterations: int
+    iterations_per_window: int
     batch_size: int
     data: str
     slice_axis: str
@@ -147,12 +149,18 @@ class BatchSettings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateSettings(BatchSettings):
-    """Settings of a prediction of the cost of ``synth``."""
+    """Settings of a prediction of the cost of ``synth``.
+
+    ``training_batch_size`` and ``checkpoints_gradients`` are those of ``train``, whose memory is
+    foretold beside.
+    """
 
     command: ClassVar[str] = "estimate"
 
     sampler: str
     steps: int
+    training_batch_size: int
+    checkpoints_gradients: bool
 
 
 @dataclass(frozen=True, kw_only=True)

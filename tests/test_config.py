@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from ldm_project import config, parsing, resolution
 from ldm_project.__main__ import main
 from ldm_project.errors import InvalidInputError
+from ldm_project.study.presets import STUDIES
 from mlflow_carbon.cli import cli as carbon_main
 
 MLPROJECT = Path(__file__).parent.parent / "MLproject"
@@ -198,3 +199,50 @@ def test_training_that_a_command_sets_off_has_a_batch_size_of_its_own():
     assert found.batch_size == 7
     assert found.training.batch_size == config.DEFAULT_BATCH_SIZE_BY_DIMS[2]
     assert found.training.vqgan_training.iterations == 9
+
+
+@pytest.mark.parametrize(
+    ("dims", "size"),
+    [(2, (256, 256)), (3, (192, 192, 192))],  # section 3.2 of the paper
+)
+def test_paper_preset_sets_what_the_paper_says_and_leaves_widths_and_steps(dims, size):
+    config_of = config.SynthConfig(dims=dims, preset="paper", model_size="medium", steps=200)
+    settings = resolution.settings_of(config_of)
+    training = settings.training
+    assert (settings.size, settings.sampler, settings.steps) == (size, "ddpm", 200)
+    assert (settings.batch_size, settings.num_samples) == (1, 50)
+    # 120 scans, 50 epochs and 6000 iterations: section 2.2 and 2.4
+    assert (training.batch_size, training.iterations, training.iterations_per_window) == (
+        (1, 6000, 120)
+    )
+    assert (training.objective, training.checkpoints_gradients) == ("diffusion", False)
+    assert training.vqgan_training.batch_size == 1
+    assert training.vqgan_training.patch_size is None
+    assert settings.resolved()["sampler"] == "ddpm"
+
+
+def test_paper_preset_is_that_of_the_study():
+    train = resolution.settings_of(config.TrainRunConfig(preset="paper"))
+    study = STUDIES["paper"]
+    assert (train.batch_size, train.size) == (study.batch_size, study.reference_size[2])
+    assert train.iterations == study.num_windows * study.iterations_per_window
+
+
+def test_given_parameters_win_over_the_preset():
+    given = {"iterations": 7, "batch_size": "2", "size": "64x64", "gradient_checkpointing": "on"}
+    train = resolution.settings_of(config.TrainRunConfig(preset="paper", **given))
+    assert (train.iterations, train.batch_size, train.size) == (7, 2, (64, 64))
+    assert (train.iterations_per_window, train.checkpoints_gradients) == (7, True)
+    sampled = resolution.settings_of(config.SynthConfig(preset="paper", sampler="ddim"))
+    assert sampled.sampler == "ddim"
+
+
+def test_preset_that_nobody_knows_is_refused_in_a_sentence():
+    with pytest.raises(InvalidInputError) as caught:
+        resolution.settings_of(config.VqganRunConfig(preset="nature"))
+    assert str(caught.value) == "preset is 'nature'; use one of auto, paper."
+
+
+def test_parameters_of_a_preset_stay_when_they_are_resolved_again():
+    once = resolution.settings_of(config.SynthConfig(preset="paper", batch_size="3"))
+    assert resolution.settings_of(once.config) == once

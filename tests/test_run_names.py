@@ -1,5 +1,7 @@
 """Names of the project's runs, what ``auto`` became, and the names that users gave."""
 
+from dataclasses import asdict
+
 import pytest
 
 from ldm_project.config import EstimateConfig, SynthConfig, TrainRunConfig, VqganRunConfig
@@ -27,7 +29,8 @@ def test_a_name_tells_what_was_run(config, name):
 
 
 def test_what_auto_became_is_a_parameter_and_what_was_given_is_not_repeated():
-    params = resolved_params(settings_of(SynthConfig(num_samples="8", dims=3)))
+    config = SynthConfig(num_samples="8", dims=3)
+    params = resolved_params(settings_of(config), asdict(config))
     assert params == {
         "resolved.size": "32x32x32",
         "resolved.batch_size": params["resolved.batch_size"],

@@ -99,9 +99,11 @@ def tracked(
     )
 
 
-def resolved_params(settings: RunSettings) -> dict[str, str]:
-    """Returns a parameter ``resolved.NAME`` for each that was left at ``auto`` and is known now."""
-    given = asdict(settings.config)
+def resolved_params(settings: RunSettings, given: Mapping[str, object]) -> dict[str, str]:
+    """Returns a parameter ``resolved.NAME`` for each that has become another than was given.
+
+    They were left at ``auto``, or a preset sets them.
+    """
     return {
         f"{RESOLVED}{name}": str(value)
         for name, value in settings.resolved().items()
@@ -118,7 +120,7 @@ def _create_run(name: str, settings: RunSettings, triggered_by_run_id: str | Non
     run = client.create_run(current_experiment_id(), tags=with_context_tags(tags))
     run_id: str = run.info.run_id
     given = {key: str(value) for key, value in asdict(settings.config).items()}
-    _log_params(client, run_id, given | resolved_params(settings))
+    _log_params(client, run_id, given | resolved_params(settings, given))
     if triggered_by_run_id is not None:
         is_training = isinstance(settings, TrainingSettings)
         link_runs(triggered_by_run_id, run_id, "Trained" if is_training else "Sampled")
@@ -128,9 +130,10 @@ def _create_run(name: str, settings: RunSettings, triggered_by_run_id: str | Non
 def _complete_adopted(run_id: str, name: str, settings: RunSettings) -> None:
     """Names a run that ``mlflow run`` made, unless its user did, and logs what ``auto`` became."""
     client = MlflowClient()
-    if not is_chosen(client.get_run(run_id).info.run_name):
+    run = client.get_run(run_id)
+    if not is_chosen(run.info.run_name):
         client.set_tag(run_id, MLFLOW_RUN_NAME, name)
-    _log_params(client, run_id, resolved_params(settings))
+    _log_params(client, run_id, resolved_params(settings, run.data.params))
 
 
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from ldm_project.diffusion.processes import ALONE, Processes, check_devices, joi
 from ldm_project.errors import InvalidInputError
 from ldm_project.parsing import num_launched
 from ldm_project.runs.command_runs import command_run
-from ldm_project.runs.estimate import prediction_lines, run_estimate
+from ldm_project.runs.estimate import memory_lines, prediction_lines, run_estimate
 from ldm_project.runs.interrupted_trainings import as_started
 from ldm_project.runs.launching import launch
 from ldm_project.runs.quality import report_lines, run_quality
@@ -111,8 +111,9 @@ def _run_synth(settings: SynthSettings, processes: Processes) -> list[str]:
 
 
 def _run_estimate(settings: EstimateSettings, _: Processes) -> list[str]:
-    run_id, prediction = run_estimate(settings)
-    return [*prediction_lines(prediction, settings), _run_line(run_id)]
+    run_id, prediction, forecast = run_estimate(settings)
+    lines = [*memory_lines(forecast, settings), *prediction_lines(prediction, settings)]
+    return [*lines, _run_line(run_id)]
 
 
 def _run_quality(settings: QualitySettings, _: Processes) -> list[str]:

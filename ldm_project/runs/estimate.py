@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlflow
 import torch
@@ -11,6 +11,14 @@ from ldm_project.checks import assumptions_of
 from ldm_project.diffusion.acceleration import hasten_on_cpu, prepared
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.flops import cost_of
+from ldm_project.diffusion.memory import (
+    BYTES_PER_GB,
+    Memory,
+    Work,
+    free_bytes_of,
+    sampling_bytes,
+    training_bytes,
+)
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_unet,
@@ -19,6 +27,7 @@ from ldm_project.diffusion.models import (
     spec_of,
 )
 from ldm_project.diffusion.sampling import DenoisingStep, decode_samples, denoise, initial_noise
+from ldm_project.errors import InvalidInputError
 from ldm_project.parsing import size_text
 from ldm_project.runs.arithmetic_metrics import tflop_per_unit
 from ldm_project.runs.command_runs import command_run
@@ -36,6 +45,8 @@ PREFIX = "ldm/estimate"
 DURATION_S_PER_SAMPLE = f"{PREFIX}/duration_s_per_sample"
 ENERGY_KWH_PER_SAMPLE = f"{PREFIX}/energy_kwh_per_sample"
 CO2E_G_PER_SAMPLE = f"{PREFIX}/co2e_g_per_sample"
+TRAINING_PEAK_BYTES = f"{PREFIX}/training_peak_bytes"
+SAMPLING_PEAK_BYTES = f"{PREFIX}/sampling_peak_bytes"
 
 
 @dataclass(frozen=True)
@@ -55,15 +66,80 @@ class Prediction:
     energy_kwh: float | None
 
 
-def run_estimate(settings: EstimateSettings) -> tuple[str, Prediction]:
-    """Probes the networks in a run of its own; returns the run's id and the prediction."""
+@dataclass(frozen=True)
+class MemoryForecast:
+    """What a training iteration and a sampling need on the device, and what is free there."""
+
+    training: Memory
+    sampling: Memory
+
+
+def run_estimate(settings: EstimateSettings) -> tuple[str, Prediction, MemoryForecast]:
+    """Probes the networks in a run of its own; returns the run's id and what is foretold.
+
+    Raises:
+        InvalidInputError: there is not the memory to sample in; the message says what is needed.
+    """
     with command_run(settings) as run_id:
+        forecast = memory_forecast(settings)
+        check_memory(forecast, settings)
         ldm = untrained_ldm(settings)
         prediction = predict(ldm, settings)
         with mlflow.start_run(run_id=run_id):
             mlflow.set_tag("ldm.size", size_text(ldm.spec.size))
-            mlflow.log_metrics(_metrics(prediction, settings))
-    return run_id, prediction
+            mlflow.log_metrics(_metrics(prediction, settings) | _memory_metrics(forecast))
+    return run_id, prediction, forecast
+
+
+def memory_forecast(settings: EstimateSettings) -> MemoryForecast:
+    """Returns the peak memory of ``train`` and of ``synth``, and what this machine has left."""
+    spec, device = spec_of(settings), resolve_device(settings.device)
+    work = Work(
+        batch_size=settings.batch_size,
+        precision=precision_of(settings),
+        device_type=device.type,
+        backend=settings.backend,
+    )
+    trained = replace(
+        work,
+        batch_size=settings.training_batch_size,
+        checkpoints_gradients=settings.checkpoints_gradients,
+    )
+    free_bytes = free_bytes_of(device)
+    return MemoryForecast(
+        training=Memory(training_bytes(spec, trained), free_bytes),
+        sampling=Memory(sampling_bytes(spec, work), free_bytes),
+    )
+
+
+def check_memory(forecast: MemoryForecast, settings: EstimateSettings) -> None:
+    """Checks that a batch can be sampled here.
+
+    Raises:
+        InvalidInputError: it cannot.
+    """
+    if not forecast.sampling.fits:
+        raise InvalidInputError(
+            f"Sampling {settings.batch_size} of {size_text(settings.size)} together with "
+            f"model_size {settings.model_size} {forecast.sampling.shortage}. Lower batch_size=, "
+            f"then size=, then model_size=."
+        )
+
+
+def memory_lines(forecast: MemoryForecast, settings: EstimateSettings) -> list[str]:
+    """Returns a forecast of memory as text; a training that does not fit is said so."""
+    training, sampling = forecast.training, forecast.sampling
+    shortage = (
+        ""
+        if training.fits
+        else f": does not fit, {training.free_bytes / BYTES_PER_GB:.3g} GB are free"
+    )
+    return [
+        f"memory  {sampling.needed_bytes / BYTES_PER_GB:.3g} GB to sample "
+        f"{settings.batch_size} together",
+        f"        {training.needed_bytes / BYTES_PER_GB:.3g} GB to train the UNet on "
+        f"{settings.training_batch_size} together{shortage}",
+    ]
 
 
 def untrained_ldm(settings: EstimateSettings) -> LdmCheckpoint:
@@ -162,6 +238,13 @@ def _metrics(prediction: Prediction, settings: EstimateSettings) -> dict[str, fl
         metrics[ENERGY_KWH_PER_SAMPLE] = prediction.energy_kwh
         metrics[CO2E_G_PER_SAMPLE] = _co2e_g(prediction.energy_kwh, settings)
     return metrics
+
+
+def _memory_metrics(forecast: MemoryForecast) -> dict[str, float]:
+    return {
+        TRAINING_PEAK_BYTES: float(forecast.training.needed_bytes),
+        SAMPLING_PEAK_BYTES: float(forecast.sampling.needed_bytes),
+    }
 
 
 def _co2e_g(energy_kwh: float, settings: EstimateSettings) -> float:

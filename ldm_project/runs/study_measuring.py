@@ -17,8 +17,6 @@ from ldm_project.study.work import Place, free_memory, spec_of_cell
 from mlflow_carbon.contract import study_tags
 from mlflow_carbon.errors import MlflowCarbonError
 
-BYTES_PER_GB = 1e9
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -91,10 +89,7 @@ def unfit(cell: Cell, place: Place) -> str:
         return f"needs {cell.num_processes} GPUs, torch sees {torch.cuda.device_count()}"
     free_memory()
     memory = memory_of(cell, spec_of_cell(cell), device=place.device, precision=place.precision)
-    if memory.fits:
-        return ""
-    needed_gb, free_gb = memory.needed_bytes / BYTES_PER_GB, memory.free_bytes / BYTES_PER_GB
-    return f"needs about {needed_gb:.1f} GB of memory, {free_gb:.1f} GB are free"
+    return memory.shortage
 
 
 def _windows(cell: Cell, place: Place, price: Price, run_id: str) -> Iterator[WindowDone]:

@@ -236,6 +236,7 @@ def _trained(
             title="diffusion UNet",
             done=training.iteration,
             iterations=settings.iterations,
+            window_size=settings.iterations_per_window,
             repeated=repeated,
             is_first=processes.is_first,
         )

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import mlflow
 from tqdm import tqdm
 
-from ldm_project.config import PHANTOM, PREVIEWS_PER_TRAINING, WINDOWS_PER_TRAINING
+from ldm_project.config import PHANTOM, PREVIEWS_PER_TRAINING
 from ldm_project.ct.data import CtScans
 from ldm_project.diffusion.diffusion_training import DiffusionStep
 from ldm_project.diffusion.vqgan_training import VqganStep
@@ -47,6 +47,7 @@ def run_training(
     title: str,
     done: int,
     iterations: int,
+    window_size: int,
     repeated: Sequence[Repeated],
     is_first: bool = True,
 ) -> None:
@@ -58,11 +59,11 @@ def run_training(
         title: of the progress bar.
         done: iterations that an earlier process did.
         iterations: of the training in all.
+        window_size: iterations that are measured together.
         repeated: what else is done on the way.
         is_first: whether this process shows the training: logs the losses at each window's end,
             draws the bar and does what is repeated.
     """
-    window_size = max(1, iterations // WINDOWS_PER_TRAINING)
     windows: Iterator[VqganStep | DiffusionStep]
     windows = tracker.windows(steps, units_per_window=window_size)
     if not is_first:

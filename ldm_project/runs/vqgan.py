@@ -91,6 +91,7 @@ def run_vqgan(
                     title="VQ-GAN",
                     done=training.iteration,
                     iterations=settings.iterations,
+                    window_size=settings.iterations_per_window,
                     repeated=[
                         Repeated(preview_every(settings), preview.log),
                         Repeated(settings.checkpoint_every, keeper.save),

@@ -1,26 +1,26 @@
 """The grids of a study that have a name: what the paper ran, and smaller ones of the same shape."""
 
 from ldm_project.config import TASKS
+from ldm_project.paper import BATCH_SIZE, ITERATIONS_PER_EPOCH, NUM_EPOCHS, REFERENCE_SIZE
 from ldm_project.study.cells import Axes
 
-# The paper, sections 2.1, 2.2, 3.2 and 3.4. 6000 iterations, 50 epochs and 120 scans agree for one
-# scan an iteration only, so a window is an epoch of 120 iterations, and a batch is one image. The
-# paper prints no size for Fig. 4b; which model Fig. 1 shows it does not say: we take the middle.
+# The paper's sizes and models; a window is an epoch, and a batch is one image. The paper prints no
+# size for Fig. 4b; which model Fig. 1 shows it does not say: we take the middle.
 PAPER = Axes(
     tasks=TASKS,
     sizes={
         2: ((192, 192), (256, 256), (320, 320), (512, 512)),
         3: ((64, 64, 64), (128, 128, 128), (192, 192, 192), (256, 256, 192)),
     },
-    reference_size={2: (256, 256), 3: (192, 192, 192)},
+    reference_size=REFERENCE_SIZE,
     model_sizes=("small", "medium", "large"),
     base_model_size="medium",
     steps=(50, 100, 200, 500, 1000),
     num_processes=(1, 4),
-    batch_size=1,
-    num_windows=50,
+    batch_size=BATCH_SIZE,
+    num_windows=NUM_EPOCHS,
     num_warmup_windows=2,
-    iterations_per_window=120,
+    iterations_per_window=ITERATIONS_PER_EPOCH,
 )
 
 # The same shape where there is no GPU: smaller images and networks, and fewer steps.

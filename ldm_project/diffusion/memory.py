@@ -1,0 +1,208 @@
+"""Foretells the peak memory of a training and of a sampling, and what a device has left for it."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import psutil
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ldm_project.diffusion.acceleration import BF16, autocast, checkpoint_gradients
+from ldm_project.diffusion.live_bytes import MAX_HEAP_BYTES, Used, Workspace, counted
+from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
+from ldm_project.diffusion.sampling import decode_samples
+
+BYTES_PER_GB = 1e9
+NORMS = ("group_norm", "native_group_norm")  # the first in inference mode
+CPU, CUDA = "cpu", "cuda"
+
+# What the libraries take as soon as they compute: on a GPU the workspaces of cuBLAS, which made the
+# difference of 69 to 76 MB in nearly every measured denoising step on an H100; on a CPU the code
+# that oneDNN makes for each shape, and pages of the libraries that are first read then.
+LIBRARY_BYTES = {CPU: 25e6, CUDA: 70e6}
+# Of the activations' bytes on a CPU, lost to holes in the heap, from the peaks of the small and
+# tiny networks in benchmarks/measured/memory.jsonl. A training keeps activations between those that
+# it frees; a GPU's torch hands out its memory itself, and its peaks are of tensors alone.
+TRAINING_HOLE_FRACTION, SAMPLING_HOLE_FRACTION = 0.6, 0.5
+# Adam's two moments and the moving average of the weights, beside the weights and their gradients.
+STATES_PER_WEIGHT = 3
+# Up to it, torch convolves one fp32 image on a CPU by itself, as a product of matrices, and leaves
+# the others to oneDNN: use_mkldnn in aten/src/ATen/native/Convolution.cpp, torch 2.13.
+MAX_OWN_CONVOLUTION_ELEMENTS = 20480
+LOST_COLUMNS_FRACTION = 0.65  # of those matrices in a training; measured as the holes are
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training iteration or a sampling, as far as its memory depends on it.
+
+    Attributes:
+        batch_size: images of an iteration of one process, or sampled together.
+        precision: of the UNet: ``fp32`` or ``bf16``.
+        device_type: ``cpu`` or ``cuda``.
+        backend: of the networks.
+        checkpoints_gradients: whether a training computes blocks twice to save memory.
+        is_shared: whether several processes train together.
+    """
+
+    batch_size: int
+    precision: str
+    device_type: str
+    backend: str = "core"
+    checkpoints_gradients: bool = False
+    is_shared: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that work needs beside each other on one device, and those that are free there."""
+
+    needed_bytes: int
+    free_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the work can be tried."""
+        return self.needed_bytes <= self.free_bytes
+
+    @property
+    def shortage(self) -> str:
+        """What is needed and what is free, in words; "" if the work fits."""
+        if self.fits:
+            return ""
+        needed_gb, free_gb = self.needed_bytes / BYTES_PER_GB, self.free_bytes / BYTES_PER_GB
+        return f"needs about {needed_gb:.3g} GB of memory, {free_gb:.3g} GB are free"
+
+
+def free_bytes_of(device: torch.device) -> int:
+    """Returns the bytes that a process can still take on a device, with those that torch keeps."""
+    if device.type == CPU:
+        return int(psutil.virtual_memory().available)
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def training_bytes(spec: ModelSpec, work: Work) -> int:
+    """Returns the peak of a process's memory in an iteration after the first, in bytes.
+
+    The gradients of the iteration before live until the backward pass begins, and the optimiser's
+    moments from the first iteration on.
+    """
+    workspace = _workspace(work, is_training=True)
+    with counted(workspace, _holes(work, TRAINING_HOLE_FRACTION)) as live, _norms(work):
+        unet = build_unet(spec, backend=work.backend)
+        if work.checkpoints_gradients:
+            checkpoint_gradients(unet)
+        weights_bytes = sum(weight.nbytes for weight in unet.parameters())
+        for weight in unet.parameters():
+            weight.grad = torch.empty_like(weight)
+        live.begin()
+        latents, timesteps = _batch(spec, work)
+        with autocast(latents.device, work.precision):
+            velocity = unet(latents, timesteps)
+        loss = F.l1_loss(velocity.float(), latents)
+        unet.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        peak_bytes = live.peak
+    # Processes exchange their gradients from a copy.
+    num_states = STATES_PER_WEIGHT + work.is_shared
+    return round(peak_bytes + num_states * weights_bytes + LIBRARY_BYTES[work.device_type])
+
+
+def sampling_bytes(spec: ModelSpec, work: Work) -> int:
+    """Returns the peak of the memory in which a batch is denoised and decoded, in bytes."""
+    return _sampling_bytes(spec, work, decodes=True)
+
+
+def denoising_bytes(spec: ModelSpec, work: Work) -> int:
+    """Returns the peak of the memory in which a batch is denoised only, in bytes.
+
+    The autoencoder's weights lie beside.
+    """
+    return _sampling_bytes(spec, work, decodes=False)
+
+
+@torch.inference_mode()
+def _sampling_bytes(spec: ModelSpec, work: Work, *, decodes: bool) -> int:
+    workspace = _workspace(work, is_training=False)
+    with counted(workspace, _holes(work, SAMPLING_HOLE_FRACTION)) as live:
+        unet = build_unet(spec, backend=work.backend).eval().requires_grad_(False)
+        vqgan = build_vqgan(spec, backend=work.backend).eval().requires_grad_(False)
+        live.begin()
+        latents, timesteps = _batch(spec, work)
+        with autocast(latents.device, work.precision), _norms(work):
+            unet(latents, timesteps)
+        if decodes:
+            decode_samples(vqgan, latents, 1.0)
+        peak_bytes = live.peak
+    return round(peak_bytes + LIBRARY_BYTES[work.device_type])
+
+
+def _batch(spec: ModelSpec, work: Work) -> tuple[Tensor, Tensor]:
+    """Returns latents ``(B, C, *S)`` and timesteps ``(B,)``."""
+    return torch.zeros(work.batch_size, *spec.latent_shape), torch.zeros(work.batch_size)
+
+
+class _NormsInFullPrecision(TorchFunctionMode):
+    """Gives group normalisation fp32 inputs, as autocast does on a GPU and not on a CPU."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (torch.group_norm, F.group_norm):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def _norms(work: Work) -> AbstractContextManager[object]:
+    is_widened = work.device_type == CUDA and work.precision == BF16
+    return _NormsInFullPrecision() if is_widened else nullcontext()
+
+
+def _holes(work: Work, fraction: float) -> float:
+    return fraction if work.device_type == CPU else 0.0
+
+
+def _workspace(work: Work, *, is_training: bool) -> Workspace:
+    if work.device_type == CUDA:
+        return _nothing if is_training else _gpu_sampling_workspace
+    return partial(_cpu_workspace, is_training=is_training)
+
+
+def _nothing(_name: str, _inputs: list[Tensor], _outputs: list[Tensor]) -> Used:
+    return Used()
+
+
+def _gpu_sampling_workspace(name: str, inputs: list[Tensor], _: list[Tensor]) -> Used:
+    """Returns the copy that a normalisation makes of its input where channels stand last.
+
+    They do in sampling, whose weights are prepared so.
+    """
+    return Used(inputs[0].nbytes if name in NORMS else 0)
+
+
+def _cpu_workspace(
+    name: str, inputs: list[Tensor], outputs: list[Tensor], *, is_training: bool
+) -> Used:
+    """Returns what a convolution works in: its tensors in another order, or its columns.
+
+    oneDNN copies its tensors into the order that it computes in; torch's own convolution copies
+    each neighbourhood of an input into a column of a matrix. In a training an activation is placed
+    in the hole that the matrix leaves, so that no later matrix has room in it.
+    """
+    if "conv" not in name:
+        return Used()
+    # a backward pass has the gradients of the outputs before the images
+    first = 1 if name == "convolution_backward" else 0
+    images, weights = inputs[first : first + 2]
+    is_alone = images.dtype == torch.float32 and len(images) == 1
+    if not is_alone or math.prod(images.shape[:4]) > MAX_OWN_CONVOLUTION_ELEMENTS:
+        return Used(sum(tensor.nbytes for tensor in (*inputs, *outputs)))
+    columns_bytes = math.prod(images.shape[2:]) * weights[0].numel() * images.element_size()
+    is_lost = is_training and columns_bytes < MAX_HEAP_BYTES
+    return Used(columns_bytes, round(LOST_COLUMNS_FRACTION * columns_bytes) if is_lost else 0)
