@@ -177,6 +177,7 @@ os.environ["MLFLOW_CARBON_AUTOLOG"] = "true"
 follow_mlflow()
 experiment_id = mlflow_seams.current_experiment_id()
 mlflow_seams.with_context_tags({})
+mlflow_seams.without_prompt_checks(mlflow.MlflowClient())
 loader = mlflow.projects.loader
 mlflow_seams.replace_local_backend(loader, loader.MLFLOW_BACKENDS["local"])
 with mlflow.start_run(experiment_id=experiment_id) as run:

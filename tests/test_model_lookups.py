@@ -7,7 +7,8 @@ from mlflow.entities import LoggedModelInput
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 import mlflow_carbon
-from mlflow_carbon.tracking.model_lookups import MAX_PUT_OFF, ModelLookups, NewRun
+from mlflow_carbon.tracking.model_lookups import MAX_PUT_OFF, ModelLookups, NewRun, record_models
+from tests.fakes.metered_runs import write_run
 
 # of each run: 36 J = 1e-5 kWh; x PUE 2 x 7 g/kWh
 SWEDEN = {"region": "Sweden", "intensity_set": "paper_table1", "pue": 2.0}
@@ -127,3 +128,17 @@ def test_runs_of_a_long_sweep_are_looked_up_in_between(store):
     for run in new_runs(client, 2 * MAX_PUT_OFF + 1):
         lookups.put_off(run)
     assert [text.count("'") // 2 for text in client.filters] == [MAX_PUT_OFF, MAX_PUT_OFF]
+
+
+def test_models_are_tagged_without_a_look_at_each_before_each_tag(store, monkeypatch):
+    client = MlflowClient(tracking_uri=store)
+    run_id = write_run(client, "exp", windows=[(8.0, 100.0)])
+    client.create_registered_model("mine")
+    client.create_model_version("mine", "file:///nowhere", run_id)
+    looks = []
+    monkeypatch.setattr(MlflowClient, "_raise_if_prompt", lambda _, name: looks.append(name))
+    record_models(client, run_id, None)
+    assert client.get_registered_model("mine").tags["carbon.co2e_kg"] == "3"
+    assert looks == []
+    client.set_registered_model_tag("mine", "of another", "tag")
+    assert looks == ["mine"]

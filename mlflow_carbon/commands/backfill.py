@@ -52,6 +52,7 @@ def backfill(
     from mlflow_carbon.registry.run_models import record_run_models
     from mlflow_carbon.store.access import open_client, store_errors
     from mlflow_carbon.store.runs import find_experiment
+    from mlflow_carbon.tracking.mlflow_seams import without_prompt_checks
 
     power = cpu_power(cpu, cpu_tdp_w)
     client = open_client(tracking_uri, is_for_writing=not dry_run)
@@ -67,7 +68,7 @@ def backfill(
         elif not dry_run:
             try:
                 write(client, candidate, assumptions, cpu=power)
-                record_run_models(client, candidate.run.info.run_id)
+                record_run_models(without_prompt_checks(client), candidate.run.info.run_id)
             except MlflowException as error:
                 became = f"not written: {reason_of(error)}"
                 num_problems += 1

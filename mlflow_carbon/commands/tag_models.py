@@ -27,10 +27,11 @@ def tag_models(
     from mlflow_carbon.registry.run_models import registered_names
     from mlflow_carbon.registry.run_models import tag_models as write_tags
     from mlflow_carbon.store.access import open_client
+    from mlflow_carbon.tracking.mlflow_seams import without_prompt_checks
 
     if is_all == bool(names):
         raise click.UsageError("Give the names of registered models, or --all.")
-    client = open_client(tracking_uri, is_for_writing=True)
+    client = without_prompt_checks(open_client(tracking_uri, is_for_writing=True))
     num_problems = 0
     for tagged in write_tags(client, registered_names(client) if is_all else names, show=show):
         versions = "version" if tagged.num_versions == 1 else "versions"

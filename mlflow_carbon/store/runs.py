@@ -365,8 +365,7 @@ def find_experiment(client: MlflowClient, name: str) -> Experiment:
     nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     raise TrackingStoreError(
         f"No experiment {name!r} in {place_of(client)}. "
-        f"Nearest: {', '.join(repr(near) for near in nearest)}.",
-        arguments=["experiment"],
+        f"Nearest: {', '.join(repr(near) for near in nearest)}."
     )
 
 

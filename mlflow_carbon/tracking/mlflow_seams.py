@@ -6,6 +6,7 @@ else works. Nothing of MLflow is imported with this file, which is loaded while 
 only half imported.
 """
 
+import copy
 import functools
 import logging
 import os
@@ -102,6 +103,11 @@ VERSION_CREATION = Seam(
     "`mlflow-carbon tag-models --all` writes them.",
     (("mlflow.tracking.client:MlflowClient._create_model_version",),),
 )
+PROMPT_CHECKS = Seam(
+    "Tags of a model without a look at the model before each",
+    "MLflow takes that look, and a tag three times as long.",
+    (("mlflow.tracking.client:MlflowClient._raise_if_prompt",),),
+)
 ACTIVE_MODEL = Seam(  # used in recording/run_writes.py, which may not import this file
     "Energy that stays off the model that MLFLOW_ACTIVE_MODEL_ID names",
     "MLflow copies it there, as it does with each metric.",
@@ -138,6 +144,7 @@ SEAMS = (
     ACTIVE_RUNS,
     MODEL_CREATION,
     VERSION_CREATION,
+    PROMPT_CHECKS,
     ACTIVE_MODEL,
     CURRENT_EXPERIMENT,
     PROJECTS,
@@ -276,6 +283,19 @@ def version_creation_method() -> str:
     With the private one that is every version; without it, those that a client is asked for.
     """
     return "_create_model_version" if is_there(VERSION_CREATION) else "create_model_version"
+
+
+def without_prompt_checks(client: Any) -> Any:
+    """Returns a client that reads no model before it sets a tag of it.
+
+    MLflow's reads it to learn that the name is no prompt's. Give this one to what tags models
+    that have runs, which prompts have not.
+    """
+    if not is_there(PROMPT_CHECKS):
+        return client
+    unchecked = copy.copy(client)
+    unchecked._raise_if_prompt = _do_nothing
+    return unchecked
 
 
 def current_experiment_id() -> str:

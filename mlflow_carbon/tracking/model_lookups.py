@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 
 from mlflow_carbon.recording.delivery import CLOSE_TIMEOUT_S
 from mlflow_carbon.registry.run_models import record_models_of_runs, record_run_models
+from mlflow_carbon.tracking.mlflow_seams import without_prompt_checks
 from mlflow_carbon.tracking.patience import within
 
 _logger = logging.getLogger("mlflow.carbon")
@@ -54,7 +55,7 @@ class ModelLookups:
         for of_store in by_store.values():
             run_ids = [run.run_id for run in of_store]
             experiment_ids = sorted({run.experiment_id for run in of_store})
-            client = of_store[0].client
+            client = without_prompt_checks(of_store[0].client)
             _in_time(run_ids, partial(record_models_of_runs, client, run_ids, experiment_ids))
 
 
@@ -67,6 +68,7 @@ def record_models(client: MlflowClient, run_id: str, experiment_id: str | None) 
         experiment_id: where it is, if its windows are none of samples; then a run without models
             is told from one with models before it is read. ``None`` reads it.
     """
+    client = without_prompt_checks(client)
     record = partial(record_run_models, client, run_id)
     if experiment_id is not None:
         record = partial(record_models_of_runs, client, [run_id], [experiment_id])

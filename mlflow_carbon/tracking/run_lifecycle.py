@@ -23,6 +23,7 @@ from mlflow_carbon.tracking.autolog_settings import (
     registers_models,
 )
 from mlflow_carbon.tracking.copied_figures import give_figure, leave_out_copies
+from mlflow_carbon.tracking.mlflow_seams import without_prompt_checks
 from mlflow_carbon.tracking.model_lookups import NewRun
 from mlflow_carbon.tracking.model_registration import register_logged_models
 from mlflow_carbon.tracking.patches import switch_off
@@ -112,7 +113,7 @@ def model_was_registered(client: MlflowClient, version: ModelVersion) -> None:
     """Puts emissions on a version of a run that is over; others get theirs when the run ends."""
     run_has_models(version.run_id)
     if version.run_id and process_metering().tracking_of(version.run_id) is None:
-        within(REGISTER_TIMEOUT_S, lambda: record_version(client, version))
+        within(REGISTER_TIMEOUT_S, lambda: record_version(without_prompt_checks(client), version))
 
 
 def current_tracking() -> RunTracking | None:
