@@ -28,6 +28,8 @@ TRUTHS = ("false", "true")
 # Parameters of a training that do not change the trained weights.
 WHERE_IT_RUNS = ("resume", "device", "num_processes", "max_restarts", "fsdp")
 BACKENDS = ("core", "generative")
+VQ, KL = "vq", "kl"
+AUTOENCODERS = (VQ, KL)  # vq is the paper's
 ATTRIBUTIONS = (AUTO, "whole_node", "process_share", "gpu_only")
 SLICE_AXES = ("axial", "coronal", "sagittal")
 
@@ -79,6 +81,11 @@ class RunConfig:
     size: str = parameter(AUTO, "Image size: 192 or 256x256x192. auto: 64 (2D), 32x32x32 (3D).")
     model_size: str = parameter("tiny", "Widths of the networks.", choices=tuple(PRESETS))
     backend: str = parameter("core", "Networks from MONAI or monai-generative.", choices=BACKENDS)
+    autoencoder: str = parameter(
+        VQ,
+        "What latents are: of a codebook (vq, the paper's) or of a normal distribution (kl).",
+        choices=AUTOENCODERS,
+    )
     region: str = parameter(
         AUTO, "Where the electricity comes from. auto: MLFLOW_CARBON_REGION, else WORLD."
     )

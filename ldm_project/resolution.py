@@ -173,6 +173,7 @@ def _common(config: RunConfig) -> dict[str, Any]:
         "size": size,
         "model_size": config.model_size,
         "backend": config.backend,
+        "autoencoder": config.autoencoder,
         "region": given(config.region),
         "month": given(config.month),
         "pue": resolve_pue(config.pue),

@@ -24,6 +24,7 @@ class RunSettings:
     Attributes:
         config: the texts behind the values: logged with the run, and kept with a training's state.
         size: of an image in pixels or voxels, one number per axis.
+        autoencoder: ``vq`` or ``kl``.
         region: of the electricity grid; ``None``, here and below, leaves the choice to the plugin:
             the environment, else its default.
         month: of the carbon intensity.
@@ -42,6 +43,7 @@ class RunSettings:
     size: tuple[int, ...]
     model_size: str
     backend: str
+    autoencoder: str
     region: str | None
     month: str | None
     pue: float | None

@@ -1,4 +1,4 @@
-"""The autoencoder between images and latents, its vector quantiser, and what both are used for."""
+"""The autoencoders between images and latents, the vector quantiser, and what they are used for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
+from monai.networks.blocks.convolutions import Convolution
 from monai.networks.layers.vector_quantizer import EMAQuantizer, VectorQuantizer
 from monai.networks.nets.autoencoderkl import Decoder, Encoder
 from monai.networks.nets.vqvae import VQVAE
@@ -18,6 +19,8 @@ COMMITMENT_WEIGHT = 0.25  # van den Oord et al. 2017 (arXiv:1711.00937), section
 NORM_EPSILON = 1e-6
 # A code is unused once fewer vectors than this share of an even one choose it.
 UNUSED_BELOW_FRACTION = 0.05
+# Of a kl latent, as in MONAI's AutoencoderKL: no standard deviation under- or overflows.
+MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -45,18 +48,7 @@ class ResidualVqgan(nn.Module):
 
     def __init__(self, dims: int, widths: ResidualWidths, *, backend: str = "core") -> None:
         super().__init__()
-        shared: dict[str, Any] = {
-            "spatial_dims": dims,
-            "num_res_blocks": (widths.num_res_blocks,) * len(widths.channels),
-            "norm_num_groups": widths.num_norm_groups,
-            "norm_eps": NORM_EPSILON,
-            "attention_levels": (False,) * len(widths.channels),
-            "with_nonlocal_attn": False,
-        }
-        encoder_class, decoder_class, name = _coders(backend)
-        shared[name] = widths.channels
-        self.encoder = encoder_class(in_channels=1, out_channels=widths.latent_channels, **shared)
-        self.decoder = decoder_class(in_channels=widths.latent_channels, out_channels=1, **shared)
+        self.encoder, self.decoder = _residual_coders(dims, widths, backend=backend)
         self.quantizer = VectorQuantizer(
             EMAQuantizer(
                 spatial_dims=dims,
@@ -101,6 +93,49 @@ class ResidualVqgan(nn.Module):
         return self.decode(quantise(self, latents))
 
 
+class ResidualKl(nn.Module):
+    """The encoder and decoder of ``ResidualVqgan`` around a normal distribution of latents.
+
+    The encoder gives each latent's mean and log-variance, and nothing is quantised. Weights have
+    the names that they have in MONAI's ``AutoencoderKL`` without attention.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114), section 2.4; as the first stage of latent
+        diffusion, Rombach et al. 2022 (arXiv:2112.10752), section 3.1.
+    """
+
+    def __init__(self, dims: int, widths: ResidualWidths, *, backend: str = "core") -> None:
+        super().__init__()
+        self.encoder, self.decoder = _residual_coders(dims, widths, backend=backend)
+        self.quant_conv_mu = _pointwise(dims, widths.latent_channels)
+        self.quant_conv_log_sigma = _pointwise(dims, widths.latent_channels)
+        self.post_quant_conv = _pointwise(dims, widths.latent_channels)
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns mean and log-variance, each ``(B, C, *S / 4)``, of the latents of images."""
+        features = self.encoder(images)
+        log_variance = self.quant_conv_log_sigma(features)
+        clamped = log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
+        return self.quant_conv_mu(features), clamped
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Returns the mean latents ``(B, C, *S / 4)`` of images ``(B, 1, *S)``."""
+        means: Tensor = self.quant_conv_mu(self.encoder(images))
+        return means
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Returns images ``(B, 1, *S)`` of latents."""
+        images: Tensor = self.decoder(self.post_quant_conv(latents))
+        return images
+
+    def encode_stage_2_inputs(self, images: Tensor) -> Tensor:
+        """Returns the mean latents, as MONAI's inferers ask."""
+        return self.encode(images)
+
+    def decode_stage_2_outputs(self, latents: Tensor) -> Tensor:
+        """Returns images of latents, as MONAI's inferers ask."""
+        return self.decode(latents)
+
+
 class PublishedAutoencoder(nn.Module):
     """Another project's autoencoder, which sees images in a range of its own.
 
@@ -136,7 +171,40 @@ class PublishedAutoencoder(nn.Module):
 
 
 Vqgan: TypeAlias = ResidualVqgan | VQVAE  # MONAI's own is that of version 1 of this project
-Autoencoder: TypeAlias = Vqgan | PublishedAutoencoder
+OwnAutoencoder: TypeAlias = Vqgan | ResidualKl
+Autoencoder: TypeAlias = OwnAutoencoder | PublishedAutoencoder
+
+
+def _residual_coders(
+    dims: int, widths: ResidualWidths, *, backend: str
+) -> tuple[nn.Module, nn.Module]:
+    """Returns an untrained encoder and decoder."""
+    encoder_class, decoder_class, name = _coders(backend)
+    shared: dict[str, Any] = {
+        "spatial_dims": dims,
+        "num_res_blocks": (widths.num_res_blocks,) * len(widths.channels),
+        "norm_num_groups": widths.num_norm_groups,
+        "norm_eps": NORM_EPSILON,
+        "attention_levels": (False,) * len(widths.channels),
+        "with_nonlocal_attn": False,
+        name: widths.channels,
+    }
+    return (
+        encoder_class(in_channels=1, out_channels=widths.latent_channels, **shared),
+        decoder_class(in_channels=widths.latent_channels, out_channels=1, **shared),
+    )
+
+
+def _pointwise(dims: int, num_channels: int) -> nn.Module:
+    """Returns a convolution that mixes the channels of each position."""
+    return Convolution(
+        spatial_dims=dims,
+        in_channels=num_channels,
+        out_channels=num_channels,
+        kernel_size=1,
+        padding=0,
+        conv_only=True,
+    )
 
 
 def _coders(backend: str) -> tuple[type[nn.Module], type[nn.Module], str]:
@@ -149,13 +217,17 @@ def _coders(backend: str) -> tuple[type[nn.Module], type[nn.Module], str]:
 
 
 def encode(vqgan: Autoencoder, images: Tensor) -> Tensor:
-    """Returns continuous latents ``(B, C, *S / 4)``, before quantisation, of ``(B, 1, *S)``."""
+    """Returns continuous latents ``(B, C, *S / 4)`` of images ``(B, 1, *S)``.
+
+    They are a VQ-GAN's before quantisation, and the means of a ``kl`` autoencoder.
+    """
     return vqgan.encode(images.to(next(vqgan.parameters()).device))
 
 
 def decode(vqgan: Autoencoder, latents: Tensor) -> Tensor:
-    """Returns images ``(B, 1, *S)`` in [-1, 1], decoded from each latent's nearest code."""
-    if isinstance(vqgan, PublishedAutoencoder):  # which quantises by itself, if it does
+    """Returns images ``(B, 1, *S)`` in [-1, 1]; a VQ-GAN's from each latent's nearest code."""
+    # A published autoencoder quantises by itself, if it does.
+    if isinstance(vqgan, ResidualKl | PublishedAutoencoder):
         return vqgan.decode(latents).clamp(-1.0, 1.0)
     return vqgan.decode(quantise(vqgan, latents)).clamp(-1.0, 1.0)
 

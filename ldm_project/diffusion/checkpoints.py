@@ -15,7 +15,7 @@ from torch import nn
 
 from ldm_project.config import DIFFUSION, SAMPLERS_BY_OBJECTIVE
 from ldm_project.diffusion.acceleration import hasten_on_cpu
-from ldm_project.diffusion.autoencoders import Autoencoder, Vqgan
+from ldm_project.diffusion.autoencoders import Autoencoder, OwnAutoencoder
 from ldm_project.diffusion.models import (
     ModelSpec,
     build_unet,
@@ -38,10 +38,10 @@ DIGESTS = "weights_digests"  # in the config: by network; checkpoints of before 
 
 @dataclass(frozen=True)
 class VqganCheckpoint:
-    """A trained VQ-GAN and the spec that it was built from."""
+    """A trained autoencoder, VQ-GAN or ``kl``, and the spec that it was built from."""
 
     spec: ModelSpec
-    vqgan: Vqgan
+    vqgan: OwnAutoencoder
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class LdmCheckpoint:
     schedule: TrainedSchedule = OWN_SCHEDULE
 
 
-def save_vqgan(folder: Path, spec: ModelSpec, vqgan: Vqgan) -> None:
+def save_vqgan(folder: Path, spec: ModelSpec, vqgan: OwnAutoencoder) -> None:
     """Writes a VQ-GAN checkpoint; an existing one is replaced only when the new one is complete.
 
     Raises:

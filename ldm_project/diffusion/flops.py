@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ldm_project.diffusion.autoencoders import ResidualKl
 from ldm_project.diffusion.models import (
     IMAGE_CHANNELS,
     ModelSpec,
@@ -78,7 +79,11 @@ def vqgan_iteration_tflop(spec: ModelSpec, batch_size: int) -> float:
         images = torch.zeros(1, IMAGE_CHANNELS, *spec.size)
 
     def both_ways() -> None:
-        torch.autograd.backward(vqgan.decode(vqgan.encode(images)).sum())
+        if isinstance(vqgan, ResidualKl):  # which draws its latents by both of its heads
+            latents = torch.add(*vqgan.posterior(images))
+        else:
+            latents = vqgan.encode(images)
+        torch.autograd.backward(vqgan.decode(latents).sum())
 
     return batch_size * _counted(both_ways)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm_project.array_files import open_array, write_array
 from ldm_project.config import DOWNSAMPLING_FACTOR
-from ldm_project.diffusion.autoencoders import Autoencoder, Vqgan, encode
+from ldm_project.diffusion.autoencoders import Autoencoder, encode
 from ldm_project.parsing import num_fitting
 
 
@@ -18,8 +18,8 @@ from ldm_project.parsing import num_fitting
 class Latents:
     """Latents ``(N, C, *S)`` of a training set on the CPU, and their divisor ``scale``.
 
-    Latents are the encoder's continuous outputs. Sampling moves its results to the nearest codes,
-    which removes the UNet's small errors.
+    Latents are the encoder's continuous outputs. With a VQ-GAN, sampling moves its results to the
+    nearest codes, which removes the UNet's small errors.
     """
 
     values: Tensor
@@ -41,7 +41,7 @@ def encode_latents(vqgan: Autoencoder, images: Iterable[Tensor]) -> Latents:
 
 
 def keep_latents(
-    path: Path, vqgan: Vqgan, images: Iterable[Tensor], *, shape: tuple[int, ...]
+    path: Path, vqgan: Autoencoder, images: Iterable[Tensor], *, shape: tuple[int, ...]
 ) -> None:
     """Writes the latents of a training set to a file, so that training need not load them all.
 

@@ -10,8 +10,13 @@ from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
 from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor, nn
 
-from ldm_project.config import BACKENDS, DOWNSAMPLING_FACTOR
-from ldm_project.diffusion.autoencoders import ResidualVqgan, ResidualWidths, Vqgan
+from ldm_project.config import AUTOENCODERS, BACKENDS, DOWNSAMPLING_FACTOR, KL, VQ
+from ldm_project.diffusion.autoencoders import (
+    OwnAutoencoder,
+    ResidualKl,
+    ResidualVqgan,
+    ResidualWidths,
+)
 from ldm_project.errors import InvalidInputError
 from ldm_project.parsing import check_size, resolve_preset
 from ldm_project.presets import STRIDED, ModelPreset
@@ -28,23 +33,34 @@ class ModelSpec:
     """Everything needed to rebuild both networks of an LDM.
 
     ``preset`` holds the widths for ``model_size``; ``None`` takes the current ones. A checkpoint
-    keeps its widths, so it can still be loaded after a preset has changed.
+    keeps its widths, so it can still be loaded after a preset has changed. ``autoencoder`` is
+    ``vq`` or ``kl``; checkpoints of before there was a choice lack it, and are ``vq``.
     """
 
     dims: int
     size: tuple[int, ...]
     model_size: str
     preset: ModelPreset | None = None
+    autoencoder: str = VQ
 
     def __post_init__(self) -> None:
-        """Checks the size and fills in the preset.
+        """Checks the size and the autoencoder, and fills in the preset.
 
         Raises:
-            InvalidInputError: the preset is unknown, or the networks cannot halve the size.
+            InvalidInputError: the preset or the autoencoder is unknown, or the networks cannot
+                halve the size.
         """
         check_size(tuple(self.size), self.dims, self.model_size)
         if self.preset is None:
             object.__setattr__(self, "preset", resolve_preset(self.model_size))
+        if self.autoencoder not in AUTOENCODERS:
+            raise InvalidInputError(
+                f"autoencoder is {self.autoencoder!r}; use one of {', '.join(AUTOENCODERS)}."
+            )
+        if self.autoencoder == KL and self.widths.autoencoder == STRIDED:
+            raise InvalidInputError(
+                f"autoencoder is {KL!r}, but strided blocks, of release 0.1.0, have none; use {VQ}."
+            )
 
     @property
     def widths(self) -> ModelPreset:
@@ -84,6 +100,7 @@ class ModelSpec:
             size=tuple(int(axis) for axis in values["size"]),
             model_size=str(values["model_size"]),
             preset=ModelPreset(**widths),
+            autoencoder=values.get("autoencoder", VQ),
         )
 
 
@@ -104,16 +121,19 @@ class PublishedSpec(ModelSpec):
 
 def spec_of(settings: RunSettings) -> ModelSpec:
     """Returns the spec of the networks of a command."""
-    return ModelSpec(settings.dims, settings.size, settings.model_size)
+    return ModelSpec(
+        settings.dims, settings.size, settings.model_size, autoencoder=settings.autoencoder
+    )
 
 
-def build_vqgan(spec: ModelSpec, *, backend: str = "core") -> Vqgan:
-    """Returns an untrained VQ-GAN: encoder, vector quantiser and decoder."""
+def build_vqgan(spec: ModelSpec, *, backend: str = "core") -> OwnAutoencoder:
+    """Returns an untrained autoencoder: of ``vq``, the VQ-GAN; of ``kl``, one without codes."""
     check_backend(backend)
     widths = spec.widths
     if widths.autoencoder == STRIDED:
         return _build_strided_vqgan(spec, backend=backend)
-    return ResidualVqgan(
+    autoencoder_class = ResidualKl if spec.autoencoder == KL else ResidualVqgan
+    return autoencoder_class(
         spec.dims,
         ResidualWidths(
             channels=widths.vqgan_channels,

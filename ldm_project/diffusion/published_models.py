@@ -295,7 +295,7 @@ def _latent_shape(
 
 
 def _spec(size: tuple[int, ...], latent_shape: tuple[int, ...]) -> PublishedSpec:
-    return PublishedSpec(len(size), size, "published", None, latent_shape)
+    return PublishedSpec(len(size), size, "published", published_latent_shape=latent_shape)
 
 
 def _json_with(folder: Path, *names: str) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from ldm_project.config import DOWNSAMPLING_FACTOR
 from ldm_project.diffusion.autoencoders import (
     Autoencoder,
     PublishedAutoencoder,
+    ResidualKl,
     ResidualVqgan,
     decode,
 )
@@ -46,7 +47,7 @@ def decode_in_tiles(
     if batch_size > 1:
         halves = latents.tensor_split(2)
         return torch.cat([decode_in_tiles(vqgan, h, max_voxels=max_voxels) for h in halves])
-    if isinstance(vqgan, ResidualVqgan | PublishedAutoencoder):
+    if isinstance(vqgan, ResidualVqgan | ResidualKl | PublishedAutoencoder):
         return decode(vqgan, latents)
     overlap = decoder_reach(vqgan)
     length = max(axes)

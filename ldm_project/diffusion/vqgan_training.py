@@ -1,4 +1,4 @@
-"""The training of a VQ-GAN: first a plain autoencoder, then quantised, then also adversarial."""
+"""The training of a VQ-GAN, plain, then quantised, then also adversarial; or of its kl twin."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ldm_project.diffusion.acceleration import FP32, autocast
 from ldm_project.diffusion.autoencoders import (
+    OwnAutoencoder,
+    ResidualKl,
     Vqgan,
     encode,
     quantise,
@@ -38,14 +40,18 @@ SPECTRAL_WEIGHT = 1.0
 # of what a blurred voxel may be, so that tissues run into each other.
 HISTOGRAM_WEIGHT = 0.5
 NUM_CODEBOOK_BATCHES = 8  # whose encoder outputs the codebook starts from
+# Weight of the divergence of kl latents from the standard normal distribution: "∼10^-6" in Rombach
+# et al. 2022 (arXiv:2112.10752), section G, and 1e-6 in MONAI's tutorials of AutoencoderKL.
+KL_WEIGHT = 1e-6
 RESTART_EVERY = 20  # iterations between two moves of unused codes, until the discriminator joins
 
 
 @dataclass(frozen=True)
 class VqganStep:
-    """Terms of the VQ-GAN's objective in one iteration (from 1), weighted as they are summed.
+    """Terms of the autoencoder's objective in one iteration (from 1), weighted as they are summed.
 
-    A term that has not joined the objective yet is ``None``. ``discriminator_loss`` is the
+    A term that has not joined the objective yet is ``None``, and so is, for good, the
+    ``quantisation_loss`` of ``kl`` and the ``kl_loss`` of ``vq``. ``discriminator_loss`` is the
     discriminator's own objective.
     """
 
@@ -56,10 +62,11 @@ class VqganStep:
     quantisation_loss: float | None
     adversarial_loss: float | None
     discriminator_loss: float | None
+    kl_loss: float | None = None
 
 
 class VqganTraining:
-    """A VQ-GAN in training, its discriminator, and the iterations done so far.
+    """An autoencoder in training, its discriminator, and the iterations done so far.
 
     Args:
         vqgan: from ``build_vqgan``; trained in place.
@@ -69,17 +76,19 @@ class VqganTraining:
         spectral_weight: of the squared difference between the spectra's amplitudes.
         precision: of the encoder and the decoder, ``fp32`` or ``bf16``; codes and losses stay
             in full precision.
+        seed: of the latents that ``kl`` draws.
     """
 
     def __init__(
         self,
-        vqgan: Vqgan,
+        vqgan: OwnAutoencoder,
         discriminator: nn.Module,
         *,
         iterations: int,
         learning_rate: float = VQGAN_LEARNING_RATE_BY_DIMS[2],
         spectral_weight: float = SPECTRAL_WEIGHT,
         precision: str = FP32,
+        seed: int = 0,
     ) -> None:
         self.vqgan = vqgan
         self.discriminator = discriminator.to(device_of(vqgan))
@@ -87,6 +96,7 @@ class VqganTraining:
         self.learning_rate = learning_rate
         self.spectral_weight = spectral_weight
         self.precision = precision
+        self.seed = seed
         self.iteration = 0  # number of the last finished iteration
         self.optimiser = Optimiser(vqgan, learning_rate, iterations)
         self.adversary = Optimiser(
@@ -96,7 +106,7 @@ class VqganTraining:
 
     @property
     def quantiser_start(self) -> int:
-        """The last iteration without the quantiser."""
+        """The last iteration without the quantiser and the losses that join with it."""
         return int(self.iterations * QUANTISER_START_FRACTION)
 
     @property
@@ -152,27 +162,18 @@ def reconstructed(training: VqganTraining, images: Tensor) -> Tensor:
     """Returns images ``(B, 1, *S)`` in [-1, 1], encoded, quantised (once codes exist), decoded."""
     vqgan = training.vqgan
     latents = encode(vqgan, images)
-    if training.iteration > training.quantiser_start:
+    if not isinstance(vqgan, ResidualKl) and training.iteration > training.quantiser_start:
         latents = quantise(vqgan, latents)
     return vqgan.decode(latents).clamp(-1.0, 1.0)
 
 
 def _train_on(training: VqganTraining, images: Tensor, iteration: int) -> VqganStep:
     vqgan = training.vqgan
-    latents = _encoded(training, images)
-    joined: dict[str, Tensor] = {}  # the terms of this iteration
     discriminator_loss: Tensor | None = None
-    if iteration <= training.quantiser_start + 1:
-        training.recent_latents.append(latents.detach())
-    if iteration == training.quantiser_start + 1:
-        recent = torch.cat(tuple(training.recent_latents))
-        start_codebook(vqgan, standardise_latents(vqgan, recent))
-        latents = _encoded(training, images)
-    if iteration > training.quantiser_start:
-        if iteration <= training.adversarial_start and iteration % RESTART_EVERY == 0:
-            generator = seeded_generator(f"restart {iteration}".encode())
-            restart_unused_codes(vqgan, latents, generator)
-        latents, joined["quantisation_loss"] = vqgan.quantize(latents)
+    if isinstance(vqgan, ResidualKl):
+        latents, joined = _drawn_latents(training, vqgan, images, iteration)
+    else:
+        latents, joined = _quantised_latents(training, vqgan, images, iteration)
     with autocast(latents.device, training.precision):
         reconstructed = vqgan.decode(latents)
     reconstructed = reconstructed.float()
@@ -186,7 +187,8 @@ def _train_on(training: VqganTraining, images: Tensor, iteration: int) -> VqganS
         adversarial_loss = F.mse_loss(judged, torch.ones_like(judged))
         joined["adversarial_loss"] = ADVERSARIAL_WEIGHT * adversarial_loss
     loss = _sum(joined)
-    check_loss(loss, "VQ-GAN", iteration, training.learning_rate)
+    title = "KL autoencoder" if isinstance(vqgan, ResidualKl) else "VQ-GAN"
+    check_loss(loss, title, iteration, training.learning_rate)
     training.optimiser.step(loss)
     if iteration > training.adversarial_start:
         discriminator_loss = _discriminator_loss(
@@ -201,7 +203,46 @@ def _train_on(training: VqganTraining, images: Tensor, iteration: int) -> VqganS
         quantisation_loss=_number(joined.get("quantisation_loss")),
         adversarial_loss=_number(joined.get("adversarial_loss")),
         discriminator_loss=_number(discriminator_loss),
+        kl_loss=_number(joined.get("kl_loss")),
     )
+
+
+def _quantised_latents(
+    training: VqganTraining, vqgan: Vqgan, images: Tensor, iteration: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns the latents to decode, quantised once the quantiser has joined, and its loss."""
+    latents = _encoded(training, vqgan, images)
+    if iteration <= training.quantiser_start + 1:
+        training.recent_latents.append(latents.detach())
+    if iteration == training.quantiser_start + 1:
+        recent = torch.cat(tuple(training.recent_latents))
+        start_codebook(vqgan, standardise_latents(vqgan, recent))
+        latents = _encoded(training, vqgan, images)
+    if iteration <= training.quantiser_start:
+        return latents, {}
+    if iteration <= training.adversarial_start and iteration % RESTART_EVERY == 0:
+        generator = seeded_generator(f"restart {iteration}".encode())
+        restart_unused_codes(vqgan, latents, generator)
+    quantised, loss = vqgan.quantize(latents)
+    return quantised, {"quantisation_loss": loss}
+
+
+def _drawn_latents(
+    training: VqganTraining, autoencoder: ResidualKl, images: Tensor, iteration: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns latents drawn from their distribution, and the loss that keeps it near the normal.
+
+    The loss is the divergence of an image's latents, summed over them.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114), equation 10.
+    """
+    with autocast(images.device, training.precision):
+        mean, log_variance = autoencoder.posterior(images)
+    mean, log_variance = mean.float(), log_variance.float()
+    generator = seeded_generator(f"kl latents {training.seed} {iteration}".encode())
+    noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+    divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum() / len(images)
+    return mean + (0.5 * log_variance).exp() * noise, {"kl_loss": KL_WEIGHT * divergence}
 
 
 def _sum(terms: Mapping[str, Tensor]) -> Tensor:
@@ -211,6 +252,7 @@ def _sum(terms: Mapping[str, Tensor]) -> Tensor:
         "spectral_loss",
         "histogram_loss",
         "quantisation_loss",
+        "kl_loss",
         "adversarial_loss",
     )
     first, *others = (terms[name] for name in order if name in terms)
@@ -221,9 +263,9 @@ def _number(loss: Tensor | None) -> float | None:
     return None if loss is None else loss.item()
 
 
-def _encoded(training: VqganTraining, images: Tensor) -> Tensor:
+def _encoded(training: VqganTraining, vqgan: Vqgan, images: Tensor) -> Tensor:
     with autocast(images.device, training.precision):
-        latents: Tensor = training.vqgan.encode(images)
+        latents: Tensor = vqgan.encode(images)
     return latents.float()
 
 

@@ -10,7 +10,7 @@ from mlflow.entities import LoggedModelInput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from ldm_project.config import RFLOW
+from ldm_project.config import KL, RFLOW
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.errors import CheckpointError
 from ldm_project.parsing import size_text
@@ -37,14 +37,15 @@ class ModelReference:
 
 
 def vqgan_name(settings: RunSettings) -> str:
-    """Returns the name that a VQ-GAN is registered by, ``vqgan-ct-2d-64-tiny``."""
-    return f"vqgan-ct-{_size_name(settings)}"
+    """Returns the name of a registered autoencoder, ``vqgan-ct-2d-64-tiny`` or ``kl-ct-…``."""
+    return f"{'kl' if settings.autoencoder == KL else 'vqgan'}-ct-{_size_name(settings)}"
 
 
 def ldm_name(settings: TrainSettings) -> str:
-    """Returns the name that an LDM is registered by, ``ldm-ct-2d-64-tiny``."""
-    suffix = f"-{RFLOW}" if settings.objective == RFLOW else ""
-    return f"ldm-ct-{_size_name(settings)}{suffix}"
+    """Returns the name of a registered LDM, ``ldm-ct-2d-64-tiny``, ``-kl`` and ``-rflow`` added."""
+    others = ((settings.autoencoder, KL), (settings.objective, RFLOW))
+    suffixes = "".join(f"-{other}" for chosen, other in others if chosen == other)
+    return f"ldm-ct-{_size_name(settings)}{suffixes}"
 
 
 def find_model(
@@ -100,12 +101,17 @@ def note_used_model(run_id: str, reference: ModelReference) -> None:
         MlflowClient().log_inputs(run_id, models=[LoggedModelInput(reference.model_id)])
 
 
-def check_size(spec: ModelSpec, settings: RunSettings, reference: ModelReference) -> None:
-    """Checks that a checkpoint makes images of the size asked for.
+def check_fit(spec: ModelSpec, settings: RunSettings, reference: ModelReference) -> None:
+    """Checks that a checkpoint makes images of the size, by the autoencoder, asked for.
 
     Raises:
-        CheckpointError: the checkpoint makes images of another size.
+        CheckpointError: the checkpoint makes images of another size, or by another autoencoder.
     """
+    if spec.autoencoder != settings.autoencoder:
+        raise CheckpointError(
+            f"Model {reference.uri!r} has the autoencoder {spec.autoencoder}, not "
+            f"{settings.autoencoder}; pass autoencoder={spec.autoencoder}, or another model."
+        )
     size = settings.size
     if spec.dims != settings.dims or tuple(spec.size) != size:
         raise CheckpointError(

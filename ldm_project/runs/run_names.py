@@ -2,7 +2,7 @@
 
 import re
 
-from ldm_project.config import DIFFUSION, TINY
+from ldm_project.config import DIFFUSION, TINY, VQ
 from ldm_project.settings import (
     EstimateSettings,
     RunSettings,
@@ -19,6 +19,8 @@ def run_name(settings: RunSettings) -> str:
     parts = [settings.command, f"{settings.dims}D", _size(settings.size)]
     if settings.model_size != TINY:
         parts.append(settings.model_size)
+    if settings.autoencoder != VQ:
+        parts.append(settings.autoencoder)
     if isinstance(settings, SynthSettings | EstimateSettings):
         parts.append(f"{settings.sampler}-{settings.steps}")
     if isinstance(settings, TrainSettings) and settings.objective != DIFFUSION:

@@ -43,7 +43,7 @@ from ldm_project.runs.logged_models import log_ldm
 from ldm_project.runs.references import (
     CHECKPOINT_FOLDER,
     ModelReference,
-    check_size,
+    check_fit,
     find_model,
     ldm_name,
     model_at,
@@ -131,7 +131,7 @@ def _materials(settings: TrainSettings, run_id: str, processes: Processes) -> Ma
     """Returns the scans and the VQ-GAN; trains a VQ-GAN first if none is registered.
 
     Raises:
-        CheckpointError: the VQ-GAN is of another size.
+        CheckpointError: the VQ-GAN is of another size or kind.
     """
     scans = open_scans(data_spec(settings))
     reference = _vqgan_for(settings, scans, run_id, processes)
@@ -141,7 +141,7 @@ def _materials(settings: TrainSettings, run_id: str, processes: Processes) -> Ma
         device=settings.device,
         digests=reference.digests,
     )
-    check_size(vqgan.spec, settings, reference)
+    check_fit(vqgan.spec, settings, reference)
     training, held_out = scans.split(HELD_OUT_FRACTION)
     sheet = data_sheet(scans, training)
     show_sheet(sheet)

@@ -13,7 +13,7 @@ from ldm_project.diffusion.published_models import is_published, load_published
 from ldm_project.errors import CheckpointError
 from ldm_project.runs.references import (
     ModelReference,
-    check_size,
+    check_fit,
     find_model,
     ldm_name,
     model_at,
@@ -54,7 +54,7 @@ def open_ldm(reference: ModelReference, settings: SamplingSettings) -> LdmCheckp
     """Returns the networks on their device, prepared for fast sampling.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or makes images of another size.
+        CheckpointError: the checkpoint is damaged, of another size, or has another autoencoder.
     """
     if is_published(reference.checkpoint):
         ldm = load_published(
@@ -70,7 +70,7 @@ def open_ldm(reference: ModelReference, settings: SamplingSettings) -> LdmCheckp
         device=settings.device,
         digests=reference.digests,
     )
-    check_size(ldm.spec, settings, reference)
+    check_fit(ldm.spec, settings, reference)
     return replace(ldm, unet=prepared(ldm.unet, is_compiled=settings.is_compiled))
 
 

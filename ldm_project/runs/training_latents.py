@@ -11,7 +11,7 @@ from ldm_project.cache import cache_folder
 from ldm_project.config import MAX_SLICE_EPOCHS, MIN_KEPT_SLICES
 from ldm_project.ct.crops import digest_of
 from ldm_project.ct.data import CtScans, batches
-from ldm_project.diffusion.autoencoders import Vqgan
+from ldm_project.diffusion.autoencoders import OwnAutoencoder
 from ldm_project.diffusion.checkpoints import VqganCheckpoint
 from ldm_project.diffusion.latents import keep_latents
 from ldm_project.diffusion.models import device_of
@@ -43,7 +43,7 @@ def encoded_file(settings: TrainSettings, vqgan: VqganCheckpoint, scans: CtScans
     return path
 
 
-def latents_file(settings: TrainSettings, vqgan: Vqgan, scans: CtScans) -> Path:
+def latents_file(settings: TrainSettings, vqgan: OwnAutoencoder, scans: CtScans) -> Path:
     """Returns the file of a training's latents, named by a digest of all that determines them."""
     key = digest_of(
         f"{FORMAT_VERSION} {weights_digest(vqgan)} {settings.backend} {device_of(vqgan).type} "

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlflow
 import torch
 
-from ldm_project.config import HELD_OUT_FRACTION
+from ldm_project.config import HELD_OUT_FRACTION, KL
 from ldm_project.ct.data import batches, data_spec, open_scans
 from ldm_project.ct.data_sheet import data_sheet
 from ldm_project.diffusion.acceleration import resolve_vqgan_precision
@@ -88,7 +88,7 @@ def run_vqgan(
                 run_training(
                     tracker,
                     train_vqgan(training, images),
-                    title="VQ-GAN",
+                    title="KL autoencoder" if settings.autoencoder == KL else "VQ-GAN",
                     done=training.iteration,
                     iterations=settings.iterations,
                     window_size=settings.iterations_per_window,
@@ -115,6 +115,7 @@ def _training(settings: VqganSettings, run_id: str) -> VqganTraining:
         iterations=settings.iterations,
         learning_rate=VQGAN_LEARNING_RATE_BY_DIMS[spec.dims],
         precision=resolve_vqgan_precision(settings.precision, device, spec),
+        seed=settings.seed,
     )
     go_on(training, state_left_in(state_file(run_id)), run_id)
     return training

@@ -16,7 +16,7 @@ from ldm_project.diffusion.acceleration import (
     prepared,
     resolve_precision,
 )
-from ldm_project.diffusion.autoencoders import Vqgan
+from ldm_project.diffusion.autoencoders import OwnAutoencoder
 from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
 from ldm_project.diffusion.latents import Latents
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
@@ -89,7 +89,7 @@ def _synthesis(cell: Cell, place: Place, _: Processes) -> Iterator[int]:
     return _sampled(cell, place, prepared(unet, is_compiled=False), vqgan)
 
 
-def _sampled(cell: Cell, place: Place, unet: nn.Module, vqgan: Vqgan) -> Iterator[int]:
+def _sampled(cell: Cell, place: Place, unet: nn.Module, vqgan: OwnAutoencoder) -> Iterator[int]:
     """Yields the number of images after each batch that was denoised and decoded."""
     assert cell.steps is not None  # a synthesis has steps
     spec = spec_of_cell(cell)
