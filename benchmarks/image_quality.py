@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_project.config import (
+    AUTOENCODERS,
     DEFAULT_BATCH_SIZE_BY_DIMS,
     DEFAULT_SIZE_BY_DIMS,
     DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS,
@@ -25,6 +26,7 @@ from ldm_project.config import (
     HU_MAX,
     HU_MIN,
     MAX_SLICE_EPOCHS,
+    VQ,
 )
 from ldm_project.ct.data import CtScans, DataSpec, batches, open_scans
 from ldm_project.ct.hounsfield import hu_from_network
@@ -139,13 +141,15 @@ def main() -> None:
     """Trains, prints the curve as rows of a table, and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dims", type=int, default=2, choices=(2, 3))
-    parser.add_argument("--iterations", type=int, help="Of the VQ-GAN.")
+    parser.add_argument("--autoencoder", default=VQ, choices=AUTOENCODERS)
+    parser.add_argument("--iterations", type=int, help="Of the autoencoder.")
     parser.add_argument("--unet-iterations", type=int, help="Of the UNet; 0: no samples.")
     parser.add_argument("--picture", type=Path, help="PNG: real, reconstructed, sampled.")
     given = parser.parse_args()
     torch.set_num_threads(1)
     usual_vqgan, usual_unet = ITERATIONS[given.dims]
-    spec = ModelSpec(given.dims, DEFAULT_SIZE_BY_DIMS[given.dims], "tiny")
+    size = DEFAULT_SIZE_BY_DIMS[given.dims]
+    spec = ModelSpec(given.dims, size, "tiny", autoencoder=given.autoencoder)
     scans, held_out = open_scans(DataSpec("phantom", spec.size)).split(HELD_OUT_FRACTION)
     num_epochs = NUM_HELD_OUT_EPOCHS[given.dims]
     images = torch.stack([image for epoch in range(num_epochs) for image in held_out.images(epoch)])
