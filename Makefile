@@ -13,8 +13,8 @@ synth: $(READY)
 # The better models that README's and the pages' figures are of: about half an hour on 2 cores.
 # `synth` and `quality` then take them, as the newest; benchmarks/image_quality.py has the numbers.
 page-models: $(READY)
-	$(BIN)/mlflow run . -e vqgan -P dims=2 -P vqgan_iterations=1100 --env-manager local
-	$(BIN)/mlflow run . -e train -P dims=2 -P vqgan_iterations=1100 -P iterations=2000 --env-manager local
+	$(BIN)/mlflow run . -e vqgan -P dims=2 -P vqgan_iterations=1350 --env-manager local
+	$(BIN)/mlflow run . -e train -P dims=2 -P vqgan_iterations=1350 -P iterations=2000 --env-manager local
 	$(BIN)/mlflow run . -e vqgan -P dims=3 -P vqgan_iterations=1400 --env-manager local
 	$(BIN)/mlflow run . -e train -P dims=3 -P vqgan_iterations=1400 -P iterations=1500 --env-manager local
 

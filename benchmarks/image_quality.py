@@ -45,7 +45,7 @@ from ldm_project.diffusion.vqgan_training import (
 )
 
 # Iterations of VQ-GAN and UNet, by dimension: those of the models of README and pages.
-ITERATIONS = {2: (1100, 2000), 3: (1400, 1500)}
+ITERATIONS = {2: (1350, 2000), 3: (1400, 1500)}
 NUM_POINTS = 8  # of the curve
 NUM_HELD_OUT_EPOCHS = {2: 4, 3: 1}
 NUM_SHOWN = {2: 4, 3: 2}
