@@ -127,6 +127,7 @@ def test_database_of_something_else_is_no_store(tmp_path, folder):
     assert digest(path) == before
 
 
+@pytest.mark.slow
 def test_store_whose_default_experiment_was_purged_is_not_given_another(
     empty_store, tmp_path, folder
 ):

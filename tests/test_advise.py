@@ -123,6 +123,7 @@ def test_mixed_bases_are_named_with_their_ranking(run_id):
     assert "No months are known of SE, CN." in notices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "exit_code", "message"),
     [

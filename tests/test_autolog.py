@@ -46,6 +46,7 @@ def test_run_is_metered_by_the_arguments(fake_meter):
     assert recorded(data_of(run))["co2e_g"] == pytest.approx(1.4e-4)
 
 
+@pytest.mark.slow
 def test_totals_are_there_before_the_run_is_finished(fake_meter, monkeypatch):
     mlflow_carbon.autolog(region="SE")
     end, keys_then = SqlAlchemyStore.update_run_info, []
@@ -151,6 +152,7 @@ def test_interrupt_while_ours_waits_ends_the_run_and_reaches_the_user(fake_meter
     assert MlflowClient().get_run(run.info.run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_windows_of_a_loop_are_those_of_the_autologged_run(fake_meter):
     mlflow_carbon.autolog(region="SE")
     with mlflow.start_run() as run:

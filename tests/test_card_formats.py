@@ -236,6 +236,7 @@ def test_text_of_a_store_cannot_leave_its_json(client):
 # Hugging Face: its own client filters what a server lists.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limits", "is_found"), [((2000.0, 4000.0), True), ((0.0, 2000.0), False)])
 def test_hub_finds_the_model_by_its_emissions(client, monkeypatch, limits, is_found):
     monkeypatch.setenv("no_proxy", "*")
@@ -248,6 +249,7 @@ def test_hub_finds_the_model_by_its_emissions(client, monkeypatch, limits, is_fo
     assert [it.id for it in found] == (["me/ldm"] if is_found else [])
 
 
+@pytest.mark.slow
 def test_figure_that_the_hub_would_misread_is_said(client):
     train(client, "ldm", (1e-8, 1e-8))  # 2e-8 kWh x 1.5 x 250 g/kWh = 7.5e-6 g
     result = CliRunner().invoke(cli, ["card", "models:/ldm/1"])

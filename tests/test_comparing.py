@@ -55,6 +55,7 @@ def test_frame_carries_what_a_reader_must_know(runs, caplog):
     assert notice in caplog.text
 
 
+@pytest.mark.slow
 def test_every_experiment_or_those_that_fit_a_filter(runs):
     assert energies_kwh("--all-experiments") == {"a": 1.5, "b": 4.0}
     assert energies_kwh("--experiment", "a", "--experiment", "b") == {"a": 1.5, "b": 4.0}

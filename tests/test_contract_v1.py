@@ -108,6 +108,7 @@ def test_run_of_both_versions_holds_the_parts_of_both(store, killed):
     assert record.co2e_g == pytest.approx(energy_kwh * 1.5 * 7)
 
 
+@pytest.mark.slow
 def test_runs_of_both_versions_stand_in_one_comparison(store):
     client = MlflowClient()
     resumed(client, killed=False)  # 7e-5 kWh

@@ -82,6 +82,7 @@ def test_model_logged_in_a_resumed_run_has_the_total_of_both_parts(store):
     assert found_under(160) == {model_id}
 
 
+@pytest.mark.slow
 def test_model_logged_after_the_second_part_has_the_total_of_both(store):
     with mlflow.start_run() as run, metered(100):
         pass
@@ -113,6 +114,7 @@ def test_model_logged_in_a_resumed_run_under_autologging_has_one_figure(fake_met
     assert energies_joules(model_id) == [pytest.approx(total_kwh / JOULE)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_windows", [0, 2])
 def test_model_logged_after_the_block_has_its_one_figure(store, num_windows):
     readings = [replace(reading(cpu_joules=50), start_unix_s=time.time())] * num_windows

@@ -40,6 +40,7 @@ def test_noisy_copies_are_found_and_other_patients_are_not(rows):
     assert copies.copied(rows["fresh"], **judged).mean() < 0.1
 
 
+@pytest.mark.slow
 def test_four_images_repeated_are_repeats_and_other_patients_are_not(rows):
     four = np.tile(rows["fresh"][:4], (8, 1))
     assert copies.repeated_fraction(four, real=rows["training"]) == 1.0

@@ -54,6 +54,7 @@ def tags_of(unit="sample"):
     return {keys.TAG_SCHEMA: "2", keys.TAG_UNIT: unit, **SWEDEN.tags()}
 
 
+@pytest.mark.slow
 @given(parts=steps, is_node=st.booleans(), earlier_kwh=st.sampled_from([0.0, 3.0]))
 @settings(max_examples=100, deadline=None)
 def test_windows_that_are_written_to_the_curves_are_read_as_they_were(parts, is_node, earlier_kwh):

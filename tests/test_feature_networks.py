@@ -92,6 +92,7 @@ def test_network_of_other_dimensions_is_refused(tmp_path):
         load_feature_network(tmp_path / "medicalnet.pth", 2, CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

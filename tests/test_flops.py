@@ -47,6 +47,7 @@ def test_what_grows_with_the_square_of_the_size_is_attention_and_nothing_else():
     assert four - 3 * two + 2 * one == pytest.approx(6 * attention)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dims", "size", "model_size", "step_tflop"),
     [  # by arithmetic of the widths, before this code existed

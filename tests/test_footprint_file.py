@@ -185,6 +185,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_recovered_run_gets_a_file_that_calls_itself_a_lower_bound(store, tmp_path):
     run_id = MlflowClient().create_run("0").info.run_id
     folder = tmp_path / "journals"

@@ -189,6 +189,7 @@ def tag_models(*args):
     return CliRunner().invoke(cli, ["tag-models", *args])
 
 
+@pytest.mark.slow
 def test_tag_models_tags_what_was_registered_without_the_plugin(client):
     train(client, "ldm", 8.0)
     train(client, "vqgan", 0.2)
@@ -215,6 +216,7 @@ def test_tag_models_takes_names_or_all(args):
     assert "Give the names of registered models, or --all." in result.stderr
 
 
+@pytest.mark.slow
 def test_search_finds_logged_models_under_a_limit(client):
     small, big = train(client, "small", 8.0), train(client, "big", 20.0)  # 3 and 7.5 kg
     for name in ("small", "big"):

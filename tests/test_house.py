@@ -71,6 +71,7 @@ def test_every_file_has_its_place(package):
     assert set((ROOT / package).rglob("*.py")) == {*map(path_of, modules(package)), *folders}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", HOUSE)
 def test_imports_point_one_way(package):
     order = modules(package)

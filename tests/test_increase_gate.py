@@ -135,6 +135,7 @@ def test_wrong_usage(options):
     assert "Usage:" in result.stderr
 
 
+@pytest.mark.slow
 def test_snippets_for_ci_run_as_documented(client):
     page = (Path(__file__).parent.parent / "docs" / "registry.md").read_text()
     github, gitlab = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))

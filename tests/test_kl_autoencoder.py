@@ -133,6 +133,7 @@ def test_a_batch_decoded_in_parts_is_that_decoded_at_once(spec):
         torch.testing.assert_close(in_parts, decode(autoencoder, latents))
 
 
+@pytest.mark.slow
 def test_costs_and_memory_of_kl_are_counted(spec):
     vq = ModelSpec(spec.dims, spec.size, spec.model_size)
     assert isinstance(build_vqgan(vq), ResidualVqgan)
@@ -151,6 +152,7 @@ def test_costs_and_memory_of_kl_are_counted(spec):
     assert sampling_bytes(spec, work) == pytest.approx(sampling_bytes(vq, work), rel=0.05)
 
 
+@pytest.mark.slow
 def test_training_joins_all_losses_but_the_codebooks(spec):
     steps = list(steps_of(training_of(spec), spec))
     shared = {"reconstruction_loss", "kl_loss"}
@@ -161,6 +163,7 @@ def test_training_joins_all_losses_but_the_codebooks(spec):
     assert all(step.kl_loss > 0 for step in steps)
 
 
+@pytest.mark.slow
 def test_vq_logs_no_kl_loss(spec):
     vq = ModelSpec(spec.dims, spec.size, spec.model_size)
     *_, last = steps_of(training_of(vq), vq)
@@ -189,6 +192,7 @@ def test_drawn_latents_follow_from_the_seed():
     assert first[0].reconstruction_loss != other[0].reconstruction_loss
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_bitwise_as_an_unbroken_one(tmp_path):
     spec = SPECS[2]
     unbroken = training_of(spec)

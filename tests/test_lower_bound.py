@@ -226,6 +226,7 @@ def test_process_that_was_killed_is_recovered_and_read(store, tmp_path, monkeypa
         pass
 
 
+@pytest.mark.slow
 def test_compare_takes_a_killed_run_only_when_asked(run_id):
     killed_part(run_id, *TWO)  # (100 + 260) + 720 = 1080 J over 2 epochs, PUE 2, 7 g/kWh
     whole = MlflowClient().create_run("0").info.run_id

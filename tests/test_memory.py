@@ -72,12 +72,14 @@ def test_a_kernel_counts_what_it_works_in_while_it_computes():
     assert live.peak == 4 + 4 + 100
 
 
+@pytest.mark.slow
 def test_memory_of_a_training_grows_with_the_batch_and_shrinks_by_computing_twice():
     few, many = (training_bytes(FLAT, replace(ON_CPU, batch_size=n)) for n in (8, 64))
     twice = training_bytes(FLAT, replace(ON_CPU, batch_size=64, checkpoints_gradients=True))
     assert few < twice < many
 
 
+@pytest.mark.slow
 def test_memory_of_a_gpu_has_no_holes_but_more_in_full_precision_norms():
     narrow = replace(ON_CPU, precision="bf16", batch_size=256, device_type="cuda")
     wide = replace(narrow, precision="fp32")

@@ -274,6 +274,7 @@ def test_cpuinfo_of_arm_has_no_name() -> None:
     assert parse_cpuinfo(text) == Cpu("", num_threads=1, is_x86=False)
 
 
+@pytest.mark.slow
 def test_own_table_agrees_with_carbontracker_on_every_common_model() -> None:
     ours, theirs = tables()
     common = ours.keys() & theirs.keys()

@@ -86,6 +86,7 @@ def test_active_runs_are_those_of_all_threads(store):
         ]
 
 
+@pytest.mark.slow
 def test_current_experiment_is_the_one_that_was_set(store):
     assert mlflow_seams.current_experiment_id() == "0"
     experiment = mlflow.set_experiment("other")

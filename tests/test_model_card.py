@@ -43,6 +43,7 @@ def card(*args):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_card_is_read_by_hugging_face(client, tmp_path):
     train(client, "ldm", region="SE")
     path = tmp_path / "README.md"
@@ -65,6 +66,7 @@ def test_card_is_read_by_hugging_face(client, tmp_path):
     assert ModelCardData(**data.to_dict()).to_yaml() == data.to_yaml()
 
 
+@pytest.mark.slow
 def test_card_takes_a_default_region_for_no_location(client):
     train(client, "ldm", tags=TAGS | {"carbon.default.region": "EU27"})
     data = ModelCard(card("models:/ldm/1")).data
@@ -72,6 +74,7 @@ def test_card_takes_a_default_region_for_no_location(client):
     assert "Assumed, not chosen: region." in card("models:/ldm/1")
 
 
+@pytest.mark.slow
 def test_card_tells_the_lineage_when_asked_to(client):
     vqgan = train(client, "vqgan", (4.0,))
     train(client, "ldm")
@@ -129,6 +132,7 @@ def test_bibtex_cites_meter_intensity_and_equation(client):
     assert r"\url{https://www.eea.europa.eu/en/analysis/indicators/" in text
 
 
+@pytest.mark.slow
 def test_bibtex_of_a_given_intensity_names_no_page(client):
     tags = TAGS | {"carbon.intensity_set": "given", "carbon.period": "given"}
     train(client, "ldm", region="my lab", tags=tags | {"carbon.tracker": "by hand"})

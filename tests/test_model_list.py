@@ -37,6 +37,7 @@ def invoke(*args):
     return CliRunner().invoke(cli, list(args))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_models_prints_the_table():
     result = invoke("models", "--sort", "co2e")

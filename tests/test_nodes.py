@@ -157,6 +157,7 @@ def test_figures_per_unit_are_absent_where_a_node_is(run_id):
     assert "energy_kwh_per_epoch" not in recorded(run_id)
 
 
+@pytest.mark.slow
 def test_node_that_was_started_anew_adds_to_its_first_attempt(run_id):
     client = MlflowClient()
     for index in (0, 1):

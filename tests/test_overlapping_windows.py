@@ -70,6 +70,7 @@ def test_inner_windows_are_the_runs_and_outer_ones_have_a_series_of_their_own(st
     assert outer_of(data) == (2, 70)
 
 
+@pytest.mark.slow
 def test_resumed_run_goes_on_with_the_series_of_each_unit(store):
     first = nested(FakeMeter([*ONE_EPOCH, reading(cpu_joules=40)]), num_epochs=1)
     second = [reading(cpu_joules=joules, start_unix_s=1_700_000_100) for joules in (10, 20, 45, 50)]

@@ -189,6 +189,7 @@ def test_the_user_s_own_settings_of_matplotlib_stay():
     assert dict(mpl.rcParams) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_each_format_is_written_the_same_twice(ending, tmp_path):
     paths = [tmp_path / f"{number}.{ending}" for number in (1, 2)]

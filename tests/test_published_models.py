@@ -290,6 +290,7 @@ def test_medlord_is_read_with_its_schedule_its_codes_and_its_range(tmp_path):
         latents_of(ldm, sampler="ddpm", steps=500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vae", "vqvae"])
 @torch.inference_mode()
 def test_pipeline_of_diffusers_is_read_part_by_part(tmp_path, kind):

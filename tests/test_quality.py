@@ -177,6 +177,7 @@ def test_copies_of_training_images_are_memorised_and_far_ones_are_rejected():
     assert found.accepted_fraction == pytest.approx(20 / 50, abs=0.05)
 
 
+@pytest.mark.slow
 def test_features_that_keep_their_scale_are_compared_as_they_are():
     training, held_out, judged = (
         set_of(10 * gaussian_features(60, seed=seed)) for seed in (0, 1, 2)

@@ -248,6 +248,7 @@ def test_store_that_refuses_warns_once_and_lets_the_run_go_on(store, caplog):
     assert "cannot be written" in warnings[0].getMessage()
 
 
+@pytest.mark.slow
 def test_forked_child_repeats_no_figure(store):
     meter = FakeMeter(TWO_WINDOWS)
     with mlflow.start_run() as run, track(meter=meter, unit="sample", **SWEDEN) as tracker:
@@ -337,6 +338,7 @@ def test_run_shorter_than_a_step_of_its_counter_has_no_energy_rather_than_none(s
     assert "shorter than its step" in run.data.tags["carbon.error"]
 
 
+@pytest.mark.slow
 def test_windows_of_a_run_without_energy_have_no_mean(store):
     silent = reading_of(("cpu", 0.0, "tdp"))
     metrics = recorded(tracked_run([silent, silent], units=(1,)).data)

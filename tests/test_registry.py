@@ -95,6 +95,7 @@ def test_version_loses_the_tags_of_an_earlier_record(client):
     assert "carbon.under_1kg" not in client.get_model_version("m", version).tags
 
 
+@pytest.mark.slow
 def test_registered_model_is_found_by_the_filter_of_its_band(client):
     trained_model(client, 0.2, name="small")  # 0.2 kWh x 1.5 x 250 g/kWh = 75 g: band A
     trained_model(client, 8.0, name="big")
@@ -106,6 +107,7 @@ def test_registered_model_is_found_by_the_filter_of_its_band(client):
     assert [model.name for model in found] == ["big", "small"]
 
 
+@pytest.mark.slow
 def test_registered_model_shows_its_newest_version_only(client):
     trained_model(client, 0.2)
     newest = trained_model(client, 8.0)
@@ -115,6 +117,7 @@ def test_registered_model_shows_its_newest_version_only(client):
     assert "carbon.under_1kg" not in shown
 
 
+@pytest.mark.slow
 def test_registered_model_keeps_its_newest_version_when_an_older_one_is_recorded(client):
     old_run_id = train(client, 8.0)
     register(client, old_run_id)
@@ -123,6 +126,7 @@ def test_registered_model_keeps_its_newest_version_when_an_older_one_is_recorded
     assert client.get_registered_model("m").tags["carbon.band"] == "A"
 
 
+@pytest.mark.slow
 def test_registered_model_compares_versions_as_numbers(client):
     for _ in range(9):
         register(client, train(client, 0.2))
@@ -130,6 +134,7 @@ def test_registered_model_compares_versions_as_numbers(client):
     assert client.get_registered_model("m").tags["carbon.band"] == "C"
 
 
+@pytest.mark.slow
 def test_registered_model_shows_nothing_when_its_newest_version_was_not_measured(client):
     trained_model(client, 0.2)
     run_id = write_run(client, "exp", windows=[])
@@ -139,6 +144,7 @@ def test_registered_model_shows_nothing_when_its_newest_version_was_not_measured
     assert carbon_tags(client.get_registered_model("m")) == {}
 
 
+@pytest.mark.slow
 def test_registered_model_keeps_the_tags_of_others(client):
     trained_model(client, 0.2)
     client.set_registered_model_tag("m", "owner", "lab")
@@ -231,6 +237,7 @@ def test_version_has_all_tags_or_none(store, client):
     assert carbon_tags(client.get_registered_model("m")) == {}
 
 
+@pytest.mark.slow
 def test_registered_model_shows_its_best_version_when_told_to(client):
     trained_model(client, 0.2)
     trained_model(client, 8.0)
@@ -251,6 +258,7 @@ def test_registered_model_shows_nothing_as_best_where_nothing_was_measured(clien
     assert carbon_tags(client.get_registered_model("m")) == {"carbon.shows": "best"}
 
 
+@pytest.mark.slow
 def test_tagging_all_models_twice_changes_nothing_the_second_time(client):
     for energy_kwh in (0.2, 8.0):
         register(client, train(client, energy_kwh))
@@ -268,6 +276,7 @@ def test_list_models_gives_numbers(client):
     assert (row["co2e_kg"], row["energy_kwh"], row["pue"]) == (3.0, 8.0, 1.5)
 
 
+@pytest.mark.slow
 def test_list_models_takes_versions_at_or_under_the_limit(client):
     for energy_kwh in (0.2, 8.0, 9.0):  # 0.075, 3 and 3.375 kg
         trained_model(client, energy_kwh)
@@ -307,6 +316,7 @@ def test_list_models_of_an_empty_registry_is_empty(client):
     assert list_models(client).empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "text"),
     [(keys.TAG_MODEL_PUE, "high"), (keys.TAG_MODEL_PUE, "0.5"), (keys.TAG_MODEL_CO2E_KG, "inf")],
@@ -319,6 +329,7 @@ def test_list_models_leaves_out_a_version_of_impossible_figures_by_name(client, 
     assert f"Left out version 1 of model 'm': {key} is {text!r}." in caplog.text
 
 
+@pytest.mark.slow
 def test_best_version_is_one_whose_figure_is_a_number(client):
     trained_model(client, 8.0)
     broken = trained_model(client, 9.0)
@@ -327,6 +338,7 @@ def test_best_version_is_one_whose_figure_is_a_number(client):
     assert client.get_registered_model("m").tags["carbon.co2e_kg"] == "3"  # 8 x 0.375
 
 
+@pytest.mark.slow
 def test_each_of_many_logged_models_gets_its_figure(client):
     run_id = train(client, 0.2)
     model_ids = [log_model(client, run_id) for _ in range(103)]  # a page holds 100

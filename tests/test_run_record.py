@@ -163,6 +163,7 @@ def histories_of(windows_by_step):
     return histories
 
 
+@pytest.mark.slow
 @given(written=st.dictionaries(st.integers(1, 10**6), windows, max_size=8))
 @settings(max_examples=100, deadline=None)
 def test_windows_that_are_written_are_read_as_they_were(written):

@@ -147,6 +147,7 @@ def test_epochs_of_a_framework_give_way_to_windows_of_the_user(store):
 # Resumed runs
 
 
+@pytest.mark.slow
 def test_resumed_run_adds_to_what_it_spent_before(store):
     options = {"unit": "sample", "region": "Sweden", "intensity_set": "paper_table1", "pue": 2.0}
     first = FakeMeter(
@@ -234,6 +235,7 @@ def test_intervals_add_up_with_their_coverage_weighted_by_time():
 # Many runs of one process
 
 
+@pytest.mark.slow
 def test_nested_runs_tag_their_parent_once_and_are_all_kept(store):
     process = ProcessMetering()
     with mlflow.start_run() as parent:

@@ -78,6 +78,7 @@ def test_two_equal_runs_and_one_other_have_no_interval_and_it_is_said(client):
     assert "unit sample: all 3 runs lie exactly on the line" in result.stderr
 
 
+@pytest.mark.slow
 def test_two_runs_have_no_interval(client):
     write(client, (200, 103), (1000, 503))
     row = fit_json()[0]
@@ -107,6 +108,7 @@ def test_groups_are_fitted_apart_and_one_that_cannot_be_is_named(client):
     assert "sampler unipc, unit sample: A fit of energy over steps needs runs at two" in notices
 
 
+@pytest.mark.slow
 def test_units_are_never_mixed_in_a_fit(client):
     write(client, (200, 103), (1000, 503))
     write(client, (200, 1), (1000, 2), unit="iteration")

@@ -141,6 +141,7 @@ def test_samples_of_a_batch_count_together():
     assert list(work_of(batched, PLACE)) == [2] * 5
 
 
+@pytest.mark.slow
 def test_arithmetic_of_four_processes_is_that_of_four_images():
     alone, four = (tflop_per_unit(cell(num_processes=n), {}) for n in (1, 4))
     assert four == pytest.approx(4 * alone)
@@ -183,6 +184,7 @@ def test_memory_of_a_cell_is_within_a_fifth_of_the_peaks_measured_on_a_gpu(what)
         assert 0.8 < needed_bytes / peak_bytes < 1.2, each.name
 
 
+@pytest.mark.slow
 def test_processes_share_the_memory_of_a_computer():
     spec, cpu = ModelSpec(2, (16, 16), "tiny"), torch.device("cpu")
     alone, four = (

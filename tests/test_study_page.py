@@ -85,6 +85,7 @@ def slope(points):
     return (n * sum_xy - sum_x * sum_y) / (n * sum_xx - sum_x**2)
 
 
+@pytest.mark.slow
 def test_page_is_made_from_the_study_that_is_kept(kept):
     page = study_page.PAGE.read_text(encoding="utf-8")
     blocks = study_page.blocks_of(kept)
@@ -216,6 +217,7 @@ def study_of_one_cell(joules_per_unit):
     return parent
 
 
+@pytest.mark.slow
 def test_study_that_is_kept_reads_as_in_its_store(store, tmp_path):
     first, _second = study_of_one_cell(7.0), study_of_one_cell(9.0)
     write_run(MlflowClient(), "other", windows=[(1e-3, 1)] * 2)

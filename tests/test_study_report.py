@@ -226,6 +226,7 @@ def test_report_says_what_the_study_took_and_what_ran_beside_it(parent):
     assert lines[3].startswith("Other work used the machine beside 1 of 1 cells")
 
 
+@pytest.mark.slow
 def test_figures_are_in_the_page_and_in_a_folder(parent, tmp_path):
     for axis in (192, 256, 512):
         write_cell(parent, "train", (axis, axis), axis**0.7)

@@ -63,6 +63,7 @@ def test_tiles_join_to_the_same_images_as_decoding_at_once(trained):
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_tile_is_larger_than_asked_for(trained):
     vqgan, latents = trained
     max_voxels, decoded = MAX_VOXELS[latents.ndim - 2], []
@@ -133,6 +134,7 @@ def test_residual_decoders_take_images_one_at_a_time_and_whole(dims, size):
     assert not torch.allclose(half[:, :, :rows], vqgan.decode(latents[:1])[:, :, :rows], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_batch_is_divided_into_what_a_cpu_has_in_its_cache():
     spec = ModelSpec(2, (64, 64), "tiny")
     torch.manual_seed(0)

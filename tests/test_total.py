@@ -49,6 +49,7 @@ def _without_totals(client: MlflowClient, run_id: str) -> None:
         database.commit()
 
 
+@pytest.mark.slow
 def test_total_counts_failed_and_killed_runs_and_a_sweep_once(project):
     found = read_total(project, experiment_names=["p"])
     # 0.1 + 0.2 + 0.3 (windows of the killed run) + 1.0 (the sweep, not 1.9)
@@ -96,6 +97,7 @@ def test_runs_of_one_process_at_one_time_count_once(store):
     assert read_total(client).energy_kwh == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_command_prints_answer_score_and_sentence(project):
     result = total("--experiment", "p")
     assert result.exit_code == 0, result.output
@@ -109,6 +111,7 @@ def test_command_prints_answer_score_and_sentence(project):
     assert "1 runs are partial" in result.stdout
 
 
+@pytest.mark.slow
 def test_score_adds_embodied_emissions_per_functional_unit(project):
     arguments = ("--embodied-kg", "0.4", "--functional-units", "10", "--functional-unit", "model")
     # (600 g + 400 g) / 10
@@ -126,6 +129,7 @@ def test_everyday_quantities_begin_at_one_phone_charge(store):
     assert "As much as" in total("--experiment", "big").stdout
 
 
+@pytest.mark.slow
 def test_json_holds_each_status_in_full_precision(project):
     rows = json.loads(total("--experiment", "p", "--format", "json").stdout)
     by_status = {row["status"]: row for row in rows}
@@ -134,12 +138,14 @@ def test_json_holds_each_status_in_full_precision(project):
     assert sum(row["energy_kwh"] for row in rows) == pytest.approx(1.6)
 
 
+@pytest.mark.slow
 def test_region_and_pue_price_everything_anew(project):
     text = total("--experiment", "p", "--region", "Sweden", "--pue", "1").stdout
     assert text.startswith("57.3 g CO2e")  # 1.6 kWh x 35.82
     assert "SE 35.82 g/kWh (2024, ember), PUE 1" in text
 
 
+@pytest.mark.slow
 def test_since_leaves_out_what_started_before(project):
     result = total("--since", "2999-01-01")
     assert result.exit_code == 1
@@ -153,6 +159,7 @@ def test_nothing_to_add_up_is_wrong_usage(store):
         read_total(MlflowClient(tracking_uri=store))
 
 
+@pytest.mark.slow
 def test_bad_run_is_left_out_by_name(project):
     bad = write_run(project, "p", windows=[(1.0, 1.0)], pue=0.5)
     found = read_total(project, experiment_names=["p"])

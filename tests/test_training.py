@@ -148,6 +148,7 @@ def test_codebook_is_in_use_after_training(spec):
     assert len(indices.unique()) > 100  # of 512
 
 
+@pytest.mark.slow
 def test_training_can_be_as_short_as_one_iteration(spec):
     vqgan = build_vqgan(spec)
     training = VqganTraining(vqgan, build_discriminator(spec), iterations=1)
