@@ -110,3 +110,12 @@ def test_run_that_measured_nothing_is_refused_with_its_reason(client):
     run_id = write_run(client, "a", windows=[], tags={keys.TAG_ERROR: "RAPL cannot be read."})
     with pytest.raises(NoRunsError, match=r"no measured energy: RAPL cannot be read\."):
         read(client, run_id)
+
+
+def test_latest_run_is_the_one_that_set_off_a_training_and_ended_after_it(client):
+    sampling = client.create_run("0", run_name="synth")
+    train = client.create_run("0", run_name="train")
+    for end_ms, run in enumerate((train, sampling), start=train.info.start_time + 1):
+        client.set_tag(run.info.run_id, "carbon.schema", "1")
+        client.set_terminated(run.info.run_id, end_time=end_ms)
+    assert find_run(client, "latest").info.run_id == sampling.info.run_id

@@ -76,7 +76,8 @@ def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str]
 
     Args:
         client: of the store.
-        text: an id, a name, or ``latest`` for the metered run that started last.
+        text: an id, a name, or ``latest`` for the metered run that ended last. A run that sets
+            off a training starts before it and ends after it.
         experiment_names: where to look for names; empty looks everywhere.
 
     Raises:
@@ -109,7 +110,7 @@ def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str]
         raise InvalidInputError(
             f"Several metered runs are called {text!r}; give an id, newest first: {ids}."
         )
-    return found[0]
+    return max(found, key=lambda run: run.info.end_time or 0)
 
 
 def _run_of_id(client: MlflowClient, run_id: str) -> Run | None:
