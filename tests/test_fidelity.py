@@ -54,6 +54,16 @@ def test_each_figure_has_its_bound(which, figure, within, beyond, said):
     assert ("autoencoder erases" in doubt) == (which == "reconstruction")
 
 
+def test_reconstructions_may_repeat_what_held_out_images_do():
+    """Slices of one patient are near twins; samples have no such reason."""
+    real = replace(REAL, repeated_fraction=0.44)
+    assert found(real=real, reconstruction=replace(REAL, repeated_fraction=0.53)) == ()
+    (doubt,) = found(real=real, reconstruction=replace(REAL, repeated_fraction=0.55))
+    assert "55% repeats, 54% are allowed" in doubt
+    (doubt,) = found(real=real, reference=replace(REAL, repeated_fraction=0.44))
+    assert "44% repeats, 10% are allowed" in doubt
+
+
 def test_the_blurs_of_version_1_are_refused():
     """Figures of its page in 3D: all samples alike by 0.99, KID within a wide interval."""
     real = replace(REAL, kid=Estimate(-0.08, -0.7, 1.47), hu_wasserstein=3.0, pair_ms_ssim=0.82)
