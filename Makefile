@@ -10,7 +10,7 @@ WANTED := --constraint constraints.txt --editable '.[mlflow,ldm,test]'
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
 
-# The better models that README's and the pages' figures are of: about half an hour on 2 cores.
+# The better models that the pages' figures are of: about 20 minutes on one core, which is all they use.
 # `synth` and `quality` then take them, as the newest; benchmarks/image_quality.py has the numbers.
 page-models: $(READY)
 	$(BIN)/mlflow run . -e vqgan -P dims=2 -P vqgan_iterations=1350 --env-manager local
