@@ -109,6 +109,7 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
     reconstruction = judge(real.reconstructed, real.training, real.held_out)
     found = doubts(
         real=real.anchor,
+        held_out=real.held_out_quality,
         reconstruction=reconstruction,
         reference=judged[0].quality,
         num_images=num_rounds * batch_size,

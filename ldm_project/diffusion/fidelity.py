@@ -17,6 +17,7 @@ MIN_JUDGE_ACCURACY = 0.5  # of the second judge on held-out images; by chance 1 
 def doubts(
     *,
     real: Quality,
+    held_out: Quality,
     reconstruction: Quality,
     reference: Quality,
     num_images: int,
@@ -29,7 +30,8 @@ def doubts(
     even all 1000 steps are far from real images, no difference means nothing.
 
     Args:
-        real: of held-out images, against training images.
+        real: the best that can be expected of samples.
+        held_out: of held-out images, against training images.
         reconstruction: of the held-out images through the autoencoder.
         reference: of the samples of all 1000 steps.
         num_images: samples of each setting.
@@ -42,11 +44,11 @@ def doubts(
         if number < MIN_JUDGED
     ]
     # Slices of few patients repeat themselves, and so do their reconstructions; samples may not.
-    usual = real.repeated_fraction
+    usual = held_out.repeated_fraction
     for name, excesses_found, reason in (
         (
             "reconstructions",
-            excesses(reconstruction, real, usual_repeated_fraction=usual),
+            excesses(reconstruction, held_out, usual_repeated_fraction=usual),
             "the autoencoder erases what would differ",
         ),
         (
