@@ -10,7 +10,8 @@ WANTED := --constraint constraints.txt --editable '.[mlflow,ldm,test]'
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
 
-# The better models that the pages' figures are of: about 20 minutes on one core, which is all they use.
+# The better models that the pages' figures are of: about 20 minutes on one core, which is
+# all they use.
 # `synth` and `quality` then take them, as the newest; benchmarks/image_quality.py has the numbers.
 page-models: $(READY)
 	$(BIN)/mlflow run . -e vqgan -P dims=2 -P vqgan_iterations=1350 --env-manager local
