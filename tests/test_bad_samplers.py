@@ -4,6 +4,8 @@ The model is one whose noise is known exactly, so what is judged is the sampler 
 are the real ones: this project's, MONAI's and diffusers'.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from ldm_project.diffusion.models import ModelSpec, build_vqgan
 from ldm_project.diffusion.noise_schedulers import NOISE_SCHEDULE
-from ldm_project.diffusion.quality import features_of_encoder, image_set, judge
+from ldm_project.diffusion.quality import features_of_encoder, image_set, judge, pair_ms_ssim
 from ldm_project.diffusion.second_judge import train_second_judge
 from ldm_project.diffusion.verdict import shortfalls
 from tests.fakes.known_model import KnownModel
@@ -20,6 +22,9 @@ from tests.fakes.known_model import KnownModel
 pytestmark = pytest.mark.slow
 
 NUM_SAMPLES, NUM_TRAINING, NUM_HELD_OUT = 64, 160, 48
+# The reference, DDPM, adds noise of its own, so that no other sampler makes the same images. Only
+# many show that two samplers are equally good.
+NUM_TO_PASS = 1024
 HU = 1 / 1000  # of the networks' range
 
 
@@ -37,15 +42,21 @@ class Jury:
         self.training = image_set(self.features, self.training_images)
         real = image_set(self.features, held_out)
         self.held_out = real
-        self.anchor = judge(real, self.training, real)
-        self.reference_images = self.model.sampled(NUM_SAMPLES, "ddim", 1000)
-        self.reference = image_set(self.features, self.reference_images)
+        alike = pair_ms_ssim(self.training.examples)  # few held-out images may be more alike
+        self.anchor = replace(judge(real, self.training, real), pair_ms_ssim=alike)
+        self.many_reference_images = self.model.sampled(NUM_TO_PASS, "ddpm", 1000)
+        self.reference_images = self.many_reference_images[:NUM_SAMPLES]
+        self.references = {
+            len(images): image_set(self.features, images)
+            for images in (self.reference_images, self.many_reference_images)
+        }
 
     def against(self, images: Tensor) -> str:
         """Returns what the verdict has against images, as one text; empty if nothing."""
         judged = image_set(self.features, images)
         quality = judge(judged, self.training, self.held_out)
-        found = shortfalls(judged, self.reference, self.training, quality=quality, real=self.anchor)
+        reference = self.references[len(images)]
+        found = shortfalls(judged, reference, self.training, quality=quality, real=self.anchor)
         return "; ".join(found)
 
 
@@ -54,9 +65,17 @@ def jury(request):
     return Jury(request.param)
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 250), ("dpmpp", 100), ("unipc", 100)])
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("ddpm", 500), ("ddim", 500), ("dpmpp", 100), ("unipc", 100)]
+)
 def test_enough_steps_are_passed(jury, sampler, steps):
-    assert jury.against(jury.model.sampled(NUM_SAMPLES, sampler, steps)) == ""
+    assert jury.against(jury.model.sampled(NUM_TO_PASS, sampler, steps)) == ""
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "unipc"])
+def test_few_images_do_not_show_that_enough_steps_are_as_good(jury, sampler):
+    found = jury.against(jury.model.sampled(NUM_SAMPLES, sampler, 500))
+    assert "farther from real images" in found
 
 
 def farther_by(judge_name):
@@ -81,15 +100,15 @@ def monai_ddpm_of_100_steps(model):
     return model.sampled_by(NUM_SAMPLES, scheduler)
 
 
-def of_ddim(model, steps, **changes):
+def of_ddim(model, steps, *, num=NUM_SAMPLES, **changes):
     scheduler = DDIMScheduler(clip_sample=False, **{**NOISE_SCHEDULE, **changes})
     scheduler.set_timesteps(steps)
-    return model.sampled_by(NUM_SAMPLES, scheduler)
+    return model.sampled_by(num, scheduler)
 
 
 def test_diffusers_own_ddim_is_passed_as_the_model_was_trained(jury):
     """Else the two tests below would show nothing."""
-    assert jury.against(of_ddim(jury.model, 250)) == ""
+    assert jury.against(of_ddim(jury.model, 500, num=NUM_TO_PASS)) == ""
 
 
 @pytest.mark.parametrize(
@@ -97,13 +116,13 @@ def test_diffusers_own_ddim_is_passed_as_the_model_was_trained(jury):
     [
         pytest.param(monai_ddpm_of_100_steps, id="MONAI's DDPM below its trained steps"),
         pytest.param(
-            lambda model: of_ddim(model, 250, beta_schedule="linear"), id="another schedule"
+            lambda model: of_ddim(model, 500, beta_schedule="linear"), id="another schedule"
         ),
         pytest.param(
             lambda model: of_ddim(model, 10, timestep_spacing="leading"), id="leading spacing"
         ),
         pytest.param(
-            lambda model: model.sampled(NUM_SAMPLES, "ddim", 250, predicts="noise"),
+            lambda model: model.sampled(NUM_SAMPLES, "ddim", 500, predicts="noise"),
             id="noise read as velocity",
         ),
     ],

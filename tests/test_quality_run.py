@@ -34,7 +34,7 @@ def quality(kid):
 def test_every_sampler_meets_every_step_count_after_1000_steps():
     settings = quality_settings(QualityConfig(samplers="unipc, ddim", step_counts="20,10")).grid
     assert [(setting.sampler, setting.steps) for setting in settings] == [
-        ("ddim", 1000),
+        ("ddpm", 1000),
         ("unipc", 20),
         ("unipc", 10),
         ("ddim", 20),
@@ -135,7 +135,7 @@ def test_settings_are_runs_that_compare_groups_by_sampler_and_steps(store, dims,
     runs = client.search_runs(["0"])
     (own,) = runs_of("quality")
     settings = [run for run in runs if "ldm.quality_run_id" in run.data.tags]
-    assert {run.data.tags["ldm.setting"] for run in settings} == {"ddim 1000", "unipc 5"}
+    assert {run.data.tags["ldm.setting"] for run in settings} == {"ddpm 1000", "unipc 5"}
     for run in settings:
         assert run.data.tags["ldm.quality_run_id"] == own.info.run_id
         assert recorded(run)["energy_kwh_per_sample"] > 0
@@ -153,6 +153,6 @@ def test_settings_are_runs_that_compare_groups_by_sampler_and_steps(store, dims,
     )
     assert shown.exit_code == 0, shown.output
     assert all(run.data.tags["ldm.kid"] in shown.stdout for run in settings)
-    assert {"ddim,1000", "unipc,5"} <= {
+    assert {"ddpm,1000", "unipc,5"} <= {
         ",".join(line.split(",")[:2]) for line in shown.stdout.split()
     }

@@ -81,8 +81,10 @@ def _excess(
 ) -> Excess:
     """Returns the difference of two distances to real images, by a bootstrap over images.
 
-    An image and the reference's image of the same noise are drawn together, and both are held to
-    the same draw of real images, so that what they share cancels.
+    An image and the reference's image of the same starting noise are drawn together, and both are
+    held to the same draw of real images, so that what they share cancels. Images of DDPM share
+    little with others, since it adds noise of its own: the interval is wider, and needs more of
+    them.
     """
     generator = np.random.default_rng(0)
 

@@ -25,7 +25,7 @@ def shortfalls(
     nor of another brightness or likeness.
 
     Args:
-        images: to judge; of the same noise as the reference's, in the same order.
+        images: to judge; of the same starting noise as the reference's, in the same order.
         reference: the samples of all steps.
         training: real images.
         quality: of the images.
