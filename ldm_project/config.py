@@ -16,6 +16,8 @@ TINY = "tiny"  # the model size that trains on a laptop
 LARGE = "large"  # the model size whose volumes fill a GPU
 
 DIFFUSION, RFLOW = "diffusion", "rflow"  # the objectives that a UNet can be trained with
+ABSOLUTE, SQUARED = "absolute", "squared"  # the errors that a UNet can be trained to lower
+LOSSES = (ABSOLUTE, SQUARED)  # absolute is the paper's
 SAMPLERS_BY_OBJECTIVE = {DIFFUSION: ("ddpm", "ddim", "dpmpp", "unipc"), RFLOW: ("rflow",)}
 # The reference of the quality command, with all steps: what a model was trained for, and what is
 # usual. A sampler without noise of its own keeps the errors of a small network, DDPM makes up for
@@ -143,6 +145,7 @@ class TrainConfig(VqganConfig):
     objective: str = parameter(
         DIFFUSION, "What the UNet learns.", choices=tuple(SAMPLERS_BY_OBJECTIVE)
     )
+    loss: str = parameter(ABSOLUTE, "Error of the UNet that training lowers.", choices=LOSSES)
     gradient_checkpointing: str = parameter(
         AUTO, "Save memory by computing twice. auto: on for large volumes.", choices=SWITCHES
     )

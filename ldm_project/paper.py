@@ -6,7 +6,7 @@ Source: arXiv:2407.14892, sections 2.1, 2.2, 2.4 and 3.2 to 3.4.
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from ldm_project.config import AUTO, DIFFUSION, RunConfig
+from ldm_project.config import ABSOLUTE, AUTO, DIFFUSION, RunConfig
 from ldm_project.parsing import size_text
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
@@ -33,7 +33,8 @@ def with_preset(config: ConfigT) -> ConfigT:
         "size": size_text(REFERENCE_SIZE.get(config.dims, ())) or AUTO,
         "batch_size": str(BATCH_SIZE),
         "iterations": NUM_EPOCHS * ITERATIONS_PER_EPOCH,
-        "objective": DIFFUSION,  # by the mean absolute error, as every training here
+        "objective": DIFFUSION,
+        "loss": ABSOLUTE,
         "gradient_checkpointing": "off",
         "num_samples": str(NUM_SAMPLES),
         "sampler": SAMPLER,

@@ -221,6 +221,7 @@ def _train_settings(config: TrainConfig) -> TrainSettings:
     return TrainSettings(
         **_training(config, config.iterations, DEFAULT_BATCH_SIZE_BY_DIMS),
         objective=config.objective,
+        loss=config.loss,
         checkpoints_gradients=checkpoints_gradients,
         vqgan=given(config.vqgan),
         vqgan_training=_vqgan_settings(_narrowed(config, VqganConfig)),

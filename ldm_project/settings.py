@@ -118,6 +118,7 @@ class TrainSettings(TrainingSettings, SharedSettings):
 
     Attributes:
         objective: ``diffusion`` or ``rflow``.
+        loss: ``absolute`` or ``squared``, the error that training lowers.
         checkpoints_gradients: whether blocks are computed twice to save memory.
         vqgan: checkpoint folder or URI; ``None`` takes the newest that fits, else trains one.
         vqgan_training: settings for training the VQ-GAN, if needed.
@@ -129,6 +130,7 @@ class TrainSettings(TrainingSettings, SharedSettings):
 
     config: TrainConfig
     objective: str
+    loss: str
     checkpoints_gradients: bool
     vqgan: str | None
     vqgan_training: VqganSettings

@@ -215,7 +215,8 @@ def test_paper_preset_sets_what_the_paper_says_and_leaves_widths_and_steps(dims,
     assert (training.batch_size, training.iterations, training.iterations_per_window) == (
         (1, 6000, 120)
     )
-    assert (training.objective, training.checkpoints_gradients) == ("diffusion", False)
+    assert (training.objective, training.loss) == ("diffusion", "absolute")
+    assert not training.checkpoints_gradients
     assert training.vqgan_training.batch_size == 1
     assert training.vqgan_training.patch_size is None
     assert settings.resolved()["sampler"] == "ddpm"
@@ -233,6 +234,8 @@ def test_given_parameters_win_over_the_preset():
     train = resolution.settings_of(config.TrainRunConfig(preset="paper", **given))
     assert (train.iterations, train.batch_size, train.size) == (7, 2, (64, 64))
     assert (train.iterations_per_window, train.checkpoints_gradients) == (7, True)
+    squared = resolution.settings_of(config.TrainRunConfig(preset="paper", loss="squared"))
+    assert squared.loss == "squared"
     sampled = resolution.settings_of(config.SynthConfig(preset="paper", sampler="ddim"))
     assert sampled.sampler == "ddim"
 

@@ -20,7 +20,8 @@ from ldm_project.diffusion.models import ModelSpec, build_discriminator, build_u
 from ldm_project.diffusion.training_states import load_training, save_training, take_up
 from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
 from ldm_project.errors import CheckpointError, InvalidInputError
-from ldm_project.runs.interrupted_trainings import state_file
+from ldm_project.resolution import settings_of
+from ldm_project.runs.interrupted_trainings import as_started, state_file
 from tests.fakes.commands import run_command, runs_of
 from tests.fakes.recorded import recorded, windows_of
 from tests.fakes.trainings import iterations_done, wait_for_iteration
@@ -237,6 +238,15 @@ def test_vqgan_goes_on_too_and_other_commands_and_parameters_are_refused(store, 
     assert run_of("vqgan").info.status == "FINISHED"
     with pytest.raises(CheckpointError, match=r"no state of run .* ended well"):
         run_command(VqganRunConfig(resume=run_id))
+
+
+def test_training_begun_before_there_was_a_choice_of_loss_keeps_its_own(store):
+    with mlflow.start_run() as run:
+        pass
+    begun_with = {"command": "train", "iterations": 6}
+    save_training(state_file(run.info.run_id), new_diffusion(SPECS[2]), begun_with)
+    resumed = as_started(settings_of(TrainRunConfig(resume=run.info.run_id)))
+    assert (resumed.iterations, resumed.loss) == (6, "absolute")
 
 
 def test_unknown_run_is_named(store):

@@ -183,6 +183,7 @@ def _training(
         unet if shape.is_sharded else unet.to(device),
         iterations=settings.iterations,
         objective=settings.objective,
+        loss=settings.loss,
         precision=resolve_precision(settings.precision, device, shape.spec),
     )
     if shape.is_sharded:
