@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_project.config import (
+    ABSOLUTE,
     AUTOENCODERS,
     DEFAULT_BATCH_SIZE_BY_DIMS,
     DEFAULT_SIZE_BY_DIMS,
@@ -26,6 +27,7 @@ from ldm_project.config import (
     HU_MAX,
     HU_MIN,
     MAX_SLICE_EPOCHS,
+    SQUARED,
     VQ,
 )
 from ldm_project.ct.data import CtScans, DataSpec, batches, open_scans
@@ -45,7 +47,8 @@ from ldm_project.diffusion.vqgan_training import (
 )
 
 # Iterations of VQ-GAN and UNet, by dimension: those of the models of README and pages.
-ITERATIONS = {2: (1350, 2000), 3: (1400, 1500)}
+ITERATIONS = {2: (1350, 4000), 3: (1400, 1500)}
+LOSS = {2: SQUARED, 3: ABSOLUTE}  # of the UNet
 NUM_POINTS = 8  # of the curve
 NUM_HELD_OUT_EPOCHS = {2: 4, 3: 1}
 NUM_SHOWN = {2: 4, 3: 2}
@@ -118,7 +121,7 @@ def samples(training: VqganTraining, spec: ModelSpec, scans: CtScans, *, iterati
     drawn = islice(batches(scans, batch_size=batch_size), num_batches)
     latents = encode_latents(training.vqgan, drawn)
     torch.manual_seed(0)
-    diffusion = DiffusionTraining(build_unet(spec), iterations=iterations)
+    diffusion = DiffusionTraining(build_unet(spec), iterations=iterations, loss=LOSS[spec.dims])
     for _ in train_diffusion(diffusion, latents, batch_size=batch_size, seed=0):
         pass
     noise = initial_noise(spec, range(NUM_SHOWN[spec.dims]), seed=0)

@@ -35,7 +35,7 @@ class Report:
     num_rounds: int
     baseline: Way
     same_steps: Way
-    iso_quality: Way | None  # None: it cannot be judged
+    iso_quality: Way | None  # None: it cannot be judged, or no other is shown to be as good
     ways: tuple[Way, ...]  # ours, in the order of the settings
     settings: tuple[Setting, ...]  # 1000 steps first
     real: Quality
@@ -47,7 +47,7 @@ def page(reports: Sequence[Report], on_gpu: str) -> str:
     """Returns the page; its last section is the text ``on_gpu``."""
     return HEAD.format(
         ways="\n".join(line for report in reports for line in _way_rows(report)),
-        doubts="".join(_doubts(report) for report in reports),
+        verdicts="".join(_verdict(report) for report in reports),
         quality="\n".join(line for report in reports for line in _quality_rows(report)),
         on_gpu=on_gpu,
         training="; ".join(_training(report) for report in reports),
@@ -61,11 +61,21 @@ def page(reports: Sequence[Report], on_gpu: str) -> str:
     )
 
 
-def _doubts(report: Report) -> str:
-    """Returns why equal quality cannot be judged, as a paragraph; empty where it can."""
-    if not report.doubts:
+def _verdict(report: Report) -> str:
+    """Returns why no way of equal quality is named; empty where one is."""
+    if report.doubts:
+        return f"\nEqual quality in {report.dims}D cannot be judged: {' '.join(report.doubts)}\n"
+    if report.iso_quality is not None:
         return ""
-    return f"\nEqual quality in {report.dims}D cannot be judged: {' '.join(report.doubts)}\n"
+    reference, *others = report.settings
+    reasons = "".join(
+        f"- {setting.sampler} {setting.steps}: {'; '.join(setting.shortfalls)}.\n"
+        for setting in others
+    )
+    return (
+        f"\nEqual quality in {report.dims}D can be judged, but none of these settings is shown to "
+        f"be as good as {reference.sampler} {reference.steps}, so there is no (c):\n\n{reasons}"
+    )
 
 
 def _by_dims(reports: Sequence[Report], number_of: Callable[[Report], int]) -> str:
@@ -143,7 +153,7 @@ formula, so (b)'s images stand for the quality of both.
 | images | way | CPU s | wall s | J | less CPU time | less wall time | asked for |
 |---|---|---:|---:|---:|---:|---:|---:|
 {ways}
-{doubts}
+{verdicts}
 ## Quality
 
 Images of each setting ({num_images}) against the training images, by features of the VQ-GAN's \

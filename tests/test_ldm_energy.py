@@ -67,6 +67,15 @@ def test_page_gives_no_ratio_where_equal_quality_cannot_be_judged():
     assert f"Equal quality in 2D cannot be judged: {doubt}" in text
 
 
+def test_page_gives_no_ratio_but_reasons_where_no_setting_is_shown_to_be_as_good():
+    reference, other = report().settings
+    poor = replace(other, shortfalls=("by the second judge farther", "40% repeats"))
+    text = page([replace(report(), iso_quality=None, settings=(reference, poor))], "")
+    assert "(c) ours" not in text
+    assert "none of these settings is shown to be as good as ddpm 1000" in text
+    assert "\n- unipc 20: by the second judge farther; 40% repeats.\n" in text
+
+
 def test_page_says_how_long_the_models_were_trained():
     text = page([report()], "")
     assert "in 2D a VQ-GAN of 1,400 iterations and a UNet of 2,000." in text
