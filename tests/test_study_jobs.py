@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import submitit
 from mlflow import MlflowClient
 
 from ldm_project.config import StudyConfig
@@ -40,6 +41,17 @@ def jobs_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("LDM_STUDY_JOBS", str(tmp_path / "jobs"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path / "jobs"
+
+
+@pytest.fixture(autouse=True)
+def warm_workers(warm_python_folder, monkeypatch):
+    """Workers start at once; what submitit starts to watch over them is a Python as any."""
+    command = property(
+        lambda executor: (
+            f"{warm_python_folder}/python -u -m submitit.core._submit {executor.folder}"
+        )
+    )
+    monkeypatch.setattr(submitit.LocalExecutor, "_submitit_command_str", command)
 
 
 def settings_of(**parameters):
