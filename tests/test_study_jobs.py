@@ -150,7 +150,7 @@ def test_stopped_study_cancels_its_jobs(store):
 
 
 @pytest.mark.slow
-def test_job_ends_with_the_study_that_began_it():
+def test_job_ends_with_the_study_that_began_it(warm_start):
     with subprocess.Popen(["sleep", "100"]) as study:
         code = f"import time; from {do_cell.__module__} import _end_with; _end_with({study.pid})"
         worker = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(1000)"])
