@@ -27,6 +27,9 @@ from tests.fakes.warm_python import warm_python
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# MONAI loads transformers where it is there, for seconds; it is there for one test's own process.
+sys.modules["transformers"] = None
+
 # A busy machine is slow; that is no fault of what is tested.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
 hypothesis.settings.load_profile("no_deadline")

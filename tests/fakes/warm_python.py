@@ -213,6 +213,7 @@ def become(request: dict[str, Any], folder: str, library_path: list[str]) -> Non
     sys.stdin, sys.stdout, sys.stderr = map(standard_stream, ("r", "w", "w"), range(3))
     sys.stdout.reconfigure(line_buffering=os.isatty(1), write_through=request["is_unbuffered"])
     sys.stderr.reconfigure(line_buffering=True, errors="backslashreplace")
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     sys.executable = f"{folder}/python"
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [*(str(Path(path).absolute()) for path in given if path), *library_path]
