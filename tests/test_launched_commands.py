@@ -135,9 +135,9 @@ def assert_energy_counts_once(folder, run, *, num_windows, num_units):
     ],
 )
 def test_samples_of_several_processes_are_bitwise_those_of_one(
-    folder, sampled_alone, command, num_windows
+    folder, sampled_alone, command, num_windows, warm_python_folder
 ):
-    run = folder.new_run(*command)
+    run = folder.new_run(f"{warm_python_folder}/python", *command[1:])
     images = folder.images(run)
     assert np.array_equal(images, folder.images(sampled_alone))
     assert len(np.unique(images, axis=0)) == 9
@@ -153,8 +153,10 @@ def test_samples_of_several_processes_are_bitwise_those_of_one(
         (*TORCHRUN, "--nproc-per-node", "2", "-m", *TRAIN, "--fsdp", "on"),
     ],
 )
-def test_several_processes_learn_what_one_learns(folder, trained_alone, command):
-    run = folder.new_run(*command)
+def test_several_processes_learn_what_one_learns(
+    folder, trained_alone, command, warm_python_folder
+):
+    run = folder.new_run(f"{warm_python_folder}/python", *command[1:])
     losses, losses_alone = (folder.history(each, "loss") for each in (run, trained_alone))
     assert set(losses) == set(range(2, 21, 2))
     assert losses == pytest.approx(losses_alone, rel=1e-3)
@@ -251,8 +253,16 @@ def test_launcher_that_is_told_to_stop_leaves_no_process(folder):
     assert not any(psutil.pid_exists(rank.pid) for rank in ranks.values())
 
 
-def test_error_of_a_process_is_told_in_its_words(folder):
-    command = (*PYTHON, *SYNTH, "--model", "nowhere", "--num-processes", "2")
+def test_error_of_a_process_is_told_in_its_words(folder, warm_python_folder):
+    command = (
+        f"{warm_python_folder}/python",
+        "-m",
+        *SYNTH,
+        "--model",
+        "nowhere",
+        "--num-processes",
+        "2",
+    )
     told = folder.command(*command, environment={}, rc=1).stderr
     assert [line for line in told.splitlines() if "Error" in line] == [
         "Error: No ldm checkpoint folder 'nowhere'. Give a folder, models:/name/version, or auto.",
