@@ -70,6 +70,7 @@ def warm_python() -> Iterator[Path]:
             start_new_session=True,
         ) as starter,
     ):
+        listener.close()  # where the starter dies, its clients are told
         try:
             yield folder
         finally:
@@ -117,7 +118,7 @@ class Starter:
             for key, _ in self._selector.select():
                 if key.data == "end":
                     for pid in self._clients:
-                        self._kill(pid)
+                        self._send(pid, signal.SIGKILL)
                     return None
                 if key.data == "new":
                     request = self._fork()
@@ -157,15 +158,17 @@ class Starter:
         numbers = client.recv(64)
         if not numbers:
             self._selector.unregister(client)
-            self._kill(pid)
-        for number in numbers:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+        for number in numbers or [signal.SIGKILL]:
+            self._send(pid, number)
 
-    def _kill(self, pid: int) -> None:
+    def _send(self, pid: int, number: int) -> None:
+        """Sends a signal to a fork, and to its group where its client leads one.
+
+        Who signals a client that leads a session means all of it, as tests end servers.
+        """
+        _, leads_session = self._clients[pid]
         with suppress(ProcessLookupError):
-            _, leads_session = self._clients[pid]
-            (os.killpg if leads_session else os.kill)(pid, signal.SIGKILL)
+            (os.killpg if leads_session else os.kill)(pid, number)
 
     def _tell_ends(self) -> None:
         with suppress(ChildProcessError):
