@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import multiprocessing.spawn
 import os
 import shutil
 import sqlite3
@@ -185,7 +186,9 @@ def warm_python_folder():
 @pytest.fixture
 def warm_start(warm_python_folder, monkeypatch):
     """Commands that the test starts begin at once; see tests/fakes/warm_python.py."""
-    monkeypatch.setattr(sys, "executable", str(warm_python_folder / "python"))
+    python = str(warm_python_folder / "python")
+    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(python))
     monkeypatch.setenv("PATH", str(warm_python_folder), prepend=os.pathsep)
 
 

@@ -1,7 +1,7 @@
 """The ``python`` that warm_python.py makes: a fork of its starter runs the command line instead.
 
-It understands ``-m module``, ``-c code``, ``script`` and ``-u``; with anything else it becomes the
-real Python. It imports nothing but what Python has loaded anyway, and little more.
+It understands ``-m module``, ``-c code``, ``script``, ``-u`` and ``-B``; with anything else it
+becomes the real Python. It imports nothing but what Python has loaded anyway, and little more.
 """
 
 import json
@@ -21,8 +21,10 @@ def command_line():
     name = os.path.basename(__file__)  # noqa: PTH119
     if name != "python":
         return [f"{os.path.dirname(REAL_PYTHON)}/{name}", *arguments], False  # noqa: PTH120
-    is_unbuffered = arguments[:1] == ["-u"]
-    return arguments[1:] if is_unbuffered else arguments, is_unbuffered
+    options = set()
+    while arguments[:1] in (["-u"], ["-B"]):  # a fork sees by the environment what -B says
+        options.add(arguments.pop(0))
+    return arguments, "-u" in options
 
 
 def open_files():
