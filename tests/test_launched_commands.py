@@ -166,9 +166,18 @@ def test_several_processes_learn_what_one_learns(
     assert_energy_counts_once(folder, run, num_windows=10, num_units=20)
 
 
-def new_runs_of_two_nodes(folder, command):
+def new_runs_of_two_nodes(folder, python_folder, command):
     """Runs a command on two nodes; returns the runs that it makes, the oldest first."""
-    nodes = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1")
+    nodes = (
+        f"{python_folder}/python",
+        *TORCHRUN[1:],
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--master-addr",
+        "127.0.0.1",
+    )
     port = free_port()
     before = {run.info.run_id for run in folder.runs()}
     launchers = [
@@ -183,8 +192,8 @@ def new_runs_of_two_nodes(folder, command):
     return [run for run in folder.runs() if run.info.run_id not in before]
 
 
-def test_two_nodes_add_up_in_one_run(folder):
-    (run,) = new_runs_of_two_nodes(folder, SYNTH)
+def test_two_nodes_add_up_in_one_run(folder, warm_python_folder):
+    (run,) = new_runs_of_two_nodes(folder, warm_python_folder, SYNTH)
     metrics, tags = recorded(run), run.data.tags
     assert (tags["carbon.num_nodes"], tags["carbon.num_units"]) == ("2", "9")
     assert "carbon.missing_nodes" not in tags
@@ -195,8 +204,8 @@ def test_two_nodes_add_up_in_one_run(folder):
     assert metrics["energy_kwh_per_sample"] * 9 <= metrics["energy_kwh"]
 
 
-def test_vqgan_that_one_of_two_nodes_trains_is_missed_by_none(folder):
-    runs = new_runs_of_two_nodes(folder, (*TRAIN, "--size", "48"))
+def test_vqgan_that_one_of_two_nodes_trains_is_missed_by_none(folder, warm_python_folder):
+    runs = new_runs_of_two_nodes(folder, warm_python_folder, (*TRAIN, "--size", "48"))
     tags_by_name = {command_of(run): run.data.tags for run in runs}
     vqgan, ldm = tags_by_name["vqgan"], tags_by_name["train"]
     assert (vqgan["carbon.num_units"], ldm["carbon.num_units"]) == ("12", "20")
