@@ -83,12 +83,16 @@ class LdmFolder(UserFolder):
         files = sorted(Path(path).glob("*.nii.gz"))
         return np.stack([np.asarray(nib.load(file).dataobj) for file in files])
 
-    def started(self, *command):
+    def started(self, *command, **environment):
         """Starts a command; returns it, and its ranks, once its training has a state."""
         for left in (self.path / "cache" / "trainings").glob("*.pt"):
             left.unlink()
         launcher = subprocess.Popen(
-            command, cwd=self.path, env=self.environment(), stderr=subprocess.PIPE, text=True
+            command,
+            cwd=self.path,
+            env={**self.environment(), **environment},
+            stderr=subprocess.PIPE,
+            text=True,
         )
         wait_for_iteration(launcher, self.path / "cache" / "trainings", 30)
         children = psutil.Process(launcher.pid).children(recursive=True)
@@ -238,10 +242,12 @@ def test_killed_process_is_told_once_and_its_training_goes_on_in_one_process(fol
     assert max(folder.history(run, "loss")) == 100
 
 
-def test_restarted_processes_lose_no_more_than_what_came_after_the_last_state(folder):
+def test_restarted_processes_lose_no_more_than_what_came_after_the_last_state(
+    folder, warm_python_folder
+):
     command = (*TORCHRUN, "--nproc-per-node", "2", "--max-restarts", "1", "-m", *LONG)
     before = {run.info.run_id for run in folder.runs()}
-    launcher, ranks = folder.started(*command)
+    launcher, ranks = folder.started(*command, PYTHON_EXEC=f"{warm_python_folder}/python")
     ranks[0].kill()
     launcher.communicate(timeout=PATIENCE_S)
     assert launcher.returncode == 0
