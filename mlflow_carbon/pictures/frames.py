@@ -15,6 +15,7 @@ from mlflow_carbon.grid.intensity import (
     CarbonIntensity,
     latest_intensities,
     monthly_intensities,
+    price_label,
 )
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.reporting.compare import compare_runs
@@ -133,12 +134,17 @@ def price_texts(rows: pd.DataFrame) -> list[str]:
     """
     found = []
     for row in rows.to_dict("records"):
-        known = [str(it) for it in (row["period"], row["intensity_set"]) if it and not pd.isna(it)]
-        origin = f" ({', '.join(dict.fromkeys(known))})" if known else ""
+        period, intensity_set = (
+            None if pd.isna(it) else str(it) for it in (row["period"], row["intensity_set"])
+        )
         pue = "" if pd.isna(row["pue"]) else f", PUE {row['pue']:g}"
         g_per_kwh = row["intensity_g_per_kwh"]
         is_known = not (pd.isna(g_per_kwh) or pd.isna(row["region"]))
-        found.append(f"{row['region']} {g_per_kwh:g} g/kWh{origin}{pue}" if is_known else "")
+        if is_known:
+            price = price_label(
+                row["region"], g_per_kwh, period=period, intensity_set=intensity_set
+            )
+        found.append(f"{price}{pue}" if is_known else "")
     return found
 
 

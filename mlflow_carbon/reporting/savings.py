@@ -16,6 +16,7 @@ from mlflow_carbon.grid.intensity import (
     MONTHLY_SETS,
     latest_intensities,
     monthly_intensities,
+    price_label,
     yearly_sets,
 )
 from mlflow_carbon.reporting.run_groups import usable_runs
@@ -228,13 +229,13 @@ def _regions(runs: pd.DataFrame, region: str) -> Iterator[Change]:
     if best.g_per_kwh < here.g_per_kwh:
         yield Change(
             "region",
-            f"{here.region} ({here.g_per_kwh:g} g/kWh, {here.period})",
-            f"{best.region} ({best.g_per_kwh:g} g/kWh, {best.period})",
+            here.label,
+            best.label,
             1 - best.g_per_kwh / here.g_per_kwh,
             None,
             None,
-            f"Yearly means of {here.intensity_set}; the energy cancels, and the means carry no "
-            "error. A marginal load can differ.",
+            "Yearly means; the energy cancels, and the means carry no error. A marginal load can "
+            "differ.",
         )
 
 
@@ -249,12 +250,17 @@ def _months(region: str) -> Iterator[Change]:
     if best.g_per_kwh < mean:
         yield Change(
             "month",
-            f"mean of {newest[0].period} to {newest[-1].period} ({mean:.4g} g/kWh)",
-            f"{best.period} ({best.g_per_kwh:g} g/kWh)",
+            price_label(
+                region,
+                mean,
+                period=f"mean of {newest[0].period} to {newest[-1].period}",
+                intensity_set=best.intensity_set,
+            ),
+            best.label,
             1 - best.g_per_kwh / mean,
             None,
             None,
-            f"Monthly means of {best.intensity_set}; that year's weather need not come again.",
+            "Monthly means; that year's weather need not come again.",
         )
 
 
