@@ -207,6 +207,8 @@ def _footer(table: pd.DataFrame) -> str:
             for region, g_per_kwh, period, name in used
         )
         told.append(f"CO2e by {listed}")
+    elif origins := _origins(table):
+        told.append(f"intensities of {'; '.join(origins)}")
     if not _differs(table["pue"]):
         told.append(f"PUE {table['pue'].iloc[0]:.6g}")
     if not _differs(table["methods"]) and table["methods"].iloc[0]:
@@ -227,6 +229,13 @@ def _tells_intensities(table: pd.DataFrame) -> bool:
     used = table[["region", "intensity_g_per_kwh", "period", "intensity_set"]].drop_duplicates()
     is_known = bool(used["intensity_g_per_kwh"].notna().all())
     return is_known and len(used) <= _MAX_INTENSITIES and used["region"].is_unique
+
+
+def _origins(table: pd.DataFrame) -> list[str]:
+    """Returns year and set of the intensities, whose figures are in a column."""
+    used = table[["period", "intensity_set"]].drop_duplicates().itertuples(index=False)
+    origins = [", ".join(filter(None, map(_known, row))) for row in used]
+    return list(filter(None, dict.fromkeys(origins)))
 
 
 def _keys_that_vary(table: pd.DataFrame, keys: Iterable[str]) -> list[str]:
