@@ -250,8 +250,11 @@ def run_bars(runs: pd.DataFrame, *, most: int = 15) -> pd.DataFrame:
     Columns: ``label``, ``run_id`` (empty for the rest), ``mean``, ``is_partial``, and ``price``
     (see ``price_texts``; of the rest that of the first of them).
     """
-    known = runs.dropna(subset=["co2e_g"]).sort_values("co2e_g", ascending=False)
-    partial = known.get("tags.carbon.partial", pd.Series(index=known.index, dtype=object))
+    masses_g = runs["co2e_g"].dropna().sort_values(ascending=False)
+    known = runs.loc[masses_g.index[:most]]  # of 100,000 runs no more are looked at
+    is_partial = runs.get("tags.carbon.partial", pd.Series(index=runs.index, dtype=object)).eq(
+        "true"
+    )
     frame = pd.DataFrame(
         {
             "label": [
@@ -260,19 +263,19 @@ def run_bars(runs: pd.DataFrame, *, most: int = 15) -> pd.DataFrame:
             ],
             "run_id": known["run_id"],
             "mean": known["co2e_g"],
-            "is_partial": partial.eq("true"),
+            "is_partial": is_partial[known.index],
             "price": price_texts(known),
         }
     )
-    if len(frame) <= most:
+    if len(masses_g) <= most:
         return frame.reset_index(drop=True)
-    rest = frame.iloc[most - 1 :]
+    rest = masses_g.iloc[most - 1 :]
     others = {
         "label": f"{len(rest)} others together",
         "run_id": "",
-        "mean": rest["mean"].sum(),
-        "is_partial": bool(rest["is_partial"].any()),
-        "price": rest["price"].iloc[0],
+        "mean": rest.sum(),
+        "is_partial": bool(is_partial[rest.index].any()),
+        "price": frame["price"].iloc[most - 1],
     }
     return pd.concat([frame.iloc[: most - 1], pd.DataFrame([others])], ignore_index=True)
 

@@ -76,9 +76,11 @@ def setting_changes(
         is_lower_better: whether a low quality figure is a good one.
     """
     usable, _ = usable_runs(runs, {}, [], measured=MEASURED_PER_UNIT)
-    usable = usable.assign(**{_QUALITY: usable["run_id"].map(quality or {}).astype(float)})
-    usable = usable[usable["energy_kwh_per_unit"] > 0]
-    columns = varying_settings(usable)
+    is_above_0 = usable["energy_kwh_per_unit"] > 0
+    columns = varying_settings(usable if is_above_0.all() else usable[is_above_0])
+    needed = ["run_id", "energy_kwh_per_unit", *_HELD_EQUAL, *columns]  # a group is a copy
+    usable = usable.loc[is_above_0, needed]
+    usable[_QUALITY] = usable["run_id"].map(quality or {}).astype(float)
     changes = []
     for column in columns:
         others = [*(other for other in columns if other != column), *_HELD_EQUAL]
