@@ -295,7 +295,9 @@ class Recorder:
             values[keys.POWER_W] = total.power_w
         note = note_tags(self._summary)
         tags |= record.total_tags() | note
-        text = footprint_text(self._summary, self._series.main.windows) if note else None
+        text = None
+        if note or self._outbox.writes_files_at_once:
+            text = footprint_text(self._summary, self._series.main.windows)
         if text is not None:
             is_long = (total.duration_s or 0.0) >= SHORTEST_CHILD_S
             self._outbox.attach(ARTIFACT, text, is_for_children=is_long)
