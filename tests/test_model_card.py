@@ -55,7 +55,7 @@ def test_card_is_read_by_hugging_face(client, tmp_path):
         "co2_eq_emissions": {
             "emissions": 3000.0,
             "source": "carbontracker 2.4.7 by mlflow-carbon; SE 250 g/kWh "
-            "(2022, paper_table1), source: EEA; PUE 1.5",
+            "(2022, paper_table1) by EEA, PUE 1.5",
             "training_type": "pre-training",
             "geographical_location": "Sweden",
             "hardware_used": "1 × NVIDIA A100",

@@ -208,7 +208,7 @@ def _source(own: Footprint) -> str:
         intensity_set=tags.get(keys.TAG_INTENSITY_SET),
     )
     source = tags.get(keys.TAG_INTENSITY_SOURCE, "source not recorded")
-    return shown(f"{tracker} by mlflow-carbon; {price}, source: {source}; PUE {own.pue:g}")
+    return shown(f"{tracker} by mlflow-carbon; {price} by {source}, PUE {own.pue:g}")
 
 
 def _text(value: float, scales: tuple[Scale, ...], *, unit: str = "") -> str:
