@@ -5,7 +5,7 @@ The networks are untrained, since energy does not depend on weights; voxels are 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -152,7 +152,7 @@ def ways_of_sampling(
     ldm = untrained(spec, device, "generative")
     yield SamplingWay(BASELINE, reference_steps, baseline(ldm, reference_steps), ldm, FP32)
     ldm = untrained(spec, device, "core")
-    prepared(ldm.unet, is_compiled=False)
+    ldm = replace(ldm, unet=prepared(ldm.unet, precision=BF16, is_compiled=False))
     for steps in our_steps:
         sampler = "ddpm" if steps == reference_steps else "unipc"
         sample = ours(ldm, sampler, steps, precision=BF16)

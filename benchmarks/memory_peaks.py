@@ -20,7 +20,7 @@ from benchmarks.memory_child import MAX_CPU_S
 from benchmarks.memory_table import H100, MEASURED, NOT_MEASURED, MemoryRow, read_rows
 from ldm_project.diffusion.acceleration import resolve_precision
 from ldm_project.diffusion.flops import cost_of
-from ldm_project.diffusion.memory import CPU, CUDA, Work, denoising_bytes, training_bytes
+from ldm_project.diffusion.memory import CPU, CUDA, Work, training_bytes
 from ldm_project.parsing import size_text
 from ldm_project.presets import PRESETS
 from ldm_project.study.cells import SYNTH, TRAIN, UNIT_BY_TASK, Cell
@@ -30,7 +30,7 @@ from ldm_project.study.work import spec_of_cell
 
 # The paper's sizes, and the usual ones of a laptop.
 SIZES = {2: ((64, 64), *PAPER.sizes[2]), 3: ((32, 32, 32), *PAPER.sizes[3])}
-TASK_BY_READING = {"train iteration": TRAIN, "denoise step": SYNTH}
+TRAINING = "train iteration"  # of a GPU only those are kept: denoising took another way then
 # Of the free memory: the rest is for what else the machine does.
 MAX_FRACTION = 0.7
 NUM_STEPS = 2
@@ -89,26 +89,23 @@ def measured_row(cell: Cell) -> MemoryRow:
 
 
 def gpu_rows() -> Iterator[MemoryRow]:
-    """Yields the forecasts beside the peaks that an H100 has shown, of earlier measurements."""
+    """Yields the forecasts of trainings beside the peaks that an H100 has shown."""
     for reading in map(json.loads, (MEASURED / "h100" / "grid.jsonl").read_text().splitlines()):
-        if "peak_bytes" in reading and reading["what"] in TASK_BY_READING:
+        if "peak_bytes" in reading and reading["what"] == TRAINING:
             yield gpu_row(reading)
 
 
 def gpu_row(reading: dict[str, Any]) -> MemoryRow:
-    """Returns the forecast of one earlier measurement on an H100, with its peak."""
-    task = TASK_BY_READING[reading["what"]]
+    """Returns the forecast of one earlier training on an H100, with its peak."""
     size = tuple(int(axis) for axis in reading["size"].split("x"))
-    spec = spec_of_cell(cell_of(task, size, reading["model"]))
-    # Decoding was measured of an older autoencoder only.
-    forecast = training_bytes if task == TRAIN else denoising_bytes
+    work = Work(reading["batch"], reading["precision"], CUDA)
     return MemoryRow(
         device=H100,
-        task=task,
+        task=TRAIN,
         size=reading["size"],
         model=reading["model"],
         precision=reading["precision"],
-        forecast_bytes=forecast(spec, Work(reading["batch"], reading["precision"], CUDA)),
+        forecast_bytes=training_bytes(spec_of_cell(cell_of(TRAIN, size, reading["model"])), work),
     ).with_peak(reading["peak_bytes"])
 
 

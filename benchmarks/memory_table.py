@@ -122,8 +122,8 @@ heap; how many is a matter of what lies between them.
 
 ### On one NVIDIA H100 80GB HBM3
 
-The peak of torch's allocations, bf16, of a training iteration and of a denoising step without
-decoding. {gpu_summary}
+The peak of torch's allocations in a training iteration, bf16. {gpu_summary} Denoising takes less
+memory than when it was measured there, half by the forecast, and has not been measured since.
 
 {gpu}
 """

@@ -90,7 +90,7 @@ def test_channels_last_moves_weights_and_changes_no_prediction(dims):
 
 def test_unet_is_left_alone_on_a_cpu_unless_compiled():
     unet = random_unet(SPECS[2])
-    assert prepared(unet, is_compiled=False) is unet
+    assert prepared(unet, precision="bf16", is_compiled=False) is unet
 
 
 @pytest.mark.slow
@@ -98,6 +98,6 @@ def test_compiled_network_computes_the_same():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU()).eval()
     latents = torch.randn(2, 4, 8, 8)
-    compiled = prepared(network, is_compiled=True)
+    compiled = prepared(network, precision="fp32", is_compiled=True)
     assert compiled is not network
     torch.testing.assert_close(compiled(latents), network(latents), rtol=1e-4, atol=1e-4)

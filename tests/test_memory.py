@@ -84,7 +84,7 @@ def test_memory_of_a_gpu_has_no_holes_but_more_in_full_precision_norms():
     narrow = replace(ON_CPU, precision="bf16", batch_size=256, device_type="cuda")
     wide = replace(narrow, precision="fp32")
     assert training_bytes(FLAT, narrow) < training_bytes(FLAT, wide)
-    assert sampling_bytes(FLAT, wide) > 70e6  # the libraries alone
+    assert 70e6 < sampling_bytes(FLAT, narrow) < sampling_bytes(FLAT, wide)  # 70: the libraries
 
 
 def test_memory_that_is_missing_is_said_in_gb():

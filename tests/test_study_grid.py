@@ -8,9 +8,11 @@ import torch
 
 from ldm_project.config import StudyConfig
 from ldm_project.diffusion.flops import weights_of
-from ldm_project.diffusion.memory import Memory, Work, denoising_bytes, training_bytes
+from ldm_project.diffusion.memory import Memory, Work, training_bytes
 from ldm_project.diffusion.models import ModelSpec
+from ldm_project.diffusion.sampling import denoise
 from ldm_project.errors import InvalidInputError
+from ldm_project.study import work
 from ldm_project.study.cells import Cell, grid_of
 from ldm_project.study.memory import memory_of
 from ldm_project.study.outlook import Outlook, Seen, outlook, tflop_per_unit, total
@@ -159,29 +161,39 @@ def test_outlook_without_energy_or_work_is_unknown():
     assert total([Outlook(1.0, 2.0), Outlook(3.0, None)]) == Outlook(4.0, None)
 
 
-def measured_peaks(what):
-    """Yields each cell of the paper that an H100 has run, with its precision and peak in bytes."""
+def measured_peaks():
+    """Yields each training of the paper that an H100 has run, with its precision and peak."""
     for row in map(json.loads, MEASURED.read_text().splitlines()):
-        if row["what"] != what or "peak_bytes" not in row:
-            continue
-        size = tuple(int(axis) for axis in row["size"].split("x"))
-        shape = {"dims": row["dims"], "size": size, "model_size": row["model"]}
-        task = {"task": "train"} if what == "train iteration" else {"task": "synth", "steps": 1}
-        yield cell(**task, **shape), row["precision"], row["peak_bytes"]
+        if row["what"] == "train iteration" and "peak_bytes" in row:
+            size = tuple(int(axis) for axis in row["size"].split("x"))
+            shape = {"dims": row["dims"], "size": size, "model_size": row["model"]}
+            yield cell(**shape), row["precision"], row["peak_bytes"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["train iteration", "denoise step"])
-def test_memory_of_a_cell_is_within_a_fifth_of_the_peaks_measured_on_a_gpu(what):
+def test_memory_of_a_training_is_within_a_fifth_of_the_peaks_measured_on_a_gpu():
     # the smallest and the largest of the paper's sizes, each with the three networks
     sizes = {(320, 320), (512, 512), (64, 64, 64), (256, 256, 192)}
-    rows = [row for row in measured_peaks(what) if row[0].size in sizes]
+    rows = [row for row in measured_peaks() if row[0].size in sizes]
     assert len(rows) == 12
     for each, precision, peak_bytes in rows:
-        work = Work(1, precision, "cuda")
-        of_task = training_bytes if each.task == "train" else denoising_bytes
-        needed_bytes = of_task(spec_of_cell(each), work)
+        needed_bytes = training_bytes(spec_of_cell(each), Work(1, precision, "cuda"))
         assert 0.8 < needed_bytes / peak_bytes < 1.2, each.name
+
+
+def test_a_synthesis_warms_up_by_samples_of_a_few_steps(monkeypatch):
+    sampled = []
+
+    def counting(unet, latents, *, steps, **options):
+        sampled.append(steps)
+        return denoise(unet, latents, steps=steps, **options)
+
+    monkeypatch.setattr(work, "denoise", counting)
+    synthesis = cell(task="synth", steps=7, num_windows=2, units_per_window=1)
+    assert list(work_of(synthesis, PLACE)) == [1, 1, 1, 1]
+    assert sampled == [work.WARMUP_STEPS] * 2 + [7] * 2
+    assert synthesis.num_units == 2  # as the forecast counts them
+    assert cell(num_windows=2, units_per_window=1).num_units == 4  # a training's are whole
 
 
 @pytest.mark.slow

@@ -10,6 +10,12 @@ from ldm_project.config import TINY
 from ldm_project.diffusion.autoencoders import Autoencoder
 from ldm_project.diffusion.cpu_attention import fuse_attention
 from ldm_project.diffusion.cpu_convolutions import pack_convolutions
+from ldm_project.diffusion.gpu_sampling import (
+    ReplayedUnet,
+    WholeUnet,
+    is_replayable,
+    use_channels_last_norms,
+)
 from ldm_project.diffusion.models import ModelSpec, device_of
 from ldm_project.errors import InvalidInputError
 from ldm_project.parsing import size_text
@@ -99,19 +105,35 @@ def checkpoint_gradients(unet: nn.Module) -> None:
     apply_activation_checkpointing(unet, check_fn=lambda module: module in blocks)
 
 
-def prepared(unet: nn.Module, *, is_compiled: bool) -> nn.Module:
-    """Returns the UNet prepared for sampling: channels last on a GPU, compiled if asked for.
+def prepared(unet: nn.Module, *, precision: str, is_compiled: bool) -> nn.Module:
+    """Returns the UNet prepared for sampling in a precision; its weights must not be saved after.
 
-    A UNet compiled for a GPU runs as CUDA graphs, where each prediction overwrites the previous
-    one, so no sampler may keep a prediction.
+    On a GPU weights stand in that precision with channels last, and a UNet of MONAI's runs as a
+    CUDA graph, as a compiled one does too: each prediction then overwrites the previous one, so no
+    sampler may keep a prediction.
+
+    Args:
+        unet: from a checkpoint; changed in place on a GPU.
+        precision: ``fp32`` or ``bf16``.
+        is_compiled: whether ``torch.compile`` shall merge its operations.
     """
     is_on_gpu = device_of(unet).type == "cuda"
-    if is_on_gpu:
-        channels_last(unet)
-    if not is_compiled:
-        return unet
-    mode = "reduce-overhead" if is_on_gpu else "default"
-    return torch.compile(unet, mode=mode)  # type: ignore[return-value]
+    if not is_on_gpu:
+        return torch.compile(unet) if is_compiled else unet  # type: ignore[return-value]
+    channels_last(unet)
+    if not is_replayable(unet):
+        return _compiled(unet) if is_compiled else unet
+    if precision == BF16:
+        unet.bfloat16()
+    if is_compiled:
+        return WholeUnet(_compiled(unet))
+    use_channels_last_norms(unet)
+    return ReplayedUnet(WholeUnet(unet))
+
+
+def _compiled(unet: nn.Module) -> nn.Module:
+    """Returns a UNet on a GPU compiled to CUDA graphs."""
+    return torch.compile(unet, mode="reduce-overhead")  # type: ignore[return-value]
 
 
 def hasten_on_cpu(unet: nn.Module, vqgan: Autoencoder, *, dims: int) -> None:

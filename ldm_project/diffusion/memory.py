@@ -3,22 +3,26 @@
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import psutil
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ldm_project.diffusion.acceleration import BF16, autocast, checkpoint_gradients
+from ldm_project.diffusion.gpu_sampling import (
+    WholeUnet,
+    is_replayable,
+    use_channels_last_norms,
+)
 from ldm_project.diffusion.live_bytes import MAX_HEAP_BYTES, Used, Workspace, counted
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
 from ldm_project.diffusion.sampling import decode_samples
 
 BYTES_PER_GB = 1e9
-NORMS = ("group_norm", "native_group_norm")  # the first in inference mode
 CPU, CUDA = "cpu", "cuda"
 
 # What the libraries take as soon as they compute: on a GPU the workspaces of cuBLAS, which made the
@@ -87,6 +91,7 @@ def free_bytes_of(device: torch.device) -> int:
     return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+@cache  # a study asks for each shape several times, and counting takes seconds
 def training_bytes(spec: ModelSpec, work: Work) -> int:
     """Returns the peak of a process's memory in an iteration after the first, in bytes.
 
@@ -114,33 +119,33 @@ def training_bytes(spec: ModelSpec, work: Work) -> int:
     return round(peak_bytes + num_states * weights_bytes + LIBRARY_BYTES[work.device_type])
 
 
+@cache
+@torch.inference_mode()
 def sampling_bytes(spec: ModelSpec, work: Work) -> int:
     """Returns the peak of the memory in which a batch is denoised and decoded, in bytes."""
-    return _sampling_bytes(spec, work, decodes=True)
-
-
-def denoising_bytes(spec: ModelSpec, work: Work) -> int:
-    """Returns the peak of the memory in which a batch is denoised only, in bytes.
-
-    The autoencoder's weights lie beside.
-    """
-    return _sampling_bytes(spec, work, decodes=False)
-
-
-@torch.inference_mode()
-def _sampling_bytes(spec: ModelSpec, work: Work, *, decodes: bool) -> int:
     workspace = _workspace(work, is_training=False)
     with counted(workspace, _holes(work, SAMPLING_HOLE_FRACTION)) as live:
-        unet = build_unet(spec, backend=work.backend).eval().requires_grad_(False)
+        unet = _for_sampling(build_unet(spec, backend=work.backend), work)
         vqgan = build_vqgan(spec, backend=work.backend).eval().requires_grad_(False)
         live.begin()
         latents, timesteps = _batch(spec, work)
-        with autocast(latents.device, work.precision), _norms(work):
+        with autocast(latents.device, work.precision):
             unet(latents, timesteps)
-        if decodes:
-            decode_samples(vqgan, latents, 1.0)
+        decode_samples(vqgan, latents, 1.0)
         peak_bytes = live.peak
     return round(peak_bytes + LIBRARY_BYTES[work.device_type])
+
+
+def _for_sampling(unet: nn.Module, work: Work) -> nn.Module:
+    """Returns a UNet as it samples: on a GPU in the precision of its weights throughout."""
+    unet = unet.eval().requires_grad_(False)
+    if work.device_type == CUDA and is_replayable(unet):
+        use_channels_last_norms(unet)
+        if work.precision == BF16:
+            for weight in unet.parameters():
+                weight.data = weight.data.bfloat16()  # unet.bfloat16() cannot change counted ones
+        return WholeUnet(unet)
+    return unet
 
 
 def _batch(spec: ModelSpec, work: Work) -> tuple[Tensor, Tensor]:
@@ -170,20 +175,12 @@ def _holes(work: Work, fraction: float) -> float:
 
 def _workspace(work: Work, *, is_training: bool) -> Workspace:
     if work.device_type == CUDA:
-        return _nothing if is_training else _gpu_sampling_workspace
+        return _nothing
     return partial(_cpu_workspace, is_training=is_training)
 
 
 def _nothing(_name: str, _inputs: list[Tensor], _outputs: list[Tensor]) -> Used:
     return Used()
-
-
-def _gpu_sampling_workspace(name: str, inputs: list[Tensor], _: list[Tensor]) -> Used:
-    """Returns the copy that a normalisation makes of its input where channels stand last.
-
-    They do in sampling, whose weights are prepared so.
-    """
-    return Used(inputs[0].nbytes if name in NORMS else 0)
 
 
 def _cpu_workspace(

@@ -152,14 +152,15 @@ def untrained_ldm(settings: EstimateSettings) -> LdmCheckpoint:
     vqgan = build_vqgan(spec, backend=settings.backend).to(device).eval().requires_grad_(False)
     if settings.backend == "core":  # as a trained model is loaded
         hasten_on_cpu(unet, vqgan, dims=spec.dims)
-    unet = prepared(unet, is_compiled=settings.is_compiled)
+    unet = prepared(unet, precision=precision_of(settings), is_compiled=settings.is_compiled)
     return LdmCheckpoint(spec=spec, unet=unet, vqgan=vqgan, latent_scale=1.0)
 
 
 def predict(ldm: LdmCheckpoint, settings: EstimateSettings) -> Prediction:
     """Returns the predicted cost of an image of a batch, from a few steps and decodings."""
     steps = _endless_steps(ldm, settings)
-    latents = next(steps).latents  # warms up: memory, and the compiler if it is on
+    next(steps)  # warms up: memory, and the compiler if it is on
+    latents = next(steps).latents  # a GPU records its kernels in the second step
     meter = Meter()
     meter.start()
     try:

@@ -63,7 +63,7 @@ def open_ldm(reference: ModelReference, settings: SamplingSettings) -> LdmCheckp
             spacing_mm=settings.training.spacing_mm,
             device=settings.device,
         )
-        return replace(ldm, unet=prepared(ldm.unet, is_compiled=settings.is_compiled))
+        return _prepared(ldm, settings)
     ldm = load_ldm(
         reference.checkpoint,
         backend=settings.backend,
@@ -71,7 +71,14 @@ def open_ldm(reference: ModelReference, settings: SamplingSettings) -> LdmCheckp
         digests=reference.digests,
     )
     check_fit(ldm.spec, settings, reference)
-    return replace(ldm, unet=prepared(ldm.unet, is_compiled=settings.is_compiled))
+    return _prepared(ldm, settings)
+
+
+def _prepared(ldm: LdmCheckpoint, settings: SamplingSettings) -> LdmCheckpoint:
+    precision = precision_of(settings)
+    return replace(
+        ldm, unet=prepared(ldm.unet, precision=precision, is_compiled=settings.is_compiled)
+    )
 
 
 def precision_of(settings: RunSettings) -> str:

@@ -23,7 +23,8 @@ class Cell:
         num_processes: that share the work; each has ``batch_size`` images.
         batch_size: images of an iteration in each process, or sampled together.
         num_windows: measured windows.
-        num_warmup_windows: windows' worth of work done before them.
+        num_warmup_windows: windows' worth of iterations done before them, or as many batches of
+            samples of a few steps.
         units_per_window: iterations or samples of one window.
     """
 
@@ -55,8 +56,9 @@ class Cell:
 
     @property
     def num_units(self) -> int:
-        """Units that the cell computes in all, those of the warm-up too."""
-        return (self.num_warmup_windows + self.num_windows) * self.units_per_window
+        """Units that the cell computes in all; a training's warm-up too, a synthesis's is short."""
+        num_warmup_windows = self.num_warmup_windows if self.task == TRAIN else 0
+        return (num_warmup_windows + self.num_windows) * self.units_per_window
 
     def to_dict(self) -> dict[str, object]:
         """Returns the cell as a dictionary that JSON can hold."""

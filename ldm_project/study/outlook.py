@@ -89,4 +89,6 @@ def _sum(values: Sequence[float | None]) -> float | None:
 def probe_of(cell: Cell) -> Cell:
     """Returns a cell whose parts are short, to probe what those of a cell take."""
     steps = None if cell.steps is None else min(cell.steps, MAX_PROBED_STEPS)
-    return replace(cell, steps=steps, num_processes=1, num_windows=MAX_PROBED_PARTS)
+    return replace(
+        cell, steps=steps, num_processes=1, num_windows=MAX_PROBED_PARTS, num_warmup_windows=0
+    )

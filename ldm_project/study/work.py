@@ -24,6 +24,7 @@ from ldm_project.diffusion.processes import ALONE, Processes
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
 from ldm_project.study.cells import TRAIN, Cell
 
+WARMUP_STEPS = 5  # of a sample before the first window: memory and kernels are then chosen
 NUM_LATENTS = 8  # random ones that a training draws from
 UNIT_SCALE = 1.0  # random latents have a standard deviation of 1
 
@@ -53,8 +54,8 @@ def spec_of_cell(cell: Cell) -> ModelSpec:
 def work_of(cell: Cell, place: Place, processes: Processes = ALONE) -> Iterator[int]:
     """Builds a cell's networks; yields the units of each part of its work once that is done.
 
-    A part is an iteration or a batch of samples; the last one ends ``cell.num_units``. Every
-    process that shares the cell takes its share of each part.
+    A part is an iteration or a batch of samples, those of the warm-up first. Every process that
+    shares the cell takes its share of each part.
 
     Raises:
         InvalidInputError: the device computes these networks wrongly in the precision asked for.
@@ -86,18 +87,22 @@ def _synthesis(cell: Cell, place: Place, _: Processes) -> Iterator[int]:
     unet = build_unet(spec).to(place.device).eval().requires_grad_(False)
     vqgan = build_vqgan(spec).to(place.device).eval().requires_grad_(False)
     hasten_on_cpu(unet, vqgan, dims=spec.dims)
-    return _sampled(cell, place, prepared(unet, is_compiled=False), vqgan)
+    return _sampled(
+        cell, place, prepared(unet, precision=place.precision, is_compiled=False), vqgan
+    )
 
 
 def _sampled(cell: Cell, place: Place, unet: nn.Module, vqgan: OwnAutoencoder) -> Iterator[int]:
     """Yields the number of images after each batch that was denoised and decoded."""
     assert cell.steps is not None  # a synthesis has steps
     spec = spec_of_cell(cell)
-    for first in range(0, cell.num_units, cell.batch_size):
+    num_warmup_units = cell.num_warmup_windows * cell.units_per_window
+    for first in range(0, num_warmup_units + cell.num_units, cell.batch_size):
+        steps = cell.steps if first >= num_warmup_units else min(cell.steps, WARMUP_STEPS)
         indices = range(first, first + cell.batch_size)
         latents = initial_noise(spec, indices, seed=place.seed)
         for step in denoise(
-            unet, latents, sampler=place.sampler, steps=cell.steps, precision=place.precision
+            unet, latents, sampler=place.sampler, steps=steps, precision=place.precision
         ):
             latents = step.latents
         decode_samples(vqgan, latents, UNIT_SCALE).cpu()
