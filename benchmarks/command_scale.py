@@ -22,6 +22,7 @@ import sqlalchemy
 from mlflow import MlflowClient
 
 import mlflow_carbon
+from benchmarks.compare_scale_page import TAG_AGAIN, TAG_ALL
 from benchmarks.scale_store import EXPERIMENT, fill
 from mlflow_carbon.contract import keys
 from mlflow_carbon.testing.meter import FakeMeter, reading
@@ -35,8 +36,8 @@ COMMANDS = {
     "advise latest": ("advise", "latest"),
     "total": ("total", "--experiment", EXPERIMENT),
     "report": ("report", "--experiment", EXPERIMENT, "--out", os.devnull),
-    "tag-models --all": ("tag-models", "--all"),
-    "tag-models --all, once more": ("tag-models", "--all"),
+    TAG_ALL: ("tag-models", "--all"),
+    TAG_AGAIN: ("tag-models", "--all"),
 }
 _FEW = 10
 # Starts a command and prints its cost: a process keeps the peak memory of the one that started it.
@@ -189,6 +190,7 @@ def main(num_runs: int, num_models: int, folder: Path | None, keep: Path) -> Non
         "load": round(os.getloadavg()[0], 1),
         "num_runs": num_runs,
         "num_models": num_models,
+        "is_in_memory": str(folder).startswith("/dev/shm"),
         "measured": rows,
     }
     keep.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
