@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -206,6 +207,12 @@ def test_short_run_gets_no_file_where_writing_it_takes_a_call(store):
     assert not outbox.writes_files_at_once
     child = Outbox(client, "1", artifact_uri="/tmp", parent_run_id="2")
     assert not child.writes_files_at_once
+
+
+def test_folder_of_artifacts_is_found_by_path_and_by_address():
+    assert folder_of("sqlite:///x", "/a b/c%20d") == Path("/a b/c%20d")
+    assert folder_of("sqlite:///x", "file:///a%20b/c") == Path("/a b/c")
+    assert folder_of("sqlite:///x", "s3://bucket/c") is None
 
 
 def test_folder_that_cannot_be_written_stops_no_run(tmp_path, caplog):

@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from mlflow import MlflowClient
-from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_carbon.redaction import reason_of
@@ -79,7 +79,8 @@ def folder_of(tracking_uri: str, artifact_uri: str | None) -> Path | None:
     """Returns the folder of this machine that holds a run's artifacts; ``None`` without one."""
     if artifact_uri is None or tracking_uri.startswith(_SERVERS) or not _is_folder(artifact_uri):
         return None
-    return Path(local_file_uri_to_path(artifact_uri))
+    parts = urlsplit(artifact_uri)
+    return Path(url2pathname(parts.path) if parts.scheme == "file" else artifact_uri)
 
 
 def _within_time(write: Callable[[], None]) -> None:
