@@ -10,8 +10,8 @@ WANTED := --constraint constraints.txt --editable '.[mlflow,ldm,test]'
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
 
-# The better models that README's and the pages' figures are of: about half an hour on 2 cores.
-# `synth` and `quality` then take them, as the newest; benchmarks/image_quality.py has the numbers.
+# The better models that the pages' figures are of: about 20 minutes on one core, which is
+# all they use. `synth` and `quality` then take them, as the newest; docs/image_quality.md has the numbers.
 page-models: $(READY)
 	$(BIN)/mlflow run . -e vqgan -P dims=2 -P vqgan_iterations=1350 --env-manager local
 	$(BIN)/mlflow run . -e train -P dims=2 -P vqgan_iterations=1350 -P iterations=2000 --env-manager local

@@ -1,6 +1,6 @@
 """The page of ``benchmarks.ldm_energy``: its figures as Markdown, apart from measuring them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ldm_project.diffusion.iso_quality import Setting
@@ -51,10 +51,13 @@ def page(reports: Sequence[Report], on_gpu: str) -> str:
         quality="\n".join(line for report in reports for line in _quality_rows(report)),
         on_gpu=on_gpu,
         training="; ".join(_training(report) for report in reports),
-        num_rounds=reports[0].num_rounds,
+        num_rounds=_by_dims(reports, lambda report: report.num_rounds),
         batch_size=reports[0].batch_size,
-        num_images=reports[0].num_rounds * reports[0].batch_size,
+        num_images=_by_dims(reports, lambda report: report.num_rounds * report.batch_size),
         precision=reports[0].precision,
+        ours="(b) samples"
+        if all(it.iso_quality is None for it in reports)
+        else "(b) and (c) sample",
     )
 
 
@@ -63,6 +66,11 @@ def _doubts(report: Report) -> str:
     if not report.doubts:
         return ""
     return f"\nEqual quality in {report.dims}D cannot be judged: {' '.join(report.doubts)}\n"
+
+
+def _by_dims(reports: Sequence[Report], number_of: Callable[[Report], int]) -> str:
+    """Returns a number of each report, as ``in 2D 64, in 3D 32``."""
+    return ", ".join(f"in {report.dims}D {number_of(report)}" for report in reports)
 
 
 def _training(report: Report) -> str:
@@ -121,13 +129,15 @@ HEAD = """\
 # What an image costs: the usual way and ours
 
 Written by `python -m benchmarks.ldm_energy`. All figures are per image, of tiny models trained on \
-phantoms, on one thread of a CPU: {training}. The ways take turns, {num_rounds} times; figures are \
-medians over the rounds. CPU time is the one to go by: wall time contains what else the machine \
-did. Energy is this process's share of the CPU's, estimated from its design power.
+phantoms, on one thread of a CPU: {training}. The ways take turns, in rounds ({num_rounds}); \
+figures are medians over the rounds. CPU time is the one to go by: wall time contains what else \
+the machine did. CPU time grows, too, where other work shares the core, for all ways alike: \
+compare within one page, not between two. Energy is this process's share of the CPU's, estimated \
+from its design power.
 
 (a) samples one image at a time in fp32, with monai-generative's `LatentDiffusionInferer`, its \
-networks and its `DDPMScheduler`; it got the schedule the model was trained with. (b) and (c) \
-sample {batch_size} at once, the UNet in {precision}. (a) and (b) use the same weights, steps and \
+networks and its `DDPMScheduler`; it got the schedule the model was trained with. {ours} \
+{batch_size} at once, the UNet in {precision}. (a) and (b) use the same weights, steps and \
 formula, so (b)'s images stand for the quality of both.
 
 | images | way | CPU s | wall s | J | less CPU time | less wall time | asked for |
@@ -136,7 +146,7 @@ formula, so (b)'s images stand for the quality of both.
 {doubts}
 ## Quality
 
-{num_images} images of each setting against the training images, by features of the VQ-GAN's \
+Images of each setting ({num_images}) against the training images, by features of the VQ-GAN's \
 encoder in units of their spread: KID with its 95 % bootstrap interval, Fréchet distance, \
 the second judge's Fréchet distance (a small network that learns what was done to real images; of \
 volumes the mean over three planes), Wasserstein-1 distance of the histograms in HU, mean MS-SSIM \

@@ -22,6 +22,7 @@ REAL = Quality(
 def found(**changes):
     given = {
         "real": REAL,
+        "held_out": REAL,
         "reconstruction": REAL,
         "reference": REAL,
         "num_images": 64,
@@ -54,11 +55,28 @@ def test_each_figure_has_its_bound(which, figure, within, beyond, said):
     assert ("autoencoder erases" in doubt) == (which == "reconstruction")
 
 
+def test_reconstructions_may_repeat_what_held_out_images_do():
+    """Slices of one patient are near twins; samples have no such reason."""
+    held_out = replace(REAL, repeated_fraction=0.44)
+    assert found(held_out=held_out, reconstruction=replace(REAL, repeated_fraction=0.53)) == ()
+    (doubt,) = found(held_out=held_out, reconstruction=replace(REAL, repeated_fraction=0.55))
+    assert "55% repeats, 54% are allowed" in doubt
+    (doubt,) = found(held_out=held_out, reference=replace(REAL, repeated_fraction=0.44))
+    assert "44% repeats, 10% are allowed" in doubt
+
+
+def test_reconstructions_are_to_vary_as_held_out_images_and_samples_as_training_images():
+    few_patients = replace(REAL, pair_ms_ssim=0.61)
+    assert found(held_out=few_patients, reconstruction=few_patients) == ()
+    (doubt,) = found(held_out=few_patients, reconstruction=few_patients, reference=few_patients)
+    assert "samples of 1000 steps have pairs alike by 0.61, real ones by 0.73 ± 0.05" in doubt
+
+
 def test_the_blurs_of_version_1_are_refused():
     """Figures of its page in 3D: all samples alike by 0.99, KID within a wide interval."""
     real = replace(REAL, kid=Estimate(-0.08, -0.7, 1.47), hu_wasserstein=3.0, pair_ms_ssim=0.82)
     blurred = replace(real, kid=Estimate(1.35, 0.4, 3.1), hu_wasserstein=29.0, pair_ms_ssim=0.98)
-    assert len(found(real=real, reconstruction=blurred, reference=blurred)) == 4
+    assert len(found(real=real, held_out=real, reconstruction=blurred, reference=blurred)) == 4
 
 
 def test_few_images_are_too_few():

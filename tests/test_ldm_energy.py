@@ -72,6 +72,12 @@ def test_page_says_how_long_the_models_were_trained():
     assert "in 2D a VQ-GAN of 1,400 iterations and a UNet of 2,000." in text
 
 
+def test_page_says_how_many_rounds_and_images_there_were_of_each_dimension():
+    text = page([report(), replace(report(), dims=3, num_rounds=2)], "")
+    assert "in rounds (in 2D 3, in 3D 2)" in text
+    assert "Images of each setting (in 2D 48, in 3D 32)" in text  # 16 a round
+
+
 def test_gpu_rows_say_not_measured_without_a_gpu():
     rows = [line for line in gpu_section([], []).splitlines() if "| 256x256x192" in line]
     assert len(rows) == 5

@@ -5,6 +5,8 @@ import pytest
 
 from ldm_project.diffusion.non_inferiority import (
     MARGIN_SPREADS,
+    MIN_MARGIN_HU,
+    detail_excess,
     kernel_excess,
     plane_excess,
     plane_frechet_distance,
@@ -88,3 +90,28 @@ def test_feature_that_never_varies_is_no_error():
     real = normal(NUM_REAL, 0)
     real[:, 0] = 1.0
     assert np.isfinite(kernel_excess(real[:50], real[50:100], real).high)
+
+
+def detail_hu(num, seed, *, mean=20.0, std=1.0):
+    return np.random.default_rng(seed).normal(mean, std, num)
+
+
+def test_excess_of_detail_is_in_hu_and_of_both_directions():
+    """Real 20 HU. 19 is 1 off, 24 and 16 are 4 off, so both are 3 farther; within 2 is equal."""
+    real, reference = np.full(50, 20.0), np.full(50, 19.0)
+    for judged in (24.0, 16.0):
+        excess = detail_excess(np.full(50, judged), reference, real)
+        assert (excess.value, excess.high, excess.margin) == pytest.approx((3, 3, MIN_MARGIN_HU))
+        assert not excess.is_shown_small
+    assert detail_excess(np.full(50, 22.5), reference, real).is_shown_small
+
+
+def test_margin_of_detail_is_a_share_of_its_spread_where_that_is_more():
+    """The sample standard deviation of 0 and 60, half of each of 1000: 30.015 HU; a fifth: 6."""
+    real = np.tile([0.0, 60.0], 500)
+    assert detail_excess(real, real, real).margin == pytest.approx(6.003)
+
+
+def test_few_images_show_nothing_of_detail_either():
+    real, reference = detail_hu(NUM_REAL, 0, std=10), detail_hu(6, 1, std=10)
+    assert not detail_excess(detail_hu(6, 2, std=10), reference, real).is_shown_small

@@ -30,6 +30,7 @@ def set_of(features, images=None):
         examples,
         pixels=features,
         slices=features[:, None, None],
+        fine_detail_hu=np.zeros(len(features)),
     )
 
 

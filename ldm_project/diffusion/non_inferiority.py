@@ -13,6 +13,9 @@ CONFIDENCE_FRACTION = 0.95  # one-sided: only being worse matters
 # every feature moves by this share of its spread between real images.
 # Source: Cohen 1988 (Statistical Power Analysis, 2nd ed.), section 2.2.3: 0.2 is a small effect.
 MARGIN_SPREADS = 0.2
+# Of the finest detail, where real images are all alike in it: a CT number is a whole HU, and a
+# scanner's noise is several.
+MIN_MARGIN_HU = 2.0
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
 
@@ -56,6 +59,16 @@ def plane_excess(judged: np.ndarray, reference: np.ndarray, real: np.ndarray) ->
     scaled = scaled_by(real, judged, reference, real)
     margin = judged.shape[-1] * MARGIN_SPREADS**2
     return _excess(plane_frechet_distance, *scaled, margin=margin)
+
+
+def detail_excess(judged: np.ndarray, reference: np.ndarray, real: np.ndarray) -> Excess:
+    """Returns the excess in the difference of the mean finest detail ``(N,)``, in HU."""
+
+    def difference(first: np.ndarray, second: np.ndarray) -> float:
+        return float(abs(first.mean() - second.mean()))
+
+    margin = max(MARGIN_SPREADS * float(real.std(ddof=1)), MIN_MARGIN_HU)
+    return _excess(difference, judged, reference, real, margin=margin)
 
 
 def _excess(

@@ -14,6 +14,7 @@ from ldm_project.config import HU_MAX, HU_MIN
 from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.diffusion.autoencoders import Autoencoder, encode
 from ldm_project.diffusion.copies import copied, nearest_distances, pixel_rows, repeated_fraction
+from ldm_project.diffusion.fine_detail import fine_detail_hu
 
 FEATURE_GRID = 2  # places along each axis where the encoder's channels are averaged
 NUM_RESAMPLES = 200
@@ -54,6 +55,7 @@ class ImageSet:
     examples: Tensor  # (at most MAX_PAIRS, *S) in [-1, 1]
     pixels: np.ndarray  # (N, D'): the images themselves, averaged down
     slices: np.ndarray  # (N, P, S, D''): the second judge's features of S slices along P planes
+    fine_detail_hu: np.ndarray  # (N,)
     keeps_scale: bool = False  # of the features
 
 
@@ -108,6 +110,7 @@ def image_set(features: Features, images: Tensor) -> ImageSet:
         examples=images[:MAX_PAIRS, 0].cpu(),
         pixels=pixel_rows(images),
         slices=features.of_slices(images),
+        fine_detail_hu=fine_detail_hu(images),
         keeps_scale=features.keeps_scale,
     )
 

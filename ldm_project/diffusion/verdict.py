@@ -1,7 +1,12 @@
 """Whether a setting's samples are as good as those of all steps, and if not, why."""
 
 from ldm_project.diffusion.fidelity import excesses
-from ldm_project.diffusion.non_inferiority import Excess, kernel_excess, plane_excess
+from ldm_project.diffusion.non_inferiority import (
+    Excess,
+    detail_excess,
+    kernel_excess,
+    plane_excess,
+)
 from ldm_project.diffusion.quality import ImageSet, Quality
 
 
@@ -16,7 +21,8 @@ def shortfalls(
     """Returns why images are not shown to be as good as the reference's, a clause each.
 
     Both judges must find them no farther from real images than the reference's, by more than a
-    margin; and they must be neither copies nor repeats, nor of another brightness or likeness.
+    margin, and their finest detail no farther either; and they must be neither copies nor repeats,
+    nor of another brightness or likeness.
 
     Args:
         images: to judge; of the same noise as the reference's, in the same order.
@@ -30,6 +36,9 @@ def shortfalls(
             images.features, reference.features, training.features
         ),
         "the second judge": plane_excess(images.slices, reference.slices, training.slices),
+        "the finest detail in HU": detail_excess(
+            images.fine_detail_hu, reference.fine_detail_hu, training.fine_detail_hu
+        ),
     }
     found = [_too_far(name, excess) for name, excess in judges.items()]
     return (*(text for text in found if text), *excesses(quality, real, with_kid=False))

@@ -65,9 +65,16 @@ class RealImages:
     reconstructed: ImageSet
     features: Features  # by which they were judged, and samples will be
     judge_accuracy: float  # of the second judge, on held-out images
-    # Held-out against training images: the best quality that can be expected. How alike pairs are
-    # is of both: a few held-out patients alone may be more alike, or less, than others.
-    anchor: Quality
+    held_out_quality: Quality  # against training images: what reconstructions are held to
+
+    @property
+    def anchor(self) -> Quality:
+        """The best quality that can be expected of samples.
+
+        It is that of the held-out images, but how alike pairs are is of the training images, which
+        samples are to vary like: a few held-out patients may be more alike, or less.
+        """
+        return replace(self.held_out_quality, pair_ms_ssim=pair_ms_ssim(self.training.examples))
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ def _report(judged: Sequence[Setting], real: RealImages, *, num_images: int) -> 
     reconstruction = judge(real.reconstructed, real.training, real.held_out)
     found = doubts(
         real=real.anchor,
+        held_out=real.held_out_quality,
         reconstruction=reconstruction,
         reference=judged[0].quality,
         num_images=num_images,
@@ -153,14 +161,13 @@ def real_images(
     with torch.inference_mode():
         decoded = torch.cat([decode(ldm.vqgan, encode(ldm.vqgan, image[None])) for image in unseen])
     trained_on, held, again = (image_set(features, it) for it in (seen, unseen, decoded.cpu()))
-    alike = pair_ms_ssim(torch.cat([trained_on.examples, held.examples]))
     return RealImages(
         training=trained_on,
         held_out=held,
         reconstructed=again,
         features=features,
         judge_accuracy=second.accuracy_fraction,
-        anchor=replace(judge(held, trained_on, held), pair_ms_ssim=alike),
+        held_out_quality=judge(held, trained_on, held),
     )
 
 
