@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WANTED := --constraint constraints.txt --editable '.[mlflow,ldm,test]'
 
+# Our own files are compiled once, not by each of the processes that the tests start.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: synth page-models study-page test test-versions services screenshots site dist lint clean
 
 synth: $(READY)

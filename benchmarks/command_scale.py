@@ -22,25 +22,24 @@ import sqlalchemy
 from mlflow import MlflowClient
 
 import mlflow_carbon
+from benchmarks.compare_scale_page import TAG_AGAIN, TAG_ALL
 from benchmarks.scale_store import EXPERIMENT, fill
 from mlflow_carbon.contract import keys
 from mlflow_carbon.testing.meter import FakeMeter, reading
 
 MODEL = "models:/model-0/1"
-NUM_TAGGED = 10
 COMMANDS = {
-    f"tag-models, {NUM_TAGGED} models": (
-        "tag-models",
-        *(f"model-{number}" for number in range(NUM_TAGGED)),
-    ),
     "models": ("models", "--format", "csv"),
     "gate": ("gate", MODEL, "--max-co2e-kg", "1"),
     "card": ("card", MODEL),
     "predict latest": ("predict", "latest", "--units", "100"),
     "advise latest": ("advise", "latest"),
     "total": ("total", "--experiment", EXPERIMENT),
+    "report": ("report", "--experiment", EXPERIMENT, "--out", os.devnull),
+    TAG_ALL: ("tag-models", "--all"),
+    TAG_AGAIN: ("tag-models", "--all"),
 }
-_FEW = NUM_TAGGED
+_FEW = 10
 # Starts a command and prints its cost: a process keeps the peak memory of the one that started it.
 _THIN = (
     "import os, sys, time; start = time.perf_counter(); "
@@ -149,14 +148,21 @@ def cost_of(arguments: tuple[str, ...], uri: str) -> tuple[float, float, float]:
 
 
 def measured(num_runs: int, num_models: int, folder: Path) -> list[dict[str, Any]]:
-    """Returns what each command costs on a store of so many runs and models, and on a small one."""
+    """Returns what each command costs on a store of so many runs and models, and on a small one.
+
+    Args:
+        num_runs: of the store, where the folder has none yet.
+        num_models: of it.
+        folder: of both stores.
+    """
     uris = []
     for name, runs, models in (("few", _FEW, _FEW), ("many", num_runs, num_models)):
-        uri = f"sqlite:///{folder}/{name}.db"
-        fill(uri, runs, version=2)
-        fill_registry(uri, models)
-        add_newest_run(uri)
-        uris.append(uri)
+        path = folder / f"{name}.db"
+        uris.append(f"sqlite:///{path}")
+        if not path.exists():
+            fill(uris[-1], runs, version=2)
+            fill_registry(uris[-1], models)
+            add_newest_run(uris[-1])
     found = []
     for command, arguments in COMMANDS.items():
         few, many = (cost_of(arguments, uri) for uri in uris)
@@ -170,12 +176,13 @@ def measured(num_runs: int, num_models: int, folder: Path) -> list[dict[str, Any
 @click.command()
 @click.option("--num-runs", type=int, default=100_000, show_default=True)
 @click.option("--num-models", type=int, default=2000, show_default=True)
+@click.option("--folder", type=click.Path(path_type=Path), help="Keeps the stores; else temporary.")
 @click.option("--keep", type=click.Path(path_type=Path), required=True, help="JSON to add to.")
-def main(num_runs: int, num_models: int, keep: Path) -> None:
+def main(num_runs: int, num_models: int, folder: Path | None, keep: Path) -> None:
     """Measures commands beside many runs and models."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["MLFLOW_CARBON_JOURNAL_DIR"] = f"{folder}/journals"
-        rows = measured(num_runs, num_models, Path(folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["MLFLOW_CARBON_JOURNAL_DIR"] = f"{temporary}/journals"
+        rows = measured(num_runs, num_models, folder or Path(temporary))
     record = json.loads(keep.read_text(encoding="utf-8"))
     record["commands"] = {
         "date": time.strftime("%Y-%m-%d"),
@@ -183,6 +190,7 @@ def main(num_runs: int, num_models: int, keep: Path) -> None:
         "load": round(os.getloadavg()[0], 1),
         "num_runs": num_runs,
         "num_models": num_models,
+        "is_in_memory": str(folder).startswith("/dev/shm"),
         "measured": rows,
     }
     keep.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ import click
 
 from benchmarks.tracked_work import (
     EPOCH_S,
+    LOG_BATCH,
     WORKS,
     calibrate,
     measure_latencies,
@@ -37,7 +38,7 @@ from benchmarks.tracking_overhead_page import (
 )
 
 TOOLS = ("alone", "alone again", "mlflow_carbon", "Carbontracker", "CodeCarbon")
-SWEEP_TOOLS = ("alone", "alone again", "mlflow_carbon")
+SWEEP_TOOLS = ("alone", "alone again", LOG_BATCH, "mlflow_carbon")
 MEMORY_TOOLS = ("mlflow_carbon", "MLflow")
 NUM_TRIALS = 200
 IMPORT_ROUNDS = 10

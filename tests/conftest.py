@@ -2,10 +2,12 @@
 
 import functools
 import logging
+import multiprocessing.spawn
 import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -22,8 +24,12 @@ from mlflow_carbon.registry.run_models import record_run_models
 from mlflow_carbon.testing.meter import FakeMeter, meter_process_by, reading
 from mlflow_carbon.tracking.patches import INTEGRATION
 from tests.fakes.metered_runs import write_run
+from tests.fakes.warm_python import warm_python
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# MONAI loads transformers where it is there, for seconds; it is there for one test's own process.
+sys.modules["transformers"] = None
 
 # A busy machine is slow; that is no fault of what is tested.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
@@ -168,6 +174,22 @@ def fake_meter(store):
         yield meter
         mlflow_carbon.autolog(disable=True)
         AUTOLOGGING_INTEGRATIONS[INTEGRATION] = {}
+
+
+@pytest.fixture(scope="session")
+def warm_python_folder():
+    """A folder with executables that start at once, for this session."""
+    with warm_python() as folder:
+        yield folder
+
+
+@pytest.fixture
+def warm_start(warm_python_folder, monkeypatch):
+    """Commands that the test starts begin at once; see tests/fakes/warm_python.py."""
+    python = str(warm_python_folder / "python")
+    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(python))
+    monkeypatch.setenv("PATH", str(warm_python_folder), prepend=os.pathsep)
 
 
 @pytest.fixture(scope="session")

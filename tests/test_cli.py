@@ -39,7 +39,7 @@ steps  region  runs  energy (J)      CO2e (mg)  readings  coverage
   200  EU27       1       88.00          9.203         2      100%
   200  SE         1       88.00         0.2567         2      100%
 
-CO2e by 251 g/kWh (EU27 2022, paper_table1), 7 g/kWh (SE 2022, paper_table1);
+CO2e by EU27 251 g/kWh (2022, paper_table1), SE 7 g/kWh (2022, paper_table1);
 PUE 1.5; measured by cpu=counter.
 within: std of the windows inside runs, pooled, in % of the mean. readings:
 distinct powers of the windows. coverage: share of the time that was observed.
@@ -89,6 +89,13 @@ def test_compare_prints_the_table():
 @pytest.mark.usefixtures("synthesis")
 def test_compare_reads_regions_and_keys_separated_by_commas():
     assert compare("--group-by", "steps,", "--region", "EU27, Sweden").stdout == COMPARISON
+
+
+@pytest.mark.usefixtures("synthesis")
+def test_compare_of_many_regions_has_their_figures_in_a_column_and_year_and_set_below():
+    table = compare("--region", "EU27,SE,DE,PL,FR,IT,ES").stdout
+    assert "g/kWh" in table
+    assert "intensities of 2022, paper_table1" in " ".join(table.split())
 
 
 @pytest.mark.usefixtures("synthesis")

@@ -47,5 +47,6 @@ def test_four_images_repeated_are_repeats_and_other_patients_are_not(rows):
     assert copies.repeated_fraction(rows["fresh"], real=rows["training"]) < 0.1
 
 
+@pytest.mark.slow
 def test_a_single_image_repeats_nothing(rows):
     assert copies.repeated_fraction(rows["fresh"][:1], real=rows["training"]) == 0.0

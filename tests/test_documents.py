@@ -46,14 +46,15 @@ def reader_folder(empty_store, tmp_path_factory):
 
 
 @pytest.fixture
-def reader(reader_folder, store, tmp_path, monkeypatch):
+def reader(reader_folder, store, tmp_path, monkeypatch, warm_python_folder):
     """A reader's folder of one's own, in which the test stands."""
     folder = tmp_path / "reader"
     shutil.copytree(reader_folder, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")  # of other processes
     monkeypatch.setenv("MLFLOW_CARBON_JOURNAL_DIR", str(folder / "journals"))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    folders = [str(warm_python_folder), str(Path(sys.executable).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(folders))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     return folder

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -24,7 +25,7 @@ from mlflow_carbon.metering.launch import Place
 from mlflow_carbon.recording.outbox import Outbox
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.recording.recovery import recover
-from mlflow_carbon.recording.run_files import attach, is_within_reach
+from mlflow_carbon.recording.run_files import attach, attach_in_folder, folder_of, is_within_reach
 from mlflow_carbon.testing.meter import FakeMeter, reading
 from mlflow_carbon.tracking.process_metering import ProcessMetering
 from mlflow_carbon.tracking.tracking_options import TrackingOptions
@@ -123,9 +124,9 @@ def test_schema_refuses_another_version_and_unknown_names():
 
 @pytest.mark.parametrize(
     ("has_parent", "duration_s", "has_file"),
-    [(False, 0.5, False), (False, 1.0, True), (True, 59.0, False), (True, 60.0, True)],
+    [(False, 0.01, True), (False, 1.0, True), (True, 59.0, False), (True, 60.0, True)],
 )
-def test_run_of_a_second_gets_a_file_and_a_child_of_a_minute(
+def test_run_gets_a_file_however_short_and_a_child_from_a_minute_on(
     store, has_parent, duration_s, has_file
 ):
     client = MlflowClient()
@@ -199,6 +200,27 @@ def test_recovered_run_gets_a_file_that_calls_itself_a_lower_bound(store, tmp_pa
     assert found["windows"]["energy_kwh"] == [0.5]
 
 
+def test_short_run_gets_no_file_where_writing_it_takes_a_call(store):
+    client = MlflowClient()
+    bucket = client.create_experiment("bucket", artifact_location="s3://nobody/here")
+    outbox = Outbox(client, client.create_run(bucket).info.run_id, artifact_uri="s3://nobody/here")
+    assert not outbox.writes_files_at_once
+    child = Outbox(client, "1", artifact_uri="/tmp", parent_run_id="2")
+    assert not child.writes_files_at_once
+
+
+def test_folder_of_artifacts_is_found_by_path_and_by_address():
+    assert folder_of("sqlite:///x", "/a b/c%20d") == Path("/a b/c%20d")
+    assert folder_of("sqlite:///x", "file:///a%20b/c") == Path("/a b/c")
+    assert folder_of("sqlite:///x", "s3://bucket/c") is None
+
+
+def test_folder_that_cannot_be_written_stops_no_run(tmp_path, caplog):
+    (tmp_path / "carbon").write_text("a file where a folder should be")
+    attach_in_folder("1", tmp_path, ARTIFACT, "{}")
+    assert caplog.records == []
+
+
 class NoArtifacts:
     """A client whose store takes no artifact."""
 
@@ -237,6 +259,8 @@ def test_artifacts_are_within_reach_where_the_server_keeps_them(
     tracking_uri, artifact_uri, is_there
 ):
     assert is_within_reach(tracking_uri, artifact_uri) is is_there
+    is_here = is_there and artifact_uri.startswith("/")
+    assert (folder_of(tracking_uri, artifact_uri) is not None) is is_here
 
 
 def test_folder_of_a_server_is_not_looked_for_here(store):

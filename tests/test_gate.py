@@ -84,7 +84,7 @@ def test_gate_prices_in_another_region_with_another_pue(client):
     # 8 kWh x 7 g/kWh x PUE 1.0: the recorded set is looked in first
     result = gate("models:/ldm/1", "--max-co2e-kg", "0.1", "--region", "Sweden", "--pue", "1")
     assert result.exit_code == 0, result.output
-    assert "passes: 0.056 kg" in result.stdout
+    assert "passes: 56 g CO2e" in result.stdout
     assert "(SE 7 g/kWh (2022, paper_table1), PUE 1)" in result.stdout
 
 

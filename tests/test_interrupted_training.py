@@ -122,7 +122,7 @@ def test_state_of_other_networks_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_full_disk_leaves_the_state_before_and_the_training_goes_on(tmp_path):
+def test_full_disk_leaves_the_state_before_and_the_training_goes_on(tmp_path, warm_start):
     """The kernel refuses to write files beyond a limit, as it does on a full disk."""
     script = """
 import resource, sys

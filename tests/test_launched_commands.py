@@ -83,12 +83,16 @@ class LdmFolder(UserFolder):
         files = sorted(Path(path).glob("*.nii.gz"))
         return np.stack([np.asarray(nib.load(file).dataobj) for file in files])
 
-    def started(self, *command):
+    def started(self, *command, **environment):
         """Starts a command; returns it, and its ranks, once its training has a state."""
         for left in (self.path / "cache" / "trainings").glob("*.pt"):
             left.unlink()
         launcher = subprocess.Popen(
-            command, cwd=self.path, env=self.environment(), stderr=subprocess.PIPE, text=True
+            command,
+            cwd=self.path,
+            env={**self.environment(), **environment},
+            stderr=subprocess.PIPE,
+            text=True,
         )
         wait_for_iteration(launcher, self.path / "cache" / "trainings", 30)
         children = psutil.Process(launcher.pid).children(recursive=True)
@@ -135,9 +139,9 @@ def assert_energy_counts_once(folder, run, *, num_windows, num_units):
     ],
 )
 def test_samples_of_several_processes_are_bitwise_those_of_one(
-    folder, sampled_alone, command, num_windows
+    folder, sampled_alone, command, num_windows, warm_python_folder
 ):
-    run = folder.new_run(*command)
+    run = folder.new_run(f"{warm_python_folder}/python", *command[1:])
     images = folder.images(run)
     assert np.array_equal(images, folder.images(sampled_alone))
     assert len(np.unique(images, axis=0)) == 9
@@ -153,8 +157,10 @@ def test_samples_of_several_processes_are_bitwise_those_of_one(
         (*TORCHRUN, "--nproc-per-node", "2", "-m", *TRAIN, "--fsdp", "on"),
     ],
 )
-def test_several_processes_learn_what_one_learns(folder, trained_alone, command):
-    run = folder.new_run(*command)
+def test_several_processes_learn_what_one_learns(
+    folder, trained_alone, command, warm_python_folder
+):
+    run = folder.new_run(f"{warm_python_folder}/python", *command[1:])
     losses, losses_alone = (folder.history(each, "loss") for each in (run, trained_alone))
     assert set(losses) == set(range(2, 21, 2))
     assert losses == pytest.approx(losses_alone, rel=1e-3)
@@ -164,9 +170,18 @@ def test_several_processes_learn_what_one_learns(folder, trained_alone, command)
     assert_energy_counts_once(folder, run, num_windows=10, num_units=20)
 
 
-def new_runs_of_two_nodes(folder, command):
+def new_runs_of_two_nodes(folder, python_folder, command):
     """Runs a command on two nodes; returns the runs that it makes, the oldest first."""
-    nodes = (*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1")
+    nodes = (
+        f"{python_folder}/python",
+        *TORCHRUN[1:],
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--master-addr",
+        "127.0.0.1",
+    )
     port = free_port()
     before = {run.info.run_id for run in folder.runs()}
     launchers = [
@@ -181,8 +196,8 @@ def new_runs_of_two_nodes(folder, command):
     return [run for run in folder.runs() if run.info.run_id not in before]
 
 
-def test_two_nodes_add_up_in_one_run(folder):
-    (run,) = new_runs_of_two_nodes(folder, SYNTH)
+def test_two_nodes_add_up_in_one_run(folder, warm_python_folder):
+    (run,) = new_runs_of_two_nodes(folder, warm_python_folder, SYNTH)
     metrics, tags = recorded(run), run.data.tags
     assert (tags["carbon.num_nodes"], tags["carbon.num_units"]) == ("2", "9")
     assert "carbon.missing_nodes" not in tags
@@ -193,8 +208,8 @@ def test_two_nodes_add_up_in_one_run(folder):
     assert metrics["energy_kwh_per_sample"] * 9 <= metrics["energy_kwh"]
 
 
-def test_vqgan_that_one_of_two_nodes_trains_is_missed_by_none(folder):
-    runs = new_runs_of_two_nodes(folder, (*TRAIN, "--size", "48"))
+def test_vqgan_that_one_of_two_nodes_trains_is_missed_by_none(folder, warm_python_folder):
+    runs = new_runs_of_two_nodes(folder, warm_python_folder, (*TRAIN, "--size", "48"))
     tags_by_name = {command_of(run): run.data.tags for run in runs}
     vqgan, ldm = tags_by_name["vqgan"], tags_by_name["train"]
     assert (vqgan["carbon.num_units"], ldm["carbon.num_units"]) == ("12", "20")
@@ -227,10 +242,12 @@ def test_killed_process_is_told_once_and_its_training_goes_on_in_one_process(fol
     assert max(folder.history(run, "loss")) == 100
 
 
-def test_restarted_processes_lose_no_more_than_what_came_after_the_last_state(folder):
+def test_restarted_processes_lose_no_more_than_what_came_after_the_last_state(
+    folder, warm_python_folder
+):
     command = (*TORCHRUN, "--nproc-per-node", "2", "--max-restarts", "1", "-m", *LONG)
     before = {run.info.run_id for run in folder.runs()}
-    launcher, ranks = folder.started(*command)
+    launcher, ranks = folder.started(*command, PYTHON_EXEC=f"{warm_python_folder}/python")
     ranks[0].kill()
     launcher.communicate(timeout=PATIENCE_S)
     assert launcher.returncode == 0
@@ -251,8 +268,16 @@ def test_launcher_that_is_told_to_stop_leaves_no_process(folder):
     assert not any(psutil.pid_exists(rank.pid) for rank in ranks.values())
 
 
-def test_error_of_a_process_is_told_in_its_words(folder):
-    command = (*PYTHON, *SYNTH, "--model", "nowhere", "--num-processes", "2")
+def test_error_of_a_process_is_told_in_its_words(folder, warm_python_folder):
+    command = (
+        f"{warm_python_folder}/python",
+        "-m",
+        *SYNTH,
+        "--model",
+        "nowhere",
+        "--num-processes",
+        "2",
+    )
     told = folder.command(*command, environment={}, rc=1).stderr
     assert [line for line in told.splitlines() if "Error" in line] == [
         "Error: No ldm checkpoint folder 'nowhere'. Give a folder, models:/name/version, or auto.",

@@ -35,6 +35,19 @@ def small(dims: int, **parameters) -> SynthConfig:
     return SynthConfig(dims=dims, size=SMALL_SIZE[dims], **SHORT, **{**defaults, **parameters})
 
 
+def slices_were_sampled(_) -> None:
+    """Fills a store by one command, which trains what is missing."""
+    run_command(small(2))
+
+
+def volumes_were_sampled(_) -> None:
+    """Does the same in 3D."""
+    run_command(small(3))
+
+
+SAMPLED = {2: slices_were_sampled, 3: volumes_were_sampled}
+
+
 def runs_by_command() -> dict[str, mlflow.entities.Run]:
     return {command_of(run): run for run in MlflowClient().search_runs(["0"])}
 
@@ -57,8 +70,10 @@ def ct_folder(tmp_path):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_synth_trains_what_is_missing_in_runs_of_their_own_that_have_ended_before(store, dims):
-    run_command(small(dims))
+def test_synth_trains_what_is_missing_in_runs_of_their_own_that_have_ended_before(
+    filled_store, dims
+):
+    filled_store(SAMPLED[dims])
     runs = runs_by_command()
     assert set(runs) == {"vqgan", "train", "synth"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
@@ -73,8 +88,8 @@ def test_synth_trains_what_is_missing_in_runs_of_their_own_that_have_ended_befor
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_synth_measures_each_batch_and_saves_each_image(store, dims):
-    run_command(small(dims))
+def test_synth_measures_each_batch_and_saves_each_image(filled_store, dims):
+    filled_store(SAMPLED[dims])
     run = runs_by_command()["synth"]
     # 5 samples in batches of 2: windows of 2, 2 and 1
     windows = windows_of(run.info.run_id)
@@ -87,8 +102,8 @@ def test_synth_measures_each_batch_and_saves_each_image(store, dims):
     assert "preview.png" in saved
 
 
-def test_synth_logs_its_arithmetic_and_what_a_tflop_costs(store):
-    run_command(small(2))
+def test_synth_logs_its_arithmetic_and_what_a_tflop_costs(filled_store):
+    filled_store(SAMPLED[2])
     synth = runs_by_command()["synth"]
     metrics = synth.data.metrics
     expected = cost_of(ModelSpec(2, (32, 32), "tiny")).sample_tflop(small(2).steps)
@@ -102,8 +117,8 @@ def test_synth_logs_its_arithmetic_and_what_a_tflop_costs(store):
         assert trained.data.metrics["ldm/joules_per_tflop"] == pytest.approx(per_tflop)
 
 
-def test_samples_are_in_hounsfield_units(store):
-    run_command(small(3))
+def test_samples_are_in_hounsfield_units(filled_store):
+    filled_store(SAMPLED[3])
     run = runs_by_command()["synth"]
     path = mlflow.artifacts.download_artifacts(
         run_id=run.info.run_id, artifact_path="samples/00000.nii.gz"
@@ -115,15 +130,15 @@ def test_samples_are_in_hounsfield_units(store):
     assert np.ptp(voxels) > 50
 
 
-def test_second_synth_uses_the_registered_model_and_trains_nothing(store):
-    run_command(small(2))
+def test_second_synth_uses_the_registered_model_and_trains_nothing(filled_store):
+    filled_store(SAMPLED[2])
     run_command(small(2))
     names = [command_of(run) for run in MlflowClient().search_runs(["0"])]
     assert sorted(names) == ["synth", "synth", "train", "vqgan"]
 
 
-def test_images_depend_on_the_seed_and_not_on_the_batch_size_or_backend(store):
-    run_command(small(2))
+def test_images_depend_on_the_seed_and_not_on_the_batch_size_or_backend(filled_store):
+    filled_store(SAMPLED[2])
     run_command(small(2, batch_size="3"))
     run_command(small(2, backend="generative"))
     run_command(small(2, seed=1))
@@ -146,8 +161,8 @@ def test_images_depend_on_the_seed_and_not_on_the_batch_size_or_backend(store):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_registered_model_predicts_images_and_holds_no_pickle(store, dims):
-    run_command(small(dims))
+def test_registered_model_predicts_images_and_holds_no_pickle(filled_store, dims):
+    filled_store(SAMPLED[dims])
     size = (int(SMALL_SIZE[dims]),) * dims
     name = f"ldm-ct-{dims}d-{size[0]}-tiny"
     model = mlflow.pyfunc.load_model(f"models:/{name}/1")
@@ -164,8 +179,8 @@ def test_registered_model_predicts_images_and_holds_no_pickle(store, dims):
         assert not is_pickle, f"{path.name} is a pickle"
 
 
-def test_model_can_be_a_folder_or_an_alias(store):
-    run_command(small(2))
+def test_model_can_be_a_folder_or_an_alias(filled_store):
+    filled_store(SAMPLED[2])
     client = MlflowClient()
     client.set_registered_model_alias("ldm-ct-2d-32-tiny", "champion", "1")
     logged = mlflow.artifacts.download_artifacts(artifact_uri="models:/ldm-ct-2d-32-tiny/1")
@@ -195,8 +210,8 @@ def test_registered_vqgan_reconstructs_images(store):
     assert model.predict(images).shape == images.shape
 
 
-def test_model_version_and_registered_model_carry_emissions_with_lineage(store):
-    run_command(small(2))
+def test_model_version_and_registered_model_carry_emissions_with_lineage(filled_store):
+    filled_store(SAMPLED[2])
     client = MlflowClient()
     synth = recorded(runs_of("synth")[0])
     own = recorded(runs_of("train")[0])
@@ -243,8 +258,8 @@ def test_whole_way_on_a_folder_of_dicom_and_nifti(store, ct_folder, dims):
     assert str(ct_folder) not in written.replace(json.dumps(runs["train"].data.params), "")
 
 
-def test_model_trained_on_other_data_is_not_taken_for_these(store, ct_folder):
-    run_command(small(2))
+def test_model_trained_on_other_data_is_not_taken_for_these(filled_store, ct_folder):
+    filled_store(SAMPLED[2])
     run_command(small(2, data=str(ct_folder)))
     assert len(runs_of("train")) == 2
 
@@ -270,7 +285,7 @@ def test_what_cannot_be_done_is_one_error_and_no_run_stays_running(
     assert statuses <= {"FAILED"}
 
 
-def test_model_of_another_size_is_refused(store):
-    run_command(small(2))
+def test_model_of_another_size_is_refused(filled_store):
+    filled_store(SAMPLED[2])
     with pytest.raises(CheckpointError, match="makes 32x32 images, not 64x64"):
         run_command(SynthConfig(model="models:/ldm-ct-2d-32-tiny/1", steps=2))

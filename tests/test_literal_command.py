@@ -19,6 +19,7 @@ from tests.fakes.recorded import recorded
 
 ROOT = Path(__file__).parent.parent
 SYSTEM_PATH = ["/usr/local/bin", "/usr/bin", "/bin"]
+PYTHON = sys.executable
 SMALL = {"size": "32", "iterations": "8", "vqgan_iterations": "8", "num_samples": "4", "steps": "4"}
 
 pytestmark = pytest.mark.slow
@@ -129,7 +130,7 @@ def test_with_conda_it_runs_in_the_environment_that_conda_yaml_describes(project
     assert_measured(store)
 
 
-def test_compare_entry_point_prints_the_table(project, store):
+def test_compare_entry_point_prints_the_table(project, store, warm_start):
     assert run(project, store).returncode == 0
     options = ["-P", "region=EU27,Sweden,Poland"]
     compared = subprocess.run(
@@ -177,7 +178,7 @@ def server(empty_store, tmp_path):
     process.wait()
 
 
-def test_with_a_server_as_store_it_registers_and_measures(project, server):
+def test_with_a_server_as_store_it_registers_and_measures(project, server, warm_start):
     result = run(project, server, "--env-manager", "local")
     assert result.returncode == 0, result.stderr
     assert_measured(server)
@@ -185,9 +186,11 @@ def test_with_a_server_as_store_it_registers_and_measures(project, server):
     assert client.get_registered_model("ldm-ct-2d-32-tiny").tags["carbon.band"] == "A"
 
 
-def test_killed_in_the_middle_it_keeps_what_was_logged_and_the_next_run_works(project, store):
+def test_killed_in_the_middle_it_keeps_what_was_logged_and_the_next_run_works(
+    project, store, warm_start
+):
     assert run(project, store, "--env-manager", "local").returncode == 0
-    long = [*command(num_samples="4000", steps="20"), "--env-manager", "local"]
+    long = [PYTHON, *command(num_samples="4000", steps="20")[1:], "--env-manager", "local"]
     process = subprocess.Popen(
         long,
         cwd=project,
@@ -227,7 +230,7 @@ def test_killed_in_the_middle_it_keeps_what_was_logged_and_the_next_run_works(pr
         ({"region": "Poland", "month": "2022-02"}, "PL in 2022-02"),
     ],
 )
-def test_bad_input_is_one_line_and_a_failed_run(project, store, parameters, message):
+def test_bad_input_is_one_line_and_a_failed_run(project, store, warm_start, parameters, message):
     result = run(project, store, "--env-manager", "local", **parameters)
     assert result.returncode != 0
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]

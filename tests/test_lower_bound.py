@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import replace
 
 import mlflow
@@ -119,6 +120,26 @@ def test_killed_second_part_is_added_to_the_total_of_the_first(run_id):
     assert recorded(data)["energy_kwh"] == pytest.approx(1500 / 3.6e6)
     assert recorded(data)["duration_s"] == pytest.approx(17)
     assert data.tags["carbon.partial"] == "true"
+
+
+def test_no_step_of_the_curves_has_two_values_whatever_became_of_the_parts(run_id):
+    whole_part(run_id, at(0, reading(gpu_joules=[1200], duration_s=12)), *TWO)
+    killed_part(run_id, at(100, reading(gpu_joules=[300], duration_s=5)))
+    write_lower_bound(MlflowClient(), run_id)
+    whole_part(
+        run_id,
+        at(200, reading(gpu_joules=[600], duration_s=20)),
+        at(200, reading(gpu_joules=[500], duration_s=10)),
+    )
+    values = defaultdict(set)
+    for point in MlflowClient().get_metric_history(run_id, keys.ENERGY_KWH):
+        values[point.step].add(round(point.value * 3.6e6, 6))
+    # windows at 1 and 2, the end at 3; the killed window at 4, of which the bound is; 5, the end
+    assert values == {0: {0}, 1: {360}, 2: {1080}, 3: {1200}, 4: {1500}, 5: {2000}, 6: {2100}}
+    read = windows_of(run_id)
+    joules = {step: round(window.energy_kwh * 3.6e6, 6) for step, window in read.items()}
+    assert joules == {1: 360, 2: 720, 4: 300, 5: 500}
+    assert data_of(run_id).tags["carbon.num_windows"] == "4"
 
 
 def test_part_that_follows_makes_the_total_whole_again(run_id):

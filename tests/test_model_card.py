@@ -54,8 +54,8 @@ def test_card_is_read_by_hugging_face(client, tmp_path):
     assert data.to_dict() == {
         "co2_eq_emissions": {
             "emissions": 3000.0,
-            "source": "carbontracker 2.4.7 by mlflow-carbon; 250 g/kWh "
-            "(SE 2022, paper_table1; EEA), PUE 1.5",
+            "source": "carbontracker 2.4.7 by mlflow-carbon; SE 250 g/kWh "
+            "(2022, paper_table1) by EEA, PUE 1.5",
             "training_type": "pre-training",
             "geographical_location": "Sweden",
             "hardware_used": "1 × NVIDIA A100",

@@ -13,7 +13,7 @@ model  version  band  CO2e (kg)  energy (kWh)
 small        1  A       0.07500        0.2000
 big          1  C         3.000         8.000
 
-CO2e by 250 g/kWh (EU27 2022, paper_table1).
+CO2e by EU27 250 g/kWh (2022, paper_table1).
 PUE 1.5.
 
 CO2e of the training is as much as

@@ -125,12 +125,44 @@ def test_figure_looks_as_it_did(draw, tmp_path):
         path = tmp_path / f"{draw.__name__}.png"
         figure.savefig(path, dpi=GOLDEN_DOTS_PER_INCH)
     if RENEW_VARIABLE in os.environ:
-        Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE).save(
-            GOLDEN / path.name, optimize=True
-        )
-    golden = tmp_path / "golden.png"  # beside which the difference is written
-    Image.open(GOLDEN / path.name).convert("RGBA").save(golden)
-    assert compare_images(str(golden), str(path), tol=TOLERANCE) is None
+        renew(path, GOLDEN / path.name)
+    assert difference(GOLDEN / path.name, path, folder=tmp_path) is None
+
+
+def on_white(path):
+    """Returns a picture as RGB; where it can be seen through, there is white behind it."""
+    picture = Image.open(path).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def renew(path, golden_path):
+    """Keeps a picture, in few bytes, for later ones to be held to."""
+    few_colours = on_white(path).convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
+    few_colours.save(golden_path, optimize=True)
+
+
+def difference(golden_path, path, *, folder):
+    """Returns in what a picture differs from a kept one, both as RGB; ``None`` if in nothing."""
+    pair = folder / "golden.png", folder / "drawn.png"  # beside which the difference is written
+    for kept, copy in zip((golden_path, path), pair, strict=True):
+        on_white(kept).save(copy)
+    return compare_images(*map(str, pair), tol=TOLERANCE)
+
+
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+def test_a_renewed_picture_is_equal_to_what_was_drawn_though_it_can_be_seen_through(
+    alpha, tmp_path
+):
+    drawn, golden = tmp_path / "picture.png", tmp_path / "kept.png"
+    picture = Image.new("RGBA", (40, 30), (255, 255, 255, 255))
+    picture.paste((0, 90, 200, alpha), (5, 5, 35, 25))
+    picture.save(drawn)
+    renew(drawn, golden)
+    assert difference(golden, drawn, folder=tmp_path) is None
+    picture.paste((200, 0, 0, 255), (5, 5, 35, 25))
+    picture.save(drawn)
+    assert difference(golden, drawn, folder=tmp_path) is not None
 
 
 @pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)

@@ -51,7 +51,7 @@ def read_from_files(rank, folder):
 
 
 @pytest.mark.slow
-def test_file_is_read_where_it_is_seen_and_sent_where_it_is_not(tmp_path):
+def test_file_is_read_where_it_is_seen_and_sent_where_it_is_not(tmp_path, warm_start):
     (tmp_path / "seen").write_text("a")
     multiprocessing.spawn(read_from_files, (tmp_path,), nprocs=2)
     first, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))

@@ -60,7 +60,10 @@ def test_receipt_says_cost_method_price_savings_and_place(fake_meter, capsys):
         f"  CPU estimated · PL {g_per_kwh:.4g} g/kWh (2024, ember), PUE 1 · 2.5 mWh per sample"
     )
     saved = 1 - lookup_intensity("Sweden").g_per_kwh / g_per_kwh
-    assert lines[2] == f"  cheaper: in Sweden −{100 * saved:.0f} % · 20 steps up to −90 %"
+    assert lines[2] == (
+        f"  cheaper: in Sweden {lookup_intensity('Sweden').g_per_kwh:.4g} g/kWh (2024, ember) "
+        f"−{100 * saved:.0f} % · 20 steps up to −90 %"
+    )
     assert lines[3].split(" (after")[0] == (
         f"  http://127.0.0.1:5000/#/experiments/0/runs/{run.info.run_id}"
         "?workflowType=machine_learning"

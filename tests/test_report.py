@@ -83,3 +83,18 @@ def test_command_fits_a_terminal_of_80_columns():
     os.close(master)
     assert max(map(len, printed)) <= 80
     assert sum(line.startswith("as much as") for line in printed) >= 1
+
+
+def test_sentence_is_broken_between_words_on_a_terminal_and_stays_a_line_in_a_pipe():
+    script = "from mlflow_carbon.commands.output import print_line; print_line('eleven char ' * 20)"
+    command = [sys.executable, "-c", script]
+    in_pipe = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert in_pipe.stdout == "eleven char " * 20 + "\n"
+    leader, follower = pytest.importorskip("pty").openpty()
+    environment = os.environ | {"COLUMNS": "40"}
+    subprocess.run(command, stdout=follower, env=environment, check=True)
+    os.close(follower)
+    lines = os.read(leader, 10_000).decode().split("\r\n")
+    os.close(leader)
+    assert lines[0] == "eleven char eleven char eleven char"  # of 40 columns
+    assert max(map(len, lines)) <= 40

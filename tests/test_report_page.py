@@ -72,8 +72,8 @@ def test_report_sums_each_joule_once_and_says_what_is_missing(store, client, tmp
     result, text = report(store, tmp_path)
     said = (
         "e: 2 runs emitted 120 g CO2e (320 Wh), priced at EU27 250 g/kWh (2022, paper_table1), "
-        "PUE 1.5. Largest savings found: region EU27 (251 g/kWh, 2022) to SE (7 g/kWh, 2022) "
-        "−97.2 %."
+        "PUE 1.5. Largest savings found: region EU27 251 g/kWh (2022, "
+        "paper_table1) to SE 7 g/kWh (2022, paper_table1) −97.2 %."
     )
     assert result.stdout.splitlines()[0] == said
     page = Page(text).text

@@ -18,7 +18,7 @@ RECORD = RunRecord(
     energy_per_unit={"sample": UnitEnergy(2e-5)},
     co2e_g=0.04,
     pue=2.0,
-    intensity=given_intensity(20.0, region="SE"),
+    intensity=replace(given_intensity(20.0, region="SE"), period="2024", intensity_set="ember"),
     description=HOW,
     unit="sample",
     num_units=50.0,
@@ -27,14 +27,14 @@ RECORD = RunRecord(
 
 def test_sentence_says_what_the_run_cost_where_and_how_that_was_measured():
     assert sentence(RECORD) == (
-        "40 mg CO2e (1 Wh) · SE 20 g/kWh × PUE 2 · CPU estimated, GPU not measured · "
+        "40 mg CO2e (1 Wh) · SE 20 g/kWh (2024, ember) × PUE 2 · CPU estimated, GPU not measured · "
         "50 samples of 800 µg each"
     )
 
 
 def test_sentence_of_a_run_without_units_or_methods_is_shorter():
     bare = replace(RECORD, description=None, unit="minute", pue=1.0)
-    assert sentence(bare) == "40 mg CO2e (1 Wh) · SE 20 g/kWh"
+    assert sentence(bare) == "40 mg CO2e (1 Wh) · SE 20 g/kWh (2024, ember)"
     assert sentence(replace(RECORD, total=None)) is None
 
 

@@ -78,5 +78,9 @@ def test_region_is_the_ratio_of_intensities_and_the_hour_that_of_the_file(client
     by_setting = {change.setting: change for change in changes}
     # paper_table1: EU27 251 and SE 7 g/kWh
     assert by_setting["region"].saving_fraction == pytest.approx(1 - 7 / 251)
+    assert (by_setting["region"].before, by_setting["region"].after) == (
+        "EU27 251 g/kWh (2022, paper_table1)",
+        "SE 7 g/kWh (2022, paper_table1)",
+    )
     assert by_setting["hour"].saving_fraction == pytest.approx(0.5)
     assert [reason.partition(":")[0] for reason in unknown] == ["month"]

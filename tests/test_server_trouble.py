@@ -138,7 +138,9 @@ def command(folder: Path, proxy: Proxy, *arguments: str) -> str:
     return done.stdout
 
 
-def test_what_a_server_never_took_is_recovered_once(proxy, run_id, server_uri, tmp_path):
+def test_what_a_server_never_took_is_recovered_once(
+    proxy, run_id, server_uri, tmp_path, warm_start
+):
     (tmp_path / "script.py").write_text(SCRIPT)
     proxy.is_away = True
     assert command(tmp_path, proxy, "script.py", run_id) == "result 42\n"

@@ -88,7 +88,9 @@ def flat(tree):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("backend", "count"), [("core", 2), ("generative", 3)])
-def test_training_begun_whole_goes_on_in_parts_as_if_it_were_whole(tmp_path, backend, count):
+def test_training_begun_whole_goes_on_in_parts_as_if_it_were_whole(
+    tmp_path, warm_start, backend, count
+):
     unbroken = new_training(backend=backend, seed=0)
     losses = [step.loss for step in steps(unbroken, Processes())]
     begun = new_training(backend=backend, seed=0)

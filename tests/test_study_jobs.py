@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import submitit
 from mlflow import MlflowClient
 
 from ldm_project.config import StudyConfig
@@ -40,6 +41,17 @@ def jobs_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("LDM_STUDY_JOBS", str(tmp_path / "jobs"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path / "jobs"
+
+
+@pytest.fixture(autouse=True)
+def warm_workers(warm_python_folder, monkeypatch):
+    """Workers start at once; what submitit starts to watch over them is a Python as any."""
+    command = property(
+        lambda executor: (
+            f"{warm_python_folder}/python -u -m submitit.core._submit {executor.folder}"
+        )
+    )
+    monkeypatch.setattr(submitit.LocalExecutor, "_submitit_command_str", command)
 
 
 def settings_of(**parameters):
@@ -138,7 +150,7 @@ def test_stopped_study_cancels_its_jobs(store):
 
 
 @pytest.mark.slow
-def test_job_ends_with_the_study_that_began_it():
+def test_job_ends_with_the_study_that_began_it(warm_start):
     with subprocess.Popen(["sleep", "100"]) as study:
         code = f"import time; from {do_cell.__module__} import _end_with; _end_with({study.pid})"
         worker = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(1000)"])

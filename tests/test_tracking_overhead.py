@@ -6,7 +6,12 @@ from mlflow import MlflowClient
 from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
 
 import mlflow_carbon
-from benchmarks.tracked_work import measure_memory, run_sweep
+from benchmarks.tracked_work import (
+    NUM_BATCH_METRICS,
+    NUM_BATCH_TAGS,
+    measure_memory,
+    run_sweep,
+)
 from benchmarks.tracking_overhead_page import (
     Ratios,
     SweepCosts,
@@ -40,6 +45,15 @@ def test_sweep_meters_parent_and_children_under_our_tool_only(switched_off_after
     assert run_sweep(tool, 2)["sweep_s"] > 0
     assert scopes() == expected
     assert mlflow.active_run() is None
+
+
+def test_batch_beside_ours_is_as_large_as_ours(switched_off_after):
+    run_sweep("mlflow_carbon", 1)
+    ours = MlflowClient().search_runs(["0"], order_by=["start_time DESC"], max_results=1)[0].data
+    num_tags = sum(key.startswith("carbon.") for key in ours.tags)
+    num_metrics = sum(key.startswith("carbon/") for key in ours.metrics)
+    assert num_metrics == NUM_BATCH_METRICS
+    assert abs(num_tags - NUM_BATCH_TAGS) <= 4  # some machines have other tags
 
 
 def test_sweep_is_compared_round_by_round():

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlflow_carbon.errors import MlflowCarbonError
-from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity, yearly_sets
+from mlflow_carbon.grid.intensity import CarbonIntensity, lookup_intensity, price_label, yearly_sets
 from mlflow_carbon.grid.regions import region_name
 
 # Three large clouds have data centres there (AWS eu-north-1, Azure swedencentral, Google
@@ -28,7 +28,7 @@ class Change:
     """A change of a run, and the share of its emissions that it would save.
 
     Attributes:
-        text: ``20 steps``, ``in Sweden``.
+        text: ``20 steps``, ``in Sweden 35.82 g/kWh (2024, ember)``.
         saving_fraction: of the run's CO2e, from 0 to 1.
         is_at_most: whether the share is an upper bound, as for work with a fixed part.
     """
@@ -64,7 +64,13 @@ def cleaner_region(intensity: CarbonIntensity) -> Change | None:
         there = lookup_intensity(CLEAN_REGION, intensity_set=intensity.intensity_set)
     except MlflowCarbonError:
         return None
-    return Change(f"in {region_name(CLEAN_REGION)}", 1 - there.g_per_kwh / intensity.g_per_kwh)
+    place = price_label(
+        region_name(CLEAN_REGION),
+        there.g_per_kwh,
+        period=there.period,
+        intensity_set=there.intensity_set,
+    )
+    return Change(f"in {place}", 1 - there.g_per_kwh / intensity.g_per_kwh)
 
 
 def steps_parameter(names: Iterable[str]) -> str | None:

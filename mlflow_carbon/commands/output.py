@@ -2,11 +2,13 @@
 
 import functools
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, TextIO, Union
 
 import click
 
@@ -99,7 +101,7 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def print_line(sentence: str) -> None:
     """Prints one line of a result."""
-    click.echo(shown(sentence))
+    click.echo(_fitted(shown(sentence), sys.stdout))
 
 
 def print_notices(sentences: Iterable[str]) -> None:
@@ -111,4 +113,12 @@ def print_notices(sentences: Iterable[str]) -> None:
     options = {} if context is None else {it.name: it.opts[0] for it in context.command.params}
     for sentence in sentences:
         told = re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[1]), sentence)
-        click.echo(shown(told), err=True)
+        click.echo(_fitted(shown(told), sys.stderr), err=True)
+
+
+def _fitted(line: str, stream: TextIO | None) -> str:
+    """Returns a line broken between words where a terminal shows it; in a pipe it stays one."""
+    if stream is None or not stream.isatty():  # none: it was closed
+        return line
+    columns = shutil.get_terminal_size().columns
+    return textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False)

@@ -318,10 +318,5 @@ def _live_intensity(provider: str, zone: str, preferred_set: str) -> "CarbonInte
     live = ask_provider(provider, zone, environment=os.environ, preferred_set=preferred_set)
     if live.fallback_reason is not None:
         used = live.intensity
-        print_notices(
-            [
-                f"{live.fallback_reason} Used instead: {used.g_per_kwh:g} g/kWh "
-                f"({used.region} {used.period}, {used.intensity_set})."
-            ]
-        )
+        print_notices([f"{live.fallback_reason} Used instead: {used.label}."])
     return live.intensity

@@ -3,7 +3,9 @@
 Version 2 writes at most six metrics on a run, and each is a curve. MLflow calls the value at the
 highest step, and there at the newest time, the latest one. Energy and CO2e are cumulative, at the
 end of each window and of the run, so their latest value is the total. Window ``k`` ends at step
-``k``; the curves begin at step 0, where a run without windows has its total.
+``k``; the curves begin at step 0, where a run without windows has its total. Else the total has the
+step after the last window's (earlier releases: the same step and a later time), and the windows of
+a resumed run go on after it.
 
 What the curves keep of the windows, so that a killed run can be predicted from and resumed:
 

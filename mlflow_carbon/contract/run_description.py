@@ -24,12 +24,13 @@ METHOD_WORDS = {
 def sentence(record: RunRecord) -> str | None:
     """Returns a line of what the run cost and how that was measured; ``None`` if it is not known.
 
-    So: ``17.6 mg CO2e (491 mWh) · SE 35.8 g/kWh · CPU estimated · 20 samples of 880 µg each``.
+    So: ``17.6 mg CO2e (491 mWh) · SE 35.82 g/kWh (2024, ember) · CPU estimated · 20 samples of
+    880 µg each``.
     """
     total, intensity = record.total, record.intensity
     if total is None or total.energy_kwh is None or record.co2e_g is None or intensity is None:
         return None
-    price = f"{intensity.region} {intensity.g_per_kwh:.4g} g/kWh"
+    price = intensity.label
     if record.pue is not None and record.pue != 1:
         price += f" × PUE {record.pue:g}"
     parts = [f"{mass_text(record.co2e_g)} CO2e ({energy_text(total.energy_kwh)})", price]

@@ -61,6 +61,7 @@ class RunRecord:
         total_end_ms: newest time stamp of ``total`` or ``so_far``; ``None`` for a run of version 1
             unless the history of its duration was given.
         part_start_ms: when the newest part of the run began to be metered.
+        last_step: of the points of its windows and its total; 0 unless the histories were given.
     """
 
     run_id: str
@@ -87,6 +88,7 @@ class RunRecord:
     windows: Mapping[int, Window] = field(default_factory=dict)  # by step
     total_end_ms: int | None = None
     part_start_ms: int | None = None
+    last_step: int = 0
 
     # Writing.
 
@@ -262,6 +264,7 @@ class RunRecord:
             windows=windows,
             total_end_ms=max(ends, default=None),
             part_start_ms=found.part_start_ms,
+            last_step=max((point.step for it in histories.values() for point in it), default=0),
         )
 
     def or_lower_bound(self) -> "RunRecord":

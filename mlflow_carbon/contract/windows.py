@@ -176,7 +176,7 @@ class WindowSeries:
     Attributes:
         unit: what the windows count; ``None`` before the first window.
         windows: the windows that count ``unit``; earlier points counted another unit.
-        num_points: number of points so far, which is also the last step.
+        num_points: the last step so far; of a resumed run, that of the total before.
     """
 
     unit: str | None = None

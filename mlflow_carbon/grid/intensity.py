@@ -51,10 +51,28 @@ class CarbonIntensity:
     @property
     def label(self) -> str:
         """The region with its figure, period and set: ``SE 35.8 g/kWh (2024, ember)``."""
-        origin = ", ".join(dict.fromkeys(it for it in (self.period, self.intensity_set) if it))
-        return f"{self.region or GIVEN} {self.g_per_kwh:.4g} g/kWh" + (
-            f" ({origin})" if origin else ""
+        return price_label(
+            self.region, self.g_per_kwh, period=self.period, intensity_set=self.intensity_set
         )
+
+
+def price_label(
+    region: str | None,
+    g_per_kwh: float,
+    *,
+    period: str | None = None,
+    intensity_set: str | None = None,
+) -> str:
+    """Returns a region beside its figure, period and set: ``SE 35.82 g/kWh (2024, ember)``.
+
+    Args:
+        region: a code or a name; ``None`` or empty where the user gave the figure alone.
+        g_per_kwh: CO2e per kWh of electricity.
+        period: a year, a month or other words; ``None`` or empty where it is not known.
+        intensity_set: the data set; ``None`` or empty where it is not known.
+    """
+    origin = ", ".join(dict.fromkeys(it for it in (period, intensity_set) if it))
+    return f"{region or GIVEN} {g_per_kwh:.4g} g/kWh" + (f" ({origin})" if origin else "")
 
 
 def lookup_intensity(

@@ -15,6 +15,7 @@ from mlflow_carbon.grid.intensity import (
     CarbonIntensity,
     latest_intensities,
     monthly_intensities,
+    price_label,
 )
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.reporting.compare import compare_runs
@@ -133,12 +134,17 @@ def price_texts(rows: pd.DataFrame) -> list[str]:
     """
     found = []
     for row in rows.to_dict("records"):
-        known = [str(it) for it in (row["period"], row["intensity_set"]) if it and not pd.isna(it)]
-        origin = f" ({', '.join(dict.fromkeys(known))})" if known else ""
+        period, intensity_set = (
+            None if pd.isna(it) else str(it) for it in (row["period"], row["intensity_set"])
+        )
         pue = "" if pd.isna(row["pue"]) else f", PUE {row['pue']:g}"
         g_per_kwh = row["intensity_g_per_kwh"]
         is_known = not (pd.isna(g_per_kwh) or pd.isna(row["region"]))
-        found.append(f"{row['region']} {g_per_kwh:g} g/kWh{origin}{pue}" if is_known else "")
+        if is_known:
+            price = price_label(
+                row["region"], g_per_kwh, period=period, intensity_set=intensity_set
+            )
+        found.append(f"{price}{pue}" if is_known else "")
     return found
 
 
@@ -244,8 +250,11 @@ def run_bars(runs: pd.DataFrame, *, most: int = 15) -> pd.DataFrame:
     Columns: ``label``, ``run_id`` (empty for the rest), ``mean``, ``is_partial``, and ``price``
     (see ``price_texts``; of the rest that of the first of them).
     """
-    known = runs.dropna(subset=["co2e_g"]).sort_values("co2e_g", ascending=False)
-    partial = known.get("tags.carbon.partial", pd.Series(index=known.index, dtype=object))
+    masses_g = runs["co2e_g"].dropna().sort_values(ascending=False)
+    known = runs.loc[masses_g.index[:most]]  # of 100,000 runs no more are looked at
+    is_partial = runs.get("tags.carbon.partial", pd.Series(index=runs.index, dtype=object)).eq(
+        "true"
+    )
     frame = pd.DataFrame(
         {
             "label": [
@@ -254,19 +263,19 @@ def run_bars(runs: pd.DataFrame, *, most: int = 15) -> pd.DataFrame:
             ],
             "run_id": known["run_id"],
             "mean": known["co2e_g"],
-            "is_partial": partial.eq("true"),
+            "is_partial": is_partial[known.index],
             "price": price_texts(known),
         }
     )
-    if len(frame) <= most:
+    if len(masses_g) <= most:
         return frame.reset_index(drop=True)
-    rest = frame.iloc[most - 1 :]
+    rest = masses_g.iloc[most - 1 :]
     others = {
         "label": f"{len(rest)} others together",
         "run_id": "",
-        "mean": rest["mean"].sum(),
-        "is_partial": bool(rest["is_partial"].any()),
-        "price": rest["price"].iloc[0],
+        "mean": rest.sum(),
+        "is_partial": bool(is_partial[rest.index].any()),
+        "price": frame["price"].iloc[most - 1],
     }
     return pd.concat([frame.iloc[: most - 1], pd.DataFrame([others])], ignore_index=True)
 

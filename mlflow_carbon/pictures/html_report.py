@@ -133,6 +133,7 @@ def html_report(page: Page) -> str:
             "library": Markup(library),
             "script": Markup(script),
             "most_ids": MOST_IDS,
+            "absent": ABSENT,
             "policy": _POLICY.format(hashes=" ".join(map(_hash, scripts))),
         }
     )

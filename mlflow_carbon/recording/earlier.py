@@ -81,12 +81,12 @@ def read_earlier_part(
     ends_ms = [round(w.end_unix_s * MILLISECONDS_PER_SECOND) for w in record.windows.values()]
     return EarlierPart(
         total=of_later if total is None else total.plus(of_later),
-        series=WindowSeries(record.unit, WindowColumns(newest), max(record.windows, default=0)),
+        series=WindowSeries(record.unit, WindowColumns(newest), record.last_step),
         other_units={} if node_index else _other_units(client, run),
         scope=record.scope or keys.SCOPE_RUN,
         newest_ms=max([total_end_ms, *ends_ms]),
         is_partial=record.is_partial,
-        last_step=max(record.windows, default=0),
+        last_step=record.last_step,
     )
 
 

@@ -1,8 +1,8 @@
 """Totals of a run on several nodes: each node writes its own, and adds up all when it ends.
 
-The nodes communicate only through the run. The time stamp of a sum grows with the totals in it, so
-MLflow takes the most complete sum as the latest, whoever writes it and when; a replay writes
-nothing.
+The nodes communicate only through the run. Step and time stamp of a sum grow with each one that is
+written, and a node looks again after it has written, so MLflow takes the most complete sum as the
+latest; a replay writes nothing.
 """
 
 import math
@@ -51,7 +51,7 @@ def settle(client: MlflowClient, run_id: str) -> None:
             # The first node's windows have CO2e per unit as well, at steps of their own.
             history = client.get_metric_history(run_id, key)
             newest_ms = max((point.timestamp for point in history), default=0)
-            step = max((point.step for point in history), default=0)
+            step = max((point.step + 1 for point in history), default=0)
             points.append(Metric(key, value, max(end_ms, newest_ms + 1), step))
         tags = [RunTag(key, value) for key, value in _tags(record).items()]
         write_to_run(client, run_id, points, tags)

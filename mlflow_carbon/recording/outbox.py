@@ -15,7 +15,7 @@ from mlflow_carbon.recording.delivery import Delivery
 from mlflow_carbon.recording.journal import Batch, Journal, Point, journal_dir
 from mlflow_carbon.recording.neighbours import Neighbours
 from mlflow_carbon.recording.nodes import ends_a_node, settle
-from mlflow_carbon.recording.run_files import attach
+from mlflow_carbon.recording.run_files import attach, attach_in_folder, folder_of
 from mlflow_carbon.recording.run_writes import write_to_run
 from mlflow_carbon.redaction import reason_of
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
@@ -44,6 +44,7 @@ class Outbox:
         marks_parent: bool = True,
         is_held: bool = False,
         parent_run_id: str | None = None,
+        artifact_uri: str | None = None,
     ) -> None:
         """Opens no file and no thread yet.
 
@@ -53,11 +54,13 @@ class Outbox:
             marks_parent: whether a metered parent run is still to be tagged as such.
             is_held: whether nothing is written before ``release``.
             parent_run_id: the run's parent; ``None`` if it has none, or this is not known.
+            artifact_uri: where the run's artifacts go; ``None`` if the run is not known.
         """
         self.client = client
         self.run_id = run_id
         self._marks_parent = marks_parent
         self._parent_run_id = parent_run_id
+        self._folder = folder_of(client.tracking_uri, artifact_uri)
         self._neighbours: Neighbours | None = None  # unknown without a journal
         self._held: list[Batch] | None = [] if is_held else None
         self._delivery: Delivery | None = None
@@ -68,6 +71,11 @@ class Outbox:
     def is_held(self) -> bool:
         """Whether all figures are still held back."""
         return self._held is not None
+
+    @property
+    def writes_files_at_once(self) -> bool:
+        """Whether the run is no child, and its artifacts lie in a folder: a file costs little."""
+        return self._folder is not None and self._parent_run_id is None
 
     @property
     def held(self) -> tuple[Batch, ...]:
@@ -136,7 +144,9 @@ class Outbox:
         delivery = self._delivery
         has_all = delivery is not None and delivery.close() and not delivery.has_lost
         for path, (text, is_for_children) in self._files.items() if has_all else ():
-            if is_for_children or self._parent_run_id is None:
+            if self._folder is not None and self.writes_files_at_once:
+                attach_in_folder(self.run_id, self._folder, path, text)
+            elif is_for_children or self._parent_run_id is None:
                 made = functools.partial(str, text)
                 attach(self.client, self.run_id, path, made, is_for_children=is_for_children)
         self._files.clear()

@@ -29,7 +29,7 @@ from mlflow_carbon.recording.live_forecast import CarbonPlan, LiveForecast
 from mlflow_carbon.recording.marked_windows import MarkedWindow, MarkedWindows, Stretch
 from mlflow_carbon.recording.node_record import NodeRecord
 from mlflow_carbon.recording.outbox import Outbox
-from mlflow_carbon.recording.run_curves import SHORTEST_S, RunCurves
+from mlflow_carbon.recording.run_curves import SHORTEST_S, RunCurves, total_step
 from mlflow_carbon.recording.run_files import SHORTEST_CHILD_S
 from mlflow_carbon.recording.silent_windows import SilentWindows
 from mlflow_carbon.recording.stored_footprint import attach_stored_footprint
@@ -288,14 +288,16 @@ class Recorder:
             per_unit = record.energy_per_unit
             self._node.end(total, end_unix_s, self.assumptions, per_unit=per_unit, tags=tags)
             return
-        values = self._summary.metrics()
-        if values and not has_windows and total.power_w is not None:
-            values[keys.POWER_W] = total.power_w
         earlier_step = 0 if self._earlier is None else self._earlier.last_step
-        step = max(self._series.main.num_points, earlier_step)
+        step = total_step(max(self._series.main.num_points, earlier_step))
+        values = self._summary.metrics()
+        if values and step == 0 and total.power_w is not None:  # further on, it is a window's
+            values[keys.POWER_W] = total.power_w
         note = note_tags(self._summary)
         tags |= record.total_tags() | note
-        text = footprint_text(self._summary, self._series.main.windows) if note else None
+        text = None
+        if note or self._outbox.writes_files_at_once:
+            text = footprint_text(self._summary, self._series.main.windows)
         if text is not None:
             is_long = (total.duration_s or 0.0) >= SHORTEST_CHILD_S
             self._outbox.attach(ARTIFACT, text, is_for_children=is_long)

@@ -1,6 +1,7 @@
 """Sends the store the journals of processes that were killed or could not reach the store."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,12 +25,14 @@ from mlflow_carbon.recording.left_journals import (
 from mlflow_carbon.recording.nodes import settle
 from mlflow_carbon.recording.outbox import RunWriter
 from mlflow_carbon.recording.process_identity import is_shared_folder, machine_digest
+from mlflow_carbon.recording.run_curves import total_step
 from mlflow_carbon.recording.stored_footprint import attach_stored_footprint
 from mlflow_carbon.redaction import reason_of, redact, without_credentials
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
 _logger = logging.getLogger("mlflow.carbon")
 
+_ROUNDING_FRACTION = 1e-9  # a bound so near to the last window's point is that point
 KEPT_SUFFIX = ".bad"  # of a journal whose good lines were sent
 
 MAY_LIVE = (
@@ -130,8 +133,12 @@ def write_lower_bound(client: MlflowClient, run_id: str) -> None:
     bound = bound.summing(part.series.windows, part.series.unit or "")
     if record.intensity is not None and record.pue is not None:
         bound = bound.assuming(Assumptions(record.intensity, record.pue, ()))
-    step, values = part.series.num_points, bound.metrics()
-    points = [Point(key, value, part.newest_ms, step) for key, value in values.items()]
+    shown, step = run.data.metrics, total_step(part.last_step)
+    points = [
+        Point(key, value, part.newest_ms, step)
+        for key, value in bound.metrics().items()
+        if not math.isclose(value, shown.get(key, math.nan), rel_tol=_ROUNDING_FRACTION)
+    ]
     tags = {keys.TAG_SCHEMA: keys.SCHEMA_VERSION, **bound.total_tags()}
     tags |= {**bound.window_tags(), **bound.partial_tags()}
     RunWriter(client, run_id, marks_parent=False).write(Batch(tuple(points), tags))

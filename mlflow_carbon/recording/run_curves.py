@@ -67,6 +67,15 @@ class RunCurves:
         return values, [Point(key, value, start_ms, step - 1) for key, value in begun]
 
 
+def total_step(last_step: int) -> int:
+    """Returns the step of the run's total: one of its own, as charts draw one value a step.
+
+    Args:
+        last_step: of the points before it; 0 where there is none but at the start.
+    """
+    return last_step + 1 if last_step else 0
+
+
 def second_component(total: Total) -> dict[str, float]:
     """Returns the energy of the second component, GPUs first; empty if there is one at most.
 

@@ -3,7 +3,9 @@
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -16,6 +18,7 @@ _logger = logging.getLogger("mlflow.carbon")
 WAIT_S = 5.0  # at the end of a run; an artifact store may hold a call for minutes
 SHORTEST_CHILD_S = 60.0  # a child of a minute or more does not feel the write
 MAX_ROUNDS = 4
+_SERVERS = ("http://", "https://")
 
 
 def attach(
@@ -49,6 +52,38 @@ def attach(
         except Exception as error:  # the store is the user's: whatever it raises, the run goes on
             _logger.debug("Run %s gets no %s: %s", run_id, path, reason_of(error))
 
+    _within_time(write)
+
+
+def attach_in_folder(run_id: str, folder: Path, path: str, text: str) -> None:
+    """Writes a text among a run's artifacts in a folder, without a call to the store.
+
+    Args:
+        run_id: the run.
+        folder: of its artifacts, see ``folder_of``.
+        path: where in it.
+        text: the content.
+    """
+
+    def write() -> None:
+        try:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+        except OSError as error:
+            _logger.debug("Run %s gets no %s: %s", run_id, path, reason_of(error))
+
+    _within_time(write)
+
+
+def folder_of(tracking_uri: str, artifact_uri: str | None) -> Path | None:
+    """Returns the folder of this machine that holds a run's artifacts; ``None`` without one."""
+    if artifact_uri is None or tracking_uri.startswith(_SERVERS) or not _is_folder(artifact_uri):
+        return None
+    parts = urlsplit(artifact_uri)
+    return Path(url2pathname(parts.path) if parts.scheme == "file" else artifact_uri)
+
+
+def _within_time(write: Callable[[], None]) -> None:
     thread = threading.Thread(target=write, name="mlflow-carbon-file", daemon=True)
     thread.start()
     thread.join(WAIT_S)
@@ -68,7 +103,10 @@ def _write(
 
 def is_within_reach(tracking_uri: str, artifact_uri: str | None) -> bool:
     """Returns whether artifacts are kept where the store says: a server's folder is not here."""
-    is_server = tracking_uri.startswith(("http://", "https://"))
-    scheme = urlsplit(artifact_uri or "").scheme  # mlflow-artifacts:/1/... is the server's own
-    is_folder = len(scheme) < 2 or scheme == "file"  # a letter is a drive
-    return artifact_uri is not None and not (is_server and is_folder)
+    is_server = tracking_uri.startswith(_SERVERS)
+    return artifact_uri is not None and not (is_server and _is_folder(artifact_uri))
+
+
+def _is_folder(artifact_uri: str) -> bool:
+    scheme = urlsplit(artifact_uri).scheme  # mlflow-artifacts:/1/... is the server's own
+    return len(scheme) < 2 or scheme == "file"  # a letter is a drive

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from mlflow_carbon.grid.intensity import price_label
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.reporting.answers import answers, baseline_label, held_against_baseline
 from mlflow_carbon.reporting.compare import PER_RUN, Comparison
@@ -200,11 +201,14 @@ def _footer(table: pd.DataFrame) -> str:
         columns = ["region", "intensity_g_per_kwh", "period", "intensity_set"]
         used = table[columns].drop_duplicates().itertuples(index=False)
         listed = ", ".join(
-            f"{g_per_kwh:.6g} g/kWh ({' '.join(_known(region, period))}"
-            f"{''.join(f', {name}' for name in _known(name))})"
+            price_label(
+                _known(region), g_per_kwh, period=_known(period), intensity_set=_known(name)
+            )
             for region, g_per_kwh, period, name in used
         )
         told.append(f"CO2e by {listed}")
+    elif origins := _origins(table):
+        told.append(f"intensities of {'; '.join(origins)}")
     if not _differs(table["pue"]):
         told.append(f"PUE {table['pue'].iloc[0]:.6g}")
     if not _differs(table["methods"]) and table["methods"].iloc[0]:
@@ -217,14 +221,21 @@ def _footer(table: pd.DataFrame) -> str:
     return "".join(f"{textwrap.fill(shown(line), _TEXT_WIDTH)}\n" for line in lines)
 
 
-def _known(*texts: object) -> list[str]:
-    return [str(text) for text in texts if not pd.isna(text) and text]
+def _known(text: object) -> str | None:
+    return None if pd.isna(text) else str(text)
 
 
 def _tells_intensities(table: pd.DataFrame) -> bool:
     used = table[["region", "intensity_g_per_kwh", "period", "intensity_set"]].drop_duplicates()
     is_known = bool(used["intensity_g_per_kwh"].notna().all())
     return is_known and len(used) <= _MAX_INTENSITIES and used["region"].is_unique
+
+
+def _origins(table: pd.DataFrame) -> list[str]:
+    """Returns year and set of the intensities, whose figures are in a column."""
+    used = table[["period", "intensity_set"]].drop_duplicates().itertuples(index=False)
+    origins = [", ".join(filter(None, map(_known, row))) for row in used]
+    return list(filter(None, dict.fromkeys(origins)))
 
 
 def _keys_that_vary(table: pd.DataFrame, keys: Iterable[str]) -> list[str]:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mlflow_carbon.accounting.amounts import mass_text
 from mlflow_carbon.accounting.emissions import checked
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.reporting.model_footprint import ModelFootprint
+from mlflow_carbon.units import grams_from_kg
 
 IntensityOf = Callable[[Footprint], CarbonIntensity | None]
 
@@ -62,9 +64,14 @@ def judge(
     verb, relation = ("passes", "at or under") if is_passed else ("is refused", "above")
     return Verdict(
         is_passed,
-        f"{model.title} {verb}: {co2e_kg:.6g} kg CO2e of {what} is {relation} the limit of "
-        f"{max_co2e_kg:g} kg ({price_text(model.own, intensity_of(model.own), pue)}).",
+        f"{model.title} {verb}: {kg_text(co2e_kg)} CO2e of {what} is {relation} the limit of "
+        f"{kg_text(max_co2e_kg)} ({price_text(model.own, intensity_of(model.own), pue)}).",
     )
+
+
+def kg_text(mass_kg: float) -> str:
+    """Returns a mass given in kg in the unit that fits: ``22 mg``."""
+    return mass_text(grams_from_kg(mass_kg))
 
 
 def priced_kg(training: Footprint, intensity_of: IntensityOf, pue: float | None) -> float:

@@ -10,7 +10,14 @@ from mlflow_carbon.accounting.uncertainty import (
     unit_statistics,
 )
 from mlflow_carbon.registry.footprints import Footprint
-from mlflow_carbon.reporting.gate import IntensityOf, Verdict, as_recorded, price_text, priced_kg
+from mlflow_carbon.reporting.gate import (
+    IntensityOf,
+    Verdict,
+    as_recorded,
+    kg_text,
+    price_text,
+    priced_kg,
+)
 from mlflow_carbon.reporting.model_footprint import ModelFootprint
 from mlflow_carbon.store.run_windows import MeteredRun
 
@@ -75,8 +82,8 @@ def judge_increase(
     prices = own_price if own_price == base_price else f"{own_price}; against {base_price}"
     return Verdict(
         is_passed,
-        f"{model.title} {'passes' if is_passed else 'is refused'}: {own_kg:.6g} kg CO2e of its own "
-        f"training, {increase:+.1%} against {base_kg:.6g} kg of {base.title}, is {relation} "
+        f"{model.title} {'passes' if is_passed else 'is refused'}: {kg_text(own_kg)} CO2e of its "
+        f"own training, {increase:+.1%} against {kg_text(base_kg)} of {base.title}, is {relation} "
         f"+{max_increase_fraction:.0%} ({known}; {prices}).",
     )
 

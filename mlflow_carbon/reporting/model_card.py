@@ -8,6 +8,7 @@ import yaml
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.errors import NoRunsError
+from mlflow_carbon.grid.intensity import price_label
 from mlflow_carbon.grid.regions import region_name
 from mlflow_carbon.inert import markdown, shown
 from mlflow_carbon.registry.footprints import Footprint
@@ -200,12 +201,14 @@ def _yaml(content: dict[str, Any]) -> str:
 def _source(own: Footprint) -> str:
     tags = own.run.data.tags
     tracker = tags.get(keys.TAG_TRACKER, "mlflow-carbon")
-    names = (own.region, tags.get(keys.TAG_PERIOD), tags.get(keys.TAG_INTENSITY_SET))
-    region = " ".join(filter(None, names[:2])) + (f", {names[2]}" if names[2] else "")
-    return shown(
-        f"{tracker} by mlflow-carbon; {own.intensity_g_per_kwh:g} g/kWh ({region}; "
-        f"{tags.get(keys.TAG_INTENSITY_SOURCE, 'source not recorded')}), PUE {own.pue:g}"
+    price = price_label(
+        own.region,
+        own.intensity_g_per_kwh,
+        period=tags.get(keys.TAG_PERIOD),
+        intensity_set=tags.get(keys.TAG_INTENSITY_SET),
     )
+    source = tags.get(keys.TAG_INTENSITY_SOURCE, "source not recorded")
+    return shown(f"{tracker} by mlflow-carbon; {price} by {source}, PUE {own.pue:g}")
 
 
 def _text(value: float, scales: tuple[Scale, ...], *, unit: str = "") -> str:

@@ -15,7 +15,7 @@ from mlflow_carbon.accounting.functional_unit import (
 )
 from mlflow_carbon.accounting.uncertainty import cautions, unit_statistics
 from mlflow_carbon.errors import InvalidInputError
-from mlflow_carbon.grid.intensity import CarbonIntensity
+from mlflow_carbon.grid.intensity import CarbonIntensity, price_label
 from mlflow_carbon.reporting.everyday import footer_report
 from mlflow_carbon.reporting.report import Column, Report, Table
 from mlflow_carbon.reporting.tables import (
@@ -213,7 +213,7 @@ def _prices(table: pd.DataFrame) -> str:
     """Returns by which intensity each region has its CO2e, with its year and set."""
     columns = ["intensity_g_per_kwh", "region", "period", "intensity_set"]
     listed = [
-        f"{g_per_kwh:.6g} g/kWh ({', '.join(filter(None, (f'{region} {period}'.strip(), name)))})"
+        price_label(region, g_per_kwh, period=period, intensity_set=name)
         for g_per_kwh, region, period, name in table[columns].itertuples(index=False)
     ]
     return "".join(f"{line}\n" for line in textwrap.wrap(f"CO2e by {'; '.join(listed)}", 80))

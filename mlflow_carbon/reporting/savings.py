@@ -16,6 +16,7 @@ from mlflow_carbon.grid.intensity import (
     MONTHLY_SETS,
     latest_intensities,
     monthly_intensities,
+    price_label,
     yearly_sets,
 )
 from mlflow_carbon.reporting.run_groups import usable_runs
@@ -75,9 +76,11 @@ def setting_changes(
         is_lower_better: whether a low quality figure is a good one.
     """
     usable, _ = usable_runs(runs, {}, [], measured=MEASURED_PER_UNIT)
-    usable = usable.assign(**{_QUALITY: usable["run_id"].map(quality or {}).astype(float)})
-    usable = usable[usable["energy_kwh_per_unit"] > 0]
-    columns = varying_settings(usable)
+    is_above_0 = usable["energy_kwh_per_unit"] > 0
+    columns = varying_settings(usable if is_above_0.all() else usable[is_above_0])
+    needed = ["run_id", "energy_kwh_per_unit", *_HELD_EQUAL, *columns]  # a group is a copy
+    usable = usable.loc[is_above_0, needed]
+    usable[_QUALITY] = usable["run_id"].map(quality or {}).astype(float)
     changes = []
     for column in columns:
         others = [*(other for other in columns if other != column), *_HELD_EQUAL]
@@ -228,13 +231,13 @@ def _regions(runs: pd.DataFrame, region: str) -> Iterator[Change]:
     if best.g_per_kwh < here.g_per_kwh:
         yield Change(
             "region",
-            f"{here.region} ({here.g_per_kwh:g} g/kWh, {here.period})",
-            f"{best.region} ({best.g_per_kwh:g} g/kWh, {best.period})",
+            here.label,
+            best.label,
             1 - best.g_per_kwh / here.g_per_kwh,
             None,
             None,
-            f"Yearly means of {here.intensity_set}; the energy cancels, and the means carry no "
-            "error. A marginal load can differ.",
+            "Yearly means; the energy cancels, and the means carry no error. A marginal load can "
+            "differ.",
         )
 
 
@@ -249,12 +252,17 @@ def _months(region: str) -> Iterator[Change]:
     if best.g_per_kwh < mean:
         yield Change(
             "month",
-            f"mean of {newest[0].period} to {newest[-1].period} ({mean:.4g} g/kWh)",
-            f"{best.period} ({best.g_per_kwh:g} g/kWh)",
+            price_label(
+                region,
+                mean,
+                period=f"mean of {newest[0].period} to {newest[-1].period}",
+                intensity_set=best.intensity_set,
+            ),
+            best.label,
             1 - best.g_per_kwh / mean,
             None,
             None,
-            f"Monthly means of {best.intensity_set}; that year's weather need not come again.",
+            "Monthly means; that year's weather need not come again.",
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from mlflow_carbon.grid.intensity import price_label
 from mlflow_carbon.inert import MAX_VALUE_CHARS, csv_cell, json_text
 from mlflow_carbon.reporting.report import Column, Table
 from mlflow_carbon.units import (
@@ -137,19 +138,20 @@ def one_pue(models: pd.DataFrame) -> str:
 def recorded_prices(models: pd.DataFrame) -> str:
     """Returns a line that says by which intensities models have their CO2e, the first few of them.
 
-    So: ``CO2e by 35.82 g/kWh (SE 2024, ember).``
+    So: ``CO2e by SE 35.82 g/kWh (2024, ember).``
     """
     energies_kwh = models["energy_kwh"] * models["pue"]
     labels = []
     for index, model in models.iterrows():
         if energies_kwh[index] > 0:
             g_per_kwh = grams_from_kg(model["co2e_kg"]) / energies_kwh[index]
-            place, intensity_set = (
-                " ".join(str(model[name]) for name in names if isinstance(model[name], str))
-                for names in (("region", "period"), ("intensity_set",))
+            region, period, intensity_set = (
+                model[name] if isinstance(model[name], str) else None
+                for name in ("region", "period", "intensity_set")
             )
-            where = ", ".join(filter(None, (place, intensity_set)))
-            labels.append(f"{g_per_kwh:.5g} g/kWh ({where or ABSENT})")
+            labels.append(
+                price_label(region, g_per_kwh, period=period, intensity_set=intensity_set)
+            )
     different = list(dict.fromkeys(labels))
     others = len(different) - _MAX_PRICES
     told = different[:_MAX_PRICES] + ([f"{others} others"] if others > 0 else [])

@@ -25,7 +25,7 @@ from mlflow_carbon.store.stored_runs import Progress, Scope, StoredRun, Wanted
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a store may have 100,000 of them
 class CountedRun:
     """One run's part in the total.
 
@@ -142,19 +142,16 @@ def read_total(
             since_ms = round(since_unix_s * MILLISECONDS_PER_SECOND)
         scope = Scope(list(names_by_id), since_ms, has_unmetered=True)
         source = RunSource(client, scope, is_direct=is_direct, on_progress=on_progress)
-        read = _read(source)
-    found = [
-        _counted_run(run, record, names_by_id[run.experiment_id], intensity=intensity, pue=pue)
-        for run, record in read.records
-    ]
-    if not found:
+        counting = _Counting(names_by_id, intensity=intensity, pue=pue)
+        read = _read(source, counting)
+    if not read.runs:
         where = ", ".join(map(repr, names_by_id.values())) if experiment_names else "this store"
         raise NoRunsError(
             f"No metered run in {where} ({read.num_unmetered + len(read.faults)} not metered). "
             "Meter runs with mlflow_carbon.track(), or name another experiment or time."
         )
     return ProjectTotal(
-        tuple(found), tuple(each_once(found)), read.num_unmetered, tuple(read.faults)
+        tuple(read.runs), tuple(each_once(read.runs)), read.num_unmetered, tuple(read.faults)
     )
 
 
@@ -162,12 +159,12 @@ def read_total(
 class _Read:
     """What a store holds: metered runs, how many others, and a reason for each bad record."""
 
-    records: list[tuple[StoredRun, RunRecord]] = field(default_factory=list)
+    runs: list[CountedRun] = field(default_factory=list)
     num_unmetered: int = 0
     faults: list[str] = field(default_factory=list)
 
 
-def _read(source: RunSource) -> _Read:
+def _read(source: RunSource, counting: "_Counting") -> _Read:
     """Returns the runs read from the tables of a store or, if that fails, by MLflow."""
     for each_run in source.ways(Wanted(params=(), tags=(keys.TAG_SHARED,))):
         read = _Read()
@@ -185,7 +182,7 @@ def _read(source: RunSource) -> _Read:
                     read.faults.append(error.reason)
                     continue
                 if record.total is not None and record.total.energy_kwh is not None:
-                    read.records.append((_bare(run), record))
+                    read.runs.append(counting.run(run, record))
                 else:
                     unended.append(run)
         except UnknownTablesError:
@@ -196,15 +193,10 @@ def _read(source: RunSource) -> _Read:
             except BadRecordError as error:
                 read.faults.append(error.reason)
             else:
-                read.records.append((_bare(run), whole.or_lower_bound()))
-        read.records.sort(key=lambda item: item[0].start_ms or 0)
+                read.runs.append(counting.run(run, whole.or_lower_bound()))
+        read.runs.sort(key=lambda run: run.start_unix_s)
         return read
     raise AssertionError("MLflow's way never raises UnknownTablesError")
-
-
-def _bare(run: StoredRun) -> StoredRun:
-    """Returns a run without its figures, which its record has."""
-    return run._replace(metrics={}, params={}, figure_tags={})
 
 
 def each_once(runs: Sequence[CountedRun]) -> list[CountedRun]:
@@ -215,19 +207,33 @@ def each_once(runs: Sequence[CountedRun]) -> list[CountedRun]:
     Of runs that one process metered at one time, each of which has the energy of all, those count
     that do not overlap and hold most.
     """
-    children: defaultdict[str | None, list[CountedRun]] = defaultdict(list)
+    children: defaultdict[str | None, list[CountedRun]] = defaultdict(list)  # of parents only
     known = {run.run_id for run in runs}
     for run in runs:
         is_inside = run.parent_run_id in known and run.parent_run_id != run.run_id
         children[run.parent_run_id if is_inside else None].append(run)
-    chosen: dict[str, list[CountedRun]] = {}
+    chosen: dict[str, list[CountedRun]] = {}  # of the parents
     for run in reversed(_parents_first(children)):
-        inside = [it for child in children[run.run_id] for it in chosen[child.run_id]]
-        inside = _without_shared(inside)
+        if run.run_id not in children:
+            continue
+        inside = _without_shared(_chosen_of(children[run.run_id], chosen))
         inside_kwh = math.fsum(it.energy_kwh or 0.0 for it in inside)
         is_own = run.energy_kwh is not None and run.energy_kwh >= inside_kwh
         chosen[run.run_id] = [run] if is_own else inside
-    return _without_shared([it for root in children[None] for it in chosen[root.run_id]])
+    return _without_shared(_chosen_of(children.get(None, ()), chosen))
+
+
+def _chosen_of(
+    runs: Sequence[CountedRun], chosen: Mapping[str, Sequence[CountedRun]]
+) -> list[CountedRun]:
+    """Returns what counts of runs and all below them; a run without children counts itself."""
+    found: list[CountedRun] = []
+    for run in runs:
+        if run.run_id in chosen:
+            found += chosen[run.run_id]
+        elif run.energy_kwh is not None:
+            found.append(run)
+    return found
 
 
 def _parents_first(children: Mapping[str | None, Sequence[CountedRun]]) -> list[CountedRun]:
@@ -252,39 +258,51 @@ def _as_window(run: CountedRun) -> Window:
     return Window(end_s, run.duration_s, run.energy_kwh or 0.0, {}, 1.0, None)
 
 
-def _counted_run(
-    run: StoredRun,
-    record: RunRecord,
-    experiment: str,
-    *,
-    intensity: CarbonIntensity | None,
-    pue: float | None,
-) -> CountedRun:
-    total = record.total
-    energy_kwh = None if total is None else total.energy_kwh
-    used, used_pue = intensity or record.intensity, record.pue if pue is None else pue
-    mass_g = record.co2e_g
-    is_repriced = intensity is not None or pue is not None or mass_g is None
-    if energy_kwh is not None and is_repriced and used is not None and used_pue is not None:
-        mass_g = co2e_g(energy_kwh, pue=used_pue, intensity_g_per_kwh=used.g_per_kwh)
-    methods = {} if record.description is None else record.description.method_by_component
-    by_component = {} if total is None else total.energy_kwh_by_component
-    bounds = None if energy_kwh is None else bounds_of(by_component, methods)
-    return CountedRun(
-        run_id=run.run_id,
-        status=run.status,
-        parent_run_id=run.tags.get(MLFLOW_PARENT_RUN_ID),
-        experiment=experiment,
-        energy_kwh=energy_kwh,
-        co2e_g=mass_g if energy_kwh is not None else None,
-        low_kwh=None if bounds is None else bounds.low_kwh,
-        high_kwh=None if bounds is None else bounds.high_kwh,
-        intensity=used,
-        pue=used_pue,
-        methods={name: methods[name] for name in by_component if name in methods},
-        is_partial=record.is_partial,
-        is_shared=run.tags.get(keys.TAG_SHARED) == "true",
-        start_unix_s=(run.start_ms or 0) / MILLISECONDS_PER_SECOND,
-        end_unix_s=None if run.end_ms is None else run.end_ms / MILLISECONDS_PER_SECOND,
-        duration_s=(0.0 if total is None else total.duration_s) or 0.0,
-    )
+class _Counting:
+    """Makes runs of records; what many runs have in common is kept once."""
+
+    def __init__(
+        self,
+        names_by_id: Mapping[str, str],
+        *,
+        intensity: CarbonIntensity | None,
+        pue: float | None,
+    ) -> None:
+        self._names_by_id = names_by_id
+        self._intensity = intensity
+        self._pue = pue
+        self._intensities: dict[CarbonIntensity, CarbonIntensity] = {}
+        self._methods: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+
+    def run(self, run: StoredRun, record: RunRecord) -> CountedRun:
+        """Returns a run as it counts, by the price that is asked for or its own."""
+        total = record.total
+        energy_kwh = None if total is None else total.energy_kwh
+        used = self._intensity or record.intensity
+        used_pue = record.pue if self._pue is None else self._pue
+        mass_g = record.co2e_g
+        is_repriced = self._intensity is not None or self._pue is not None or mass_g is None
+        if energy_kwh is not None and is_repriced and used is not None and used_pue is not None:
+            mass_g = co2e_g(energy_kwh, pue=used_pue, intensity_g_per_kwh=used.g_per_kwh)
+        methods = {} if record.description is None else record.description.method_by_component
+        by_component = {} if total is None else total.energy_kwh_by_component
+        bounds = None if energy_kwh is None else bounds_of(by_component, methods)
+        measured = tuple((name, methods[name]) for name in by_component if name in methods)
+        return CountedRun(
+            run_id=run.run_id,
+            status=run.status,
+            parent_run_id=run.tags.get(MLFLOW_PARENT_RUN_ID),
+            experiment=self._names_by_id[run.experiment_id],
+            energy_kwh=energy_kwh,
+            co2e_g=mass_g if energy_kwh is not None else None,
+            low_kwh=None if bounds is None else bounds.low_kwh,
+            high_kwh=None if bounds is None else bounds.high_kwh,
+            intensity=None if used is None else self._intensities.setdefault(used, used),
+            pue=used_pue,
+            methods=self._methods.setdefault(measured, dict(measured)),
+            is_partial=record.is_partial,
+            is_shared=run.tags.get(keys.TAG_SHARED) == "true",
+            start_unix_s=(run.start_ms or 0) / MILLISECONDS_PER_SECOND,
+            end_unix_s=None if run.end_ms is None else run.end_ms / MILLISECONDS_PER_SECOND,
+            duration_s=(0.0 if total is None else total.duration_s) or 0.0,
+        )

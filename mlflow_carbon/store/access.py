@@ -1,14 +1,11 @@
 """Opens a store, for reading without changing it or for writing, and explains its errors."""
 
-import atexit
 import importlib.util
 import logging
-import shutil
 import sqlite3
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -19,12 +16,15 @@ from mlflow.protos.databricks_pb2 import ErrorCode
 
 from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of, redact
+from mlflow_carbon.store.migrated_copies import (
+    migrated_copy_of_file,
+    migrated_copy_of_server,
+)
 from mlflow_carbon.store.reachable import require_answer
 from mlflow_carbon.store.schema import (
     Schema,
     is_file_uri,
     is_sqlite,
-    open_read_only,
     read_database_schema,
     read_sqlite_schema,
     sqlite_path,
@@ -61,8 +61,8 @@ def open_client(tracking_uri: str | None = None, *, is_for_writing: bool = False
     """Returns a client of a store that exists.
 
     MLflow itself would create a missing database, and would migrate an older release's, which
-    its owner's MLflow could then no longer open. Here a missing database is refused. Of an older
-    one a copy is read if it is an sqlite file; any other is refused.
+    its owner's MLflow could then no longer open. Here a missing database is refused, and of an
+    older one a copy is read.
 
     Args:
         tracking_uri: ``None`` takes MLflow's own choice (``MLFLOW_TRACKING_URI``, else
@@ -84,8 +84,7 @@ def open_client(tracking_uri: str | None = None, *, is_for_writing: bool = False
         require_answer(registry_uri)
         with store_errors(registry_uri):
             _check_current(registry_uri, _schema(registry_uri))
-    path = sqlite_path(uri)
-    if schema is not None and path is not None and _must_copy(schema, is_for_writing):
+    if schema is not None and _must_copy(uri, schema, is_for_writing):
         if schema.is_older:
             _logger.warning(
                 "%s is a store of %s. A copy of it, migrated to MLflow %s, is read instead; "
@@ -94,16 +93,18 @@ def open_client(tracking_uri: str | None = None, *, is_for_writing: bool = False
                 schema.release,
                 mlflow.__version__,
             )
+        path = sqlite_path(uri)
         with store_errors(uri):
-            return CopyClient(_migrated_copy(path), uri)
+            copy = migrated_copy_of_server(uri) if path is None else migrated_copy_of_file(path)
+            return CopyClient(copy, uri)
     _check_current(uri, schema)
     with store_errors(uri):
         return MlflowClient(tracking_uri=_opened_by_mlflow(uri))
 
 
-def _must_copy(schema: Schema, is_for_writing: bool) -> bool:
+def _must_copy(uri: str, schema: Schema, is_for_writing: bool) -> bool:
     """Returns whether a store to be read must be copied, as opening it would change it."""
-    if is_for_writing:
+    if is_for_writing or (is_sqlite(uri) and sqlite_path(uri) is None):  # a database in memory
         return False
     return schema.is_older or (schema.is_current and not schema.has_default_experiment)
 
@@ -265,34 +266,3 @@ def _opened_by_mlflow(uri: str) -> str:
     if not is_file_uri(uri):
         return uri
     return f"sqlite+pysqlite:{uri.partition(':')[2]}"
-
-
-def _migrated_copy(path: Path) -> str:
-    """Returns the URI of a copy in the installed MLflow's schema, kept until the process ends.
-
-    Raises:
-        sqlite3.Error: the file cannot be read, or the copy not be written.
-        TrackingStoreError: MLflow cannot migrate it.
-    """
-    from alembic import command
-    from alembic.config import Config
-    from alembic.util import CommandError
-
-    folder = Path(tempfile.mkdtemp(prefix="mlflow-carbon-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    with (
-        closing(open_read_only(path)) as original,
-        closing(sqlite3.connect(folder / "copy.db")) as copy,
-    ):
-        original.backup(copy)
-    uri = f"sqlite:///{folder / 'copy.db'}"
-    config = Config()
-    config.set_main_option(
-        "script_location", str(Path(mlflow.__file__).parent / "store" / "db_migrations")
-    )
-    config.set_main_option("sqlalchemy.url", uri.replace("%", "%%"))
-    try:
-        command.upgrade(config, "heads")
-    except CommandError as error:
-        raise TrackingStoreError(f"A copy of {path} cannot be migrated: {error}") from error
-    return uri

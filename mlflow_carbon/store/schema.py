@@ -149,11 +149,14 @@ def read_database_schema(uri: str) -> Schema:
 
     engine = sqlalchemy.create_engine(uri)
     try:
-        if not sqlalchemy.inspect(engine).has_table("alembic_version"):
+        inspector = sqlalchemy.inspect(engine)
+        if not all(map(inspector.has_table, ("alembic_version", "experiments"))):
             return Schema(None)
         with engine.connect() as connection:
             query = sqlalchemy.text("SELECT version_num FROM alembic_version")
             row: Any = connection.execute(query).fetchone()
+            query = sqlalchemy.text("SELECT 1 FROM experiments WHERE experiment_id = :id")
+            default = connection.execute(query, {"id": _DEFAULT_EXPERIMENT_ID}).fetchone()
     finally:
         engine.dispose()
-    return Schema(None if row is None else row[0])
+    return Schema(None if row is None else row[0], default is not None)

@@ -140,6 +140,7 @@ class ProcessMetering:
             marks_parent=not is_parent_tagged,
             is_held=is_held or start.is_sought,
             parent_run_id=start.parent_run_id,
+            artifact_uri=None if start.run is None else start.run.info.artifact_uri,
         )
         return Recorder(
             outbox,
