@@ -44,8 +44,7 @@ def resolve_region(name: str) -> str:
 
 def region_name(code: str) -> str:
     """Returns the name of the region with a code; any other text is returned as it is."""
-    names = {row["iso2"]: row["name"] for row in shipped_rows(REGIONS_FILE)}
-    return names.get(code, code)
+    return _name_by_code().get(code, code)
 
 
 def region_label(name: str) -> str:
@@ -54,6 +53,11 @@ def region_label(name: str) -> str:
         return resolve_region(name)
     except NoIntensityError:
         return name
+
+
+@cache
+def _name_by_code() -> dict[str, str]:
+    return {row["iso2"]: row["name"] for row in shipped_rows(REGIONS_FILE)}
 
 
 @cache
