@@ -36,15 +36,16 @@ from mlflow_carbon.metering.meter import Meter, MeterSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "ldm_energy.md"
 GPU_REPORT = Path(__file__).parent / "ldm_gpu_report.json"  # of the last run on a GPU
-NUM_ROUNDS_BY_DIMS = {2: 4, 3: 2}  # a volume takes three times what a slice does
+NUM_ROUNDS_BY_DIMS = {2: 8, 3: 2}  # a volume takes three times what a slice does
 BATCH_SIZE = 16
 GRID = (
     ("ddpm", 500),
     ("ddpm", 250),
-    ("ddpm", 100),
+    ("dpmpp_sde", 100),
+    ("dpmpp_sde", 50),
+    ("dpmpp_sde", 20),
     ("unipc", 50),
     ("unipc", 20),
-    ("dpmpp", 20),
     ("ddim", 100),
 )
 

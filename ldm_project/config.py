@@ -18,7 +18,10 @@ LARGE = "large"  # the model size whose volumes fill a GPU
 DIFFUSION, RFLOW = "diffusion", "rflow"  # the objectives that a UNet can be trained with
 ABSOLUTE, SQUARED = "absolute", "squared"  # the errors that a UNet can be trained to lower
 LOSSES = (ABSOLUTE, SQUARED)  # absolute is the paper's
-SAMPLERS_BY_OBJECTIVE = {DIFFUSION: ("ddpm", "ddim", "dpmpp", "unipc"), RFLOW: ("rflow",)}
+SAMPLERS_BY_OBJECTIVE = {
+    DIFFUSION: ("ddpm", "ddim", "dpmpp", "dpmpp_sde", "unipc"),
+    RFLOW: ("rflow",),
+}
 # The reference of the quality command, with all steps: what a model was trained for, and what is
 # usual. A sampler without noise of its own keeps the errors of a small network, DDPM makes up for
 # them: docs/image_quality.md.
@@ -237,7 +240,7 @@ class QualityConfig(SamplingConfig):
     """
 
     num_samples: str = parameter(AUTO, "Images of each setting. auto: 64.")
-    samplers: str = parameter("unipc,dpmpp,ddim", "Noise schedulers, comma-separated.")
+    samplers: str = parameter("unipc,dpmpp,dpmpp_sde", "Noise schedulers, comma-separated.")
     step_counts: str = parameter("50,20,10", "Denoising steps per image, comma-separated.")
     features: str = parameter(
         AUTO, "ResNet to judge by: a RadImageNet (2D) or MedicalNet (3D) file. auto: the VQ-GAN."

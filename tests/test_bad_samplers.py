@@ -82,7 +82,7 @@ def farther_by(judge_name):
     return f"by {judge_name} up to"
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp", "unipc"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp", "dpmpp_sde", "unipc"])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_one_and_two_steps_are_rejected(jury, sampler, steps):
     found = jury.against(jury.model.sampled(NUM_SAMPLES, sampler, steps))

@@ -130,7 +130,10 @@ def test_size_resolves_to_one_number_per_axis(size, dims, model_size, axes):
         ({"num_samples": "many"}, "num_samples is 'many'"),
         ({"steps": 0}, "steps is 0; give 1 to 1000"),
         ({"steps": 1001}, "steps is 1001"),
-        ({"sampler": "euler"}, "sampler is 'euler'; use one of ddpm, ddim, dpmpp, unipc, rflow."),
+        (
+            {"sampler": "euler"},
+            "sampler is 'euler'; use one of ddpm, ddim, dpmpp, dpmpp_sde, unipc, rflow.",
+        ),
         ({"backend": "jax"}, "backend is 'jax'"),
         ({"slice_axis": "oblique"}, "slice_axis is 'oblique'"),
         ({"iterations": 0}, "iterations is 0; give 1 or more."),

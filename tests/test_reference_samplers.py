@@ -67,7 +67,7 @@ def ours(sampler, noise, steps):
 
 
 def draws_of(noise, steps):
-    """What DDPM adds: each sample's own numbers, which follow from its first noise."""
+    """What ddpm and dpmpp_sde add: each sample's own numbers, which follow from its first noise."""
     generators = [seeded_generator(sample.numpy().tobytes()) for sample in noise]
     return [
         np.stack([torch.randn(SHAPE[1:], generator=generator).numpy() for generator in generators])
@@ -76,14 +76,14 @@ def draws_of(noise, steps):
 
 
 @pytest.mark.parametrize("steps", [50, 20, 10])
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp", "unipc", "rflow"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp", "dpmpp_sde", "unipc", "rflow"])
 def test_sampler_is_its_papers_formula(sampler, steps, noise):
     start = noise.double().numpy()
     if sampler == "rflow":
         expected = reference.rectified_flow(flow_velocity, start, steps)
-    elif sampler == "ddpm":
+    elif sampler in ("ddpm", "dpmpp_sde"):
         draws = draws_of(noise, steps)
-        expected = reference.ddpm(diffusion_velocity, start, steps, draws)
+        expected = getattr(reference, sampler)(diffusion_velocity, start, steps, draws)
     else:
         expected = getattr(reference, sampler)(diffusion_velocity, start, steps)
     np.testing.assert_allclose(ours(sampler, noise, steps), expected, atol=1e-4, rtol=0)

@@ -149,6 +149,15 @@ def test_fast_sampler_needs_few_steps(sampler):
     assert abs(samples.std().item() - DATA_STD) < 0.01
 
 
+def test_stochastic_solver_of_order_two_needs_fewer_steps_than_ddpm():
+    errors = {
+        sampler: abs(last(denoise(unet, noise, sampler=sampler, steps=20)).std().item() - DATA_STD)
+        for unet, noise in [(gaussian_unet(), gaussian_noise())]
+        for sampler in ("dpmpp_sde", "ddpm")
+    }
+    assert errors["dpmpp_sde"] < 0.02 < errors["ddpm"]
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_number_of_steps_walks_down_that_many_timesteps(sampler):
     scheduler = build_noise_scheduler(sampler)

@@ -57,6 +57,8 @@ class RectifiedFlowScheduler:
         return EulerStep(latents - velocity * (self._times[index] - self._times[index + 1]))
 
 
+STOCHASTIC = "sde-dpmsolver++"  # of DPMSolverMultistepScheduler
+
 NoiseScheduler = (
     DDPMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler | RectifiedFlowScheduler
 )
@@ -107,6 +109,12 @@ def build_noise_scheduler(sampler: str, schedule: TrainedSchedule = OWN_SCHEDULE
         return DPMSolverMultistepScheduler(solver_order=1, **schedule.arguments)
     if sampler == "dpmpp":
         return DPMSolverMultistepScheduler(solver_order=2, **schedule.arguments)
+    if sampler == "dpmpp_sde":
+        # The same solver of the stochastic equation (Lu et al. 2022, appendix B): the noise that
+        # each step adds takes with it the errors of the steps before.
+        return DPMSolverMultistepScheduler(
+            solver_order=2, algorithm_type=STOCHASTIC, **schedule.arguments
+        )
     if sampler == "unipc":
         return UniPCMultistepScheduler(solver_order=2, **schedule.arguments)
     if sampler == "rflow":
@@ -126,6 +134,13 @@ def check_sampler(sampler: str, objective: str) -> None:
             f"sampler is {sampler!r} but the model is trained with objective={objective}; "
             f"use one of {', '.join(suited)}."
         )
+
+
+def adds_noise(scheduler: NoiseScheduler) -> bool:
+    """Returns whether each step of a scheduler but the last adds noise of its own."""
+    if isinstance(scheduler, DPMSolverMultistepScheduler):
+        return bool(scheduler.config["algorithm_type"] == STOCHASTIC)
+    return isinstance(scheduler, DDPMScheduler)
 
 
 def set_denoising_steps(scheduler: NoiseScheduler, steps: int, device: torch.device) -> None:

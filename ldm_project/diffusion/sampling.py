@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from ldm_project.diffusion.acceleration import FP32, autocast
@@ -14,8 +13,8 @@ from ldm_project.diffusion.autoencoders import Autoencoder
 from ldm_project.diffusion.models import ModelSpec, device_of
 from ldm_project.diffusion.noise_schedulers import (
     OWN_SCHEDULE,
-    NoiseScheduler,
     TrainedSchedule,
+    adds_noise,
     build_noise_scheduler,
     set_denoising_steps,
 )
@@ -61,8 +60,10 @@ def denoise(
 
     Args:
         unet: predicts the velocity of latents ``(B, C, *S)`` at timesteps ``(B,)``.
-        noise: the starting noise, ``(B, C, *S)``; it also seeds the noise that ``ddpm`` adds.
-        sampler: ``ddpm``, ``ddim``, ``dpmpp`` or ``unipc``, or ``rflow`` for a rectified flow.
+        noise: the starting noise, ``(B, C, *S)``; it also seeds the noise that ``ddpm`` and
+            ``dpmpp_sde`` add.
+        sampler: ``ddpm``, ``ddim``, ``dpmpp``, ``dpmpp_sde`` or ``unipc``, or ``rflow`` for a
+            rectified flow.
         steps: 1 to 1000.
         precision: ``fp32`` or ``bf16``, of the UNet alone: latents stay in full precision.
         schedule: that the UNet was trained with.
@@ -92,9 +93,9 @@ def decode_samples(vqgan: Autoencoder, latents: Tensor, scale: float) -> Tensor:
     return decode_in_tiles(vqgan, latents * scale)
 
 
-def _step_function(scheduler: NoiseScheduler, noise: Tensor) -> Callable[..., Any]:
-    """Returns the scheduler's step; the noise that DDPM adds is seeded by the starting noise."""
-    if not isinstance(scheduler, DDPMScheduler):
-        return scheduler.step
+def _step_function(scheduler: Any, noise: Tensor) -> Callable[..., Any]:
+    """Returns the scheduler's step; noise that it adds is seeded by the starting noise."""
+    if not adds_noise(scheduler):
+        return cast("Callable[..., Any]", scheduler.step)
     generators = [seeded_generator(sample.cpu().numpy().tobytes()) for sample in noise]
     return partial(scheduler.step, generator=generators)

@@ -101,6 +101,29 @@ def dpmpp(model: Model, latents: np.ndarray, steps: int) -> np.ndarray:
     return latents
 
 
+def dpmpp_sde(
+    model: Model, latents: np.ndarray, steps: int, draws: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Lu et al. 2022, appendix B: SDE-DPM-Solver++(2M), of order one where dpmpp is.
+
+    ``draws`` is the noise added after each step but the last.
+    """
+    earlier: tuple[np.ndarray, float] | None = None
+    for number, (timestep, here, after) in enumerate(walk(steps)):
+        data = data_of(latents, model(latents, timestep), here)
+        step = after.log_snr - here.log_snr
+        used = data
+        if earlier is not None and after.sigma:
+            ratio = (here.log_snr - earlier[1]) / step
+            used = data + (data - earlier[0]) / (2 * ratio)
+        kept = after.sigma / here.sigma * math.exp(-step)
+        latents = kept * latents + after.alpha * -math.expm1(-2 * step) * used
+        if after.sigma:
+            latents = latents + after.sigma * math.sqrt(-math.expm1(-2 * step)) * draws[number]
+        earlier = data, here.log_snr
+    return latents
+
+
 def unipc(model: Model, latents: np.ndarray, steps: int) -> np.ndarray:
     """Zhao et al. 2023 (arXiv:2302.04867), algorithms 5 and 6: UniPC of order two, B2(h) = e^h - 1.
 
