@@ -5,6 +5,7 @@ import logging
 import multiprocessing.spawn
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -48,6 +49,11 @@ def files_beside_the_code() -> set[str]:
     done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=False)
     paths = {entry[3:] for entry in done.stdout.split("\0") if entry[:2] in ("!!", "??")}
     return {path for path in paths if not any(name in path for name in KEPT_BY_TOOLS)}
+
+
+def pytest_configure(config):
+    """Takes Ctrl-C as a terminal sends it: a job in the background inherits that it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionstart(session):

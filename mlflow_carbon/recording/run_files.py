@@ -1,11 +1,11 @@
 """Writes a file to a run where its artifact store takes it, and makes nobody wait for long."""
 
 import logging
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -80,7 +80,10 @@ def folder_of(tracking_uri: str, artifact_uri: str | None) -> Path | None:
     if artifact_uri is None or tracking_uri.startswith(_SERVERS) or not _is_folder(artifact_uri):
         return None
     parts = urlsplit(artifact_uri)
-    return Path(url2pathname(parts.path) if parts.scheme == "file" else artifact_uri)
+    if parts.scheme != "file":
+        return Path(artifact_uri)
+    path = unquote(parts.path)
+    return Path(path[1:] if re.match(r"/[A-Za-z]:", path) else path)  # file:///C:/runs
 
 
 def _within_time(write: Callable[[], None]) -> None:
