@@ -12,17 +12,9 @@ from ldm_project.diffusion.acceleration import (
     resolve_precision,
     resolve_vqgan_precision,
 )
-from ldm_project.diffusion.models import ModelSpec, build_unet
+from ldm_project.diffusion.models import ModelSpec
 from ldm_project.errors import InvalidInputError
-
-SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
-
-
-def random_unet(spec):
-    torch.manual_seed(0)
-    unet = build_unet(spec).eval().requires_grad_(False)
-    nn.init.normal_(unet.out[2].conv.weight, std=0.1)  # MONAI starts it at zero
-    return unet
+from tests.fakes.random_networks import SPECS, random_unet
 
 
 def predict(unet, spec):

@@ -14,19 +14,11 @@ from ldm_project.diffusion.gpu_sampling import (
     is_replayable,
     use_channels_last_norms,
 )
-from ldm_project.diffusion.models import ModelSpec, build_unet
 from ldm_project.diffusion.sampling import denoise, initial_noise
+from tests.fakes.random_networks import SPECS, random_unet
 
-SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-
-
-def random_unet(spec):
-    torch.manual_seed(0)
-    unet = build_unet(spec).eval().requires_grad_(False)
-    nn.init.normal_(unet.out[2].conv.weight, std=0.1)  # MONAI starts it at zero
-    return unet
 
 
 def error_of(tensor, reference):
