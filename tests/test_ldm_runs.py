@@ -26,12 +26,13 @@ from tests.fakes.recorded import recorded, windows_of
 # Enough to pass every step of the training, not to make a good model.
 SHORT = {"iterations": 12, "vqgan_iterations": 12}
 SMALL_SIZE = {2: "32", 3: "16"}
+STEPS = 30  # so many that one image takes longer than the CPU's counter takes to move
 
 pytestmark = pytest.mark.slow
 
 
 def small(dims: int, **parameters) -> SynthConfig:
-    defaults = {"num_samples": "5", "batch_size": "2", "steps": 4}
+    defaults = {"num_samples": "5", "batch_size": "2", "steps": STEPS}
     return SynthConfig(dims=dims, size=SMALL_SIZE[dims], **SHORT, **{**defaults, **parameters})
 
 

@@ -283,7 +283,14 @@ def test_command_prints_each_format(parent):
         result = CliRunner().invoke(cli, ["study-report", "--format", form])
         assert result.exit_code == 0, result.output
         printed[form] = result.stdout
-    assert printed["table"].startswith("study paper: 3 of 3 cells measured, run ")
+    lines = printed["table"].splitlines()
+    assert lines[0].startswith("study paper: 3 of 3 cells measured, run ")
+    # energy is the pixels to the power of a quarter
+    assert (
+        "differs       energy against voxels, 2D train: exponent\n"
+        "              ours 0.25, paper 0.35, ratio 0.721\n"
+    ) in printed["table"]
+    assert re.search(r"\ntrain \(192, 192\) .+ 13\.9 ± 0 +24\.7 +0\.562\n", printed["table"])
     rows = json.loads(printed["json"])
     assert rows[0]["quantity"] == "energy against voxels, 2D train: exponent"
     assert len(rows[0]["run_ids"].split(",")) == 3

@@ -29,7 +29,7 @@ KINDS = ("image-size", "model-size", "region", "steps", "energy", "quality", "ru
 
 
 @click.command(epilog=example("mlflow-carbon plot steps --experiment Default --out steps.pdf"))
-@click.argument("kind", type=click.Choice(KINDS), metavar=f"[{'|'.join(KINDS)}]")
+@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 @click.option("--out", required=True, type=Path, help="File to write: .png, .svg or .pdf.")
 @experiment_option
 @click.option(

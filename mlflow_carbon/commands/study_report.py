@@ -23,7 +23,8 @@ FORMATS = ("table", "csv", "json", "markdown", "html")
     type=click.Choice(FORMATS),
     default="table",
     show_default=True,
-    help="csv and json name every run; markdown and html are documents.",
+    help="csv and json name every run and what a figure rests on; markdown and html are documents "
+    "with both.",
 )
 @click.option(
     "--figures",

@@ -10,7 +10,7 @@ from mlflow_carbon.grid.intensity import price_label
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.reporting.answers import answers, baseline_label, held_against_baseline
 from mlflow_carbon.reporting.compare import PER_RUN, Comparison
-from mlflow_carbon.reporting.report import Column, Report, Table
+from mlflow_carbon.reporting.report import TEXT_WIDTH, Column, Report, Table
 from mlflow_carbon.reporting.tables import (
     ABSENT,
     NUM_STD_DIGITS,
@@ -21,7 +21,6 @@ from mlflow_carbon.reporting.tables import (
     without_empty,
 )
 
-_TEXT_WIDTH = 79  # of a plain terminal
 _MAX_INTENSITIES = 6  # that are told in a sentence
 _MIXED = "mixed"
 _PLAIN = Scale("", 1.0)
@@ -218,7 +217,7 @@ def _footer(table: pd.DataFrame) -> str:
         "within: std of the windows inside runs, pooled, in % of the mean. readings: distinct "
         "powers of the windows. coverage: share of the time that was observed."
     )
-    return "".join(f"{textwrap.fill(shown(line), _TEXT_WIDTH)}\n" for line in lines)
+    return "".join(f"{textwrap.fill(shown(line), TEXT_WIDTH)}\n" for line in lines)
 
 
 def _known(text: object) -> str | None:

@@ -12,7 +12,7 @@ from mlflow_carbon.accounting.equivalents import (
     equivalents,
 )
 from mlflow_carbon.reporting.compare import ALWAYS_GROUPED_BY, Comparison
-from mlflow_carbon.reporting.report import Column, Report, Table
+from mlflow_carbon.reporting.report import TEXT_WIDTH, Column, Report, Table
 from mlflow_carbon.reporting.tables import ABSENT, Scale, key_columns
 from mlflow_carbon.units import grams_from_kg, kg_from_grams
 
@@ -28,7 +28,6 @@ _HEAD_BY_KIND = {
 PEOPLE_PER_BILLION = 1e9
 _PLAIN = Scale("", 1.0)
 _NUM_DIGITS = 3
-_TEXT_WIDTH = 79  # of a plain terminal
 _LEAST_PLAIN = 0.001  # below it an exponent is easier to read than zeros
 
 
@@ -63,7 +62,7 @@ def footer_report(
     return Report.of(
         f"\n{title}\n",
         Table(tuple(columns), num_keys=len(keys)),
-        f"\n{textwrap.fill(legend, _TEXT_WIDTH)}\n"
+        f"\n{textwrap.fill(legend, TEXT_WIDTH)}\n"
         "Ranges and sources: mlflow-carbon equivalents KG\n",
     )
 

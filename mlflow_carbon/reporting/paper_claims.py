@@ -1,7 +1,6 @@
 """The claims of the paper, replayed from the figures that it prints itself."""
 
 import math
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ from mlflow_carbon.accounting.equivalents import budget_share, factors
 from mlflow_carbon.grid.intensity import lookup_intensity, monthly_intensities
 from mlflow_carbon.reporting.paper_regions import region_ratios
 from mlflow_carbon.reporting.paper_results import Range, kg_texts, printed
+from mlflow_carbon.reporting.report import beside
 from mlflow_carbon.units import grams_from_kg
 
 HOLDS = "holds"
@@ -21,7 +21,6 @@ CANNOT_BE_DERIVED = "cannot be derived"
 ROUNDING_FRACTION = 0.01
 # "About" and "approximately": a ratio further from the claimed one than this factor is another.
 ABOUT_FACTOR = 1.25
-TEXT_WIDTH = 79  # of a plain terminal
 
 CAR_G_PER_KM = "108.2"  # section 3.1
 EPOCHS, ITERATIONS, SCANS = 50, 6000, 120  # sections 2.2 to 2.4
@@ -86,18 +85,10 @@ def check_claims() -> tuple[Claim, ...]:
 
 def claims_text(claims: tuple[Claim, ...]) -> str:
     """Returns the claims for reading: verdict, claim and place, then the arithmetic below."""
-    indent = " " * (len(CANNOT_BE_DERIVED) + 2)
     lines = []
     for claim in claims:
-        head = f"{claim.verdict:<{len(indent)}}{claim.claim} ({claim.place})"
-        lines += textwrap.wrap(head, TEXT_WIDTH, subsequent_indent=indent, break_on_hyphens=False)
-        lines += textwrap.wrap(
-            claim.arithmetic,
-            TEXT_WIDTH,
-            initial_indent=indent,
-            subsequent_indent=indent,
-            break_on_hyphens=False,
-        )
+        texts = (f"{claim.claim} ({claim.place})", claim.arithmetic)
+        lines += beside(claim.verdict, *texts, label_width=len(CANNOT_BE_DERIVED))
     counts = dict.fromkeys((HOLDS, ROUNDING, CONTRADICTED, CANNOT_BE_DERIVED), 0)
     for claim in claims:
         counts[claim.verdict] += 1

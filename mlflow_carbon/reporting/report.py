@@ -1,5 +1,6 @@
 """A report of sentences and tables: plain text into a pipe, fitted to its width on a terminal."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Union
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
+TEXT_WIDTH = 79  # of a plain terminal
 _GAP = "  "
 
 
@@ -65,6 +67,21 @@ def text_table(columns: Sequence[Column]) -> str:
             [line.ljust(width) if column.is_text else line.rjust(width) for line in lines]
         )
     return "".join(f"{_GAP.join(line).rstrip()}\n" for line in zip(*padded, strict=True))
+
+
+def beside(label: str, *texts: str, label_width: int) -> list[str]:
+    """Returns the lines of texts to the right of a label, each text from a line of its own."""
+    indent = " " * (label_width + len(_GAP))
+    lines: list[str] = []
+    for text in texts:
+        lines += textwrap.wrap(
+            text,
+            TEXT_WIDTH,
+            initial_indent=indent if lines else label.ljust(len(indent)),
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+        )
+    return lines
 
 
 def print_report(report: Report, console: "Console") -> None:

@@ -11,7 +11,7 @@ from mlflow_carbon.inert import markdown, shown
 from mlflow_carbon.reporting.finding import ABSENT as ABSENT_CELL
 from mlflow_carbon.reporting.finding import ENERGY, MASS, RATIO, Finding
 from mlflow_carbon.reporting.paper_claims import check_claims
-from mlflow_carbon.reporting.report import Column, Report, Table
+from mlflow_carbon.reporting.report import Column, Report, Table, beside
 from mlflow_carbon.reporting.study_cells import Study
 from mlflow_carbon.reporting.tables import ABSENT
 from mlflow_carbon.units import SECONDS_PER_MINUTE
@@ -82,15 +82,47 @@ def findings_frame(findings: Sequence[Finding]) -> pd.DataFrame:
 
 
 def study_report(study: Study, findings: Sequence[Finding]) -> Report:
-    """Returns the findings as a table for people; what each rests on is in the other formats."""
-    rows = [_cells(finding) for finding in findings]
-    columns = [
-        Column(head, [row[position] for row in rows], is_text=position != HEADS.index("ratio"))
-        for position, head in enumerate(HEADS)
-        if head != WHY
-    ]
-    head = "\n".join([_title(study), *summary(study)])
-    return Report.of(f"{head}\n\n", Table(tuple(columns), num_keys=1), f"\n{ABOUT}\n")
+    """Returns the findings for people; what each rests on, and its runs, the other formats say."""
+    parts: list[str | Table] = ["".join(f"{line}\n" for line in [_title(study), *summary(study)])]
+    for title, of_kind in _sections(findings):
+        parts.append(f"\n{title}\n")
+        if of_kind[0].kind in (ENERGY, MASS):
+            parts += _amounts(of_kind)
+        else:
+            parts.append(_verdicts(of_kind))
+    return Report.of(*parts, f"\n{ABOUT}\n")
+
+
+def _verdicts(findings: Sequence[Finding]) -> str:
+    """Returns each verdict with its quantity beside it, and the figures, or why there are none."""
+    width = max(len(each.verdict) for each in findings)
+    lines = []
+    for each in findings:
+        _, paper, ours, ratio, *_ = _cells(each)
+        figures = f"ours {ours}, paper {paper}, ratio {ratio}"
+        if not each.ours:
+            figures = each.why
+        lines += beside(each.verdict, each.quantity, figures, label_width=width)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _amounts(findings: Sequence[Finding]) -> Iterator[str | Table]:
+    """Yields a table for each unit of the cells' amounts; the paper's where it prints any."""
+    amounts: dict[str, list[tuple[str, Finding]]] = {}
+    for finding in findings:
+        cell, _, unit = finding.quantity.rpartition(": ")
+        amounts.setdefault(unit, []).append((cell, finding))
+    for position, (unit, rows) in enumerate(amounts.items()):
+        if position:
+            yield "\n"
+        # the interval in brackets would not fit a terminal
+        ours = [finding.ours.partition(" (")[0] or finding.verdict for _, finding in rows]
+        columns = [Column(unit, [cell for cell, _ in rows], is_text=True), Column("ours", ours)]
+        if any(finding.paper for _, finding in rows):
+            for head in ("paper", "ratio"):
+                texts = [_cells(finding)[HEADS.index(head)] for _, finding in rows]
+                columns.append(Column(head, texts))
+        yield Table(tuple(columns), num_keys=1)
 
 
 def summary(study: Study) -> list[str]:
