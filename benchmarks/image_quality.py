@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_project.config import (
-    ABSOLUTE,
     AUTOENCODERS,
     DEFAULT_BATCH_SIZE_BY_DIMS,
     DEFAULT_SIZE_BY_DIMS,
@@ -27,6 +26,7 @@ from ldm_project.config import (
     HU_MAX,
     HU_MIN,
     MAX_SLICE_EPOCHS,
+    PHANTOM,
     SQUARED,
     VQ,
 )
@@ -47,8 +47,8 @@ from ldm_project.diffusion.vqgan_training import (
 )
 
 # Iterations of VQ-GAN and UNet, by dimension: those of the models of README and pages.
-ITERATIONS = {2: (1350, 4000), 3: (1400, 1500)}
-LOSS = {2: SQUARED, 3: ABSOLUTE}  # of the UNet
+ITERATIONS = {2: (1350, 10_000), 3: (1400, 5000)}
+NUM_PHANTOMS = 320
 NUM_POINTS = 8  # of the curve
 NUM_HELD_OUT_EPOCHS = {2: 4, 3: 1}
 NUM_SHOWN = {2: 4, 3: 2}
@@ -121,7 +121,7 @@ def samples(training: VqganTraining, spec: ModelSpec, scans: CtScans, *, iterati
     drawn = islice(batches(scans, batch_size=batch_size), num_batches)
     latents = encode_latents(training.vqgan, drawn)
     torch.manual_seed(0)
-    diffusion = DiffusionTraining(build_unet(spec), iterations=iterations, loss=LOSS[spec.dims])
+    diffusion = DiffusionTraining(build_unet(spec), iterations=iterations, loss=SQUARED)
     for _ in train_diffusion(diffusion, latents, batch_size=batch_size, seed=0):
         pass
     noise = initial_noise(spec, range(NUM_SHOWN[spec.dims]), seed=0)
@@ -153,7 +153,8 @@ def main() -> None:
     usual_vqgan, usual_unet = ITERATIONS[given.dims]
     size = DEFAULT_SIZE_BY_DIMS[given.dims]
     spec = ModelSpec(given.dims, size, "tiny", autoencoder=given.autoencoder)
-    scans, held_out = open_scans(DataSpec("phantom", spec.size)).split(HELD_OUT_FRACTION)
+    data = DataSpec(PHANTOM, spec.size, num_phantoms=NUM_PHANTOMS)
+    scans, held_out = open_scans(data).split(HELD_OUT_FRACTION)
     num_epochs = NUM_HELD_OUT_EPOCHS[given.dims]
     images = torch.stack([image for epoch in range(num_epochs) for image in held_out.images(epoch)])
     training = started(spec, usual_vqgan if given.iterations is None else given.iterations)

@@ -38,6 +38,8 @@ class Report:
     iso_quality: Way | None  # None: it cannot be judged, or no other is shown to be as good
     ways: tuple[Way, ...]  # ours, in the order of the settings
     settings: tuple[Setting, ...]  # 1000 steps first
+    differences_hu: tuple[float, ...]  # of each setting's images from those of 1000 steps
+    stranger_difference_hu: float  # of two images of 1000 steps
     real: Quality
     reconstruction: Quality
     doubts: tuple[str, ...] = ()  # why equal quality cannot be judged
@@ -55,6 +57,7 @@ def page(reports: Sequence[Report], on_gpu: str) -> str:
         batch_size=reports[0].batch_size,
         num_images=_by_dims(reports, lambda report: report.num_rounds * report.batch_size),
         precision=reports[0].precision,
+        strangers=_by_dims(reports, lambda report: round(report.stranger_difference_hu)) + " HU",
         ours="(b) samples"
         if all(it.iso_quality is None for it in reports)
         else "(b) and (c) sample",
@@ -119,16 +122,18 @@ def _way_rows(report: Report) -> Iterator[str]:
 
 
 def _quality_rows(report: Report) -> Iterator[str]:
-    for setting, way in zip(report.settings, report.ways, strict=True):
-        yield _quality_row(f"{report.dims}D | {way.name}", f"{way.cpu_s:.3g}", setting.quality)
-    yield _quality_row(f"{report.dims}D | real, held out", "", report.real)
-    yield _quality_row(f"{report.dims}D | VQ-GAN's reconstruction", "", report.reconstruction)
+    rows = zip(report.settings, report.ways, report.differences_hu, strict=True)
+    for position, (setting, way, difference_hu) in enumerate(rows):
+        costs = f"{way.cpu_s:.3g} | {f'{difference_hu:.0f}' if position else ''}"
+        yield _quality_row(f"{report.dims}D | {way.name}", costs, setting.quality)
+    yield _quality_row(f"{report.dims}D | real, held out", " | ", report.real)
+    yield _quality_row(f"{report.dims}D | VQ-GAN's reconstruction", " | ", report.reconstruction)
 
 
-def _quality_row(name: str, cpu_s: str, quality: Quality) -> str:
+def _quality_row(name: str, costs: str, quality: Quality) -> str:
     kid, frechet = quality.kid, quality.frechet
     return (
-        f"| {name} | {cpu_s} | {kid.value:.3g} ({kid.low:.3g} to {kid.high:.3g}) "
+        f"| {name} | {costs} | {kid.value:.3g} ({kid.low:.3g} to {kid.high:.3g}) "
         f"| {frechet.value:.3g} | {quality.plane_frechet.value:.3g} "
         f"| {quality.hu_wasserstein:.0f} | {quality.pair_ms_ssim:.2f} "
         f"| {quality.memorised_fraction:.0%} | {quality.accepted_fraction:.0%} |"
@@ -156,6 +161,11 @@ formula, so (b)'s images stand for the quality of both.
 {verdicts}
 ## Quality
 
+*Differs*: the mean difference of a pixel or voxel from the image of ddpm at 1000 steps that \
+began with the same noise; two images of ddpm differ by {strangers}. `dpmpp_sde` adds noise of its \
+own in each step; its judged images had that of ddpm, summed over each step, so that a difference \
+is the solver's error and not chance. Drawing it is not in the CPU time.
+
 Images of each setting ({num_images}) against the training images, by features of the VQ-GAN's \
 encoder in units of their spread: KID with its 95 % bootstrap interval, Fréchet distance, \
 the second judge's Fréchet distance (a small network that learns what was done to real images; of \
@@ -165,8 +175,8 @@ of two images (1: all the same), images that are copies of training images, and 
 farther from real images than 1000 steps by more than a margin stated in advance, and that pass \
 the checks ([what is checked](image_quality.md)).
 
-| | setting | CPU s | KID | Fréchet | second judge | HU | alike | copies | accepted |
-|---|---|---:|---:|---:|---:|---:|---:|---:|---:|
+| | setting | CPU s | differs, HU | KID | Fréchet | second judge | HU | alike | copies | accepted |
+|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|
 {quality}
 
 {on_gpu}"""

@@ -61,12 +61,26 @@ def baseline(ldm: LdmCheckpoint, steps: int = STEPS) -> Sample:
     return sample
 
 
-def ours(ldm: LdmCheckpoint, sampler: str, steps: int, *, precision: str) -> Sample:
+def ours(
+    ldm: LdmCheckpoint,
+    sampler: str,
+    steps: int,
+    *,
+    precision: str,
+    has_noise_of_ddpm: bool = False,
+) -> Sample:
     """Returns this project's sampling at one setting."""
 
     def sample(indices: Sequence[int]) -> Tensor:
         noise = initial_noise(ldm.spec, indices, seed=0)
-        for step in denoise(ldm.unet, noise, sampler=sampler, steps=steps, precision=precision):
+        for step in denoise(
+            ldm.unet,
+            noise,
+            sampler=sampler,
+            steps=steps,
+            precision=precision,
+            has_noise_of_ddpm=has_noise_of_ddpm,
+        ):
             latents = step.latents
         return decode_samples(ldm.vqgan, latents, ldm.latent_scale)
 

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from ldm_project.config import SAMPLERS
+from ldm_project.config import PHANTOM, SAMPLERS
 from ldm_project.errors import DataError, InvalidInputError
+from ldm_project.parsing import num_phantoms
 from ldm_project.settings import QualitySettings, RunSettings
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.contract.price_order import assumptions_in_order
@@ -12,7 +13,6 @@ from mlflow_carbon.grid.price_settings import PriceSettings
 
 DEVICE = re.compile(r"[a-z]+(:\d+)?")
 _NO_PATH = re.compile(r"^(msd|tcia):|[*?[]")  # a public data set, or a glob
-PHANTOM = "phantom"
 
 
 def assumptions_of(settings: RunSettings) -> Assumptions:
@@ -53,6 +53,6 @@ def check_settings(settings: RunSettings) -> None:
             raise InvalidInputError(f"sampler is {sampler!r}; use one of {', '.join(SAMPLERS)}.")
     training = getattr(settings, "training", settings)
     source = getattr(training, "data", PHANTOM)
-    is_local = source != PHANTOM and not _NO_PATH.search(source)
+    is_local = num_phantoms(source) is None and not _NO_PATH.search(source)
     if is_local and not Path(source).expanduser().exists():
         raise DataError(f"No folder, file or glob {source!r}. Check data=, or use data=phantom.")

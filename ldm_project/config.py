@@ -11,6 +11,7 @@ from ldm_project.presets import PRESETS
 
 AUTO = "auto"
 PHANTOM = "phantom"
+NUM_PHANTOMS = 80  # of data=phantom
 
 TINY = "tiny"  # the model size that trains on a laptop
 LARGE = "large"  # the model size whose volumes fill a GPU
@@ -128,7 +129,7 @@ class VqganConfig(RunConfig):
     data: str = parameter(
         PHANTOM,
         "Folder or glob of CT (NIfTI, DICOM), msd:Task09_Spleen, tcia:LIDC-IDRI:20. "
-        "phantom: made here.",
+        "phantom: made here, phantom:320 as many.",
     )
     slice_axis: str = parameter("axial", "Slices drawn from volumes in 2D.", choices=SLICE_AXES)
     spacing_mm: str = parameter(AUTO, "Resample to this spacing: 1 or 1x1x2. auto: as scanned.")

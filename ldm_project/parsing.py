@@ -10,15 +10,37 @@ from ldm_project.config import (
     DEFAULT_SIZE_BY_DIMS,
     DOWNSAMPLING_FACTOR,
     MAX_LATENT_POSITIONS,
+    NUM_PHANTOMS,
+    PHANTOM,
     RunConfig,
 )
 from ldm_project.errors import InvalidInputError
 from ldm_project.presets import PRESETS, ModelPreset
 
+MIN_PHANTOMS = 2  # one to learn from, one to hold out
+
 
 def given(value: str) -> str | None:
     """Returns the text, or ``None`` for ``auto``, which leaves the choice open."""
     return None if value == AUTO else value
+
+
+def num_phantoms(data: str) -> int | None:
+    """Returns how many phantoms ``phantom`` or ``phantom:320`` draws; ``None`` for other data.
+
+    Raises:
+        InvalidInputError: the number is not one, or leaves nothing to hold out.
+    """
+    name, colon, number = data.partition(":")
+    if name != PHANTOM:
+        return None
+    if not colon:
+        return NUM_PHANTOMS
+    if not number.isdecimal() or int(number) < MIN_PHANTOMS:
+        raise InvalidInputError(
+            f"data is {data!r}; give phantom:N, of {MIN_PHANTOMS} phantoms or more."
+        )
+    return int(number)
 
 
 def resolve_preset(model_size: str) -> ModelPreset:

@@ -252,3 +252,23 @@ def test_preset_that_nobody_knows_is_refused_in_a_sentence():
 def test_parameters_of_a_preset_stay_when_they_are_resolved_again():
     once = resolution.settings_of(config.SynthConfig(preset="paper", batch_size="3"))
     assert resolution.settings_of(once.config) == once
+
+
+@pytest.mark.parametrize(
+    ("data", "number"),
+    [
+        ("phantom", config.NUM_PHANTOMS),
+        ("phantom:320", 320),
+        ("/data/ct", None),
+        ("phantoms", None),
+    ],
+)
+def test_data_may_name_a_number_of_phantoms(data, number):
+    assert parsing.num_phantoms(data) == number
+
+
+@pytest.mark.parametrize("data", ["phantom:", "phantom:1", "phantom:-4", "phantom:many"])
+def test_number_of_phantoms_must_leave_some_to_hold_out(data):
+    result = CliRunner().invoke(main, ["train", "--data", data, "--dry-run"])
+    assert result.exit_code == 1
+    assert f"data is '{data}'; give phantom:N, of 2 phantoms or more." in result.stderr

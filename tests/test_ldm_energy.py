@@ -49,6 +49,8 @@ def report():
         iso_quality=way("unipc 20", 0.05),
         ways=(way("ddpm 1000", 1.0), way("unipc 20", 0.05)),
         settings=(Setting("ddpm", 1000, 0.1, QUALITY), Setting("unipc", 20, 0.005, QUALITY)),
+        differences_hu=(0.0, 14.2),
+        stranger_difference_hu=144.4,
         real=QUALITY,
         reconstruction=QUALITY,
     )
@@ -74,6 +76,18 @@ def test_page_gives_no_ratio_but_reasons_where_no_setting_is_shown_to_be_as_good
     assert "(c) ours" not in text
     assert "none of these settings is shown to be as good as ddpm 1000" in text
     assert "\n- unipc 20: by the second judge farther; 40% repeats.\n" in text
+
+
+def test_page_says_how_far_images_lie_from_those_of_the_same_noise():
+    text = page([report()], "")
+    assert "\n| 2D | ddpm 1000 | 1 |  | " in text
+    assert "\n| 2D | unipc 20 | 0.05 | 14 | " in text
+    assert "two images of ddpm differ by in 2D 144 HU." in text
+
+
+def test_difference_of_images_is_in_hu():
+    black, grey = torch.full((2, 1, 4, 4), -1.0), torch.full((2, 1, 4, 4), -0.5)
+    assert ldm_energy.mean_difference_hu(black, grey) == 500  # [-1, 1] is 2000 HU
 
 
 def test_page_says_how_long_the_models_were_trained():

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from ldm_project.config import QualityConfig
+from ldm_project.config import QualityConfig, TrainRunConfig
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.quality import Estimate, Quality
 from ldm_project.errors import CheckpointError, InvalidInputError
@@ -156,3 +156,23 @@ def test_settings_are_runs_that_compare_groups_by_sampler_and_steps(store, dims,
     assert {"ddpm,1000", "unipc,5"} <= {
         ",".join(line.split(",")[:2]) for line in shown.stdout.split()
     }
+
+
+@pytest.mark.slow
+def test_models_are_judged_by_the_phantoms_they_were_trained_on(store):
+    small = {"dims": 3, "size": "16", "iterations": 4, "vqgan_iterations": 4}
+    run_command(TrainRunConfig(**small, data="phantom:12"))
+    run_command(QualityConfig(**small, num_samples="2", samplers="dpmpp_sde", step_counts="5"))
+    (own,) = runs_of("quality")
+    assert [run.data.params["data"] for run in runs_of("train")] == ["phantom:12"]
+    # a fifth of 12 is held out; of the usual 80 phantoms it would be 16
+    assert "2 held-out images are too few" in own.data.tags["ldm.iso_quality_doubts"]
+
+
+@pytest.mark.slow
+def test_images_of_a_stochastic_solver_are_judged_beside_ddpms_of_the_same_noise(store):
+    small = {"size": "32", "iterations": 4, "vqgan_iterations": 4, "num_samples": "2"}
+    run_command(QualityConfig(**small, samplers="dpmpp_sde", step_counts="200"))
+    by_setting = {run.data.tags.get("ldm.setting"): run for run in runs_of("synth")}
+    kids = [by_setting[name].data.metrics["ldm/frechet"] for name in ("ddpm 1000", "dpmpp_sde 200")]
+    assert kids[1] == pytest.approx(kids[0], rel=0.1)

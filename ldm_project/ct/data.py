@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_project.config import PHANTOM
+from ldm_project.config import NUM_PHANTOMS, PHANTOM
 from ldm_project.ct.crops import WHOLE, CropSpec, Part, ScanFacts, cropped, digest_of
 from ldm_project.ct.ct_files import CtFiles, find_scans, progress
 from ldm_project.ct.hounsfield import network_from_hu
 from ldm_project.ct.phantoms import phantom_hu
 from ldm_project.errors import DataError
-from ldm_project.parsing import size_text
+from ldm_project.parsing import num_phantoms, size_text
 from ldm_project.settings import TrainingSettings
 
-NUM_PHANTOMS = 80
 MAX_WARNINGS = 50  # skipped files that are named one by one
 
 
@@ -42,8 +41,10 @@ class DataSpec:
 
 def data_spec(settings: TrainingSettings) -> DataSpec:
     """Returns the data specification of a training."""
+    number = num_phantoms(settings.data)
     return DataSpec(
-        source=settings.data,
+        source=settings.data if number is None else PHANTOM,
+        num_phantoms=number or NUM_PHANTOMS,
         size=settings.size,
         slice_axis=settings.slice_axis,
         spacing_mm=settings.spacing_mm,

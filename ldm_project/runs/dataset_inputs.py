@@ -6,9 +6,9 @@ from typing import Any
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.dataset import Dataset
 
-from ldm_project.config import PHANTOM
 from ldm_project.ct.data import CtScans
 from ldm_project.ct.sources import DECATHLON_SCHEME, TCIA_SCHEME
+from ldm_project.parsing import num_phantoms
 from ldm_project.settings import TrainingSettings
 
 FILES = "files"  # in place of a folder's name, which may name patients
@@ -53,6 +53,6 @@ class CtDataset(Dataset):
 
 
 def source_name(data: str) -> str:
-    """Returns the origin of scans: ``phantom``, a public dataset, or ``files`` for any folder."""
-    is_public = data == PHANTOM or data.startswith((DECATHLON_SCHEME, TCIA_SCHEME))
-    return data if is_public else FILES
+    """Returns the origin of scans: phantoms, a public dataset, or ``files`` for any folder."""
+    is_public = data.startswith((DECATHLON_SCHEME, TCIA_SCHEME))
+    return data if is_public or num_phantoms(data) else FILES

@@ -11,7 +11,7 @@ import torch
 from mlflow import MlflowClient
 from torch import Tensor
 
-from ldm_project.config import HELD_OUT_FRACTION, MAX_SLICE_EPOCHS
+from ldm_project.config import HELD_OUT_FRACTION, MAX_SLICE_EPOCHS, PHANTOM
 from ldm_project.ct.data import CtScans, data_spec, open_scans
 from ldm_project.ct.hounsfield import network_from_hu
 from ldm_project.diffusion.autoencoders import decode, encode
@@ -32,11 +32,18 @@ from ldm_project.diffusion.quality import (
 )
 from ldm_project.diffusion.second_judge import train_second_judge
 from ldm_project.diffusion.verdict import shortfalls
+from ldm_project.parsing import num_phantoms
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.references import ModelReference
 from ldm_project.runs.run_names import run_name
-from ldm_project.runs.synth import log_sampling_arithmetic, sample_batches, sampling_run
-from ldm_project.runs.trained_ldm import open_ldm, trained_ldm
+from ldm_project.runs.synth import (
+    batches_of,
+    log_sampling_arithmetic,
+    sample_batches,
+    sampled_images,
+    sampling_run,
+)
+from ldm_project.runs.trained_ldm import open_ldm, precision_of, trained_ldm
 from ldm_project.settings import QualitySettings, SynthSettings, TrainSettings
 from mlflow_carbon.contract import keys
 
@@ -100,7 +107,7 @@ def run_quality(settings: QualitySettings) -> tuple[str, QualityReport]:
         ldm = open_ldm(reference, settings)
         for way in settings.grid:
             check_sampler(way.sampler, ldm.objective)
-        real = real_images(ldm, settings.training, published)
+        real = real_images(ldm, _as_trained(settings.training, reference), published)
         judged, all_steps = [], None
         for way in settings.grid:  # all steps come first
             setting, images = _sampled_setting(way, ldm, reference, real, all_steps, run_id)
@@ -132,6 +139,17 @@ def _report(judged: Sequence[Setting], real: RealImages, *, num_images: int) -> 
         reconstruction=reconstruction,
         doubts=found,
     )
+
+
+def _as_trained(training: TrainSettings, reference: ModelReference) -> TrainSettings:
+    """Returns settings with the phantoms that a model was trained on, where its run names them.
+
+    Others would hold out what the model has seen.
+    """
+    if training.data != PHANTOM or reference.run_id is None:
+        return training
+    data = MlflowClient().get_run(reference.run_id).data.params.get("data", PHANTOM)
+    return replace(training, data=data) if num_phantoms(data) else training
 
 
 def published_network(settings: QualitySettings) -> FeatureNetwork | None:
@@ -200,6 +218,8 @@ def _sampled_setting(
         with tracked(way, unit="sample", total_units=way.num_samples) as tracker:
             batches = [batch.images_hu for batch in sample_batches(tracker, ldm, way)]
         log_sampling_arithmetic(run_id, ldm, way)
+        if way.sampler == "dpmpp_sde" and all_steps is not None:
+            batches = _images_of_same_noise(ldm, way)
         images = image_set(real.features, network_from_hu(torch.cat(batches)))
         setting = judged_setting(images, all_steps, real, sampler=way.sampler, steps=way.steps)
         measured = MlflowClient().get_run(run_id).data.metrics
@@ -212,6 +232,17 @@ def _sampled_setting(
         if setting.co2e_g_per_accepted_sample is not None:
             mlflow.log_metric(CO2E_G_PER_ACCEPTED_SAMPLE, setting.co2e_g_per_accepted_sample)
     return setting, images
+
+
+def _images_of_same_noise(ldm: LdmCheckpoint, way: SynthSettings) -> list[Tensor]:
+    """Returns batches of a setting's images that share all noise with ``ddpm`` at all steps.
+
+    They are not measured: drawing that noise is no part of what the setting costs.
+    """
+    return [
+        sampled_images(ldm, way, indices, precision_of(way), has_noise_of_ddpm=True)
+        for indices in batches_of(way.num_samples, way.batch_size)
+    ]
 
 
 def judged_setting(

@@ -133,11 +133,8 @@ def sample_batches(
     batches, other processes yield nothing. The division into batches does not depend on the number
     of processes, because an image's last bits depend on the size of its batch.
     """
-    num_samples, batch_size = settings.num_samples, settings.batch_size
-    batches = [
-        range(first, min(first + batch_size, num_samples))
-        for first in range(0, num_samples, batch_size)
-    ]
+    num_samples = settings.num_samples
+    batches = batches_of(num_samples, settings.batch_size)
     precision = precision_of(settings)
     with tqdm(
         total=num_samples * settings.steps,
@@ -151,7 +148,7 @@ def sample_batches(
             tell_step = partial(progress.update, num_units)
             with tracker.window(num_units=num_units):
                 own = [
-                    _sample_batch(ldm, settings, indices, precision, tell_step)
+                    sampled_images(ldm, settings, indices, precision, tell_step)
                     for indices in together[processes.rank : processes.rank + 1]
                 ]
                 sampled = processes.gathered(own)
@@ -159,13 +156,33 @@ def sample_batches(
                 yield SampledBatch(together[0].start, torch.cat([*chain(*sampled)]))
 
 
-def _sample_batch(
+def batches_of(num_samples: int, batch_size: int) -> list[range]:
+    """Returns the global indices of each batch."""
+    return [
+        range(first, min(first + batch_size, num_samples))
+        for first in range(0, num_samples, batch_size)
+    ]
+
+
+def sampled_images(
     ldm: LdmCheckpoint,
     settings: SynthSettings,
     indices: Sequence[int],
     precision: str,
-    tell_step: Callable[[], object],
+    tell_step: Callable[[], object] = lambda: None,
+    *,
+    has_noise_of_ddpm: bool = False,
 ) -> Tensor:
+    """Returns the images ``(B, 1, *S)`` of these indices, in HU.
+
+    Args:
+        ldm: to sample from.
+        settings: seed, sampler and steps.
+        indices: of the images among all.
+        precision: of the UNet.
+        tell_step: called after each denoising step.
+        has_noise_of_ddpm: as of ``denoise``.
+    """
     noise = initial_noise(ldm.spec, indices, seed=settings.seed)
     latents = noise
     for step in denoise(
@@ -175,6 +192,7 @@ def _sample_batch(
         steps=settings.steps,
         precision=precision,
         schedule=ldm.schedule,
+        has_noise_of_ddpm=has_noise_of_ddpm,
     ):
         latents = step.latents
         tell_step()

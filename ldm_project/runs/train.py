@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 import torch
 
-from ldm_project.config import HELD_OUT_FRACTION
+from ldm_project.config import HELD_OUT_FRACTION, PHANTOM
 from ldm_project.ct.data import CtScans, data_spec, open_scans
 from ldm_project.ct.data_sheet import DataSheet, data_sheet
 from ldm_project.diffusion.acceleration import checkpoint_gradients, resolve_precision
@@ -151,7 +151,7 @@ def _materials(settings: TrainSettings, run_id: str, processes: Processes) -> Ma
 def _vqgan_for(
     settings: TrainSettings, scans: CtScans, run_id: str, processes: Processes
 ) -> ModelReference:
-    digest, name = None if scans.is_phantom else scans.digest, vqgan_name(settings)
+    digest, name = None if settings.data == PHANTOM else scans.digest, vqgan_name(settings)
     reference = find_model(settings.vqgan, "vqgan", name, data_digest=digest)
     if reference is not None:
         return reference
