@@ -76,4 +76,5 @@ def sampled_source(source: EnergySource) -> EnergySource:
         source.read_power_w,
         is_power=True,
         max_power_w=source.max_power_w,
+        draws_always=source.draws_always,
     )
