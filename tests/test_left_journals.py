@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import mlflow
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from mlflow_carbon.cli import cli
+from mlflow_carbon.recording import left_journals
 from mlflow_carbon.recording.delivery import Delivery
 from mlflow_carbon.recording.journal import Batch, Journal, Point
 from mlflow_carbon.recording.left_journals import LeftBehind, Living, Unusable, journals
@@ -88,6 +90,13 @@ def test_bad_line_in_the_middle_costs_that_line_only_and_is_kept(store, folder, 
         [["carbon/x", True, TIME_MS, 1]],
         [["carbon/x", float("nan"), TIME_MS, 1]],
         [["carbon/x", 10**400, TIME_MS, 1]],
+        [["carbon/x", -1.0, TIME_MS, 1]],
+        [["carbon/x", 1e308, TIME_MS, 1]],  # two of them would sum to infinity
+        [["carbon/" + "x" * 300, 1.0, TIME_MS, 1]],
+        [["carbon/a\nb", 1.0, TIME_MS, 1]],
+        [["carbon/../x", 1.0, TIME_MS, 1]],
+        [["carbon//x", 1.0, TIME_MS, 1]],
+        [["carbon/x/", 1.0, TIME_MS, 1]],
         [["carbon/x", 1.0, 10**18, 1]],
         [["carbon/x", 1.0, -1, 1]],
         [["carbon/x", 1.0, TIME_MS, 2**70]],
@@ -103,6 +112,27 @@ def test_point_that_is_none_is_a_bad_line(store, folder, run_id, points):
     (recovery,) = recover_all(folder)
     assert (recovery.reason, recovery.num_bad_lines) == (None, 1)
     assert steps(run_id) == [1]
+
+
+@pytest.mark.parametrize("key", ["carbon." + "x" * 300, "carbon.a\nb", "carbon./../x"])
+def test_tag_that_mlflow_refuses_costs_its_line_only(store, folder, run_id, key):
+    lines = lines_of(run_id, store, num_windows=2)
+    write(folder / "a.journal.jsonl", [*lines, json.dumps({"points": [], "tags": {key: "v"}})])
+    (recovery,) = recover_all(folder)
+    assert (recovery.reason, recovery.num_bad_lines) == (None, 1)
+    assert steps(run_id) == [1, 2]
+
+
+def test_file_of_one_endless_line_takes_no_memory(store, folder, run_id, monkeypatch):
+    monkeypatch.setattr(left_journals, "MAX_LINE_BYTES", 2**16)
+    lines = lines_of(run_id, store, num_windows=2)
+    write(folder / "a.journal.jsonl", [lines[0], "x" * 2**24, *lines[1:]])
+    tracemalloc.start()
+    (found,) = journals(folder)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (found.num_bad_lines, len(found.batches)) == (1, 2)
+    assert peak_bytes < 2**22  # a quarter of the file
 
 
 def test_line_that_counts_too_much_loses_nothing(store, folder, run_id):

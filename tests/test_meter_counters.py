@@ -63,6 +63,31 @@ def test_rapl_counter_that_cannot_be_believed_is_a_gap(tmp_path: Path, kind: str
     assert problem.startswith("cpu 0's energy counter went from")
 
 
+@pytest.mark.parametrize("range_text", ["0", "-1", "1000", "", "9" * 400])
+def test_range_that_no_counter_can_have_makes_a_fall_a_gap(tmp_path: Path, range_text: str) -> None:
+    with cpu_node(tmp_path) as node:
+        zone = node.powercap.add_zone(
+            "0", "package-0", Constant(50.0), start_microjoules=50_000_000_000
+        )
+        (zone / "max_energy_range_uj").write_text(f"{range_text}\n")
+        shown(node, zone, lambda s, j: j if s < 5 else j - 50_250)
+        meter = node.started_meter(CPU)
+        node.run(meter, 10.0)
+        total = meter.stop()
+    assert joules(total) == pytest.approx(450.0, rel=1e-6)
+    assert total.coverage_fraction == pytest.approx(0.9)
+
+
+def test_limit_that_is_none_does_not_bound_what_is_believed(tmp_path: Path) -> None:
+    with cpu_node(tmp_path) as node:
+        zone = node.powercap.add_zone("0", "package-0", Constant(50.0))
+        (zone / "constraint_0_power_limit_uw").write_text("1\n")
+        meter = node.started_meter(CPU)
+        node.run(meter, 10.0)
+        total = meter.stop()
+    assert joules(total) == pytest.approx(500.0)
+
+
 def test_window_that_is_all_gap_has_no_energy(tmp_path: Path) -> None:
     with cpu_node(tmp_path) as node:
         zone = node.powercap.add_zone(
@@ -236,6 +261,28 @@ def test_windows_shorter_than_a_counters_step_are_silent_not_zero(
 
 
 # Sensors
+
+
+def test_sensor_that_shows_no_power_gives_no_energy(tmp_path: Path) -> None:
+    with odd_gpu(tmp_path, milliwatts_at=lambda *_: 0, has_counter=False) as node:
+        meter = node.started_meter(GPU)
+        node.run(meter, 10.0)
+        total = meter.stop()
+    assert total.energy_kwh is None
+    assert meter.description.problems == (
+        "gpu 0 showed 0 W, which it cannot draw: that is left out.",
+    )
+
+
+def test_counter_that_stands_still_beside_such_a_sensor_is_named(tmp_path: Path) -> None:
+    with odd_gpu(tmp_path, lambda *_: 5_000_000, lambda *_: 0) as node:
+        meter = node.started_meter(GPU)
+        node.run(meter, 10.0)
+        total = meter.stop()
+    assert total.energy_kwh is None
+    assert meter.description.problems == (
+        "gpu 0's energy counter stands still: no energy is known.",
+    )
 
 
 @pytest.mark.parametrize("milliwatts", [0xFFFFFFFF, -1])

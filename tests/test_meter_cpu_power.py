@@ -129,6 +129,12 @@ def test_name_without_a_known_model_matches_none(name: str) -> None:
         (Cpu("Intel(R) Core(TM) Ultra 7 999H", 22), "hybrid"),
         (Cpu("AMD Ryzen AI 9 HX 999 w/ Radeon 890M", 24), "mobile"),
         (Cpu("", 4), "no name and no hypervisor"),
+        (Cpu("Intel(R) N100", 4, is_virtual=True), "a small desktop's guest"),
+        (Cpu("AMD A10-7850K Radeon R7, 12 Compute Cores 4C+8G", 4, is_virtual=True), "an APU's"),
+        (Cpu("AMD GX-412TC SOC", 4, is_virtual=True), "a board's guest"),
+        (Cpu("VirtualApple @ 2.50GHz", 8, is_virtual=True), "Rosetta on a Mac"),
+        (Cpu("Intel(R) Xeon(R) W-11955M CPU @ 2.60GHz", 16), "a laptop's Xeon"),
+        (Cpu("Intel(R) Xeon Phi(TM) CPU 7250 @ 1.40GHz", 272, is_virtual=True), "1,020 W of 215"),
         (parse_cpuinfo("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n"), "a board"),
         (parse_cpuinfo("processor\t: 0\ncpu\t\t: POWER9, altivec supported\n"), "POWER"),
     ],
@@ -175,6 +181,17 @@ def test_family_and_model_number_decide_where_the_name_says_nothing(
 def test_numbers_of_another_vendor_or_of_no_server_decide_nothing() -> None:
     assert power_of(parse_cpuinfo(cpuinfo(25, 17, vendor="GenuineIntel"))).source == "generic"
     assert power_of(parse_cpuinfo(cpuinfo(25, 33))).source == "generic"  # a Ryzen desktop
+
+
+def test_desktop_with_a_servers_numbers_is_no_server() -> None:
+    name = "Intel(R) Core(TM) i7-6900K CPU @ 3.20GHz"  # 140 W, of which Broadwell-X would make 54
+    guest = Cpu(name, 16, is_virtual=True, vendor="GenuineIntel", family=6, model=79)
+    assert power_of(guest) == ThreadPower(None, "unknown")
+
+
+def test_siena_has_its_own_power_not_that_of_bergamo_of_the_same_number() -> None:
+    cpu = Cpu("AMD EPYC 8324P 32-Core Processor", 64, vendor="AuthenticAMD", family=25, model=160)
+    assert power_of(cpu).watts_per_thread == pytest.approx(180 / 64)
 
 
 def test_every_generation_is_represented_by_a_server_of_known_threads() -> None:

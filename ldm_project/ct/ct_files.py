@@ -23,6 +23,8 @@ from ldm_project.errors import DataError
 
 # A CT shows air, whose value is -1000 HU; MR and label images have no value near -1000.
 AIR_UPPER_HU = -500.0
+# Metal is up to 30,000 HU where scanners keep it; what is far above is no HU.
+METAL_UPPER_HU = 100_000.0
 TISSUE_UPPER_HU = 300.0  # half of a CT or more is air, fat, water or muscle
 # A scan of 2,048 x 2,048 x 512 voxels; a header that asks for more is damaged.
 MAX_VOXELS = 2**31
@@ -133,11 +135,12 @@ def read_scan(scan: CtFiles, *, spacing_mm: Sequence[float] | None) -> ReadScan:
     voxels = torch.as_tensor(np.asarray(image), dtype=torch.float32)
     if not torch.isfinite(voxels).all():
         raise DataError(f"{scan.name} has voxels that are no numbers (NaN or infinite); mend it.")
-    lowest, median = voxels.min().item(), voxels.median().item()
-    if lowest > AIR_UPPER_HU or median > TISSUE_UPPER_HU:
+    lowest, highest, median = voxels.min().item(), voxels.max().item(), voxels.median().item()
+    if lowest > AIR_UPPER_HU or median > TISSUE_UPPER_HU or highest > METAL_UPPER_HU:
         raise DataError(
-            f"{scan.name} is no CT in Hounsfield units: its lowest value is {lowest:g} and its "
-            f"median {median:g}; air is -1000, tissue about 50. Leave MR and label images out."
+            f"{scan.name} is no CT in Hounsfield units: its lowest value is {lowest:g}, its median "
+            f"{median:g} and its highest {highest:g}; air is -1000, tissue about 50. Leave MR and "
+            f"label images out."
         )
     is_known = not (scan.is_dicom and scan.slices[0].spacing_mm is None)
     gaps_mm = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)

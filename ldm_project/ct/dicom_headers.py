@@ -171,7 +171,7 @@ def _series(path: Path, header: Dataset) -> tuple[str, ...]:
 
 
 def _modality(header: Dataset) -> str:
-    if modality := _text(header, "Modality"):
+    if modality := _text(header, "Modality").upper():
         return modality
     return "CT" if header.get("SOPClassUID") in CT_CLASSES else "unknown"
 

@@ -1,9 +1,9 @@
 """Stacks the slices of DICOM files into a volume in Hounsfield units, with its affine."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydicom import Dataset
@@ -26,6 +26,7 @@ from ldm_project.errors import DataError
 PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow")
 PACKAGES = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 AIR_HU = -1000.0  # the value of pixels outside the scanner's view
+RESCALE_KEYWORDS = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}  # and what a lack of it means
 HOUNSFIELD_TYPES = ("", "HU", "HU_MOD", "US")  # of RescaleType; US: unspecified
 # DICOM's patient axes grow to the left, the back and the top; RAS' to the right, front and top.
 RAS_FROM_DICOM = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -41,13 +42,19 @@ def stack_hu(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, np.ndarray]:
         DataError: a file, which the message names, cannot be read or its pixels are not HU.
     """
     volume = np.empty((len(slices), *slices[0].shape), dtype=np.float32)
+    rescaled: dict[str, str] = {}  # what a slice's header says of rescaling, and one such slice
     numbers: dict[tuple[Path, int], int] = {
         (one.path, one.frame): number for number, one in enumerate(slices)
     }
     for path, frames in groupby(sorted(numbers), key=lambda key: key[0]):
         wanted = [frame for _, frame in frames]
-        for frame, image_hu in zip(wanted, _readable_frames_hu(path, wanted), strict=True):
-            volume[numbers[path, frame]] = image_hu
+        for frame, image in zip(wanted, _readable_frames_hu(path, wanted), strict=True):
+            number = numbers[path, frame]
+            volume[number] = image.hu
+            rescaled.setdefault(image.rescaled_by, slices[number].name)
+    if len(rescaled) > 1:
+        told = "; ".join(f"{name} gives {keywords}" for keywords, name in rescaled.items())
+        raise DataError(f"Slices of one scan do not all say how they are rescaled: {told}.")
     return volume.transpose(2, 1, 0), _affine(slices)
 
 
@@ -69,7 +76,15 @@ def _affine(slices: Sequence[DicomSlice]) -> np.ndarray:
     return RAS_FROM_DICOM @ affine
 
 
-def _readable_frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class _Image:
+    """A frame's pixels in HU, and the keywords by which its header says how they are rescaled."""
+
+    hu: np.ndarray
+    rescaled_by: str
+
+
+def _readable_frames_hu(path: Path, frames: Sequence[int]) -> list[_Image]:
     try:
         return _frames_hu(path, frames)
     except DataError:
@@ -78,10 +93,11 @@ def _readable_frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from error
 
 
-def _frames_hu(path: Path, frames: Sequence[int]) -> list[np.ndarray]:
+def _frames_hu(path: Path, frames: Sequence[int]) -> list[_Image]:
     content = open_dicom(path, has_pixels=True)
     assert content is not None  # read_slices has read the header
     _name_transfer_syntax(path, content)
+    _check_bits(path, content)
     plugin = _decoder_of(path, content)
     pixels = iter_pixels(content, indices=list(frames), decoding_plugin=plugin)
     return [
@@ -101,6 +117,16 @@ def _name_transfer_syntax(path: Path, content: Dataset) -> None:
     is_implicit, is_little_endian = content.original_encoding
     explicit = ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
     content.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+
+
+def _check_bits(path: Path, content: Dataset) -> None:
+    """Checks that pixels stand in the lowest bits: from the others, pydicom would make noise."""
+    num_stored, high_bit = content.get("BitsStored"), content.get("HighBit")
+    if isinstance(num_stored, int) and isinstance(high_bit, int) and high_bit >= num_stored:
+        raise DataError(
+            f"{path} has its {num_stored} bits a pixel below bit {high_bit} (HighBit), not in the "
+            f"lowest ones. Convert it to a file whose HighBit is {num_stored - 1}."
+        )
 
 
 def _decoder_of(path: Path, content: Dataset) -> str:
@@ -125,13 +151,14 @@ def _decoder_of(path: Path, content: Dataset) -> str:
     raise DataError(f"{path} is compressed as {syntax.name}, {remedy}")
 
 
-def _hounsfield(path: Path, content: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:
+def _hounsfield(path: Path, content: Dataset, frame: int, stored: np.ndarray) -> _Image:
     """Returns a frame's pixels in HU; padding pixels get the value of air."""
     group = "PixelValueTransformationSequence"
     kind = str(frame_value(content, frame, group, "RescaleType") or "").strip().upper()
+    values = {key: frame_value(content, frame, group, key) for key in RESCALE_KEYWORDS}
+    given = [key for key, value in values.items() if value not in (None, "")]
     slope, intercept = (
-        _number(frame_value(content, frame, group, keyword), default)
-        for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+        float(values[key]) if key in given else default for key, default in RESCALE_KEYWORDS.items()
     )
     if slope == 0 or not np.isfinite([slope, intercept]).all() or kind not in HOUNSFIELD_TYPES:
         raise DataError(
@@ -140,11 +167,7 @@ def _hounsfield(path: Path, content: Dataset, frame: int, stored: np.ndarray) ->
         )
     image_hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     image_hu[_is_padding(content, frame, stored)] = AIR_HU
-    return image_hu
-
-
-def _number(value: Any, default: float) -> float:
-    return default if value is None or value == "" else float(value)
+    return _Image(image_hu, " and ".join(given) or "neither slope nor intercept")
 
 
 def _is_padding(content: Dataset, frame: int, stored: np.ndarray) -> np.ndarray:

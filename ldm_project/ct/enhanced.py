@@ -18,9 +18,12 @@ def num_frames(header: Dataset) -> int:
     """Returns the number of frames of a file; 1 if the header does not give it.
 
     Raises:
-        DataError: the file has several frames, and does not give the position of each.
+        DataError: the number is negative, or the file has several frames and does not give the
+            position of each.
     """
     number = int(header.get("NumberOfFrames") or 1)
+    if number < 1:
+        raise DataError(f"{number} frames (NumberOfFrames); an image has at least one.")
     num_described = len(header.get(PER_FRAME) or ())
     if num_described != number and (number > 1 or num_described > 1):
         raise DataError(

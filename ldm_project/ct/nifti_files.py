@@ -14,6 +14,10 @@ from ldm_project.errors import DataError
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 BIDS_SUBJECT = re.compile(r"(?<![a-zA-Z0-9])sub-[a-zA-Z0-9]+")
+# NIfTI's unit of space as mm; a file that names none is in mm.
+MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
+MAX_VOXEL_MM = 100.0  # no CT is as coarse: such a size is in another unit than the file says
+MAX_SHEAR_DEGREES = 1.0
 MAX_GZIP_RATIO = 1032  # largest ratio of content to file size that deflate can reach
 
 
@@ -54,10 +58,47 @@ def nifti_hu(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise DataError(f"{path} holds {dtype} (colour or complex); a CT has one grey value.")
         _check_size(path, image)
         voxels = np.asarray(image.dataobj, dtype=np.float32).reshape((*shape, 1)[:3])
-        affine = np.asarray(image.affine, dtype=float)
+        affine = _affine_mm(path, image)
     if not np.isfinite(affine).all() or abs(np.linalg.det(_directions(affine))) < 1e-3:
         raise DataError(f"{path} does not say how its axes lie: its affine is no such matrix.")
+    _check_axes(path, affine)
     return voxels, affine
+
+
+def _affine_mm(path: Path, image: Any) -> np.ndarray:
+    """Returns a file's affine in mm, whatever unit it names."""
+    header = image.header
+    has_affine = header.get("qform_code", 1) > 0 or header.get("sform_code", 1) > 0
+    if not has_affine and not _has_sizes(image):
+        raise DataError(f"{path} does not say how large its voxels are (pixdim, sform, qform).")
+    affine = np.array(image.affine, dtype=float)
+    affine[:3] *= MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
+    return affine
+
+
+def _has_sizes(image: Any) -> bool:
+    """Returns whether a file itself gives the size of its voxels: nibabel makes 0 to 1 mm."""
+    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+        header = type(image.header).from_fileobj(file, check=False)
+    sizes = np.abs(header["pixdim"][1:4])
+    return bool(np.all(np.isfinite(sizes) & (sizes > 0)))
+
+
+def _check_axes(path: Path, affine: np.ndarray) -> None:
+    """Checks that voxels have the size of a CT's, and that the axes stand at right angles."""
+    largest_mm = float(np.linalg.norm(affine[:3, :3], axis=0).max())
+    if largest_mm > MAX_VOXEL_MM:
+        raise DataError(
+            f"{path} has voxels of {largest_mm:g} mm by its header: is its unit (xyzt_units) wrong?"
+        )
+    axes = _directions(affine)
+    cosines = np.abs(axes.T @ axes - np.eye(3))
+    if cosines.max() > math.sin(math.radians(MAX_SHEAR_DEGREES)):
+        degrees = math.degrees(math.asin(min(float(cosines.max()), 1.0)))
+        raise DataError(
+            f"{path} is a tilted gantry's: its axes are {degrees:.1f} degrees off right angles. "
+            f"Resample it upright, or leave it out."
+        )
 
 
 @contextmanager

@@ -235,7 +235,8 @@ class Collector:
             )
             return sampled
         has_fallen = tally.counter is not None and tally.counter.trusted is not None
-        is_dead = tally.last_s - tally.moved_s >= STILL_S and source.read_power_w is None
+        is_still = tally.last_s - tally.moved_s >= STILL_S
+        is_dead = is_still and not self._stillness.knows_power(source.device)
         if is_dead and not has_fallen:  # a fall is reported elsewhere
             self._problems.setdefault(
                 f"{name} is still", f"{name}'s energy counter stands still: no energy is known."

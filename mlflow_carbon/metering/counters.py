@@ -28,6 +28,9 @@ _ZONE = re.compile(r"intel-rapl(-mmio)?:(\d+)(?::(\d+))?")
 # Source: https://github.com/mlco2/codecarbon/issues/1274
 SAME_COUNTER_JOULES = 1.0
 
+# A limit below this, such as 0, is none: the smallest packages with a counter take a few watts.
+MIN_LIMIT_W = 1.0
+
 _LIMIT_FILE = re.compile(r"constraint_\d+_(power_limit|max_power)_uw")
 
 
@@ -71,7 +74,7 @@ def find_rapl(powercap_dir: Path, *, is_shared: bool) -> FoundSources:
             refused.append(zone.path / "energy_uj")
             unread.append(f"{zone.component} {zone.index}")
             continue
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             problems.append(f"RAPL zone {zone.path} cannot be read: {error}.")
             unread.append(f"{zone.component} {zone.index}")
             continue
@@ -164,19 +167,28 @@ def _is_package(name: str) -> bool:
 
 def _rapl_source(zone: Zone, *, is_shared: bool) -> EnergySource:
     energy_path = zone.path / "energy_uj"
-    try:
-        wrap_joules = _read_joules(zone.path / "max_energy_range_uj")
-    except (OSError, ValueError):  # then a counter that falls back is a gap
-        wrap_joules = None
     return EnergySource(
         component=zone.component,
         index=zone.index,
         method=keys.METHOD_COUNTER,
         read=lambda: _read_joules(energy_path),
-        wrap_joules=wrap_joules,
+        wrap_joules=_range_joules(zone.path),
         is_shared=is_shared,
         max_power_w=_package_limit_w(zone.path) if zone.component == "cpu" else MAX_PACKAGE_POWER_W,
     )
+
+
+def _range_joules(path: Path) -> float | None:
+    """Returns the value at which a zone's counter starts again; ``None`` if it tells none.
+
+    Then a counter that falls back is a gap. A range of 0, or one that the counter has passed
+    already, tells none.
+    """
+    try:
+        range_joules = _read_joules(path / "max_energy_range_uj")
+        return range_joules if range_joules > _read_joules(path / "energy_uj") else None
+    except (OSError, ValueError, OverflowError):
+        return None
 
 
 def _package_limit_w(path: Path) -> float:
@@ -186,10 +198,14 @@ def _package_limit_w(path: Path) -> float:
         if _LIMIT_FILE.fullmatch(file.name):
             try:
                 limits_w.append(int(file.read_text()) / MICROWATTS_PER_WATT)
-            except (OSError, ValueError):  # not told
+            except (OSError, ValueError, OverflowError):  # not told
                 continue
-    limit_w = LIMIT_FACTOR * max(limits_w)
-    return min(limit_w, MAX_PACKAGE_POWER_W) if limit_w > 0 else MAX_PACKAGE_POWER_W
+    return _bound_w(max(limits_w), MAX_PACKAGE_POWER_W)
+
+
+def _bound_w(limit_w: float, highest_w: float) -> float:
+    """Returns a power that a device never exceeds: by its own limit, if that is one."""
+    return min(LIMIT_FACTOR * limit_w, highest_w) if limit_w >= MIN_LIMIT_W else highest_w
 
 
 def _read_joules(path: Path) -> float:
@@ -224,6 +240,7 @@ def gpu_source(nvml: Any, gpu: Gpu, *, sampled_power_w: Callable[[], float]) -> 
             sampled_power_w,
             is_power=True,
             max_power_w=max_power_w,
+            draws_always=True,
         )
     return EnergySource(
         "gpu",
@@ -232,6 +249,7 @@ def gpu_source(nvml: Any, gpu: Gpu, *, sampled_power_w: Callable[[], float]) -> 
         read_joules,
         max_power_w=max_power_w,
         read_power_w=sampled_power_w,
+        draws_always=True,
     )
 
 
@@ -239,7 +257,7 @@ def _gpu_limit_w(nvml: Any, gpu: Gpu) -> float:
     """Returns a power that a GPU never exceeds, by its own limit where it tells one."""
     try:
         _, limit_milliwatts = nvml.nvmlDeviceGetPowerManagementLimitConstraints(gpu.handle)
-        limit_w = LIMIT_FACTOR * float(limit_milliwatts) / MILLIWATTS_PER_WATT
+        limit_w = float(limit_milliwatts) / MILLIWATTS_PER_WATT
     except Exception:  # a fake, an old driver or a GPU without a limit: any may be missing
         return MAX_GPU_POWER_W
-    return min(limit_w, MAX_GPU_POWER_W) if limit_w > 0 else MAX_GPU_POWER_W
+    return _bound_w(limit_w, MAX_GPU_POWER_W)

@@ -26,9 +26,14 @@ UNKNOWN = "unknown"
 _SERVER_NAMES = re.compile(r"\b(epyc|xeon|opteron)\b", re.IGNORECASE)
 _OTHER_NAMES = re.compile(
     r"\b(core|ryzen|athlon|celeron|pentium|atom|apple|neoverse|cortex|arm\w*|aarch64|ampere|"
-    r"graviton\d*|kunpeng|snapdragon|raspberry|power\d*|ppc\w*|risc-?v|loongson\S*)\b",
+    r"graviton\d*|kunpeng|snapdragon|raspberry|power\d*|ppc\w*|risc-?v|loongson\S*|"
+    r"n\d{2,3}|u\d{3}|fx|a\d{1,2}-\w+|e[12]-\d+|phenom|sempron|turion|gx-\w+|apu|bc-\d+|"
+    r"virtualapple|via|zhaoxin|kaixian|genuine intel|eng sample)\b",
     re.IGNORECASE,
 )
+_DESKTOP_NAMES = re.compile(r"\b(ryzen|core\W*(\(TM\))?\s*(i\d|ultra))\b", re.IGNORECASE)
+# Xeons of no server: those of laptops (E-2176M, E3-1505M, W-11955M), and Phi.
+_OTHER_XEONS = re.compile(r"\bphi\b|\b(e|e3|w)-\d{4,5}M\w*\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ def thread_power(
     if model is not None and num_threads is not None:
         source = f"table: {model.name} ({model.tdp_w:g} W)"
         return ThreadPower(model.tdp_w / num_threads, source)
-    if (family := _by_family(cpu)) is not None:
+    if not _is_desktop(cpu) and (family := _by_family(cpu)) is not None:
         return family
     return _without_model(cpu)
 
@@ -162,11 +167,23 @@ def thread_power(
 def _without_model(cpu: Cpu) -> ThreadPower:
     """Returns a typical server's figure for a CPU that may be a server's, else no figure."""
     is_server = _SERVER_NAMES.search(cpu.name) is not None
-    is_emulated = "Processor (" in cpu.name  # QEMU's names: Intel Core Processor (Haswell, IBRS)
-    is_other = not cpu.is_x86 or (_OTHER_NAMES.search(cpu.name) is not None and not is_emulated)
-    if is_server or (cpu.is_virtual and not is_other):
+    if not _is_no_server(cpu) and (is_server or cpu.is_virtual):
         return ThreadPower(GENERIC_WATTS_PER_THREAD, GENERIC)
     return ThreadPower(None, UNKNOWN)
+
+
+def _is_desktop(cpu: Cpu) -> bool:
+    """Returns whether the name is a desktop's, whose family number may be a server's."""
+    return _DESKTOP_NAMES.search(cpu.name) is not None and "Processor (" not in cpu.name
+
+
+def _is_no_server(cpu: Cpu) -> bool:
+    """Returns whether a CPU's name, or its kind, is of a machine that no server's figure fits."""
+    name = re.sub(r"\((R|TM)\)", " ", cpu.name, flags=re.IGNORECASE)
+    if _SERVER_NAMES.search(name) is not None:
+        return not cpu.is_x86 or _OTHER_XEONS.search(name) is not None
+    is_emulated = "Processor (" in name  # QEMU's names: Intel Core Processor (Haswell, IBRS)
+    return not cpu.is_x86 or (_OTHER_NAMES.search(name) is not None and not is_emulated)
 
 
 def _by_family(cpu: Cpu) -> ThreadPower | None:
@@ -203,7 +220,7 @@ def plain_name(name: str) -> str:
     """Returns a CPU's name without trademark signs, clock rates and words that name no model."""
     plain = name.split("@")[0]
     plain = re.sub(r"\((R|TM)\)", " ", plain, flags=re.IGNORECASE)
-    plain = re.sub(r"\b\d+-Core\b|\b\d+(st|nd|rd|th) Gen\b", " ", plain, flags=re.IGNORECASE)
+    plain = re.sub(r"\b\d+-Cores?\b|\b\d+(st|nd|rd|th) Gen\b", " ", plain, flags=re.IGNORECASE)
     plain = re.sub(r"\bwith Radeon.*$|\bw/ Radeon.*$", " ", plain, flags=re.IGNORECASE)
     plain = re.sub(r"\b(CPU|Processor)\b", " ", plain, flags=re.IGNORECASE)
     return " ".join(plain.split()).casefold()

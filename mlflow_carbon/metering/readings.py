@@ -35,6 +35,7 @@ class EnergySource:
         is_shared: whether only this process tree's share, by CPU time, is counted.
         max_power_w: the device never draws more; a reading above it is not believed.
         read_power_w: reads the power sensor of a device with a counter, to check the counter.
+        draws_always: whether a power of 0 W is a sensor's fault, as a device that answers draws.
     """
 
     component: str
@@ -46,6 +47,7 @@ class EnergySource:
     is_shared: bool = False
     max_power_w: float = MAX_PACKAGE_POWER_W
     read_power_w: Callable[[], float] | None = None
+    draws_always: bool = False
 
     @property
     def device(self) -> Device:
@@ -54,7 +56,8 @@ class EnergySource:
 
     def can_draw(self, power_w: float) -> bool:
         """Returns whether the device can draw this power."""
-        return math.isfinite(power_w) and 0 <= power_w <= self.max_power_w
+        is_off = self.draws_always and power_w == 0
+        return math.isfinite(power_w) and 0 <= power_w <= self.max_power_w and not is_off
 
 
 @dataclass(frozen=True)

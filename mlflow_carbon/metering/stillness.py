@@ -42,6 +42,7 @@ class StillnessWatch:
             return None
         power_w = source.read_power_w()
         if not source.can_draw(power_w):
+            self._missed.pop(source.device, None)
             return None
         missed = self._added(source.device, tally, power_w)
         if still_s < STILL_S or missed.joules < MIN_MISSED_JOULES:
@@ -54,6 +55,10 @@ class StillnessWatch:
             counter=None,
             power_w=power_w,
         )
+
+    def knows_power(self, device: Device) -> bool:
+        """Returns whether the power sensor of a device that stands still can be believed."""
+        return device in self._missed
 
     def _added(self, device: Device, tally: Tally, power_w: float) -> Missed:
         before = self._missed.get(device)
@@ -76,4 +81,5 @@ def sampled_source(source: EnergySource) -> EnergySource:
         source.read_power_w,
         is_power=True,
         max_power_w=source.max_power_w,
+        draws_always=source.draws_always,
     )

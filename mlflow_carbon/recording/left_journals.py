@@ -1,15 +1,15 @@
 """Journals that processes left behind, read without trust: every file and line is checked."""
 
 import json
-import math
 import os
+import posixpath
 import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.figures import MAX_TIME_MS
@@ -24,6 +24,10 @@ from mlflow_carbon.recording.process_identity import (
 METRIC_PREFIX = "carbon/"
 MAX_STEP = 2**63 - 1  # of MLflow's databases
 MAX_LINE_BYTES = 64 * 2**20
+MAX_FIGURE = 1e15  # of any metric here; no run can reach it, and sums of them stay finite
+# What MLflow takes as the name of a metric or tag; another would hold back the whole journal.
+_NAME = re.compile(r"[/\w.\- :]+")
+MAX_NAME_CHARS = 250
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -182,15 +186,25 @@ def _read(path: Path, file: int, *, is_shared: bool) -> LeftBehind | Living | Un
     """Reads an open file as a journal; ``None`` if it is empty or gone."""
     try:
         with os.fdopen(os.dup(file), "rb") as stream:
-            return _parsed(path, stream.readlines(), has_lock=lock(file), is_shared=is_shared)
+            return _parsed(path, _lines(stream), has_lock=lock(file), is_shared=is_shared)
     except FileNotFoundError:
         return None
     except (OSError, _BadError, MemoryError) as error:
         return Unusable(path, _reason(error))
 
 
+def _lines(stream: BinaryIO) -> list[bytes | None]:
+    """Returns the lines of a file; ``None`` for one that is too long, which is not kept."""
+    lines: list[bytes | None] = []
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        lines.append(line if len(line) <= MAX_LINE_BYTES else None)
+        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE_BYTES + 1)
+    return lines
+
+
 def _parsed(
-    path: Path, lines: list[bytes], *, has_lock: bool, is_shared: bool
+    path: Path, lines: list[bytes | None], *, has_lock: bool, is_shared: bool
 ) -> LeftBehind | Living | Unusable | None:
     if not lines:
         return None  # killed before it wrote anything
@@ -217,7 +231,7 @@ def _parsed(
     )
 
 
-def _undelivered(lines: list[bytes]) -> tuple[tuple[Batch, ...], int]:
+def _undelivered(lines: list[bytes | None]) -> tuple[tuple[Batch, ...], int]:
     """Returns the batches that the store may lack, and the number of unreadable lines."""
     batches: list[Batch] = []
     num_delivered = num_bad_lines = 0
@@ -235,8 +249,8 @@ def _undelivered(lines: list[bytes]) -> tuple[tuple[Batch, ...], int]:
     return tuple(batches[num_delivered:]), 0
 
 
-def _record(line: bytes) -> dict[str, Any]:
-    if len(line) > MAX_LINE_BYTES:
+def _record(line: bytes | None) -> dict[str, Any]:
+    if line is None:
         raise _BadError("a line is too long")
     try:
         record = json.loads(line)
@@ -251,7 +265,7 @@ def _batch(record: dict[str, Any]) -> Batch:
     points, tags = record.get("points"), record.get("tags")
     if not (isinstance(points, list) and isinstance(tags, dict)):
         raise _BadError("no points and tags")
-    if not all(_text(key).startswith(keys.TAG_PREFIX) for key in tags):
+    if not all(_is_name(key, keys.TAG_PREFIX) for key in tags):
         raise _BadError("a tag that is not ours")
     return Batch(
         tuple(_point(values) for values in points),
@@ -262,9 +276,9 @@ def _batch(record: dict[str, Any]) -> Batch:
 def _point(values: object) -> Point:
     match values:
         case [str(key), int() | float() as value, int(timestamp_ms), int(step)]:
-            if not _text(key).startswith(METRIC_PREFIX):
+            if not _is_name(key, METRIC_PREFIX):
                 raise _BadError("a metric that is not ours")
-            if isinstance(value, bool) or not _is_finite(value):
+            if isinstance(value, bool) or not 0 <= value <= MAX_FIGURE:  # false for NaN as well
                 raise _BadError("a value that is none")
             return Point(
                 key, float(value), _count(timestamp_ms, MAX_TIME_MS), _count(step, MAX_STEP)
@@ -272,11 +286,11 @@ def _point(values: object) -> Point:
     raise _BadError("a point that is none")
 
 
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer of 400 digits
-        return False
+def _is_name(key: str, prefix: str) -> bool:
+    """Returns whether a key is one of ours, and MLflow takes it."""
+    is_path = posixpath.normpath(key) == key
+    is_ours = _text(key).startswith(prefix) and len(key) <= MAX_NAME_CHARS
+    return is_ours and is_path and _NAME.fullmatch(key) is not None
 
 
 def _count(value: object, highest: int) -> int:

@@ -44,6 +44,7 @@ _COLUMNS_BY_TABLE = {
     "tags": {"run_uuid", "key", "value"},
     "alembic_version": {"version_num"},
 }
+_NO_STATUS = "UNKNOWN"  # of a run whose row has none
 _RUNS_PER_QUERY = 1000  # what is in memory at a time
 _EXPERIMENTS_PER_QUERY = 500  # a database takes a limited number of values
 _NUM_TEXTS_KEPT = 4096  # of tags, as runs of one kind have the same
@@ -258,7 +259,8 @@ class _Queries:
         asked = {"runs": [head[0] for head in heads]}
         metrics: dict[str, dict[str, float]] = {run_id: {} for run_id in asked["runs"]}
         for run_id, key, value in _rows(connection, self.metrics, asked):
-            metrics[run_id][key] = math.nan if value is None else value
+            # sqlite keeps text in a column of numbers; so no figure is known
+            metrics[run_id][key] = value if isinstance(value, int | float) else math.nan
         params: dict[str, Mapping[str, str]] = {}
         if self.params is not None:
             for run_id, text in _rows(connection, self.params, asked):
@@ -274,13 +276,13 @@ class _Queries:
                 run_id,
                 name or names.get(run_id) or "",
                 str(experiment_id),
-                status,
+                status or _NO_STATUS,
                 metrics[run_id],
                 params.get(run_id, {}),
                 shared,
                 figure_tags,
-                start_ms,
-                end_ms,
+                start_ms if isinstance(start_ms, int) else None,
+                end_ms if isinstance(end_ms, int) else None,
             )
 
 

@@ -65,7 +65,8 @@ class StoredRun(NamedTuple):
     def of(cls, run: Run) -> "StoredRun":
         """Returns a run that MLflow has read."""
         info, data = run.info, run.data
-        tags = dict(data.tags)
+        # sqlite keeps bytes in a column of texts; they say nothing
+        tags = {key: text for key, text in data.tags.items() if isinstance(text, str)}
         figure_tags = {key: tags.pop(key) for key in FIGURE_TAGS if key in tags}
         return cls(
             info.run_id,

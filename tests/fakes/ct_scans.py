@@ -91,10 +91,17 @@ def write_series(
     return folder
 
 
-def write_enhanced(path: Path, *, num_frames: int = 8, gap_mm: float = 3.0) -> Path:
+def write_enhanced(
+    path: Path,
+    *,
+    num_frames: int = 8,
+    gap_mm: float = 3.0,
+    edit: Callable[[FileDataset], None] = lambda _: None,
+) -> Path:
     """Writes the series of :func:`write_series` as one enhanced file, frames from last to first.
 
-    Frame k holds 10 k HU; each has a rescale slope of its own.
+    Frame k holds 10 k HU; each has a rescale slope of its own. ``edit`` changes the header before
+    it is written.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
@@ -127,5 +134,6 @@ def write_enhanced(path: Path, *, num_frames: int = 8, gap_mm: float = 3.0) -> P
         frames.append(pixels)
     header.PerFrameFunctionalGroupsSequence = groups
     header.PixelData = np.stack(frames).tobytes()
+    edit(header)
     header.save_as(path, enforce_file_format=True)
     return path
