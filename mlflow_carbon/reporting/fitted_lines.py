@@ -10,8 +10,8 @@ _BETWEEN = " · "
 def fitted_line(head: str, pieces: Sequence[Piece], *, columns: int | None = None) -> str:
     """Returns pieces on one line, in their shorter wordings where the longest do not fit.
 
-    The wordings shorten by turns: each piece takes its second before one takes its third, those at
-    the end of the line first.
+    The wordings shorten by turns, from the left: each piece takes its second before one takes its
+    third.
 
     Args:
         head: what the line begins with, at any width.
@@ -26,7 +26,7 @@ def fitted_line(head: str, pieces: Sequence[Piece], *, columns: int | None = Non
     if columns is None:
         return line
     for level in range(1, max(map(len, pieces), default=1)):
-        for index in reversed(range(len(pieces))):
+        for index in range(len(pieces)):
             if len(line) <= columns:
                 return line
             levels[index] = min(level, len(pieces[index]) - 1)

@@ -164,7 +164,7 @@ def receipt_lines(footprint: RunFootprint, *, columns: int | None = None) -> lis
         lines.append(fitted_line("  ", list(_how(footprint)), columns=columns))
         if footprint.changes:
             best, *others = map(_change, footprint.changes)
-            changes = [(best,), *((other, "") for other in others)]
+            changes: list[Piece] = [(best,), *((other, "") for other in others)]
             lines.append(fitted_line("  cheaper: ", changes, columns=columns))
     if footprint.where is not None:
         others = "" if footprint.all_runs is None else f" · all runs: {footprint.all_runs}"
@@ -253,7 +253,7 @@ def _how(footprint: RunFootprint) -> Iterator[Piece]:
     if (footprint.other_cpu_fraction or 0.0) > NOTABLE_FRACTION:
         percent = f"{100 * (footprint.other_cpu_fraction or 0.0):.0f} %"
         short = f"others {percent} of CPU"
-        yield f"others used {percent} of the CPU", short, short, short, ""
+        yield f"others used {percent} of the CPU", short, short, short, short, ""
     if footprint.intensity is not None and footprint.pue is not None:
         label, price = (
             footprint.intensity.label,
@@ -261,7 +261,7 @@ def _how(footprint: RunFootprint) -> Iterator[Piece]:
         )
         is_default = "region" in footprint.defaulted
         short = f"{price} (default)" if is_default else price
-        yield f"{price}{_unchosen(footprint)}", short, price, label
+        yield f"{price}{_unchosen(footprint)}", short, price, price, label
     if footprint.unit not in (None, keys.UNIT_MINUTE) and footprint.energy_kwh_per_unit is not None:
         amount = f"{energy_text(footprint.energy_kwh_per_unit)} per {footprint.unit}"
         yield _per_unit(footprint), amount, amount, ""
