@@ -163,8 +163,8 @@ def receipt_lines(footprint: RunFootprint, *, columns: int | None = None) -> lis
     if footprint.energy_kwh is not None:
         lines.append(fitted_line("  ", list(_how(footprint)), columns=columns))
         if footprint.changes:
-            best, *others = map(_change, footprint.changes)
-            changes: list[Piece] = [(best,), *((other, "") for other in others)]
+            best, *more = map(_change, footprint.changes)
+            changes: list[Piece] = [(best,), *((change, "") for change in more)]
             lines.append(fitted_line("  cheaper: ", changes, columns=columns))
     if footprint.where is not None:
         others = "" if footprint.all_runs is None else f" · all runs: {footprint.all_runs}"
