@@ -143,6 +143,13 @@ def adds_noise(scheduler: NoiseScheduler) -> bool:
     return isinstance(scheduler, DDPMScheduler)
 
 
+def signal_to_noise_ratios(schedule: TrainedSchedule = OWN_SCHEDULE) -> list[float]:
+    """Returns the variance of the signal over that of the noise, by timestep of a diffusion."""
+    kept = DDPMScheduler(**schedule.arguments).alphas_cumprod.double()
+    ratios: list[float] = (kept / (1 - kept)).tolist()
+    return ratios
+
+
 def set_denoising_steps(scheduler: NoiseScheduler, steps: int, device: torch.device) -> None:
     """Spreads a number of denoising steps over the trained timesteps, noisiest first.
 
