@@ -15,6 +15,7 @@ from mlflow_carbon.commands.export import export
 from mlflow_carbon.commands.gate import gate
 from mlflow_carbon.commands.models import models
 from mlflow_carbon.commands.options import example
+from mlflow_carbon.commands.output import Refusal
 from mlflow_carbon.commands.paper_check import paper_check
 from mlflow_carbon.commands.plot import plot
 from mlflow_carbon.commands.predict import predict
@@ -38,11 +39,11 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except MlflowCarbonError as error:
             command = self.commands.get(ctx.invoked_subcommand or "")
-            raise click.ClickException(told_as_options(error, command)) from error
+            raise Refusal(told_as_options(error, command)) from error
         except click.UsageError:
             raise
         except click.ClickException as error:
-            raise click.ClickException(shown(error.message)) from error
+            raise Refusal(shown(error.message)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands with their first sentences whole, wrapped where they are long."""

@@ -7,7 +7,7 @@ from scipy import stats
 
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.grid.intensity import lookup_intensity
-from mlflow_carbon.reporting.compare import compare_runs
+from mlflow_carbon.reporting.compare import check_sort, compare_runs
 from mlflow_carbon.reporting.comparison_tables import comparison_report
 from tests.test_compare import frame, run_row
 
@@ -109,9 +109,21 @@ def test_rows_are_sorted_by_energy_co2e_or_a_column(sort, order):
 
 def test_sort_by_what_is_not_there_names_what_is():
     with pytest.raises(
-        InvalidInputError, match=r"sort is 'kid'; give energy, co2e or a column: st"
+        InvalidInputError,
+        match=r"sort is 'kidd'; give energy, co2e, a key .* Nearest: kid, [a-z_]+, [a-z_]+\.$",
     ):
-        compare_runs(runs(), group_by=["steps"], sort="kid")
+        check_sort("kidd", ["kid"])
+
+
+def test_a_key_is_named_without_its_prefix_and_only_columns_shown_are_explained():
+    report = str(comparison_report(compare_runs(runs(), group_by=["params.steps"])))
+    assert report.startswith("1000 steps cost ")
+    assert "params." not in report
+    assert "within: std" in report
+    single = str(comparison_report(compare_runs(frame(run_row()))))
+    assert "within (%)" not in single
+    assert "within: std" not in single
+    assert "coverage: share of the time" in single
 
 
 def test_per_keeps_one_unit_and_refuses_what_no_run_counts():

@@ -84,6 +84,7 @@ def test_compare_prints_the_table():
     result = compare("--group-by", "steps", "--region", "EU27", "--region", "Sweden")
     assert result.stdout == COMPARISON
     assert result.stderr == FEW_READINGS
+    assert result.output == COMPARISON + FEW_READINGS  # a terminal shows the answer first
 
 
 @pytest.mark.usefixtures("synthesis")

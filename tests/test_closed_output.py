@@ -1,11 +1,14 @@
-"""Output that cannot be written is an error on one line: no traceback, and no success."""
+"""Errors are one sentence: no traceback and no success; a terminal breaks them between words."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from mlflow_carbon.commands.output import Refusal
 
 COMMAND = [sys.executable, "-m", "mlflow_carbon"]
 FULL = Path("/dev/full")
@@ -43,3 +46,21 @@ def test_reader_that_leaves_early_gets_no_traceback():
     done = run("paper-check", stdout=last)
     os.close(last)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_error_in_a_terminal_is_broken_between_words(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream:
+        Refusal("No metered run in experiment 'empty'. " * 4).show(stream)
+        printed = os.read(ours, 10_000).decode().splitlines()
+    os.close(ours)
+    assert len(printed) == 3
+    assert max(map(len, printed)) <= 80
+    assert " ".join(printed) == "Error: " + " ".join(["No metered run in experiment 'empty'."] * 4)
+
+
+def test_error_in_a_pipe_is_one_line():
+    stream = io.StringIO()
+    Refusal("No metered run. " * 20).show(stream)
+    assert stream.getvalue().count("\n") == 1

@@ -70,6 +70,20 @@ def test_the_command_and_the_library_compare_files_without_a_store(client, tmp_p
     assert set(frame["steps"]) == {"20", "50"}
 
 
+@pytest.mark.parametrize("filter_string", ["", "params.steps = '7'"])
+def test_without_a_metered_run_nothing_is_written(client, tmp_path, filter_string):
+    client.create_experiment("empty")
+    path = tmp_path / "runs.parquet"
+    path.write_text("kept")
+    options = ["--experiment", "a" if filter_string else "empty", "--filter", filter_string]
+    done = CliRunner().invoke(cli, ["export", *options, "--out", str(path)])
+    assert done.exit_code == 1
+    said = f" that fits {filter_string!r}" if filter_string else ""
+    assert f"No metered run in experiment {options[1]!r}{said}, so nothing was wri" in done.stderr
+    assert path.read_text() == "kept"
+    assert list(tmp_path.glob(".runs*")) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

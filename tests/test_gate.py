@@ -204,7 +204,8 @@ def test_tag_models_says_what_could_not_be_written(client):
     train(client, "ldm", 8.0)
     result = tag_models("ldm", "gone")
     assert result.exit_code == 1
-    assert result.stdout.startswith("ldm: 1 version, 2 changed.\n")
+    assert result.stdout == "ldm: 1 version, 2 changed.\n"
+    assert result.stderr.endswith("Error: 1 model or version could not be tagged.\n")
     assert "Not written on model 'gone'" in result.stderr
 
 

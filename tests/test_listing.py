@@ -179,3 +179,8 @@ def test_latest_run_is_none_that_was_deleted(client):
     for text in ("latest", "mytrain"):
         with pytest.raises(NoRunsError):
             find_run(client, text)
+
+
+def test_latest_of_no_run_at_all_is_not_advised_to_be_latest(store):
+    with pytest.raises(NoRunsError, match=r"^No metered run has ended yet; mlflow_carbon\.track"):
+        find_run(MlflowClient(), "latest")

@@ -25,6 +25,7 @@ from mlflow_carbon.pictures.frames import (
     energy_so_far,
     month_points,
     pareto,
+    points,
     price_texts,
     region_points,
     with_numbers,
@@ -38,6 +39,8 @@ from mlflow_carbon.pictures.paper_figures import (
 from mlflow_carbon.pictures.run_figures import energy_figure, quality_figure, runs_figure
 from mlflow_carbon.pictures.style import COLUMN_WIDTH_IN, DOTS_PER_INCH, house_style, save
 from tests.fakes.metered_runs import write_run
+from tests.test_compare import frame as runs_frame
+from tests.test_compare import run_row
 
 GOLDEN = Path(__file__).parent / "fixtures" / "pictures"
 GOLDEN_DOTS_PER_INCH = 120
@@ -308,6 +311,17 @@ def test_command_says_what_is_wrong(hostile_store, tmp_path, arguments, exit_cod
 def noted(figure):
     """Returns the note below a figure's panels, on one line."""
     return " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+
+
+def test_a_series_is_named_by_what_differs_inside_its_unit():
+    # unlike samplers and the absent one are kept apart by compare, not by who asks
+    rows = [run_row(params__sampler=name, params__size="64") for name in ("ddim", "unipc")]
+    rows += [run_row(unit="iteration", params__size="64")]
+    drawn = points(runs_frame(*rows), x="size").set_index("panel")["series"]
+    assert sorted(drawn["sample"]) == ["sampler ddim", "sampler unipc"]
+    assert drawn["iteration"] == ""
+    asked = points(runs_frame(rows[0]), x="size", series=["params.sampler"])
+    assert list(asked["series"]) == ["sampler ddim"]
 
 
 def test_note_names_the_prices_of_what_is_drawn():

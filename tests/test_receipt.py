@@ -1,9 +1,12 @@
 """The receipt: what it says, where it goes, and the same as a record."""
 
+import fcntl
 import io
 import os
+import struct
 import subprocess
 import sys
+import termios
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from mlflow_carbon.accounting.cheaper import (
 from mlflow_carbon.accounting.measurement_error import bounds_of
 from mlflow_carbon.contract.measurement import DeviceEnergy
 from mlflow_carbon.grid.intensity import given_intensity, lookup_intensity
-from mlflow_carbon.reporting.receipt import RunFootprint, receipt_lines
+from mlflow_carbon.reporting.receipt import Part, RunFootprint, receipt_lines
 from mlflow_carbon.testing.meter import DESCRIPTION, FakeMeter, reading
 from mlflow_carbon.tracking.receipts import is_silent, print_receipt
 from tests.conftest import ROOT
@@ -178,6 +181,53 @@ def test_training_that_a_run_sets_off_is_added_beside_it(fake_meter, capsys):
 def test_nothing_measured_is_said_instead_of_zero():
     lines = receipt_lines(RunFootprint("abc", problem="No GPU can be measured."))
     assert lines == ["mlflow-carbon: no energy measured: No GPU can be measured"]
+
+
+FULL = RunFootprint(
+    "abc",
+    name="synth 2D 64² unipc-200 seed 1",
+    energy_kwh=1.93e-7,
+    energy_bounds=bounds_of({"cpu": 1.93e-7}, {"cpu": "tdp"}),
+    co2e_g=9.08e-5,
+    duration_s=0.724,
+    energy_kwh_by_component={"cpu": 1.93e-7},
+    method_by_component={"cpu": "tdp"},
+    unit="sample",
+    energy_kwh_per_unit=1e-8,
+    energy_kwh_per_unit_std=1e-9,
+    intensity=lookup_intensity("WORLD"),
+    pue=1.0,
+    defaulted=("region",),
+    attribution="process_share",
+    other_cpu_fraction=0.83,
+    children=Part(5),
+    changes=(cleaner_region(lookup_intensity("WORLD")), Change("20 steps", 0.9, is_at_most=True)),
+)
+
+
+def test_receipt_in_a_terminal_of_80_columns_says_the_same_in_fewer_words():
+    # each fits; the price keeps its figure, year and set, and others' load stays
+    assert receipt_lines(FULL, columns=80) == [
+        "mlflow-carbon: 90.8 µg CO2e · 193 µWh (each −50 to +100 %) · with 5 child runs",
+        "  CPU estimated · others 83 % of CPU · WORLD 471.1 g/kWh (2024, ember), PUE 1",
+        "  cheaper: in Sweden 35.82 g/kWh (2024, ember) −92 % · 20 steps up to −90 %",
+    ]
+    whole = receipt_lines(FULL)
+    assert "(this process's share) · others used 83 % of the CPU" in whole[1]
+    assert whole[1].endswith("PUE 1 (region is a default) · 10 µWh ± 10 % per sample")
+    assert receipt_lines(FULL, columns=200) == whole
+
+
+def test_receipt_is_as_wide_as_the_terminal_that_shows_it():
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream:
+        print_receipt(FULL, stream)
+        printed = os.read(ours, 10_000).decode()
+    os.close(ours)
+    lines = printed.splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
 
 
 def test_name_of_the_run_cannot_act_on_the_terminal():

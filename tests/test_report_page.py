@@ -78,10 +78,27 @@ def test_report_sums_each_joule_once_and_says_what_is_missing(store, client, tmp
     assert result.stdout.splitlines()[0] == said
     page = Page(text).text
     assert said in page
-    assert "1 runs of the experiment were not metered at all." in page
-    assert "1 child runs are in their parents' energy" in page
+    assert "Runs of the experiment that were not metered at all: 1." in page
+    assert "Child runs in their parents' energy, and counted there: 1." in page
     assert "estimated from its design power" in page
     assert parent in page
+
+
+@pytest.mark.slow
+def test_groups_are_named_by_what_differs_and_an_absent_value_is_a_dash(store, client, tmp_path):
+    for sampler in ("ddim", "ddim", None):
+        write_run(
+            client,
+            "e",
+            windows=[(2e-6, 1.0)] * 2,
+            params={} if sampler is None else {"sampler": sampler},
+        )
+    _, text = report(store, tmp_path)
+    compared = Page(text).text.partition("Compared")[2].partition("Kept apart")[0]
+    heads = "sampler unit runs windows CO2e per unit (µg) energy per unit (J) within (%)"
+    # 2e-6 kWh = 7.2 J; x 1.5 x 250 g/kWh = 750 µg; equal runs have no std
+    assert f"{heads} ddim sample 2 4 750.0 7.200 0 - sample 1 2 750.0 7.200 0" in compared
+    assert "nan" not in compared
 
 
 @pytest.mark.slow

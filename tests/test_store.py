@@ -175,7 +175,9 @@ def test_read_runs_warns_of_runs_that_did_not_finish(client, caplog):
 
 def test_read_runs_says_how_many_runs_did_not_finish(client):
     write_run(client, "exp", windows=WINDOWS, status="FAILED")
-    with pytest.raises(NoRunsError, match=r"'exp' \(1 metered but not finished\)"):
+    with pytest.raises(
+        NoRunsError, match=r"'exp'; 1 metered run is not finished, which `compare --include"
+    ):
         read_runs(client, experiment_names=["exp"])
 
 

@@ -107,8 +107,8 @@ def test_command_prints_answer_score_and_sentence(project):
         result.stdout
     )
     assert "EU27 250 g/kWh (2022, paper_table1), PUE 1.5" in result.stdout
-    assert "Not in it: 1 runs that were not metered." in result.stdout
-    assert "1 runs are partial" in result.stdout
+    assert "Not in it: 1 run not metered." in result.stdout
+    assert "A lower bound: 1 run killed or not yet ended." in result.stdout
 
 
 @pytest.mark.slow

@@ -61,4 +61,4 @@ def export(
         filter_string=filter_string,
         on_progress=ReadingProgress(),
     )
-    click.echo(f"{num_runs} metered runs in {out}.")
+    click.echo(f"{num_runs} metered {'run' if num_runs == 1 else 'runs'} in {out}.")

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, Union
+from typing import IO, TYPE_CHECKING, Any, Union
 
 import click
 
@@ -104,6 +104,15 @@ def print_line(sentence: str) -> None:
     click.echo(_fitted(shown(sentence), sys.stdout))
 
 
+class Refusal(click.ClickException):
+    """An error of ours; a terminal shows it broken between words, a pipe gets it on one line."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Prints the error on stderr, or to a file."""
+        stream = file or sys.stderr
+        click.echo(_fitted(f"Error: {self.format_message()}", stream), file=stream)
+
+
 def print_notices(sentences: Iterable[str]) -> None:
     """Prints what a reader of the result must know, a line each, on stderr.
 
@@ -116,7 +125,7 @@ def print_notices(sentences: Iterable[str]) -> None:
         click.echo(_fitted(shown(told), sys.stderr), err=True)
 
 
-def _fitted(line: str, stream: TextIO | None) -> str:
+def _fitted(line: str, stream: IO[Any] | None) -> str:
     """Returns a line broken between words where a terminal shows it; in a pipe it stays one."""
     if stream is None or not stream.isatty():  # none: it was closed
         return line

@@ -23,7 +23,10 @@ def recover(tracking_uri: str | None) -> None:
         if not recovery.run_id:
             print_line(f"{recovery.path.name!r} left in {folder}: {recovery.reason}.")
             continue
-        became = "sent" if recovery.reason is None else f"left in {folder}: {recovery.reason}"
+        if recovery.reason is not None:
+            print_line(f"run {recovery.run_id}: left in {folder}: {recovery.reason}.")
+            continue
+        became = "sent"
         if recovery.kept is not None:
             bad = "line" if recovery.num_bad_lines == 1 else "lines"
             became += f"; {recovery.num_bad_lines} unreadable {bad} kept in {recovery.kept}"

@@ -36,8 +36,10 @@ def tag_models(
     for tagged in write_tags(client, registered_names(client) if is_all else names, show=show):
         versions = "version" if tagged.num_versions == 1 else "versions"
         changes = f"{tagged.num_changed} changed" if tagged.num_changed else "nothing changed"
-        print_line(f"{tagged.name}: {tagged.num_versions} {versions}, {changes}.")
+        if tagged.num_versions or not tagged.problems:
+            print_line(f"{tagged.name}: {tagged.num_versions} {versions}, {changes}.")
         print_notices(f"Not written on {problem}." for problem in tagged.problems)
         num_problems += len(tagged.problems)
     if num_problems:
-        raise click.ClickException(f"{num_problems} could not be written.")
+        things = "model or version" if num_problems == 1 else "models or versions"
+        raise click.ClickException(f"{num_problems} {things} could not be tagged.")

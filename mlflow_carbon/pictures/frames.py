@@ -20,6 +20,7 @@ from mlflow_carbon.grid.intensity import (
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.reporting.compare import compare_runs
 from mlflow_carbon.reporting.run_groups import column_of
+from mlflow_carbon.reporting.tables import short_name
 from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
@@ -113,10 +114,7 @@ def points(
     frame = pd.DataFrame(
         {
             "panel": table["unit"],
-            "series": [
-                ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
-                for values in table[names].itertuples(index=False, name=None)
-            ],
+            "series": _series_names(table, names, asked=series),
             "x": table[x].map(str),
             "mean": table[f"{stem}_mean"] * amount.num_units,
             "std": table[f"{stem}_std_between"] * amount.num_units,
@@ -125,6 +123,23 @@ def points(
         }
     )
     return with_numbers(frame)
+
+
+def _series_names(table: pd.DataFrame, names: Sequence[str], *, asked: Sequence[str]) -> pd.Series:
+    """Returns by what each row differs from the others of its unit: ``sampler ddim``.
+
+    Args:
+        table: of a comparison.
+        names: its keys.
+        asked: those that are named in any case.
+    """
+    found = pd.Series("", index=table.index)
+    for _, rows in table.groupby("unit", sort=False, dropna=False):
+        told = [name for name in names if name in asked or rows[name].nunique(dropna=False) > 1]
+        for index, row in rows.iterrows():
+            known = [name for name in told if not pd.isna(row[name])]
+            found[index] = ", ".join(f"{short_name(name)} {row[name]}" for name in known)
+    return found
 
 
 def price_texts(rows: pd.DataFrame) -> list[str]:

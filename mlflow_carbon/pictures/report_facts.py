@@ -124,16 +124,16 @@ def unmeasured(runs: pd.DataFrame, total: Footprint, *, num_unmetered: int | Non
     """Returns a sentence for each thing that the sum does not hold."""
     sentences = []
     if num_unmetered:
-        sentences.append(f"{num_unmetered} runs of the experiment were not metered at all.")
+        sentences.append(f"Runs of the experiment that were not metered at all: {num_unmetered}.")
     if num_unmetered is None:
         sentences.append("Runs that were not metered: this store does not tell how many.")
     if total.num_partial:
-        sentences.append(f"{total.num_partial} runs were killed or go on: a lower bound each.")
+        sentences.append(f"Runs killed or not yet ended, a lower bound each: {total.num_partial}.")
     if total.num_unpriced:
-        sentences.append(f"{total.num_unpriced} runs have energy and no recorded CO2e.")
+        sentences.append(f"Runs with energy and no recorded CO2e: {total.num_unpriced}.")
     without = int(runs["energy_kwh"].isna().sum())
     if without:
-        sentences.append(f"{without} metered runs measured no energy.")
+        sentences.append(f"Metered runs of which no energy was measured: {without}.")
     if runs["methods"].str.contains(f"={_ESTIMATED}", regex=False).any():
         sentences.append(
             "A CPU with the method tdp was estimated from its design power and its load, not "

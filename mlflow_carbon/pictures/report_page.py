@@ -1,6 +1,7 @@
 """The report's page, put together from the runs of a store."""
 
 import importlib.metadata
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -44,8 +45,10 @@ from mlflow_carbon.reporting.tables import (
     ABSENT,
     ENERGY_SCALES,
     MASS_SCALES,
+    NUM_STD_DIGITS,
     Scale,
     choose_scale,
+    short_name,
 )
 from mlflow_carbon.store.access import place_of, store_errors
 from mlflow_carbon.store.listing import all_runs
@@ -190,28 +193,31 @@ def _ids_text(run_ids: Sequence[str]) -> str:
 
 def _groups_table(comparison: Comparison) -> HtmlTable:
     table = comparison.table
-    names = [*comparison.group_by, "unit", "region"]
+    varying = [
+        name for name in (*comparison.group_by, "region") if table[name].nunique(dropna=False) > 1
+    ]
+    names = [*varying, "unit"]
     energy = choose_scale(table["energy_kwh_per_unit_mean"], ENERGY_SCALES)
     mass = choose_scale(table["co2e_g_per_unit_mean"], MASS_SCALES)
-    heads = [
-        Head(name.removeprefix(PARAM_COLUMN_PREFIX), _is_number(table[name])) for name in names
-    ]
+    heads = [Head(short_name(name), _is_number(table[name])) for name in names]
     heads += [Head("runs", True), Head("windows", True)]
-    for title, scale in (("energy", energy), ("CO2e", mass)):
-        heads += [
-            Head(f"{title} per unit ({scale.symbol})", True),
-            Head(f"± between ({scale.symbol})", True),
-            Head(f"± within ({scale.symbol})", True),
-        ]
+    heads += [
+        Head(f"{title} per unit ({scale.symbol})", True)
+        for title, scale in (("CO2e", mass), ("energy", energy))
+    ]
+    heads.append(Head("within (%)", True))
     rows = []
     for row in table.head(MAX_ROWS).to_dict("records"):
-        cells = [text_cell(str(row[name])) for name in names]
+        cells = [text_cell(ABSENT if pd.isna(row[name]) else str(row[name])) for name in names]
         cells += [number_cell(str(row[name]), row[name]) for name in ("num_runs", "num_windows")]
-        for stem, scale in (("energy_kwh", energy), ("co2e_g", mass)):
-            cells += [
-                _amount_cell(row[f"{stem}_per_unit_{part}"], scale, num_digits)
-                for part, num_digits in (("mean", 4), ("std_between", 2), ("std_within", 2))
-            ]
+        for stem, scale in (("co2e_g", mass), ("energy_kwh", energy)):
+            mean = row[f"{stem}_per_unit_mean"]
+            text = scale.text_with_std(mean, row[f"{stem}_per_unit_std_between"])
+            cells.append(number_cell(text, mean))
+        within = row["energy_kwh_per_unit_std_within"] / (
+            row["energy_kwh_per_unit_mean"] or math.nan
+        )
+        cells.append(_amount_cell(within, Scale("%", 100.0), NUM_STD_DIGITS))
         rows.append(tuple(cells))
     return HtmlTable(tuple(heads), tuple(rows)).without_empty()
 
@@ -292,7 +298,7 @@ def _certainty(total: Footprint) -> list[str]:
     ]
     if total.num_children:
         sentences.append(
-            f"{total.num_children} child runs are in their parents' energy, and counted there."
+            f"Child runs in their parents' energy, and counted there: {total.num_children}."
         )
     return sentences
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import pandas as pd
 
@@ -166,8 +167,10 @@ def check_sort(sort: str | None, group_by: Sequence[str]) -> None:
     known += (*ASSUMPTION_COLUMNS, *SCALED_COLUMNS, *BASELINE_COLUMNS)
     name = "energy" if sort is None else sort.removeprefix("-")
     if name not in known and name not in POPULATION_COLUMNS:
+        near = get_close_matches(name, known, cutoff=0.0)
         raise InvalidInputError(
-            f"sort is {sort!r}; give energy, co2e or a column: {', '.join(known[2:])}.",
+            f"sort is {sort!r}; give energy, co2e, a key of the groups or a column of the csv. "
+            f"Nearest: {', '.join(near)}.",
             arguments=["sort"],
         )
 

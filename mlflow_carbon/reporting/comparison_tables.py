@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import pandas as pd
 
@@ -25,6 +25,11 @@ _MAX_INTENSITIES = 6  # that are told in a sentence
 _MIXED = "mixed"
 _PLAIN = Scale("", 1.0)
 _LEAST_P = 0.001
+_LEGEND = {
+    "within": "std of the windows inside runs, pooled, in % of the mean.",
+    "readings": "distinct powers of the windows.",
+    "coverage": "share of the time that was observed.",
+}
 _LEGEND_OF_STD = {
     "between": "± is the sample std between runs, each run counting once.",
     "within": "± is the std of the windows within a run.",
@@ -45,7 +50,8 @@ def comparison_report(comparison: Comparison) -> Report:
     run_keys = keys if len(by_unit) == 1 else [*keys, "unit"]
     if comparison.per in (None, PER_RUN):
         parts += _run_parts(comparison, table, run_keys)
-    return Report.of(*parts, _footer(table))
+    columns = [it for part in parts if isinstance(part, Table) for it in part.columns]
+    return Report.of(*parts, _footer(table, {it.head.partition(" (")[0] for it in columns}))
 
 
 def _unit_parts(
@@ -193,8 +199,8 @@ def _p_text(p: float) -> str:
     return f"< {_LEAST_P:g}" if p < _LEAST_P else f"{p:.3f}"
 
 
-def _footer(table: pd.DataFrame) -> str:
-    """Returns the notes on all rows: intensities, PUE, methods, meaning of the columns."""
+def _footer(table: pd.DataFrame, heads: Container[str]) -> str:
+    """Returns the notes on all rows: intensities, PUE, methods, meaning of the columns shown."""
     told = []
     if _tells_intensities(table):
         columns = ["region", "intensity_g_per_kwh", "period", "intensity_set"]
@@ -214,8 +220,7 @@ def _footer(table: pd.DataFrame) -> str:
         told.append(f"measured by {table['methods'].iloc[0]}")
     lines = [f"{'; '.join(told)}."] if told else []
     lines.append(
-        "within: std of the windows inside runs, pooled, in % of the mean. readings: distinct "
-        "powers of the windows. coverage: share of the time that was observed."
+        " ".join(f"{head}: {meaning}" for head, meaning in _LEGEND.items() if head in heads)
     )
     return "".join(f"{textwrap.fill(shown(line), TEXT_WIDTH)}\n" for line in lines)
 

@@ -84,16 +84,19 @@ def check_claims() -> tuple[Claim, ...]:
 
 
 def claims_text(claims: tuple[Claim, ...]) -> str:
-    """Returns the claims for reading: verdict, claim and place, then the arithmetic below."""
-    lines = []
+    """Returns the claims for reading: how many hold, then each with the arithmetic below it."""
+    lines: list[str] = []
     for claim in claims:
         texts = (f"{claim.claim} ({claim.place})", claim.arithmetic)
         lines += beside(claim.verdict, *texts, label_width=len(CANNOT_BE_DERIVED))
     counts = dict.fromkeys((HOLDS, ROUNDING, CONTRADICTED, CANNOT_BE_DERIVED), 0)
     for claim in claims:
         counts[claim.verdict] += 1
-    total = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
-    return "\n".join([*lines, "", f"{len(claims)} claims: {total}.", ""])
+    total = (
+        f"Of {len(claims)} claims {counts[HOLDS]} hold, {counts[ROUNDING]} is rounded, "
+        f"{counts[CONTRADICTED]} are contradicted, {counts[CANNOT_BE_DERIVED]} cannot be derived."
+    )
+    return "\n".join([total, "", *lines, ""])
 
 
 def _driving() -> Iterator[Claim]:

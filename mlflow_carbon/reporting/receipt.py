@@ -19,6 +19,7 @@ from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.metering.other_load import NOTABLE_FRACTION
+from mlflow_carbon.reporting.fitted_lines import Piece, fitted_line
 
 _SHARE = "process_share"
 _HEAD = "mlflow-carbon"
@@ -149,13 +150,22 @@ def footprint_of(record: RunRecord) -> RunFootprint:
     )
 
 
-def receipt_lines(footprint: RunFootprint) -> list[str]:
-    """Returns the receipt: four lines at most, without line breaks or escapes of others in them."""
-    lines = [f"{_HEAD}: {_cost(footprint)}{_named(footprint)}"]
+def receipt_lines(footprint: RunFootprint, *, columns: int | None = None) -> list[str]:
+    """Returns the receipt: four lines at most, without line breaks or escapes of others in them.
+
+    Args:
+        footprint: what the run cost.
+        columns: width of the terminal, which each line but that of addresses fits by shorter
+            words; ``None`` where there is none.
+    """
+    cost = (_cost(footprint), _cost(footprint, is_short=True))
+    lines = [fitted_line(f"{_HEAD}: ", [cost, *_belonging(footprint)], columns=columns)]
     if footprint.energy_kwh is not None:
-        lines.append(f"  {' · '.join(_how(footprint))}")
+        lines.append(fitted_line("  ", list(_how(footprint)), columns=columns))
         if footprint.changes:
-            lines.append(f"  cheaper: {' · '.join(map(_change, footprint.changes))}")
+            best, *more = map(_change, footprint.changes)
+            changes: list[Piece] = [(best,), *((change, "") for change in more)]
+            lines.append(fitted_line("  cheaper: ", changes, columns=columns))
     if footprint.where is not None:
         others = "" if footprint.all_runs is None else f" · all runs: {footprint.all_runs}"
         lines.append(f"  {footprint.where}{others}")
@@ -179,13 +189,13 @@ def _priced(bounds: Bounds | None, record: RunRecord) -> tuple[float, float] | N
     return low_g, high_g
 
 
-def _cost(footprint: RunFootprint) -> str:
-    """Returns CO2e and energy, how far both may be off, and the time that they took."""
+def _cost(footprint: RunFootprint, *, is_short: bool = False) -> str:
+    """Returns CO2e and energy, how far both may be off, and unless short the time they took."""
     if footprint.energy_kwh is None:
         return f"no energy measured: {(footprint.problem or 'no device answered').rstrip('.')}"
     amounts = [] if footprint.co2e_g is None else [f"{mass_text(footprint.co2e_g)} CO2e"]
     cost = " · ".join([*amounts, energy_text(footprint.energy_kwh)]) + _error_text(footprint)
-    if footprint.duration_s is None:
+    if footprint.duration_s is None or is_short:
         return cost
     return f"{cost} in {duration_text(footprint.duration_s)}"
 
@@ -208,38 +218,53 @@ def _bounds_text(footprint: RunFootprint) -> str:
     return "" if low_g == high_g else f" ({mass_text(low_g)} to {mass_text(high_g)})"
 
 
-def _named(footprint: RunFootprint) -> str:
-    parts = []
+def _belonging(footprint: RunFootprint) -> Iterator[Piece]:
+    """Yields whose the cost is, and what other runs are in it or come on top."""
     if footprint.name:
-        parts.append(f"run {shown(footprint.name, max_chars=MAX_NAME_CHARS)}")
+        name = f"run {shown(footprint.name, max_chars=MAX_NAME_CHARS)}"
+        yield name, name, ""
     children, trainings = footprint.children, footprint.trainings
     if children.num_runs:
-        parts.append(f"{_runs(children.num_runs, 'child run')} included")
+        text = _runs(children.num_runs, "child run")
+        yield f"{text} included", f"with {text}"
     if trainings.num_runs:
-        added = _runs(trainings.num_runs, "training")
-        parts.append(f"its {added}: {mass_text(trainings.co2e_g)} more")
-    return "".join(f" · {part}" for part in parts)
+        added, more = _runs(trainings.num_runs, "training"), mass_text(trainings.co2e_g)
+        yield f"its {added}: {more} more", f"+ {more} of training"
 
 
 def _runs(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _how(footprint: RunFootprint) -> Iterator[str]:
+def _how(footprint: RunFootprint) -> Iterator[Piece]:
     """Yields how the energy was measured, how it was priced and what a unit took."""
-    methods = [
-        f"{component.upper()} {_method(component, method, footprint)}"
+    components = [
+        (component, method)
         for component, method in footprint.method_by_component.items()
         if component in footprint.energy_kwh_by_component
     ]
-    if methods:
-        yield ", ".join(methods)
+    if components:
+        yield (
+            ", ".join(
+                f"{part.upper()} {_method(part, how, footprint)}" for part, how in components
+            ),
+            ", ".join(f"{part.upper()} {METHOD_WORDS.get(how, how)}" for part, how in components),
+        )
     if (footprint.other_cpu_fraction or 0.0) > NOTABLE_FRACTION:
-        yield f"others used {100 * (footprint.other_cpu_fraction or 0.0):.0f} % of the CPU"
+        percent = f"{100 * (footprint.other_cpu_fraction or 0.0):.0f} %"
+        short = f"others {percent} of CPU"
+        yield f"others used {percent} of the CPU", short, short, short, short, ""
     if footprint.intensity is not None and footprint.pue is not None:
-        yield f"{footprint.intensity.label}, PUE {footprint.pue:g}{_unchosen(footprint)}"
+        label, price = (
+            footprint.intensity.label,
+            f"{footprint.intensity.label}, PUE {footprint.pue:g}",
+        )
+        is_default = "region" in footprint.defaulted
+        short = f"{price} (default)" if is_default else price
+        yield f"{price}{_unchosen(footprint)}", short, price, price, label
     if footprint.unit not in (None, keys.UNIT_MINUTE) and footprint.energy_kwh_per_unit is not None:
-        yield _per_unit(footprint)
+        amount = f"{energy_text(footprint.energy_kwh_per_unit)} per {footprint.unit}"
+        yield _per_unit(footprint), amount, amount, ""
 
 
 def _method(component: str, method: str, footprint: RunFootprint) -> str:

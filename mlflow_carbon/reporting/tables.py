@@ -176,8 +176,8 @@ def key_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
 
 
 def short_name(key: str) -> str:
-    """Returns a key without the prefix of the program that wrote it: ``method``, ``entryPoint``."""
-    for prefix in ("carbon.", "mlflow.project.", "mlflow."):
+    """Returns a key without the prefix of where it is: ``method``, ``entryPoint``, ``lr``."""
+    for prefix in ("params.", "tags.", "carbon.", "mlflow.project.", "mlflow."):
         if key.startswith(prefix):
             return key.removeprefix(prefix)
     return key

@@ -125,22 +125,26 @@ def notices(total: ProjectTotal) -> list[str]:
     num_inside = len(total.runs) - len(total.counted) - total.num_unmeasured
     if num_inside > 0:
         found.append(
-            f"{num_inside} runs are in the energy of others (parents, or runs metered at the same "
-            "time) and are not added to it."
+            f"Not added again: {_runs(num_inside)} in the energy of others (parents, or runs "
+            "metered at the same time)."
         )
     num_partial = sum(run.is_partial for run in total.counted)
     if num_partial:
-        found.append(f"{num_partial} runs are partial: their energy is a lower bound.")
+        found.append(f"A lower bound: {_runs(num_partial)} killed or not yet ended.")
     if total.num_unmeasured:
-        found.append(f"{total.num_unmeasured} metered runs have no energy: nothing was measured.")
+        found.append(f"Not in it: {_runs(total.num_unmeasured)} of which no energy was measured.")
     if total.num_unmetered:
-        found.append(f"Not in it: {total.num_unmetered} runs that were not metered.")
+        found.append(f"Not in it: {_runs(total.num_unmetered)} not metered.")
     num_unpriced = sum(run.energy_kwh is not None and run.co2e_g is None for run in total.counted)
     if num_unpriced:
-        found.append(f"{num_unpriced} runs have no CO2e: no intensity is recorded; give --region.")
+        found.append(f"No CO2e of {_runs(num_unpriced)}: no intensity is recorded; give --region.")
     if total.faults:
         found.append(f"Left out {told(total.faults)}")
     return found
+
+
+def _runs(num_runs: int) -> str:
+    return "1 run" if num_runs == 1 else f"{num_runs} runs"
 
 
 def _error(total: ProjectTotal) -> str:

@@ -42,7 +42,7 @@ def write_runs(
 ) -> int:
     """Writes runs to a Parquet file, batch by batch; returns how many.
 
-    The file appears once it is whole; one of that name is replaced.
+    The file appears once it is whole; one of that name is replaced. No run, no file.
 
     Args:
         path: of the file.
@@ -69,7 +69,8 @@ def write_runs(
                 columns = zip(*batch, strict=True)
                 writer.write_table(pa.table(dict(zip(COLUMNS, columns, strict=True)), schema))
                 num_runs += len(batch)
-        unfinished.replace(path)
+        if num_runs:
+            unfinished.replace(path)
     except OSError as error:
         raise InvalidInputError(
             f"out is {str(path)!r}, which cannot be written: {error.strerror or error}.",

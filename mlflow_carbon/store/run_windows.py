@@ -101,6 +101,8 @@ def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str]
             max_runs=_NUM_NAMESAKES,
         )
     if not found:
+        if text == LATEST:
+            raise NoRunsError("No metered run has ended yet; mlflow_carbon.track() meters one.")
         raise NoRunsError(
             f"No ended metered run has the id or name {text!r}. Give another, or {LATEST!r}; "
             "runs are metered by mlflow_carbon.track()."

@@ -151,15 +151,20 @@ def export_runs(
         ParquetMissingError: a package that writes such files is not installed.
         InvalidInputError: MLflow cannot read the filter, or the file cannot be written.
         TrackingStoreError: an experiment does not exist, or the store cannot be read.
+        NoRunsError: there is no metered run; no file is written, and one that is there stays.
     """
     with store_errors(client):
         names_by_id = _names_by_id(client, experiment_names)
         source = RunSource(client, Scope(list(names_by_id)), filter_string, on_progress=on_progress)
         for each_run in source.ways(Wanted()):
             try:
-                return write_runs(path, each_run(), names_by_id)
+                num_runs = write_runs(path, each_run(), names_by_id)
             except UnknownTablesError as error:
                 _logger.debug("The tables of the store are not read directly: %s", error)
+                continue
+            if not num_runs:
+                raise NoRunsError(_none_to_export(experiment_names, filter_string))
+            return num_runs
     raise AssertionError("MLflow's way never raises UnknownTablesError")
 
 
@@ -280,12 +285,7 @@ def _tell(found: _Found, listed: str) -> None:
             num_compared,
         )
     if not num_compared:
-        raise NoRunsError(
-            f"No finished metered run in experiment {listed} "
-            f"({num_unfinished} metered but not finished). "
-            "Meter runs with mlflow_carbon.track(), or name another experiment; "
-            "--all-experiments reads every one."
-        )
+        raise NoRunsError(_none_finished(listed, num_unfinished))
     if not len(found.columns):
         raise NoRunsError(
             f"No metered run in experiment {listed} can be read: {told(found.faults)}"
@@ -299,6 +299,31 @@ def _tell(found: _Found, listed: str) -> None:
         )
     if found.faults:
         _logger.warning("Left out %s", told(found.faults))
+
+
+def _none_to_export(experiment_names: Sequence[str], filter_string: str) -> str:
+    """Returns what is wrong with a store that has no metered run to export."""
+    where = f" in experiment {', '.join(map(repr, experiment_names))}" if experiment_names else ""
+    fitting = f" that fits {filter_string!r}" if filter_string else ""
+    return (
+        f"No metered run{where}{fitting}, so nothing was written. Meter runs with "
+        "mlflow_carbon.track(), or name another experiment; --all-experiments reads every one."
+    )
+
+
+def _none_finished(listed: str, num_unfinished: int) -> str:
+    """Returns what is wrong with a store or a file that has no finished metered run."""
+    where = f" in experiment {listed}" if listed else ""
+    if num_unfinished:
+        runs = "run is" if num_unfinished == 1 else "runs are"
+        return (
+            f"No finished metered run{where}; {num_unfinished} metered {runs} not finished, which "
+            "`compare --include failed,running` reads, too."
+        )
+    return (
+        f"No metered run{where}. Meter runs with mlflow_carbon.track(), or name another "
+        "experiment; --all-experiments reads every one."
+    )
 
 
 def fault_of_tags(

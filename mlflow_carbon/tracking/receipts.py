@@ -48,15 +48,15 @@ def is_silent(chosen: bool | None, environment: Mapping[str, str] = os.environ) 
 
 
 def print_receipt(footprint: RunFootprint, stream: TextIO | None = None) -> None:
-    """Prints a receipt in one piece; a stream that is closed or full gets none.
+    """Prints a receipt in one piece, as wide as a terminal; a closed or full stream gets none.
 
     Args:
         footprint: what the run cost.
         stream: ``None`` for stderr.
     """
     stream = stream or sys.stderr
-    block = "\n".join(receipt_lines(footprint)) + "\n"
     try:
+        block = "\n".join(receipt_lines(footprint, columns=_columns(stream))) + "\n"
         try:
             stream.write(block)
         except UnicodeEncodeError:
@@ -64,6 +64,14 @@ def print_receipt(footprint: RunFootprint, stream: TextIO | None = None) -> None
         stream.flush()
     except (AttributeError, OSError, ValueError):  # no stderr, a full disk, a closed one
         return
+
+
+def _columns(stream: TextIO) -> int | None:
+    """Returns the width of the terminal behind a stream; ``None`` where there is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (AttributeError, OSError):  # no terminal, or a stand-in for a file
+        return None
 
 
 def place_in_ui(client: MlflowClient, run_id: str, experiment_id: str | None) -> str | None:
