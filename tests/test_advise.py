@@ -45,11 +45,12 @@ TABLE = """\
 Where and when the energy of run {run_id} (run) would emit least
 
 Regions by paper_table1, PUE 1.5
-rank  region  period  g/kWh  CO2e (kg)  x best  x here
-   1  SE      2022        7     0.1050       1  0.0279
-   2  EU27    2022      251      3.765    35.9       1  here
-   3  DE      2022      366      5.490    52.3    1.46
-   4  PL      2022      666      9.990    95.1    2.65
+Least in Sweden: 105.0 g CO2e, 97% less than here.
+rank  region                    period  g/kWh  CO2e (kg)  x best  x here
+   1  SE Sweden                 2022        7     0.1050       1  0.0279
+   2  EU27 European Union (27)  2022      251      3.765    35.9       1  here
+   3  DE Germany                2022      366      5.490    52.3    1.46
+   4  PL Poland                 2022      666      9.990    95.1    2.65
 
 """
 
@@ -81,7 +82,9 @@ def test_every_region_of_the_worldwide_set_is_ranked_where_none_is_named(run_id)
     assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["region"] for row in rows if row["is_here"]] == ["EU27"]
     text = invoke(run_id, "--intensity-set", "ember").stdout
-    assert len(text.split("Regions by ember")[1].split("\n\n")[0].splitlines()) == 2 + 3 + 1 + 3
+    assert "\nLeast in Lesotho: 312.4 g CO2e, 90% less than here.\n" in text
+    _, answer, head, *rows = text.split("Regions by ember")[1].split("\n\n")[0].splitlines()
+    assert len(rows) == 3 + 1 + 3
 
 
 def test_lifecycle_months_go_with_the_recorded_yearly_set(run_id):

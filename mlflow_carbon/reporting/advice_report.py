@@ -18,7 +18,7 @@ from mlflow_carbon.grid.intensity import (
     monthly_intensities,
     yearly_sets,
 )
-from mlflow_carbon.grid.regions import region_label
+from mlflow_carbon.grid.regions import region_label, region_name
 from mlflow_carbon.reporting.everyday import footer_report
 from mlflow_carbon.reporting.report import Column, Report, Table
 from mlflow_carbon.reporting.tables import ABSENT, MASS_SCALES, choose_scale
@@ -212,7 +212,10 @@ def advice_report(
     """
     parts: list[str | Table] = [f"Where and when the energy of {run.title} would emit least\n"]
     for ranking in rankings:
-        parts += [f"\n{ranking.title}\n", Table(tuple(_columns(ranking)), num_keys=3)]
+        parts += [
+            f"\n{ranking.title}\n{_answer(ranking)}",
+            Table(tuple(_columns(ranking)), num_keys=3),
+        ]
     rows = rankings[0].rows
     ends = list(dict.fromkeys([rows[0], *(row for row in rows if row.is_here), rows[-1]]))
     keys = [
@@ -272,6 +275,26 @@ def _rows(
     )
 
 
+def _answer(ranking: Ranking) -> str:
+    """Returns the best place or month and what it saves; "" where the run was at the best."""
+    best, here = ranking.rows[0], next((row for row in ranking.rows if row.is_here), None)
+    if best.kind == START or here is None or best.is_here:
+        return ""
+    mass = choose_scale([best.co2e_g], MASS_SCALES)
+    place = region_name(best.region) if best.kind == REGION else best.period
+    saving_fraction = 1 - best.co2e_g / here.co2e_g
+    return (
+        f"Least in {place}: {mass.text(best.co2e_g)} {mass.symbol} CO2e, "
+        f"{saving_fraction:.0%} less than {_HERE[best.kind]}.\n"
+    )
+
+
+def _region(row: AdviceRow) -> str:
+    """Returns a region's code and name."""
+    name = region_name(row.region)
+    return row.region if name.upper() == row.region else f"{row.region} {name}"
+
+
 def _columns(ranking: Ranking) -> list[Column]:
     """Returns the first rows, the last ones, and where or when the run was."""
     last = len(ranking.rows) - NUM_SHOWN
@@ -280,7 +303,7 @@ def _columns(ranking: Ranking) -> list[Column]:
     here = _HERE[rows[0].kind]
     return [
         Column("rank", [str(row.rank) for row in rows]),
-        Column("region", [row.region for row in rows], is_text=True),
+        Column("region", list(map(_region, rows)), is_text=True),
         Column("period", [row.period for row in rows], is_text=True),
         Column("g/kWh", [f"{row.g_per_kwh:.6g}" for row in rows]),
         Column(f"CO2e ({mass.symbol})", [mass.text(row.co2e_g) for row in rows]),
