@@ -38,6 +38,7 @@ from mlflow_carbon.pictures.paper_figures import (
 )
 from mlflow_carbon.pictures.run_figures import energy_figure, quality_figure, runs_figure
 from mlflow_carbon.pictures.style import COLUMN_WIDTH_IN, DOTS_PER_INCH, house_style, save
+from mlflow_carbon.store.runs import read_runs
 from tests.fakes.metered_runs import write_run
 from tests.test_compare import frame as runs_frame
 from tests.test_compare import run_row
@@ -353,3 +354,11 @@ def test_price_texts_leave_out_what_is_not_known():
         "",
         "lab 9 g/kWh (given), PUE 1",
     ]
+
+
+def test_sizes_that_were_left_at_auto_are_what_they_became(store):
+    client = MlflowClient(tracking_uri=store)
+    for params in ({"size": "auto", "resolved.size": "64x64"}, {"size": "32"}):
+        write_run(client, "e", windows=[(1, 2.0)] * 3, params=params)
+    found = points(read_runs(client, experiment_names=["e"]), x="size")
+    assert list(found["x"]) == ["32", "64x64"]
