@@ -57,7 +57,7 @@ def page(reports: Sequence[Report], on_gpu: str) -> str:
         batch_size=reports[0].batch_size,
         num_images=_by_dims(reports, lambda report: report.num_rounds * report.batch_size),
         precision=reports[0].precision,
-        strangers=_by_dims(reports, lambda report: round(report.stranger_difference_hu)) + " HU",
+        strangers=_by_dims(reports, lambda report: round(report.stranger_difference_hu)),
         ours="(b) samples"
         if all(it.iso_quality is None for it in reports)
         else "(b) and (c) sample",
@@ -65,20 +65,23 @@ def page(reports: Sequence[Report], on_gpu: str) -> str:
 
 
 def _verdict(report: Report) -> str:
-    """Returns why no way of equal quality is named; empty where one is."""
+    """Returns why no way of equal quality is named, or why other settings are not."""
     if report.doubts:
-        return f"\nEqual quality in {report.dims}D cannot be judged: {' '.join(report.doubts)}\n"
-    if report.iso_quality is not None:
-        return ""
+        doubts = "".join(f"- {doubt}\n" for doubt in report.doubts)
+        return f"\nEqual quality in {report.dims}D cannot be judged:\n\n{doubts}"
     reference, *others = report.settings
     reasons = "".join(
         f"- {setting.sampler} {setting.steps}: {'; '.join(setting.shortfalls)}.\n"
         for setting in others
+        if setting.shortfalls
     )
-    return (
-        f"\nEqual quality in {report.dims}D can be judged, but none of these settings is shown to "
-        f"be as good as {reference.sampler} {reference.steps}, so there is no (c):\n\n{reasons}"
-    )
+    as_good = f"shown to be as good as {reference.sampler} {reference.steps}"
+    if report.iso_quality is None:
+        return (
+            f"\nEqual quality in {report.dims}D can be judged, but none of these settings is "
+            f"{as_good}, so there is no (c):\n\n{reasons}"
+        )
+    return f"\nIn {report.dims}D these settings are not {as_good}:\n\n{reasons}" if reasons else ""
 
 
 def _by_dims(reports: Sequence[Report], number_of: Callable[[Report], int]) -> str:
@@ -162,9 +165,9 @@ formula, so (b)'s images stand for the quality of both.
 ## Quality
 
 *Differs*: the mean difference of a pixel or voxel from the image of ddpm at 1000 steps that \
-began with the same noise; two images of ddpm differ by {strangers}. `dpmpp_sde` adds noise of its \
-own in each step; its judged images had that of ddpm, summed over each step, so that a difference \
-is the solver's error and not chance. Drawing it is not in the CPU time.
+began with the same noise (two images of ddpm with other noise: {strangers}). `dpmpp_sde` adds \
+noise of its own in each step; its judged images had that of ddpm, summed over each step, so that \
+a difference is the solver's error and not chance. Drawing it is not in the CPU time.
 
 Images of each setting ({num_images}) against the training images, by features of the VQ-GAN's \
 encoder in units of their spread: KID with its 95 % bootstrap interval, Fréchet distance, \

@@ -241,8 +241,8 @@ class QualityConfig(SamplingConfig):
     """
 
     num_samples: str = parameter(AUTO, "Images of each setting. auto: 64.")
-    samplers: str = parameter("unipc,dpmpp,dpmpp_sde", "Noise schedulers, comma-separated.")
-    step_counts: str = parameter("50,20,10", "Denoising steps per image, comma-separated.")
+    samplers: str = parameter("unipc,dpmpp_sde", "Noise schedulers, comma-separated.")
+    step_counts: str = parameter("100,50,20", "Denoising steps per image, comma-separated.")
     features: str = parameter(
         AUTO, "ResNet to judge by: a RadImageNet (2D) or MedicalNet (3D) file. auto: the VQ-GAN."
     )

@@ -26,6 +26,7 @@ def test_make_page_models_trains_what_the_pages_are_made_of():
         r"-e train -P dims=(\d) -P vqgan_iterations=(\d+) -P iterations=(\d+)", recipe
     )
     assert {int(d): (int(v), int(u)) for d, v, u in found} == image_quality.ITERATIONS
+    assert f"-P data=phantom:{image_quality.NUM_PHANTOMS}\n" in recipe
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_page_gives_no_ratio_where_equal_quality_cannot_be_judged():
     doubt = "the autoencoder erases what would differ: reconstructions have KID 1.2."
     text = page([replace(report(), iso_quality=None, doubts=(doubt,))], "")
     assert "(c) ours" not in text
-    assert f"Equal quality in 2D cannot be judged: {doubt}" in text
+    assert f"Equal quality in 2D cannot be judged:\n\n- {doubt}\n" in text
 
 
 def test_page_gives_no_ratio_but_reasons_where_no_setting_is_shown_to_be_as_good():
@@ -82,7 +82,7 @@ def test_page_says_how_far_images_lie_from_those_of_the_same_noise():
     text = page([report()], "")
     assert "\n| 2D | ddpm 1000 | 1 |  | " in text
     assert "\n| 2D | unipc 20 | 0.05 | 14 | " in text
-    assert "two images of ddpm differ by in 2D 144 HU." in text
+    assert "(two images of ddpm with other noise: in 2D 144)" in text
 
 
 def test_difference_of_images_is_in_hu():

@@ -122,6 +122,6 @@ def test_vqgan_of_one_chest_also_reconstructs_other_people(scans, vqgan):
 def test_command_of_the_page_shows_real_reconstructed_and_sampled_images(tmp_path):
     picture = tmp_path / "real_ct.png"
     with pytest.warns(UserWarning, match="one patient"):
-        done = CliRunner().invoke(train_and_show, ["--picture", str(picture), "--times", "0.05"])
+        done = CliRunner().invoke(train_and_show, ["--picture", str(picture), "--times", "0.005"])
     assert done.exit_code == 0, done.output
     assert min(imread(picture).shape) > 300

@@ -48,6 +48,6 @@ def _too_far(judge: str, excess: Excess) -> str:
     if excess.is_shown_small:
         return ""
     return (
-        f"by {judge} up to {excess.high:.2g} farther from real images than the reference, "
+        f"by {judge} up to {excess.high:.3g} farther from real images than the reference, "
         f"{excess.margin:.2g} is allowed"
     )
