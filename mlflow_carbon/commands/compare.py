@@ -224,10 +224,14 @@ def compare(
     notices = [*([] if visibility is None else [visibility]), *comparison.notices]
     footer = comparison_footer(comparison, is_asked=equivalents)
     report = Report.of(comparison_report(comparison), footer)
-    if fit is None:
-        write(comparison.table, report)
-    else:
-        fits, of_fits = fit_groups(runs, steps_name=fit, group_by=group_by, pairs=saving, pool=pool)
-        notices += [notice for notice in of_fits if notice not in comparison.notices]
-        write(fits_frame(fits), Report.of(report, "\n", fits_report(fits)))
-    print_notices(notices)  # below the answer, where a terminal shows both
+    try:
+        if fit is None:
+            write(comparison.table, report)
+        else:
+            fits, of_fits = fit_groups(
+                runs, steps_name=fit, group_by=group_by, pairs=saving, pool=pool
+            )
+            notices += [notice for notice in of_fits if notice not in comparison.notices]
+            write(fits_frame(fits), Report.of(report, "\n", fits_report(fits)))
+    finally:
+        print_notices(notices)  # below the answer, where a terminal shows both
