@@ -125,6 +125,7 @@ def cyclonedx_schema():
 # Figures of `train`: 8 kWh IT energy, PUE 1.5, 250 g/kWh: 12 kWh, 3 kg, 0.003 t.
 
 
+@pytest.mark.slow
 def test_bill_of_materials_fits_the_published_schema(client, cyclonedx_schema):
     train(client, "ldm", region="SE")
     bill = printed("cyclonedx")
@@ -148,6 +149,7 @@ def test_bill_of_materials_fits_the_published_schema(client, cyclonedx_schema):
     assert told["mlflow-carbon:it_energy_kwh"] == "8"
 
 
+@pytest.mark.slow
 def test_schema_of_cyclonedx_refuses_what_is_wrong(client, cyclonedx_schema):
     train(client, "ldm")
     bill = printed("cyclonedx", "--training-type", "fine-tuning")
@@ -158,6 +160,7 @@ def test_schema_of_cyclonedx_refuses_what_is_wrong(client, cyclonedx_schema):
         cyclonedx_schema.validate(bill)
 
 
+@pytest.mark.slow
 def test_reports_on_one_version_have_one_id(client):
     train(client, "ldm")
     ids = {printed("cyclonedx")["serialNumber"] for _ in range(2)}
@@ -165,6 +168,7 @@ def test_reports_on_one_version_have_one_id(client):
     assert f"urn:uuid:{printed('boamps')['header']['reportId']}" in ids
 
 
+@pytest.mark.slow
 def test_report_has_what_boamps_requires(client):
     train(client, "ldm", region="SE")
     report = printed("boamps", "--task-family", "image generation")
@@ -182,6 +186,7 @@ def test_report_has_what_boamps_requires(client):
     assert report["environment"] == {"country": "Sweden", "powerSourceCarbonIntensity": 250.0}
 
 
+@pytest.mark.slow
 def test_boamps_takes_a_default_region_for_no_country(client):
     train(client, "ldm", tags=TAGS | {"carbon.default.region": "EU27"})
     report = printed("boamps")
@@ -189,6 +194,7 @@ def test_boamps_takes_a_default_region_for_no_country(client):
     assert "environment" not in report
 
 
+@pytest.mark.slow
 def test_boamps_names_datasets_by_public_addresses_only(client):
     train(client, "ldm")
     run_id = client.get_model_version("ldm", "1").run_id
@@ -200,6 +206,7 @@ def test_boamps_names_datasets_by_public_addresses_only(client):
     assert len(listed) == 3
 
 
+@pytest.mark.slow
 def test_sci_is_operational_and_embodied_per_training(client):
     train(client, "ldm", region="SE")
     score = printed("sci")
@@ -225,6 +232,7 @@ def test_options_that_do_not_belong_together_are_refused(client):
         assert (result.exit_code, "Usage" in result.output) == (2, True), options
 
 
+@pytest.mark.slow
 def test_text_of_a_store_cannot_leave_its_json(client):
     train(client, "ldm", tags=TAGS | {"carbon.hardware": 'a"}\n\x1b[2J'})
     for form in ("boamps", "cyclonedx", "sci"):

@@ -59,6 +59,7 @@ def load(folder):
     return load_ldm(folder, backend="core", device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ldm_comes_back_the_same_in_either_backend(networks, ldm_folder, backend):
     spec, unet, vqgan = networks
@@ -74,6 +75,7 @@ def test_ldm_comes_back_the_same_in_either_backend(networks, ldm_folder, backend
         torch.testing.assert_close(decode(loaded.vqgan, latents), decode(vqgan, latents))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_files_do_not_say_which_backend_wrote_them(networks, tmp_path, backend):
     spec, unet, vqgan = networks
@@ -195,6 +197,7 @@ def test_missing_weights_are_named(ldm_folder):
         load(ldm_folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_bytes", [0, 4, 1000, -1])
 def test_truncated_weights_are_refused(ldm_folder, num_bytes):
     path = ldm_folder / "vqgan.safetensors"
@@ -256,6 +259,7 @@ def write_weights(path, change):
     save_file(change(state), path, metadata=metadata)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "vqgan"])
 def test_one_flipped_bit_is_refused(ldm_folder, name):
     path = ldm_folder / f"{name}.safetensors"

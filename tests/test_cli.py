@@ -278,6 +278,7 @@ def test_predict_without_a_count_is_wrong_usage_before_the_store_is_opened():
     assert "nowhere" not in result.stderr
 
 
+@pytest.mark.slow
 def test_wrong_usage_is_told_before_pandas_or_mlflow_is_imported():
     code = (
         "import sys; from mlflow_carbon.cli import cli\n"
@@ -317,6 +318,7 @@ def test_compare_creates_no_store(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("synthesis")
 def test_compare_reads_the_experiment_that_mlflow_is_set_to(monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "synthesis")

@@ -32,6 +32,7 @@ def test_full_disk_is_one_line_and_exit_code_1(args):
     )
 
 
+@pytest.mark.slow
 def test_closed_stdout_is_no_success():
     done = run("equivalents", "1", preexec_fn=lambda: os.close(1))
     assert done.returncode == 1

@@ -63,6 +63,7 @@ def test_every_experiment_or_those_that_fit_a_filter(runs):
     assert by_filter == {"a": 1.0, "b": 4.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("include", "mean_kwh"),
     [
@@ -120,6 +121,7 @@ def test_result_goes_to_a_file(runs, tmp_path):
     assert list(pd.read_csv(path)["num_runs"]) == [2]
 
 
+@pytest.mark.slow
 def test_table_is_printed_as_markdown_and_as_latex(runs):
     args = ("--experiment", "a", "--group-by", "steps", "--per", "run")
     text = invoke(*args, "--format", "markdown").stdout
@@ -139,6 +141,7 @@ def test_markup_of_a_store_is_text():
     )
 
 
+@pytest.mark.slow
 def test_equivalents_come_on_request_or_above_one_phone_charge(store):
     client = MlflowClient(tracking_uri=store)
     write_run(client, "small", windows=[(1e-3, 1.0)] * 2)  # 2 Wh x 375 g/kWh = 0.75 g < 12.4 g

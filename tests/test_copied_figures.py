@@ -128,6 +128,7 @@ def test_model_logged_after_the_block_has_its_one_figure(store, num_windows):
     assert energies_joules(model_id) == [pytest.approx(120)]
 
 
+@pytest.mark.slow
 def test_model_logged_at_the_step_of_a_window_has_its_one_figure(store):
     readings = [
         replace(reading(cpu_joules=joules), start_unix_s=time.time()) for joules in (50, 60)

@@ -111,6 +111,7 @@ def test_packed_convolution_computes_the_same_in_batches_of_any_size(convolution
             torch.testing.assert_close(packed(images), convolution(images), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_samples_of_hastened_networks_are_those_of_plain_ones(dims, seed):

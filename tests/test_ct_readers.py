@@ -114,6 +114,7 @@ def test_enhanced_ct_has_the_values_and_order_that_simpleitk_finds(tmp_path):
     assert ours(path)[8, 8].tolist() == [10 * k for k in range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_compressed_series_is_as_before_and_as_simpleitk_reads_it(tmp_path, syntax):
     folder = write_series(tmp_path / "ct", edit=with_noise)

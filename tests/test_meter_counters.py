@@ -200,6 +200,7 @@ def test_counter_that_never_moved_is_sampled_from_the_start(tmp_path: Path) -> N
     assert total.coverage_fraction == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_dead_rapl_counter_has_no_energy_and_is_named(tmp_path: Path) -> None:
     with cpu_node(tmp_path) as node:
         zone = node.powercap.add_zone("0", "package-0", Constant(50.0))

@@ -85,6 +85,7 @@ def test_lineage_of_another_store_has_no_false_problem(client, tmp_path):
     assert "carbon.lineage_problem" not in tags
 
 
+@pytest.mark.slow
 def test_gate_with_lineage_reads_the_store_that_was_named(client, store, tmp_path):
     register(client, "base", 2.0)
     register(client, "ldm", 8.0, tags={"carbon.parent_model": "models:/base/latest"})

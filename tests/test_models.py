@@ -53,6 +53,7 @@ def randomised(network):
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_unet_of_either_backend_computes_the_same_from_the_same_weights(spec, backend):
     ours = randomised(build_unet(spec, backend=backend))
@@ -65,6 +66,7 @@ def test_unet_of_either_backend_computes_the_same_from_the_same_weights(spec, ba
         torch.testing.assert_close(other(latents, timesteps), predicted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_vqgan_of_either_backend_computes_the_same_from_the_same_weights(spec, backend):
     ours = randomised(build_vqgan(spec, backend=backend))
@@ -128,6 +130,7 @@ def test_latents_are_a_quarter_of_the_image_along_each_axis(spec):
     assert decode(build_vqgan(spec), latents).shape == (2, 1, *spec.size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_size", [name for name in PRESETS if name != "tiny"])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_networks_of_every_preset_fit_together(dims, model_size):
@@ -170,6 +173,7 @@ def num_used_codes(vqgan, latents):
     return len(vectors_of(vqgan, quantise(vqgan, latents)).unique(dim=0))
 
 
+@pytest.mark.slow
 def test_codebook_started_from_latents_is_used_and_a_random_one_is_not(spec):
     vqgan = build_vqgan(spec)
     latents = 5.0 + 0.1 * random_latents(spec, num=8)

@@ -48,6 +48,7 @@ def mark_of(journal):
     return journal.with_name(journal.name + ".shared")
 
 
+@pytest.mark.slow
 def test_run_beside_another_processs_run_is_tagged_and_marks_it(fake_meter):
     with another_process() as theirs:
         with mlflow.start_run() as run, mlflow_carbon.track():
@@ -84,6 +85,7 @@ def test_parent_in_another_process_is_no_neighbour(fake_meter):
         assert not mark_of(theirs).exists()
 
 
+@pytest.mark.slow
 def test_shares_of_processes_do_not_overlap(fake_meter):
     fake_meter.description = replace(fake_meter.description, attribution="process_share")
     with another_process() as theirs:
@@ -93,6 +95,7 @@ def test_shares_of_processes_do_not_overlap(fake_meter):
         assert mark_of(theirs).exists()  # theirs counts the whole node
 
 
+@pytest.mark.slow
 def test_held_run_is_tagged_once_it_is_released(fake_meter):
     mlflow_carbon.autolog(region="SE")
     with another_process(), mlflow.start_run() as run:

@@ -66,6 +66,7 @@ def sums_joules(figures):
     return [pytest.approx(figures[key] * 3.6e6) for key in ("energy_kwh", "cpu", "gpu")]
 
 
+@pytest.mark.slow
 def test_nodes_are_kept_apart_and_added_up(run_id):
     for index in (0, 1):
         measure(node(index, run_id, [NODES[index]]))
@@ -84,6 +85,7 @@ def test_nodes_are_kept_apart_and_added_up(run_id):
     assert "gpu/0" not in metrics  # of which node?
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_order_in_which_nodes_end_does_not_matter(run_id, order):
     for index in order:  # the later one's interval ends before the first one's, too
@@ -126,6 +128,7 @@ def test_sum_is_there_though_the_first_node_died(run_id):
     assert data.tags["carbon.missing_nodes"] == "0"
 
 
+@pytest.mark.slow
 def test_node_that_could_not_measure_is_missed_and_says_why(run_id):
     locked = replace(DESCRIPTION, problems=("RAPL is locked.",))
     blind = node(1, run_id, [], meter=FakeMeter([reading(duration_s=10)], locked))
@@ -137,6 +140,7 @@ def test_node_that_could_not_measure_is_missed_and_says_why(run_id):
     assert "carbon.error" not in tags
 
 
+@pytest.mark.slow
 def test_window_series_is_the_first_nodes_and_figures_per_unit_are_of_all(run_id):
     for index, joules in ((0, 100), (1, 300)):
         windows = [reading(cpu_joules=joules)] * 2
@@ -174,6 +178,7 @@ def test_node_that_was_started_anew_adds_to_its_first_attempt(run_id):
     assert recorded(data)["duration_s"] == 20
 
 
+@pytest.mark.slow
 def test_killed_nodes_journal_is_recovered_into_the_sum_and_only_once(run_id, tmp_path):
     folder = tmp_path / "left"
     measure(node(0, run_id, [NODES[0]]))

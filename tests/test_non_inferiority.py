@@ -65,6 +65,7 @@ def test_sets_of_different_numbers_are_drawn_apart():
     assert kernel_excess(normal(200, 1), normal(150, 2), real).high > 0
 
 
+@pytest.mark.slow
 def test_margins_are_the_distance_of_the_stated_shift():
     real = normal(NUM_REAL, 0)
     scaled = (real - real.mean(axis=0)) / real.std(axis=0)

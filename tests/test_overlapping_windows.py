@@ -60,6 +60,7 @@ def nested(meter, *, num_epochs=2, run_id=None):
 ONE_EPOCH = [reading(cpu_joules=10), reading(cpu_joules=20), reading(cpu_joules=35)]
 
 
+@pytest.mark.slow
 def test_inner_windows_are_the_runs_and_outer_ones_have_a_series_of_their_own(store):
     run = nested(FakeMeter([*ONE_EPOCH, *ONE_EPOCH, reading(cpu_joules=80)]))
     data = data_of(run)
@@ -111,6 +112,7 @@ def test_outer_window_of_one_unit_counts_the_units_of_its_inner_ones(store, capl
     assert caplog.text.count("overlap") == 1
 
 
+@pytest.mark.slow
 def test_windows_of_threads_count_their_common_energy_once(store):
     meter = FakeMeter([reading(cpu_joules=60), reading(cpu_joules=70)])
     both = threading.Barrier(2)
@@ -154,6 +156,7 @@ def finish_at_once(*, parents):
     return runs
 
 
+@pytest.mark.slow
 def test_runs_of_one_time_are_marked_as_sharing_it_and_their_parent_is_not(store):
     parent, *trials = finish_at_once(parents=[None, 0, 0])
     assert keys.TAG_SHARED not in data_of(parent).tags
@@ -165,6 +168,7 @@ def test_runs_one_after_the_other_share_nothing(store):
     assert [keys.TAG_SHARED in data_of(run).tags for run in (*first, *second)] == [False, False]
 
 
+@pytest.mark.slow
 def test_compare_says_which_runs_shared_their_machine(store):
     finish_at_once(parents=[None, None])
     runs = read_runs(MlflowClient(), experiment_names=["Default"])

@@ -102,6 +102,7 @@ def test_every_dependency_says_why_it_is_there():
             assert lines[number - 1].strip().startswith("#"), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md"])  # of docs/: test_documents.py
 def test_python_snippets_of_the_docs_run(store, page):
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)

@@ -35,6 +35,7 @@ def test_epochs_cut_a_patient_at_other_heights_and_leave_volumes_alone():
     assert torch.equal(volume, phantom_hu((32, 32, 32), seed=1, epoch=1))
 
 
+@pytest.mark.slow
 def test_heart_lies_to_the_patients_left():
     # In RAS x grows to the right, so the heart's blood is at low x; averaged over patients.
     hu = torch.stack([phantom_hu((64, 64), seed=seed)[0] for seed in range(40)])

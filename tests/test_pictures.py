@@ -122,6 +122,7 @@ def runs():
 FIGURES = [sizes, models, regions, steps, energy, quality, runs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
 def test_figure_looks_as_it_did(draw, tmp_path):
     with house_style():

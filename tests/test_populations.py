@@ -20,6 +20,7 @@ def energies(comparison):
     return list(comparison.table["energy_kwh_per_unit_mean"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "values", "key"),
     [

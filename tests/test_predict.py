@@ -122,6 +122,7 @@ def test_mixed_bases_are_named(run_id):
     assert "Intensities rest on different bases and do not compare" in notices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["T2D_min", "S3D_max"])
 def test_paper_is_reproduced_to_its_printed_digits(client, name):
     text = (files("mlflow_carbon") / "data" / "paper_results.csv").read_text(encoding="utf-8")

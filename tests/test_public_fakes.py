@@ -44,6 +44,7 @@ def test_fake_meter_without_readings_says_what_it_needs():
         meter.close_window(meter.open_window())
 
 
+@pytest.mark.slow
 def test_lent_meter_measures_each_run_of_its_block_and_none_after_it(store):
     meter = FakeMeter([reading(cpu_joules=36), reading(cpu_joules=72)])
     with meter_process_by(meter):

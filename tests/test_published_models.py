@@ -257,6 +257,7 @@ def test_autoencoder_of_maisi_reconstructs_as_monai_does(tmp_path):
     torch.testing.assert_close(decode(ldm.vqgan, means), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_diffusion_of_maisi_has_monais_schedule(tmp_path):
     target = "monai.networks.schedulers.ddpm.DDPMScheduler"
@@ -274,6 +275,7 @@ def test_diffusion_of_maisi_has_monais_schedule(tmp_path):
     assert torch.isfinite(latents).all()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_medlord_is_read_with_its_schedule_its_codes_and_its_range(tmp_path):
     autoencoder, unet = write_medlord(tmp_path / "medlord")
@@ -346,6 +348,7 @@ def break_reference(folder):
     path.write_text(json.dumps(config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -377,6 +380,7 @@ def test_size_that_the_networks_cannot_make_is_refused(tmp_path, size, message):
         load_published(tmp_path / "maisi", size=size, device="cpu")
 
 
+@pytest.mark.slow
 def test_pipeline_with_other_parts_is_refused(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"unet": ["diffusers", "UNet1DModel"]}))
     with pytest.raises(CheckpointError, match="names other parts than UNet2DModel with a VAE"):

@@ -83,6 +83,7 @@ def test_single_process_has_no_trace_of_a_launch(store):
     assert not {"carbon.launch", "carbon.num_nodes"} & run.data.tags.keys()
 
 
+@pytest.mark.slow
 def test_ranks_of_one_node_have_its_total_and_no_nodes(rank):
     rank(0, num_nodes=1)
     with track(meter=FakeMeter([TEN_S]), **SWEDEN):

@@ -110,6 +110,7 @@ def test_more_confidence_is_a_wider_interval(first, second):
     assert half_width(wide) >= half_width(narrow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_windows", [2, 5, 19, 20, 200])
 @pytest.mark.parametrize("num_future", [1, 200])
 def test_interval_holds_95_of_100_totals_of_independent_windows(num_windows, num_future):
