@@ -80,12 +80,12 @@ def test_quantities_are_proportional(co2e_kg, factor):
 
 # 12.4 kg: / 0.1081, / 0.0124, / 0.24153, / 60 kg; of 1157.4 kg a year
 TABLE = """\
-as much as  quantity  unit                   over editions  edition
-car              115  km                       50.8 to 116  EU new cars 2022, final
-phone           1000  charge                  1000 to 4117  EPA, current
-flight          51.3  km                      43.0 to 51.3  paper, implied per km
-tree           0.207  tree                  0.207 to 0.318  EPA 2023
-budget          1.07  % of a person's year               -  250 Gt, 8 billion people, 27 years
+as much as  quantity  unit                   over editions
+car              115  km                       50.8 to 116
+phone           1000  charge                  1000 to 4117
+flight          51.3  km                      43.0 to 51.3
+tree           0.207  tree                  0.207 to 0.318
+budget          1.07  % of a person's year               -
 """
 
 
@@ -96,8 +96,9 @@ def equivalents_command(*args):
 def test_command_prints_quantities_ranges_and_sources():
     result = equivalents_command("12.4")
     assert result.stdout.startswith(TABLE)
-    assert "car: EEA final data / DG CLIMA 2024-03-18. https://climate.ec" in result.stdout
-    assert "budget: around 250 Gt from 2023: Lamboll et al. 2023. https://doi" in result.stdout
+    assert max(map(len, TABLE.splitlines())) <= 80
+    assert "car: EU new cars 2022, final. EEA final data / DG CLIMA 2024-03-18" in result.stdout
+    assert "budget: 250 Gt, 8 billion people, 27 years. About 250 Gt" in result.stdout
 
 
 def test_command_takes_every_assumption_of_the_budget():

@@ -117,7 +117,7 @@ def equivalents_frame(amounts: Sequence[Equivalent], share: BudgetShare) -> pd.D
             "most": None,
             "edition": _assumed(share),
             "kg_per_unit": share.budget_kg / 100,
-            "source": "around 250 Gt from 2023: Lamboll et al. 2023",
+            "source": "About 250 Gt from 2023: Lamboll et al. 2023",
             "url": "https://doi.org/10.1038/s41558-023-01848-5",
         }
     )
@@ -125,7 +125,7 @@ def equivalents_frame(amounts: Sequence[Equivalent], share: BudgetShare) -> pd.D
 
 
 def equivalents_report(frame: pd.DataFrame) -> Report:
-    """Returns the rows of ``equivalents_frame`` as a table, then their sources."""
+    """Returns the rows of ``equivalents_frame`` as a table, then their editions and sources."""
     ranges = [
         ABSENT if pd.isna(least) else f"{quantity_text(least)} to {quantity_text(most)}"
         for least, most in zip(frame["least"], frame["most"], strict=True)
@@ -136,13 +136,12 @@ def equivalents_report(frame: pd.DataFrame) -> Report:
             Column("quantity", [quantity_text(value) for value in frame["quantity"]]),
             Column("unit", list(frame["unit"]), is_text=True),
             Column("over editions", ranges),
-            Column("edition", list(frame["edition"]), is_text=True),
         ),
         num_keys=1,
     )
     sources = "".join(
-        f"{kind}: {source}. {url}\n"
-        for kind, source, url in zip(frame["kind"], frame["source"], frame["url"], strict=True)
+        f"{row['kind']}: {row['edition']}. {row['source']}. {row['url']}\n"
+        for row in frame.to_dict("records")
     )
     return Report.of(table, f"\n{sources}")
 
