@@ -138,7 +138,7 @@ def _resolved(runs: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _series_names(table: pd.DataFrame, names: Sequence[str], *, asked: Sequence[str]) -> pd.Series:
-    """Returns by what each row differs from the others of its unit: ``sampler ddim``.
+    """Returns a name for each row: what it differs in from others of its unit, ``sampler ddim``.
 
     Args:
         table: of a comparison.
@@ -155,7 +155,7 @@ def _series_names(table: pd.DataFrame, names: Sequence[str], *, asked: Sequence[
 
 
 def price_texts(rows: pd.DataFrame) -> list[str]:
-    """Returns by what each row has its CO2e: ``SE 7 g/kWh (2022, ember), PUE 1``.
+    """Returns the price of each row: ``SE 7 g/kWh (2022, ember), PUE 1``.
 
     Empty where a row rests on several prices, or on none that is known.
     """
