@@ -194,7 +194,7 @@ def test_compare_exits_with_2_on_wrong_usage(args, message):
     ("args", "message"),
     [
         (("--experiment", "sinthesis"), "Nearest: 'synthesis'"),
-        (("--experiment", "Default"), "No finished metered run in experiment 'Default'"),
+        (("--experiment", "Default"), "No metered run in experiment 'Default'"),
         (("--experiment", "synthesis", "--group-by", "stepz"), "Nearest: steps"),
         (("--experiment", "synthesis", "--region", "Atlantis"), "Atlantis"),
         (("--experiment", "synthesis", "--region", "Poland", "--month", "2022-02"), "2022-02"),

@@ -121,10 +121,14 @@ def test_training_ends_normally_with_one_warning(office, client):
     warnings = [
         line for line in office.training.stderr.splitlines() if "WARNING mlflow.carbon" in line
     ]
-    assert len(warnings) == 1, office.training.stderr
-    # which of the two depends on how fast this machine answers
-    refused = "could not be put on version 1 of 'ldm' (permission denied)."
-    assert refused in warnings[0] or "did not get their emissions in 15 s" in warnings[0]
+    # how fast this machine answers decides which of the two comes, or whether both do
+    known = (
+        "could not be put on version 1 of 'ldm' (permission denied).",
+        "did not get their emissions in 15 s",
+    )
+    found = [text for line in warnings for text in known if text in line]
+    assert found, office.training.stderr
+    assert len(found) == len(warnings) == len(set(found)), office.training.stderr
     experiment = client.get_experiment_by_name("work")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"

@@ -87,7 +87,7 @@ def test_name_of_several_runs_is_refused_with_their_ids(client):
     [
         ("nobody", "has the id or name 'nobody'"),
         ("0" * 32, "has the id or name '000"),
-        ("latest", "has the id or name 'latest'"),
+        ("latest", "No metered run has ended yet"),
     ],
 )
 def test_unknown_run_is_refused(client, text, message):

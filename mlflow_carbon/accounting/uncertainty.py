@@ -11,6 +11,7 @@ from mlflow_carbon.accounting.emissions import mean_std
 from mlflow_carbon.errors import InvalidInputError
 
 # docs/statistics.md: from 20 windows on, the corrected interval covers what it promises.
+MAX_EXTRAPOLATION = 1e30  # times the units measured; squares of it stay finite
 MIN_WINDOWS_FOR_CORRELATION = 20
 # Below that number the correlation is uncertain, so only a share of its correction is applied:
 # none at 3 windows, all from 10 on. Chosen by simulation: the coverage rises without a step.
@@ -159,8 +160,8 @@ def prediction_interval(
         ``None`` for one window, which says nothing about the next.
 
     Raises:
-        InvalidInputError: ``num_units`` is not above zero and finite, or the confidence is not
-            between 0 and 1.
+        InvalidInputError: ``num_units`` is not above zero and finite, or beyond what the windows
+            can foretell, or the confidence is not between 0 and 1.
 
     Source: Hahn and Meeker 1991, Statistical Intervals, chapter 4 (independent windows);
         Kendall 1954, Biometrika 41:403 (bias of the autocorrelation). Coverage: docs/statistics.md.
@@ -172,6 +173,11 @@ def prediction_interval(
         )
     if statistics.unit_variance_kwh2 is None:
         return None
+    if num_units > MAX_EXTRAPOLATION * statistics.num_units:
+        raise InvalidInputError(
+            f"num_units is {num_units:g}, but the windows measured {statistics.num_units:g} in "
+            f"all; they foretell no more than {MAX_EXTRAPOLATION:g} times that."
+        )
     n, phi = statistics.num_windows, statistics.autocorrelation
     method = INDEPENDENT
     margin_kwh = _margin_kwh(statistics, num_units, confidence_fraction, phi=None)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 # No run can reach this amount in any unit of the contract. Databases keep infinity as 1.8e308.
 MAX_AMOUNT = 1e18
-MIN_AMOUNT = 1e-30  # nor one as small, but 0; what is divided by it stays finite
 MAX_COUNT = 2**31 - 1
 MAX_TIME_MS = 7_258_118_400_000  # the year 2200
 MAX_SHOWN = 40  # characters of a value in an error
@@ -109,9 +108,7 @@ class Figures:
         """Returns a value that is in its range; ``key`` is for the error."""
         is_number = not isinstance(value, str | bytes)  # sqlite keeps text among numbers
         if is_number and math.isfinite(value) and lowest <= value <= highest:
-            if not 0 < abs(value) < MIN_AMOUNT:
-                return value
-            expected = f"0 or at least {MIN_AMOUNT:g}"
+            return value
         raise self._error(key, value, expected or f"from {lowest:g} to {highest:g}")
 
     def _error(self, key: str, value: object, expected: str) -> BadRecordError:
