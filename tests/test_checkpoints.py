@@ -94,6 +94,7 @@ def test_vqgan_comes_back_the_same(networks, vqgan_folder):
     torch.testing.assert_close(encode(loaded.vqgan, images).cpu(), encode(vqgan, images))
 
 
+@pytest.mark.slow
 def test_loaded_networks_are_frozen(ldm_folder):
     ldm = load(ldm_folder)
     for network in (ldm.unet, ldm.vqgan):
@@ -144,6 +145,7 @@ def test_checkpoint_of_version_1_is_written_anew_as_one_that_still_loads(tmp_pat
     assert load(tmp_path / "anew").spec == ldm.spec
 
 
+@pytest.mark.slow
 def test_saving_again_replaces_the_checkpoint_and_leaves_nothing_beside(networks, ldm_folder):
     spec, unet, vqgan = networks
     save_ldm(ldm_folder, LdmCheckpoint(spec, unet, vqgan, 0.5))
@@ -158,6 +160,7 @@ class FullDisk(torch.nn.Module):
         raise OSError(28, "No space left on device")
 
 
+@pytest.mark.slow
 def test_checkpoint_survives_a_failed_save(networks, ldm_folder):
     spec, unet, _ = networks
     with pytest.raises(CheckpointError, match=r"No space left on device.*is unchanged"):
@@ -270,6 +273,7 @@ def test_one_flipped_bit_is_refused(ldm_folder, name):
         load(ldm_folder)
 
 
+@pytest.mark.slow
 def test_weights_of_another_model_of_the_same_shape_are_refused(networks, ldm_folder):
     spec, _, _ = networks
     other = build_unet(spec)
@@ -280,6 +284,7 @@ def test_weights_of_another_model_of_the_same_shape_are_refused(networks, ldm_fo
         load(ldm_folder)
 
 
+@pytest.mark.slow
 def test_checkpoint_from_before_digests_loads(networks, ldm_folder):
     config = json.loads((ldm_folder / "config.json").read_text())
     del config["weights_digests"]
@@ -292,6 +297,7 @@ def test_checkpoint_from_before_digests_loads(networks, ldm_folder):
     assert load(ldm_folder).spec == networks[0]
 
 
+@pytest.mark.slow
 def test_checkpoint_with_another_digest_than_registered_is_refused(ldm_folder):
     digests = digests_of(ldm_folder)
     assert load_ldm(ldm_folder, backend="core", device="cpu", digests=digests)

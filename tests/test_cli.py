@@ -300,6 +300,7 @@ def test_error_names_the_option_that_the_command_has():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("synthesis")
 @pytest.mark.parametrize("month", ["2022", "2022-02"])
 def test_compare_says_that_a_month_is_of_another_basis_than_the_default_set(client, month):
@@ -326,12 +327,14 @@ def test_compare_reads_the_experiment_that_mlflow_is_set_to(monkeypatch):
     assert json.loads(result.stdout) == compare_json()
 
 
+@pytest.mark.slow
 def test_compare_reads_the_default_experiment_without_any_setting(client, monkeypatch):
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     write_run(client, "Default", windows=[(1e-6, 4.0)])
     assert json.loads(invoke("compare", "--format", "json").stdout)[0]["num_runs"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("synthesis")
 def test_compare_says_on_stderr_what_it_left_out(client):
     write_run(client, "synthesis", windows=[(1e-6, 4.0)])
@@ -365,6 +368,7 @@ def test_module_prints_only_results_on_stdout(store):
     assert len(json.loads(done.stdout)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("synthesis")
 def test_compare_weights_an_hourly_file_by_each_runs_own_times(tmp_path):
     # runs of two windows of a minute, 22:11:20 to 22:13:20: 100 g/kWh, then 200
@@ -398,6 +402,7 @@ def test_compare_says_where_bases_mix():
     assert "Intensities rest on different bases and do not compare (EU27: production;" in notices
 
 
+@pytest.mark.slow
 def test_help_loads_neither_pandas_nor_mlflow():
     code = (
         "import sys; from mlflow_carbon.cli import cli\n"

@@ -306,6 +306,7 @@ def test_compare_runs_says_why_no_run_is_left():
         compare_runs(frame(run_row(scope="parent")))
 
 
+@pytest.mark.slow
 def test_compare_runs_agrees_with_the_raw_database(store):
     """The definitions again, from the rows of the database and nothing of ours."""
     client = MlflowClient(tracking_uri=store)

@@ -39,6 +39,7 @@ def energies_kwh(*args):
     return {row["experiment"]: row["energy_kwh_mean"] for row in json.loads(result.stdout)}
 
 
+@pytest.mark.slow
 def test_frame_is_that_of_the_command(runs):
     frame = mlflow_carbon.compare(["a"], group_by=["steps"], regions=["SE"], baseline={"steps": 50})
     args = ("--experiment", "a", "--region", "SE", "--baseline", "steps=50")

@@ -91,6 +91,7 @@ def resumed(client, *, killed):
     return run_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
 def test_run_of_both_versions_holds_the_parts_of_both(store, killed):
     client = MlflowClient()

@@ -104,6 +104,7 @@ def test_curves_begin_before_the_first_window_and_each_window_is_a_slope():
         assert [point.value for point in points] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @given(parts=steps, is_node=st.booleans())
 @settings(max_examples=50, deadline=None)
 def test_curves_whose_windows_start_at_their_own_step_are_read_alike(parts, is_node):

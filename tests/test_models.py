@@ -144,6 +144,7 @@ def test_networks_of_every_preset_fit_together(dims, model_size):
     assert judged.numel() > 1  # one verdict per patch
 
 
+@pytest.mark.slow
 def test_larger_presets_have_more_weights():
     with torch.device("meta"):
         numbers = [num_parameters(build_unet(ModelSpec(2, (64, 64), size))) for size in PRESETS]

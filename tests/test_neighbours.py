@@ -66,6 +66,7 @@ def test_run_that_was_there_first_is_tagged_at_its_end(fake_meter):
     assert not mark_of(ours).exists()
 
 
+@pytest.mark.slow
 def test_run_alone_is_not_tagged(fake_meter):
     with another_process():  # has ended
         pass
@@ -74,6 +75,7 @@ def test_run_alone_is_not_tagged(fake_meter):
     assert "carbon.shared" not in tags_of(run)
 
 
+@pytest.mark.slow
 def test_parent_in_another_process_is_no_neighbour(fake_meter):
     with mlflow.start_run() as parent:
         pass

@@ -118,6 +118,7 @@ def test_node_that_dies_counts_to_its_last_minute_and_is_missed(run_id):
     assert recorded(data)["coverage_fraction"] == pytest.approx(90 / 240)
 
 
+@pytest.mark.slow
 def test_sum_is_there_though_the_first_node_died(run_id):
     outbox = Outbox(MlflowClient(), run_id)
     node(0, run_id, [], outbox=outbox).start()
@@ -160,6 +161,7 @@ def test_window_series_is_the_first_nodes_and_figures_per_unit_are_of_all(run_id
         assert found[: len(steps)] == steps  # the sums have their own, the newest the last
 
 
+@pytest.mark.slow
 def test_figures_per_unit_are_absent_where_a_node_is(run_id):
     measure(node(0, run_id, [reading(cpu_joules=1), reading(cpu_joules=2)]), num_windows=1)
     assert "energy_kwh_per_epoch" not in recorded(run_id)

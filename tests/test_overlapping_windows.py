@@ -83,6 +83,7 @@ def test_resumed_run_goes_on_with_the_series_of_each_unit(store):
     assert recorded(data)["energy_kwh"] == pytest.approx(90 / 3.6e6)  # 40 + 50
 
 
+@pytest.mark.slow
 def test_units_that_take_turns_are_in_no_common_mean(store):
     meter = FakeMeter([reading(cpu_joules=joules) for joules in (30, 4, 30, 4, 70)])
     with mlflow.start_run() as run, track(unit="epoch", meter=meter, **SWEDEN) as training:
@@ -163,6 +164,7 @@ def test_runs_of_one_time_are_marked_as_sharing_it_and_their_parent_is_not(store
     assert [data_of(trial).tags[keys.TAG_SHARED] for trial in trials] == ["true", "true"]
 
 
+@pytest.mark.slow
 def test_runs_one_after_the_other_share_nothing(store):
     first, second = finish_at_once(parents=[None]), finish_at_once(parents=[None])
     assert [keys.TAG_SHARED in data_of(run).tags for run in (*first, *second)] == [False, False]
@@ -253,6 +255,7 @@ def test_second_block_of_one_track_says_why_before_it_begins(store):
             pytest.fail("the block began")
 
 
+@pytest.mark.slow
 def test_each_call_of_a_decorated_function_is_a_block(store):
     meter = FakeMeter([reading(cpu_joules=10)] * 2)
 
@@ -264,6 +267,7 @@ def test_each_call_of_a_decorated_function_is_a_block(store):
     assert meter.scripted == []
 
 
+@pytest.mark.slow
 def test_loop_that_is_left_in_an_autologged_run_counts_what_it_did(fake_meter):
     mlflow_carbon.autolog(**SWEDEN)
     with mlflow.start_run() as run:

@@ -183,6 +183,7 @@ def test_figure_fits_a_column_and_says_its_units_and_error_bars(draw):
     assert "rror bar" in note or "its error is not known" in note
 
 
+@pytest.mark.slow
 def test_equivalents_on_the_right_are_the_mass_over_their_factor():
     with house_style():
         figure = sizes()

@@ -142,6 +142,7 @@ def test_paper_is_reproduced_to_its_printed_digits(client, name):
     assert round(found["co2e_g_spread"] / 1000, decimals) == float(row["kg_std"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [("--samples", "1"), ("--units", "1")])
 def test_one_window_is_refused(client, args):
     write_run(client, "a", windows=[(9, 4)], name="single")

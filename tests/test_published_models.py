@@ -227,6 +227,7 @@ def test_rectified_flow_of_maisi_samples_what_monais_own_loop_does(tmp_path):
     assert found.shape == (1, 1, *SIZE)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_times_of_a_large_latent_are_moved_as_monai_moves_them(tmp_path):
     write_maisi(tmp_path / "maisi", use_timestep_transform=True)
@@ -367,6 +368,7 @@ def test_folder_of_another_layout_gets_one_clear_error(tmp_path, damage, message
         load_published(tmp_path / "maisi", size=SIZE, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "message"),
     [

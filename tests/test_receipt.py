@@ -127,6 +127,7 @@ def test_footprint_of_a_run_that_goes_on_is_what_it_has_cost_so_far(fake_meter):
         assert tracker.footprint.energy_kwh == pytest.approx(1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "attribution", "other_cpu_fraction", "num_warnings"),
     [

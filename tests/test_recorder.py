@@ -296,6 +296,7 @@ def test_window_of_no_units_is_refused(store, num_units):
                 pass
 
 
+@pytest.mark.slow
 def test_block_inside_a_metered_run_adds_windows_to_it_and_totals_are_written_once(store):
     meter = FakeMeter(TWO_WINDOWS)
     with mlflow.start_run() as run, track(meter=meter, unit="sample", **SWEDEN) as outer:
@@ -330,6 +331,7 @@ def reading_of(*devices):
     return Reading(1_700_000_000.0, 0.0005, found, coverage_fraction=0.0, num_readings=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["tdp", "counter"])
 def test_run_shorter_than_a_step_of_its_counter_has_no_energy_rather_than_none(store, method):
     run = tracked_run([reading_of(("cpu", 0.0, method))], units=())

