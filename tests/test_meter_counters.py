@@ -264,26 +264,23 @@ def test_windows_shorter_than_a_counters_step_are_silent_not_zero(
 # Sensors
 
 
-def test_sensor_that_shows_no_power_gives_no_energy(tmp_path: Path) -> None:
-    with odd_gpu(tmp_path, milliwatts_at=lambda *_: 0, has_counter=False) as node:
+@pytest.mark.parametrize(
+    ("has_counter", "problem"),
+    [
+        (False, "gpu 0 showed 0 W, which it cannot draw: that is left out."),
+        (True, "gpu 0's energy counter stands still: no energy is known."),
+    ],
+)
+def test_sensor_that_shows_no_power_gives_no_energy(
+    tmp_path: Path, has_counter: bool, problem: str
+) -> None:
+    still = odd_gpu(tmp_path, lambda *_: 5_000_000, lambda *_: 0, has_counter=has_counter)
+    with still as node:
         meter = node.started_meter(GPU)
         node.run(meter, 10.0)
         total = meter.stop()
     assert total.energy_kwh is None
-    assert meter.description.problems == (
-        "gpu 0 showed 0 W, which it cannot draw: that is left out.",
-    )
-
-
-def test_counter_that_stands_still_beside_such_a_sensor_is_named(tmp_path: Path) -> None:
-    with odd_gpu(tmp_path, lambda *_: 5_000_000, lambda *_: 0) as node:
-        meter = node.started_meter(GPU)
-        node.run(meter, 10.0)
-        total = meter.stop()
-    assert total.energy_kwh is None
-    assert meter.description.problems == (
-        "gpu 0's energy counter stands still: no energy is known.",
-    )
+    assert meter.description.problems == (problem,)
 
 
 @pytest.mark.parametrize("milliwatts", [0xFFFFFFFF, -1])
