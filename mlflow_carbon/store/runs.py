@@ -41,6 +41,10 @@ from mlflow_carbon.store.stored_runs import Progress, Scope, StoredRun, Wanted
 _logger = logging.getLogger("mlflow.carbon")
 
 _NUM_FAULTS_TOLD = 5
+_WAY_OUT = (
+    "Meter runs with mlflow_carbon.track(), or name another experiment; --all-experiments reads "
+    "every one."
+)
 
 Cell = str | float | None
 
@@ -305,10 +309,7 @@ def _none_to_export(experiment_names: Sequence[str], filter_string: str) -> str:
     """Returns what is wrong with a store that has no metered run to export."""
     where = f" in experiment {', '.join(map(repr, experiment_names))}" if experiment_names else ""
     fitting = f" that fits {filter_string!r}" if filter_string else ""
-    return (
-        f"No metered run{where}{fitting}, so nothing was written. Meter runs with "
-        "mlflow_carbon.track(), or name another experiment; --all-experiments reads every one."
-    )
+    return f"No metered run{where}{fitting}, so nothing was written. {_WAY_OUT}"
 
 
 def _none_finished(listed: str, num_unfinished: int) -> str:
@@ -320,10 +321,7 @@ def _none_finished(listed: str, num_unfinished: int) -> str:
             f"No finished metered run{where}; {num_unfinished} metered {runs} not finished, which "
             "`compare --include failed,running` reads, too."
         )
-    return (
-        f"No metered run{where}. Meter runs with mlflow_carbon.track(), or name another "
-        "experiment; --all-experiments reads every one."
-    )
+    return f"No metered run{where}. {_WAY_OUT}"
 
 
 def fault_of_tags(
