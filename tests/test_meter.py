@@ -24,7 +24,8 @@ def test_meter_measures_this_machine_in_real_time() -> None:
     assert total.energy_kwh is not None
     # one busy thread of any CPU draws between 0.1 W and a whole package's 1000 W
     assert 0.1 < reading.energy_kwh * 3.6e6 / reading.duration_s < 1000
-    assert total.energy_kwh >= reading.energy_kwh
+    # our share of the CPU is told in ticks of 10 ms, over the window's 0.3 s and over the meter's
+    assert total.energy_kwh >= 0.9 * reading.energy_kwh
 
 
 def test_every_minute_is_handed_over_until_the_caller_ends_it(tmp_path: Path) -> None:
