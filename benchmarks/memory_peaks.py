@@ -17,10 +17,10 @@ import psutil
 import torch
 
 from benchmarks.memory_child import MAX_CPU_S
-from benchmarks.memory_table import H100, MEASURED, NOT_MEASURED, MemoryRow, read_rows
+from benchmarks.memory_table import H100, H200, MEASURED, NOT_MEASURED, MemoryRow, read_rows
 from ldm_project.diffusion.acceleration import resolve_precision
 from ldm_project.diffusion.flops import cost_of
-from ldm_project.diffusion.memory import CPU, CUDA, Work, training_bytes
+from ldm_project.diffusion.memory import CPU, CUDA, Work, sampling_bytes, training_bytes
 from ldm_project.parsing import size_text
 from ldm_project.presets import PRESETS
 from ldm_project.study.cells import SYNTH, TRAIN, UNIT_BY_TASK, Cell
@@ -30,7 +30,8 @@ from ldm_project.study.work import spec_of_cell
 
 # The paper's sizes, and the usual ones of a laptop.
 SIZES = {2: ((64, 64), *PAPER.sizes[2]), 3: ((32, 32, 32), *PAPER.sizes[3])}
-TRAINING = "train iteration"  # of a GPU only those are kept: denoising took another way then
+# What each GPU's file tells: of the H100 trainings alone, for denoising took another way then.
+WORK_OF_GPU = {H100: (TRAIN, "grid.jsonl"), H200: (SYNTH, "peaks.jsonl")}
 # Of the free memory: the rest is for what else the machine does.
 MAX_FRACTION = 0.7
 NUM_STEPS = 2
@@ -88,24 +89,26 @@ def measured_row(cell: Cell) -> MemoryRow:
     return row.without_peak("does not fit")
 
 
-def gpu_rows() -> Iterator[MemoryRow]:
-    """Yields the forecasts of trainings beside the peaks that an H100 has shown."""
-    for reading in map(json.loads, (MEASURED / "h100" / "grid.jsonl").read_text().splitlines()):
-        if "peak_bytes" in reading and reading["what"] == TRAINING:
-            yield gpu_row(reading)
+def gpu_rows(device: str) -> Iterator[MemoryRow]:
+    """Yields the forecasts beside the peaks that one of the lent GPUs has shown."""
+    task, name = WORK_OF_GPU[device]
+    for reading in map(json.loads, (MEASURED / device / name).read_text().splitlines()):
+        if "peak_bytes" in reading and reading["what"] in (task, f"{task} iteration"):
+            yield gpu_row(device, task, reading)
 
 
-def gpu_row(reading: dict[str, Any]) -> MemoryRow:
-    """Returns the forecast of one earlier training on an H100, with its peak."""
+def gpu_row(device: str, task: str, reading: dict[str, Any]) -> MemoryRow:
+    """Returns the forecast of one reading, with its peak."""
     size = tuple(int(axis) for axis in reading["size"].split("x"))
+    spec = spec_of_cell(cell_of(task, size, reading["model"]))
     work = Work(reading["batch"], reading["precision"], CUDA)
     return MemoryRow(
-        device=H100,
-        task=TRAIN,
+        device=device,
+        task=task,
         size=reading["size"],
         model=reading["model"],
         precision=reading["precision"],
-        forecast_bytes=training_bytes(spec_of_cell(cell_of(TRAIN, size, reading["model"])), work),
+        forecast_bytes=(training_bytes if task == TRAIN else sampling_bytes)(spec, work),
     ).with_peak(reading["peak_bytes"])
 
 
@@ -115,8 +118,9 @@ def main() -> None:
     rows = read_rows(path) if path.exists() else []
     known = {row.place for row in rows if row.reason != NOT_MEASURED}
     with path.open("a", encoding="utf-8") as file:
-        if not any(place[0] == H100 for place in known):
-            file.writelines(row.line() for row in gpu_rows())
+        for device in WORK_OF_GPU:
+            if not any(place[0] == device for place in known):
+                file.writelines(row.line() for row in gpu_rows(device))
         for cell in cells():
             if (CPU, cell.task, size_text(cell.size), cell.model_size) not in known:
                 file.write(measured_row(cell).line())

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 MEASURED = Path(__file__).parent / "measured"
-H100 = "h100"
+H100, H200 = "h100", "h200"
 BYTES_PER_GB = 1e9
 NOT_MEASURED = "not measured"  # nobody had the time: the script tries it again
 WORK = {"train": "training", "synth": "sampling"}
@@ -89,8 +89,10 @@ def section() -> str:
     return _SECTION.format(
         cpu_summary=summary_line(rows, "cpu"),
         cpu="\n".join(table_lines(rows, "cpu")),
-        gpu_summary=summary_line(rows, H100),
-        gpu="\n".join(table_lines(rows, H100)),
+        training_summary=summary_line(rows, H100),
+        training="\n".join(table_lines(rows, H100)),
+        sampling_summary=summary_line(rows, H200),
+        sampling="\n".join(table_lines(rows, H200)),
     )
 
 
@@ -120,10 +122,16 @@ iterations, or two denoising steps and a decoding. {cpu_summary}
 At one image, torch convolves small fp32 volumes by itself, in matrices that leave holes in the
 heap; how many is a matter of what lies between them.
 
-### On one NVIDIA H100 80GB HBM3
+### On a GPU
 
-The peak of torch's allocations in a training iteration, bf16. {gpu_summary} Denoising takes less
-memory than when it was measured there, half by the forecast, and has not been measured since.
+The peak of torch's allocations in bf16. A training iteration on one NVIDIA H100 80GB HBM3:
+{training_summary}
 
-{gpu}
+{training}
+
+Five denoising steps and a decoding on one NVIDIA H200, by `python -m benchmarks.gpu_peaks`; the
+other presets and sizes were not measured. {sampling_summary} The forecast's copies of fp32 volumes
+and the weights as they arrive are fitted to these peaks.
+
+{sampling}
 """

@@ -21,3 +21,4 @@ part doctor 30 "$python" -m mlflow_carbon doctor --probe 5 --format json
 part study 440 "$python" -m ldm_project study --preset paper --steps 50,200,1000 --windows 2 \
   --warmup-windows 1 --iterations-per-window 15 --num-processes 1
 part steps 90 "$python" -m benchmarks.gpu_steps "$out/steps.jsonl"
+part peaks 90 "$python" -m benchmarks.gpu_peaks "$out/peaks.jsonl"

@@ -8,7 +8,7 @@ import torch
 
 from ldm_project.config import StudyConfig
 from ldm_project.diffusion.flops import weights_of
-from ldm_project.diffusion.memory import Memory, Work, training_bytes
+from ldm_project.diffusion.memory import Memory, Work, sampling_bytes, training_bytes
 from ldm_project.diffusion.models import ModelSpec
 from ldm_project.diffusion.sampling import denoise
 from ldm_project.errors import InvalidInputError
@@ -20,7 +20,7 @@ from ldm_project.study.presets import STUDIES
 from ldm_project.study.study_settings import resolved, study_settings
 from ldm_project.study.work import Place, spec_of_cell, work_of
 
-MEASURED = Path(__file__).parent.parent / "benchmarks" / "measured" / "h100" / "grid.jsonl"
+MEASURED = Path(__file__).parent.parent / "benchmarks" / "measured"
 PLACE = Place(device=torch.device("cpu"), precision="fp32", sampler="ddpm", seed=0)
 
 
@@ -163,7 +163,7 @@ def test_outlook_without_energy_or_work_is_unknown():
 
 def measured_peaks():
     """Yields each training of the paper that an H100 has run, with its precision and peak."""
-    for row in map(json.loads, MEASURED.read_text().splitlines()):
+    for row in map(json.loads, (MEASURED / "h100" / "grid.jsonl").read_text().splitlines()):
         if row["what"] == "train iteration" and "peak_bytes" in row:
             size = tuple(int(axis) for axis in row["size"].split("x"))
             shape = {"dims": row["dims"], "size": size, "model_size": row["model"]}
@@ -179,6 +179,18 @@ def test_memory_of_a_training_is_within_a_fifth_of_the_peaks_measured_on_a_gpu()
     for each, precision, peak_bytes in rows:
         needed_bytes = training_bytes(spec_of_cell(each), Work(1, precision, "cuda"))
         assert 0.8 < needed_bytes / peak_bytes < 1.2, each.name
+
+
+@pytest.mark.slow
+def test_memory_of_a_sampling_is_within_a_fifth_of_the_peaks_measured_on_a_gpu():
+    rows = [*map(json.loads, (MEASURED / "h200" / "peaks.jsonl").read_text().splitlines())]
+    assert len(rows) == 6
+    for row in rows:
+        size = tuple(int(axis) for axis in row["size"].split("x"))
+        each = cell(task="synth", dims=len(size), size=size, model_size=row["model"])
+        work = Work(row["batch"], row["precision"], "cuda")
+        needed_bytes = sampling_bytes(spec_of_cell(each), work)
+        assert 0.8 < needed_bytes / row["peak_bytes"] < 1.2, each.name
 
 
 def test_a_synthesis_warms_up_by_samples_of_a_few_steps(monkeypatch):
