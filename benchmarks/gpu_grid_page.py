@@ -142,7 +142,7 @@ records all kernels as a CUDA graph, which the others replay.
 One step of one image, `medium`, untrained, on one NVIDIA H200 (power limit 700 W, driver \
 580.159.04), torch 2.11.0+cu130, 2026-11-27; read J as ±8 %, as above. *Error*: of the predicted \
 velocity against fp32. `python -m benchmarks.gpu_steps` measures these ways; the rows are of a \
-script that it was made from. A whole sampling has not been measured on a GPU since.
+script that it was made from. Whole samplings are [measured apart](ldm_energy.md#on-a-gpu).
 
 | image | way | kernels | ms | J | less energy | error |
 |---|---|---|--:|--:|--:|--:|

@@ -23,6 +23,7 @@ from ldm_project.diffusion.acceleration import BF16, FP32, autocast, prepared
 from ldm_project.diffusion.checkpoints import LdmCheckpoint
 from ldm_project.diffusion.diffusion_training import DiffusionTraining, train_diffusion
 from ldm_project.diffusion.flops import cost_of, diffusion_iteration_tflop
+from ldm_project.diffusion.gpu_sampling import ReplayedUnet
 from ldm_project.diffusion.latents import Latents
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan, device_of
 from ldm_project.diffusion.sampling import decode_samples
@@ -92,14 +93,19 @@ def sampling_rows(
     meter.stop()
 
 
-def sampled_once(meter: Meter, way: SamplingWay) -> tuple[Taken, TimeShares]:
-    """Returns the cost of one image, and the device's time shares in one denoising step."""
+def sampled_once(meter: Meter, way: SamplingWay) -> tuple[Taken, TimeShares | None]:
+    """Returns the cost of one image, and the device's time shares in one denoising step.
+
+    There are none of a recorded step: a profiler sees one operation there.
+    """
     step = partial(one_step, way.ldm, way.precision)
-    step()  # warms up, as the decoding does
+    for _ in range(2):  # warms up, as the decoding does; the second step is recorded
+        step()
     device = device_of(way.ldm.unet)
     latents = torch.randn(1, *way.ldm.spec.latent_shape, device=device)
     decode_samples(way.ldm.vqgan, latents, way.ldm.latent_scale)
-    shares = time_shares(step, device)
+    is_recorded = isinstance(way.ldm.unet, ReplayedUnet)
+    shares = None if is_recorded else time_shares(step, device)
     taken, _ = measured(meter, way.sample, range(1))
     return taken, shares
 

@@ -30,7 +30,7 @@ class GpuRow:
     model_size: str
     way: str
     steps: int
-    measured: tuple[Taken, TimeShares] | None  # None: out of memory
+    measured: tuple[Taken, TimeShares | None] | None  # None: out of memory
     tflop: float
     peak_tflop_per_s: float
 
@@ -77,9 +77,13 @@ def _sampling_row(row: dict[str, Any]) -> GpuRow:
     measured = row["measured"]
     if measured is not None:
         taken, shares = measured
-        longest = tuple((name, fraction) for name, fraction in shares["longest"])
-        measured = Taken(**taken), TimeShares(shares["busy_fraction"], longest)
+        measured = Taken(**taken), shares and _time_shares(shares)
     return GpuRow(**{**row, "size": tuple(row["size"]), "measured": measured})
+
+
+def _time_shares(kept: dict[str, Any]) -> TimeShares:
+    longest = tuple((name, fraction) for name, fraction in kept["longest"])
+    return TimeShares(kept["busy_fraction"], longest)
 
 
 def _training_row(row: dict[str, Any]) -> TrainingRow:
@@ -142,7 +146,10 @@ def _figures(taken: Taken, baseline: Taken | None, tflop: float, peak_tflop_per_
     )
 
 
-def _shares(shares: TimeShares) -> str:
+def _shares(shares: TimeShares | None) -> str:
+    """Returns the cell of what took the time; ``None``: the step is one recorded CUDA graph."""
+    if shares is None:
+        return "one CUDA graph"
     longest = ", ".join(f"{name} {fraction:.0%}" for name, fraction in shares.longest)
     return f"{longest}; busy {shares.busy_fraction:.0%}"
 

@@ -1,6 +1,6 @@
 """Writes what was measured into docs/study.md, and the paper's four figures beside it.
 
-Run it as ``python -m benchmarks.study_page``. It reads the study that is kept in
+Run it as ``python -m benchmarks.study_page``. It reads the studies that are kept in
 ``benchmarks/measured/study`` and replaces what stands between the page's marks, ``<!-- made: NAME
 -->`` and ``<!-- end -->``; the other sentences of the page are written by hand.
 """
@@ -27,7 +27,10 @@ from mlflow_carbon.reporting.study_report import (
 from mlflow_carbon.store.access import open_client
 
 ROOT = Path(__file__).parent.parent
-KEPT = ROOT / "benchmarks" / "measured" / "study" / "laptop.db.xz"
+STUDIES = ROOT / "benchmarks" / "measured" / "study"
+KEPT = STUDIES / "laptop.db.xz"
+KEPT_OF_GPU = STUDIES / "h200.db.xz"
+SHOWN_OF_GPU = ("took", "ratios", "energy")
 PAGE = ROOT / "docs" / "study.md"
 FIGURES = ROOT / "docs" / "pictures" / "study"
 _BLOCK = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -50,17 +53,25 @@ def read_kept(kept: Path) -> Kept:
     return Kept(study, findings_of(study), study_illustrations(study))
 
 
-def blocks_of(kept: Kept) -> dict[str, str]:
-    """Returns the page's tables of a study, by the names of their marks."""
-    of_kind = {kind: [each for each in kept.findings if each.kind == kind] for kind in KINDS}
+def blocks_of(kept: Kept, kept_of_gpu: Kept) -> dict[str, str]:
+    """Returns the page's tables of two studies, by the names of their marks."""
     pictures = [illustration_markdown(each, "pictures/study/") for each in kept.illustrations]
+    return {
+        **tables_of(kept),
+        **{f"gpu_{name}": tables_of(kept_of_gpu)[name] for name in SHOWN_OF_GPU},
+        "figures": "\n".join(pictures),
+        "claims": "\n".join(claims_markdown([ARITHMETIC])),
+    }
+
+
+def tables_of(kept: Kept) -> dict[str, str]:
+    """Returns the tables of one study by their names."""
+    of_kind = {kind: [each for each in kept.findings if each.kind == kind] for kind in KINDS}
     return {
         "took": "\n".join(summary(kept.study)),
         "ratios": "\n".join(findings_markdown(of_kind[RATIO])),
         "energy": "\n".join(findings_markdown(of_kind[ENERGY], [WHY])),
         "mass": "\n".join(findings_markdown(of_kind[MASS], [WHY])),
-        "figures": "\n".join(pictures),
-        "claims": "\n".join(claims_markdown([ARITHMETIC])),
     }
 
 
@@ -76,7 +87,8 @@ def filled(page: str, blocks: dict[str, str]) -> str:
 def main() -> None:
     """Writes the page and its figures."""
     kept = read_kept(KEPT)
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), blocks_of(kept)), encoding="utf-8")
+    blocks = blocks_of(kept, read_kept(KEPT_OF_GPU))
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), blocks), encoding="utf-8")
     FIGURES.mkdir(parents=True, exist_ok=True)
     for each in kept.illustrations:
         (FIGURES / f"{each.name}.svg").write_text(each.svg, encoding="utf-8")

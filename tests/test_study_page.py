@@ -28,6 +28,11 @@ def kept():
 
 
 @pytest.fixture(scope="module")
+def kept_of_gpu():
+    return study_page.read_kept(study_page.KEPT_OF_GPU)
+
+
+@pytest.fixture(scope="module")
 def database():
     with opened(study_page.KEPT) as tracking_uri:
         path = tracking_uri.removeprefix("sqlite:///")
@@ -86,9 +91,9 @@ def slope(points):
 
 
 @pytest.mark.slow
-def test_page_is_made_from_the_study_that_is_kept(kept):
+def test_page_is_made_from_the_studies_that_are_kept(kept, kept_of_gpu):
     page = study_page.PAGE.read_text(encoding="utf-8")
-    blocks = study_page.blocks_of(kept)
+    blocks = study_page.blocks_of(kept, kept_of_gpu)
     assert set(re.findall(r"<!-- made: (\w+) -->", page)) == set(blocks)
     assert study_page.filled(page, blocks) == page, "run: make study-page"
 
@@ -190,10 +195,22 @@ def test_what_the_study_took_is_that_of_the_raw_tables(kept, database):
         "SELECT sum(total) FROM (SELECT max(value) AS total FROM metrics "
         "WHERE key = 'carbon/energy_kwh' GROUP BY run_uuid)"
     ).fetchone()
-    assert study_page.blocks_of(kept)["took"].startswith(
+    assert study_page.tables_of(kept)["took"].startswith(
         f"It took {(end_ms - start_ms) / 60_000:.1f} min from its start to its end, its cells "
         f"{energy_kwh:.3g} kWh of IT energy, {energy_kwh * KG_PER_KWH * 1000:.3g} g CO2e."
     )
+
+
+def test_study_of_a_gpu_is_small_and_counted(kept_of_gpu):
+    assert study_page.KEPT_OF_GPU.stat().st_size < MOST_BYTES
+    measured = [cell for cell in kept_of_gpu.study.cells if cell.measured]
+    assert len(measured) == 19
+    with opened(study_page.KEPT_OF_GPU) as tracking_uri:
+        path = tracking_uri.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path)) as database:
+            tags = "SELECT count(*) FROM tags WHERE key = 'carbon.method.gpu' AND value = ?"
+            (num_counted,) = database.execute(tags, (keys.METHOD_COUNTER,)).fetchone()
+    assert num_counted == len(measured)
 
 
 def study_of_one_cell(joules_per_unit):
