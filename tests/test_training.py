@@ -5,6 +5,7 @@ from itertools import islice
 
 import pytest
 import torch
+from monai.losses.spectral_loss import JukeboxLoss
 from scipy.stats import wasserstein_distance
 
 from ldm_project.config import (
@@ -27,7 +28,7 @@ from ldm_project.diffusion.latents import Latents, encode_latents
 from ldm_project.diffusion.models import ModelSpec, build_discriminator, build_unet, build_vqgan
 from ldm_project.diffusion.optimisation import learning_rate_factor
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
-from ldm_project.diffusion.vqgan_training import VqganTraining, train_vqgan
+from ldm_project.diffusion.vqgan_training import VqganTraining, _spectral_loss, train_vqgan
 from ldm_project.errors import InvalidInputError
 
 SPECS = {2: ModelSpec(2, (32, 32), "tiny"), 3: ModelSpec(3, (16, 16, 16), "tiny")}
@@ -90,6 +91,17 @@ def test_quantiser_joins_after_two_fifths_and_discriminator_after_four(spec):
 
 
 @pytest.mark.slow
+def test_spectral_loss_is_monais_and_has_a_gradient_where_an_amplitude_is_0():
+    torch.manual_seed(0)
+    images, reconstructed = torch.randn(2, 3, 1, 8, 8)
+    theirs = JukeboxLoss(spatial_dims=2)(reconstructed, images)
+    torch.testing.assert_close(_spectral_loss(reconstructed, images), theirs)
+    flat = torch.full((3, 1, 8, 8), 0.25, requires_grad=True)  # of which 63 amplitudes are 0
+    _spectral_loss(flat, images).backward()
+    assert torch.isfinite(flat.grad).all()
+    assert flat.grad.any()
+
+
 def test_spectral_loss_joins_with_the_quantiser_and_reaches_the_vqgan(spec):
     """Two VQ-GANs alike but for how much their spectra count."""
     halfway, trained = [], []

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.losses.spectral_loss import JukeboxLoss
 from torch import Tensor, nn
 
 from ldm_project.diffusion.acceleration import FP32, autocast
@@ -272,10 +271,17 @@ def _encoded(training: VqganTraining, vqgan: Vqgan, images: Tensor) -> Tensor:
 def _spectral_loss(reconstructed: Tensor, images: Tensor) -> Tensor:
     """Returns the mean squared difference between the amplitudes of images ``(B, 1, *S)``.
 
+    MONAI's ``JukeboxLoss`` is the same, but its gradient is NaN where an amplitude is exactly 0.
+
     Source: Dhariwal et al. 2020 (Jukebox), section 3.3.
     """
-    loss: Tensor = JukeboxLoss(spatial_dims=images.ndim - 2)(reconstructed, images)
-    return loss
+    return F.mse_loss(_amplitudes(reconstructed), _amplitudes(images))
+
+
+def _amplitudes(images: Tensor) -> Tensor:
+    """Returns the absolute Fourier coefficients of images ``(B, 1, *S)``, of the same shape."""
+    axes = tuple(range(1, images.ndim))
+    return torch.fft.fftn(images, dim=axes, norm="ortho").abs()
 
 
 def _histogram_loss(reconstructed: Tensor, images: Tensor) -> Tensor:
