@@ -89,6 +89,11 @@ def test_few_images_are_too_few():
     assert "3 held-out images are too few" in found(num_real=3)[0]
 
 
+def test_nothing_held_out_is_the_only_doubt():
+    (doubt,) = found(num_real=0, judge_accuracy=0.1)
+    assert doubt.startswith("no image is held out, since all scans are of one patient")
+
+
 def test_second_judge_that_learnt_too_little_cannot_judge():
     assert found(judge_accuracy=0.5) == ()
     (doubt,) = found(judge_accuracy=0.3)

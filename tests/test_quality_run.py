@@ -10,11 +10,12 @@ from mlflow import MlflowClient
 from ldm_project.config import QualityConfig, TrainRunConfig
 from ldm_project.diffusion.iso_quality import Setting
 from ldm_project.diffusion.quality import Estimate, Quality
-from ldm_project.errors import CheckpointError, InvalidInputError
+from ldm_project.errors import CheckpointError, DataError, InvalidInputError
 from ldm_project.resolution import quality_settings, settings_of
 from ldm_project.runs.quality import QualityReport, quality_metrics, report_lines
 from mlflow_carbon.cli import cli
 from tests.fakes.commands import run_command, runs_of
+from tests.fakes.ct_scans import volume_hu, write_nifti
 from tests.fakes.recorded import recorded
 
 SETTINGS = {"ddpm 1000", "unipc 200", "dpmpp_sde 200"}
@@ -62,6 +63,17 @@ def test_features_of_no_network_are_told_before_any_work(store, tmp_path):
     (tmp_path / "weights.pth").write_text("none")
     with pytest.raises(CheckpointError, match="cannot be read"):
         run_command(QualityConfig(features=str(tmp_path / "weights.pth")))
+    assert MlflowClient().search_registered_models() == []  # nothing was trained
+
+
+def test_volume_of_one_patient_is_refused_before_any_work(store, tmp_path):
+    write_nifti(tmp_path / "chest.nii.gz", volume_hu((20, 20, 20)))
+    config = QualityConfig(dims=3, size="16", data=str(tmp_path))
+    with (
+        pytest.warns(UserWarning, match="none is held out"),
+        pytest.raises(DataError, match=r"1 volume\(s\) to train on, 1 to judge by"),
+    ):
+        run_command(config)
     assert MlflowClient().search_registered_models() == []  # nothing was trained
 
 

@@ -35,9 +35,14 @@ def doubts(
         reconstruction: of the held-out images through the autoencoder.
         reference: of the samples of all 1000 steps.
         num_images: samples of each setting.
-        num_real: held-out images.
+        num_real: held-out images; 0 if none are, and ``held_out`` is of images trained on.
         judge_accuracy: how often the second judge names what was done to held-out images.
     """
+    if num_real == 0:
+        return (
+            "no image is held out, since all scans are of one patient: nothing shows how near to "
+            "each other real images are. Add scans of other patients.",
+        )
     found = [
         f"{number} {name} are too few to tell settings apart; {MIN_JUDGED} at least are needed."
         for number, name in ((num_images, "samples of each setting"), (num_real, "held-out images"))

@@ -198,7 +198,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     roots = [_covariance_root(features) for features in (first, second)]
     mixed = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     traces = sum(np.square(root).sum() for root in roots)
-    return float(means @ means + traces - 2 * mixed)
+    return max(0.0, float(means @ means + traces - 2 * mixed))  # rounding may leave less than 0
 
 
 def plane_frechet_distance(first: np.ndarray, second: np.ndarray) -> float:

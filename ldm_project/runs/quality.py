@@ -32,6 +32,7 @@ from ldm_project.diffusion.quality import (
 )
 from ldm_project.diffusion.second_judge import train_second_judge
 from ldm_project.diffusion.verdict import shortfalls
+from ldm_project.errors import DataError
 from ldm_project.parsing import num_phantoms
 from ldm_project.runs.command_runs import command_run, tracked
 from ldm_project.runs.references import ModelReference
@@ -48,6 +49,7 @@ from ldm_project.settings import QualitySettings, SynthSettings, TrainSettings
 from mlflow_carbon.contract import keys
 
 MAX_REAL_IMAGES = 512  # of each kind
+MIN_VOLUMES = 2  # of each kind: one has no spread
 REPORT_FILE = "quality.json"
 REPORT_WIDTH = 79  # columns
 
@@ -71,6 +73,7 @@ class RealImages:
     held_out: ImageSet
     reconstructed: ImageSet
     features: Features  # by which they were judged, and samples will be
+    num_held_out: int  # 0 if all scans are of one patient: ``held_out`` are then those trained on
     judge_accuracy: float  # of the second judge, on held-out images
     held_out_quality: Quality  # against training images: what reconstructions are held to
 
@@ -103,6 +106,7 @@ def run_quality(settings: QualitySettings) -> tuple[str, QualityReport]:
     """
     with command_run(settings) as run_id:
         published = published_network(settings)  # a bad file is refused before any training
+        check_number_of_scans(settings.training)
         reference = trained_ldm(settings, run_id)
         ldm = open_ldm(reference, settings)
         for way in settings.grid:
@@ -128,7 +132,7 @@ def _report(judged: Sequence[Setting], real: RealImages, *, num_images: int) -> 
         reconstruction=reconstruction,
         reference=judged[0].quality,
         num_images=num_images,
-        num_real=len(real.held_out.features),
+        num_real=real.num_held_out,
         judge_accuracy=real.judge_accuracy,
     )
     return QualityReport(
@@ -163,6 +167,26 @@ def published_network(settings: QualitySettings) -> FeatureNetwork | None:
     return load_feature_network(settings.features, settings.dims, resolve_device(settings.device))
 
 
+def check_number_of_scans(settings: TrainSettings) -> None:
+    """Checks that volumes can be judged: their spread is not known of one alone.
+
+    Slices of one scan are enough.
+
+    Raises:
+        DataError: fewer than two volumes are trained on, or held out.
+    """
+    if settings.dims == 2:
+        return
+    parts = open_scans(data_spec(settings)).split(HELD_OUT_FRACTION)
+    num_seen, num_held_out = (len(part.scans) for part in parts)
+    if min(num_seen, num_held_out) < MIN_VOLUMES:
+        raise DataError(
+            f"data is {settings.data!r}: {num_seen} volume(s) to train on, {num_held_out} to judge "
+            f"by. quality compares spreads, so it needs {MIN_VOLUMES} of each: add scans of other "
+            "patients, or judge slices by dims=2."
+        )
+
+
 def real_images(
     ldm: LdmCheckpoint, settings: TrainSettings, published: FeatureNetwork | None = None
 ) -> RealImages:
@@ -184,6 +208,7 @@ def real_images(
         held_out=held,
         reconstructed=again,
         features=features,
+        num_held_out=0 if held_out is training else len(unseen),
         judge_accuracy=second.accuracy_fraction,
         held_out_quality=judge(held, trained_on, held),
     )
@@ -333,7 +358,7 @@ def _row(name: str, cost_g: float | None, quality: Quality) -> str:
     kid, low, high = map(_short, (quality.kid.value, quality.kid.low, quality.kid.high))
     return (
         f"{name:<14}{cost:>9}{kid:>8}{f'{low} to {high}':>17}"
-        f"{quality.frechet.value:>9.3g}{quality.hu_wasserstein:>5.0f}"
+        f"{_short(quality.frechet.value):>9}{quality.hu_wasserstein:>5.0f}"
         f"{quality.pair_ms_ssim:>6.2f}{quality.memorised_fraction:>7.0%}"
     )
 
