@@ -43,6 +43,13 @@ def test_a_setting_is_compared_only_where_all_others_are_equal(client):
     assert by_setting["steps"].low is None  # one run a side tells no error
 
 
+@pytest.mark.parametrize("name", ["region", "month", "pue", "intensity_set"])
+def test_a_price_given_as_a_parameter_is_no_setting(client, name):
+    for kwh, value in ((5.0, "1"), (4.0, "auto")):
+        write(client, kwh, **{name: value})  # it moves no energy
+    assert setting_changes(read(client)) == []
+
+
 def test_interval_is_that_of_welch_on_logarithms(client):
     dear, cheap = [8.0, 8.4, 7.7], [2.0, 2.2, 2.1, 1.9]
     low, high = welch_saving(dear, cheap)

@@ -12,6 +12,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_TYPE
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import NoRunsError, TrackingStoreError
+from mlflow_carbon.reporting.compare import compare_runs
 from mlflow_carbon.store.access import open_client
 from mlflow_carbon.store.run_columns import unquoted
 from mlflow_carbon.store.runs import read_runs
@@ -68,6 +69,27 @@ def test_read_runs_gives_the_tags_and_parameters_as_text(client):
     row = read_one(client)
     assert (row["region"], row["unit"], row["experiment"]) == ("EU27", "sample", "exp")
     assert (row["params.steps"], row["tags.lab"], row["methods"]) == ("50", "A", "cpu=counter")
+
+
+def test_a_parameter_left_at_auto_is_what_it_became(client):
+    params = ({"size": "auto", "resolved.size": "64x64"}, {"size": "32"}, {"resolved.own": "1"})
+    for each in params:
+        write_run(client, "e", windows=WINDOWS, params=each)
+    runs = read_runs(client, experiment_names=["e"])
+    assert list(runs["params.size"].fillna("-")) == ["64x64", "32", "-"]
+    assert "params.resolved.size" not in runs
+    assert list(runs["params.resolved.own"].fillna("-")) == ["-", "-", "1"]  # stands for nothing
+    named = read_runs(client, experiment_names=["e"], names=["size"])
+    assert list(named["params.size"].fillna("-")) == ["64x64", "32", "-"]
+
+
+@pytest.mark.parametrize("name", ["size", "resolved.size", "params.resolved.size"])
+def test_groups_are_made_of_what_auto_became(client, name):
+    for params in ({"size": "auto", "resolved.size": "64x64"}, {"size": "64x64"}):
+        write_run(client, "e", windows=[(1, 2.0)] * 3, params=params)
+    found = compare_runs(read_runs(client, experiment_names=["e"]), group_by=[name]).table
+    assert list(found[name]) == ["64x64"]
+    assert list(found["num_runs"]) == [2]
 
 
 def test_read_runs_leaves_what_was_not_measured_absent(client):

@@ -32,7 +32,6 @@ NAMES_BY_AXIS = {
     "gpus": ("num_processes", "num_gpus", "world_size", "devices"),
     "dims": ("dims", "spatial_dims"),
 }
-RESOLVED = "resolved."  # before the name of a parameter that holds what `auto` became
 POINT_COLUMNS = ("panel", "series", "x", "mean", "std", "num_runs")
 PER_UNIT, PER_RUN = "unit", "run"
 _DEFAULT_REGIONS = ("SE", "FR", "EU27", "DE", "US", "WORLD", "PL", "IN")
@@ -106,7 +105,6 @@ def points(
         NoRunsError: no run can be compared.
     """
     names = [name for name in dict.fromkeys(series) if name != x]
-    runs = _resolved(runs, [x, *names])
     comparison = compare_runs(runs, group_by=[x, *names], intensities=intensities, pue=pue)
     table = comparison.table
     names = [name for name in comparison.group_by if name != x]  # with what keeps unlike runs apart
@@ -125,16 +123,6 @@ def points(
         }
     )
     return with_numbers(frame)
-
-
-def _resolved(runs: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Returns runs whose parameters of these names have ``resolved.NAME`` in place of ``auto``."""
-    known = {
-        f"{PARAM_COLUMN_PREFIX}{name}": runs[f"{PARAM_COLUMN_PREFIX}{RESOLVED}{name}"]
-        for name in names
-        if f"{PARAM_COLUMN_PREFIX}{RESOLVED}{name}" in runs
-    }
-    return runs.assign(**{name: values.fillna(runs[name]) for name, values in known.items()})
 
 
 def _series_names(table: pd.DataFrame, names: Sequence[str], *, asked: Sequence[str]) -> pd.Series:

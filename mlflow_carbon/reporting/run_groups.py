@@ -8,6 +8,7 @@ import pandas as pd
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import InvalidInputError
 from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX
+from mlflow_carbon.store.stored_runs import RESOLVED_PREFIX
 
 EXPERIMENT = "experiment"  # a key that is neither a parameter nor a tag
 METHOD = keys.method_tag("").rstrip(".")  # how all components were measured, as one key
@@ -74,7 +75,9 @@ def column_of(runs: pd.DataFrame, name: str, *, reserved: Sequence[str] = ()) ->
             f"Use {PARAM_COLUMN_PREFIX}{name} or {TAG_COLUMN_PREFIX}{name}."
         )
     prefixes = (PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX)
-    for column in (PARAM_COLUMN_PREFIX + name, TAG_COLUMN_PREFIX + name, name):
+    bare = name.removeprefix(PARAM_COLUMN_PREFIX).removeprefix(RESOLVED_PREFIX)
+    names = (PARAM_COLUMN_PREFIX + name, TAG_COLUMN_PREFIX + name, name, PARAM_COLUMN_PREFIX + bare)
+    for column in names:
         if column in runs and column.startswith(prefixes):
             return column
     known = [column.split(".", 1)[1] for column in runs if column.startswith(prefixes)]

@@ -31,6 +31,8 @@ _HARDWARE_COLUMN = TAG_COLUMN_PREFIX + keys.TAG_HARDWARE
 _HELD_EQUAL = ("unit", "methods", "attribution")
 # Well-known places of data centres, so that the advice is one that can be followed.
 _PLACES = ("SE", "NO", "FI", "FR", "CH", "CA", "GB", "DE", "US")
+# Parameters that price the energy; the rows of place and time say what they would save.
+_PRICES = {"region", "month", "pue", "intensity_set"}
 _QUALITY = "quality of the run"
 _CHANGES_PRODUCT = ("size", "model_size", "dims", "iterations", "epochs")
 
@@ -99,8 +101,10 @@ def varying_settings(runs: pd.DataFrame) -> list[str]:
     found = []
     for column in runs.columns:
         name = column.removeprefix(PARAM_COLUMN_PREFIX)
-        is_setting = column.startswith(PARAM_COLUMN_PREFIX) and not (
-            _REPEATS & set(re.split(r"[\W_]+", name.lower()))
+        is_setting = (
+            column.startswith(PARAM_COLUMN_PREFIX)
+            and name not in _PRICES
+            and not _REPEATS & set(re.split(r"[\W_]+", name.lower()))
         )
         if (is_setting or column == _HARDWARE_COLUMN) and (
             1 < runs[column].nunique(dropna=False) <= _MAX_VALUES

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_summary import PerTags, RunSummary
-from mlflow_carbon.store.stored_runs import StoredRun, Wanted
+from mlflow_carbon.store.stored_runs import RESOLVED_PREFIX, StoredRun, Wanted
 
 PARAM_COLUMN_PREFIX = "params."
 TAG_COLUMN_PREFIX = "tags."
@@ -118,11 +118,14 @@ class RunColumns:
     ) -> pd.DataFrame:
         """Returns the runs as a frame, and forgets them.
 
+        A parameter that was left at ``auto`` is what it became, where the run says so.
+
         Args:
             experiment_names_by_id: the name of each experiment.
             parent_run_ids: of all runs that have metered children.
         """
         self._turn()
+        _resolve(self._params)
         texts = self._texts
         texts["experiment"] = [experiment_names_by_id[id_ or ""] for id_ in texts["experiment"]]
         texts["scope"] = [
@@ -142,6 +145,15 @@ class RunColumns:
             for name in sorted(by_name):
                 columns[prefix + name] = pd.Series(by_name.pop(name))
         return pd.DataFrame(columns)
+
+
+def _resolve(params: dict[str, list[str | None]]) -> None:
+    """Puts ``resolved.NAME`` in place of NAME wherever a run has it: one name for one thing."""
+    for name in [name for name in params if name.startswith(RESOLVED_PREFIX)]:
+        given = params.get(bare := name.removeprefix(RESOLVED_PREFIX))
+        if given is not None:
+            pairs = zip(params.pop(name), given, strict=True)
+            params[bare] = [old if became is None else became for became, old in pairs]
 
 
 def methods(tags: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from mlflow.utils.mlflow_tags import (
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_summary import FIGURE_TAGS
 
+RESOLVED_PREFIX = "resolved."  # before the name of a parameter: what `auto` or a preset became
 # Tags of MLflow that a comparison needs of every run.
 OTHER_TAGS = (MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE)
 # Tags that MLflow or this package writes begin so. Of these a comparison needs few, and many differ
@@ -115,7 +116,10 @@ class Wanted:
     @classmethod
     def of(cls, names: Collection[str] | None) -> "Wanted":
         """Returns the columns that these names may mean, and those of warnings."""
-        return cls() if names is None else cls(names, {*names, keys.TAG_SHARED})
+        if names is None:
+            return cls()
+        resolved = (f"{RESOLVED_PREFIX}{name}" for name in names)
+        return cls({*names, *resolved}, {*names, keys.TAG_SHARED})
 
     @classmethod
     def for_groups(cls, names: Collection[str]) -> "Wanted":
