@@ -40,7 +40,7 @@ steps  region  runs  energy (J)      CO2e (mg)  readings  coverage
   200  SE         1       88.00         0.2567         2      100%
 
 CO2e by EU27 251 g/kWh (2022, paper_table1), SE 7 g/kWh (2022, paper_table1);
-PUE 1.5; measured by cpu=counter.
+PUE 1.5; CPU counted.
 within: std of the windows inside runs, pooled, in % of the mean. readings:
 distinct powers of the windows. coverage: share of the time that was observed.
 """

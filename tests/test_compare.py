@@ -274,7 +274,7 @@ def test_compare_runs_leaves_out_what_was_not_measured():
 def test_compare_runs_says_that_methods_are_mixed():
     comparison = compare_runs(frame(run_row(), run_row(methods="cpu=tdp")), pool=True)
     assert pd.isna(only_row(comparison)["methods"])
-    assert "1 of 1 rows mix methods cpu=counter, cpu=tdp" in comparison.notices[0]
+    assert "1 of 1 rows mix methods (CPU counted), (CPU estimated)" in comparison.notices[0]
 
 
 def test_compare_runs_says_that_regions_come_from_different_sets(sweden):

@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 
 from mlflow_carbon.cli import cli
 from mlflow_carbon.reporting.compare import compare_runs
+from mlflow_carbon.reporting.comparison_tables import comparison_report
 from mlflow_carbon.reporting.populations import movers
 from tests.fakes.metered_runs import write_run
 from tests.test_compare import frame, run_row
@@ -154,3 +155,13 @@ def test_group_by_or_pool_fits_what_was_a_mixture(mixture):
     assert {row["size"] for row in rows} == {"32", "64", "128"}
     (pooled,) = json.loads(fit("--pool").stdout)
     assert pooled["num_runs"] == 18
+
+
+def test_ways_of_measuring_that_are_kept_apart_are_told_in_words():
+    rows = [run_row(), run_row(methods="cpu=tdp,gpu=unavailable", energy_kwh_per_unit=1.0)]
+    comparison = compare_runs(frame(*rows))
+    text = str(comparison_report(comparison))
+    assert "(method CPU estimated, GPU not measured)" in text  # the answer
+    assert "CPU counted" in text  # the table
+    assert "cpu=" not in text
+    assert set(comparison.table["carbon.method"]) == {"cpu=counter", "cpu=tdp,gpu=unavailable"}

@@ -117,7 +117,9 @@ def test_tracker_and_last_footprint_give_the_receipt_as_a_record(fake_meter):
     assert (low_g, high_g) == (footprint.co2e_g / 2, footprint.co2e_g * 2)
     assert str(footprint).startswith("mlflow-carbon: ")
     assert footprint.run_id in repr(footprint)
-    assert "10 mWh" in footprint._repr_html_()
+    page = footprint._repr_html_()
+    assert ">10 mWh (−50 to +100 %)<" in page
+    assert "per sample</th><td style='text-align:left'>2.5 mWh<" in page  # the unit once
 
 
 def test_footprint_of_a_run_that_goes_on_is_what_it_has_cost_so_far(fake_meter):

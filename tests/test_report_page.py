@@ -64,15 +64,16 @@ def client(store):
 
 @pytest.mark.slow
 def test_report_sums_each_joule_once_and_says_what_is_missing(store, client, tmp_path):
-    # 250 g/kWh x 1.5 x (0.2 + 0.12) kWh = 120 g
+    # 250 g/kWh x 1.5 x (0.2 + 0.12) kWh = 120 g; 5 % of 0.2 and half of 0.12 are 22 % of 0.32 kWh,
+    # 5 % of 0.2 and all of 0.12 are 41 %
     parent = write_run(client, "e", windows=[(0.2, 1.0)], name="sweep")
     write_run(client, "e", windows=[(0.1, 1.0)], parent_run_id=parent)
     write_run(client, "e", windows=[(0.12, 1.0)], method="tdp")
     client.create_run(experiment_id(client, "e"), run_name="not metered")
     result, text = report(store, tmp_path)
     said = (
-        "e: 2 runs emitted 120 g CO2e (320 Wh), priced at EU27 250 g/kWh (2022, paper_table1), "
-        "PUE 1.5. Largest savings found: region EU27 251 g/kWh (2022, "
+        "e: 2 runs emitted 120 g CO2e (320 Wh; each within −22 to +41 %), priced at EU27 250 g/kWh "
+        "(2022, paper_table1), PUE 1.5. Largest savings found: region EU27 251 g/kWh (2022, "
         "paper_table1) to SE 7 g/kWh (2022, paper_table1) −97.2 %."
     )
     assert result.stdout.splitlines()[0] == said
@@ -80,8 +81,24 @@ def test_report_sums_each_joule_once_and_says_what_is_missing(store, client, tmp
     assert said in page
     assert "Runs of the experiment that were not metered at all: 1." in page
     assert "Child runs in their parents' energy, and counted there: 1." in page
-    assert "estimated from its design power" in page
+    assert "energy follows from its design power" in page
+    assert "CPU counted 2 62.5 %" not in page  # a child is no run of the sum
+    assert "CPU estimated 1 37.5 %" in page
+    assert "cpu=" not in page
     assert parent in page
+
+
+@pytest.mark.slow
+def test_a_saving_by_fewer_steps_says_that_quality_was_not_compared(store, client, tmp_path):
+    for steps, kwh, kid in (("1000", 2e-6, 1.0), ("5", 1e-6, 9.0)):
+        for more in (1.0, 1.001):
+            params = {"steps": steps, "sampler": "ddpm"}
+            run_id = write_run(client, "e", windows=[(more * kwh, 1.0)] * 2, params=params)
+            client.log_metric(run_id, "kid", kid * more)
+    result, _ = report(store, tmp_path)
+    assert re.search(r"steps 1000 to 5 −50 % \(95 %: .*; quality not compared\);", result.stdout)
+    result, _ = report(store, tmp_path, "--quality", "kid")
+    assert "steps" not in result.stdout.partition("Wrote")[0]  # five steps are nine times worse
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """How far a measured energy may be from the truth, by the method that measured it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlflow_carbon.errors import InvalidInputError
@@ -58,3 +58,21 @@ def bounds_of(
         low_kwh += factors[0] * energy_kwh
         high_kwh += factors[1] * energy_kwh
     return Bounds(low_kwh, high_kwh) if energy_kwh_by_component else None
+
+
+def worst_error_fractions(methods: Iterable[str]) -> tuple[float, float] | None:
+    """Returns how far below and above, at most, an energy lies that these methods make up.
+
+    For a sum whose parts are not told apart: it is the error of the worst of them.
+
+    Args:
+        methods: as in ``bounds_of``; ``unavailable`` adds no energy.
+
+    Returns:
+        ``None`` where a method is not known, or none measures.
+    """
+    known = [_FACTORS.get(method) for method in methods if method != "unavailable"]
+    factors = [pair for pair in known if pair is not None]
+    if not factors or len(factors) < len(known):
+        return None
+    return 1 - min(low for low, _ in factors), max(high for _, high in factors) - 1

@@ -1,6 +1,7 @@
 """What a run's description says of its CO2e, between markers beside what the user wrote."""
 
 import re
+from collections.abc import Mapping
 
 from mlflow_carbon.accounting.amounts import energy_text, mass_text
 from mlflow_carbon.contract import keys
@@ -35,12 +36,8 @@ def sentence(record: RunRecord) -> str | None:
         price += f" × PUE {record.pue:g}"
     parts = [f"{mass_text(record.co2e_g)} CO2e ({energy_text(total.energy_kwh)})", price]
     methods = {} if record.description is None else record.description.method_by_component
-    how = [
-        f"{name.upper()} {METHOD_WORDS.get(method, method)}"
-        for name, method in sorted(methods.items())
-    ]
-    if how:
-        parts.append(", ".join(how))
+    if methods:
+        parts.append(words_of_methods(methods))
     per_unit = record.energy_per_unit.get(record.unit or "")
     if per_unit is not None and record.num_units and record.unit != keys.UNIT_MINUTE:
         each_g = per_unit.energy_kwh * (record.pue or 1.0) * intensity.g_per_kwh
@@ -49,6 +46,14 @@ def sentence(record: RunRecord) -> str | None:
     if record.is_partial:
         parts.append("at least: the run was killed")
     return " · ".join(parts)
+
+
+def words_of_methods(methods: Mapping[str, str]) -> str:
+    """Returns how each component's energy was got: ``CPU estimated, GPU not measured``."""
+    return ", ".join(
+        f"{component.upper()} {METHOD_WORDS.get(method, method)}"
+        for component, method in sorted(methods.items())
+    )
 
 
 def with_sentence(description: str, line: str) -> str:

@@ -20,7 +20,7 @@ from mlflow_carbon.grid.intensity import (
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.reporting.compare import compare_runs
 from mlflow_carbon.reporting.run_groups import column_of
-from mlflow_carbon.reporting.tables import short_name
+from mlflow_carbon.reporting.tables import key_text, short_name
 from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
@@ -138,7 +138,9 @@ def _series_names(table: pd.DataFrame, names: Sequence[str], *, asked: Sequence[
         told = [name for name in names if name in asked or rows[name].nunique(dropna=False) > 1]
         for index, row in rows.iterrows():
             known = [name for name in told if not pd.isna(row[name])]
-            found[index] = ", ".join(f"{short_name(name)} {row[name]}" for name in known)
+            found[index] = ", ".join(
+                f"{short_name(name)} {key_text(name, row[name])}" for name in known
+            )
     return found
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from mlflow_carbon.accounting.measurement_error import worst_error_fractions
 from mlflow_carbon.contract import keys
 from mlflow_carbon.pictures.frames import price_texts
 from mlflow_carbon.reporting.savings import Change
@@ -38,6 +39,8 @@ class Footprint:
         duration_s: of the runs together.
         counted_fraction: share of the energy whose time was observed by counters or samples;
             ``None`` where no run says.
+        error_fractions: how far the energy may lie below and above, at most, by the methods;
+            ``None`` where no run, or not every run, says its methods.
     """
 
     num_runs: int
@@ -48,6 +51,7 @@ class Footprint:
     co2e_g: float
     duration_s: float
     counted_fraction: float | None
+    error_fractions: tuple[float, float] | None = None
 
 
 def footprint(runs: pd.DataFrame) -> Footprint:
@@ -66,7 +70,30 @@ def footprint(runs: pd.DataFrame) -> Footprint:
         co2e_g=float(summed["co2e_g"].fillna(0.0).sum()),
         duration_s=float(summed["duration_s"].fillna(0.0).sum()),
         counted_fraction=float(counted / weight) if weight > 0 else None,
+        error_fractions=_error_fractions(summed["methods"], energies_kwh),
     )
+
+
+def _error_fractions(methods: pd.Series, energies_kwh: pd.Series) -> tuple[float, float] | None:
+    """Returns the sum's error: each run's is that of its worst method, all low or high at once."""
+    total_kwh = float(energies_kwh.sum())
+    low = high = 0.0
+    for text, kwh in energies_kwh.groupby(methods.fillna("")).sum().items():
+        names = [pair.partition("=")[2] for pair in str(text).split(",")]
+        worst = worst_error_fractions(names)
+        if kwh > 0:
+            if worst is None:
+                return None
+            low, high = low + worst[0] * kwh, high + worst[1] * kwh
+    return (low / total_kwh, high / total_kwh) if total_kwh > 0 else None
+
+
+def _error_text(fractions: tuple[float, float] | None) -> str:
+    """Returns the error of energy and CO2e: ``; each within −50 to +100 %``."""
+    if fractions is None or not any(fractions):
+        return ""
+    below, above = (round(100 * it) for it in fractions)
+    return "; each within " + (f"± {above} %" if below == above else f"−{below} to +{above} %")
 
 
 def summed_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +110,8 @@ def answer(total: Footprint, runs: pd.DataFrame, changes: Sequence[Change], *, n
     bound = "at least " if total.num_partial else ""
     text = (
         f"{name}: {total.num_runs} {runs_word} emitted {bound}{mass.text(total.co2e_g, 3)} "
-        f"{mass.symbol} CO2e ({energy.text(total.energy_kwh, 3)} {energy.symbol}), "
+        f"{mass.symbol} CO2e ({energy.text(total.energy_kwh, 3)} {energy.symbol}"
+        f"{_error_text(total.error_fractions)}), "
         f"priced at {'; '.join(prices(runs)) or 'no recorded intensity'}."
     )
     is_place = {"region", "month", "hour"}
@@ -92,14 +120,20 @@ def answer(total: Footprint, runs: pd.DataFrame, changes: Sequence[Change], *, n
         for of_place in (False, True)
     ]
     told = [
-        f"{it.setting} {it.before} to {it.after} {percent(-it.saving_fraction)}"
-        + ("" if it.low is None else f" ({bounds(it)})")
+        f"{it.setting} {it.before} to {it.after} {percent(-it.saving_fraction)}" + _in_brackets(it)
         for it in largest
         if it is not None
     ]
     if told:
         text += f" Largest savings found: {'; '.join(told)}."
     return text
+
+
+def _in_brackets(change: Change) -> str:
+    """Returns a saving's interval, and why it may be none."""
+    told = filter(None, ["" if change.low is None else bounds(change), change.caveat])
+    listed = "; ".join(told)
+    return f" ({listed})" if listed else ""
 
 
 def prices(runs: pd.DataFrame) -> list[str]:
@@ -116,7 +150,7 @@ def method_shares(runs: pd.DataFrame) -> list[tuple[str, int, float]]:
     shares = []
     for methods, rows in summed.groupby("methods"):
         share = float(rows["energy_kwh"].sum() / total_kwh) if total_kwh > 0 else 0.0
-        shares.append((str(methods) or "not recorded", len(rows), share))
+        shares.append((str(methods), len(rows), share))
     return sorted(shares, key=lambda item: -item[2])
 
 
@@ -136,8 +170,8 @@ def unmeasured(runs: pd.DataFrame, total: Footprint, *, num_unmetered: int | Non
         sentences.append(f"Metered runs of which no energy was measured: {without}.")
     if runs["methods"].str.contains(f"={_ESTIMATED}", regex=False).any():
         sentences.append(
-            "A CPU with the method tdp was estimated from its design power and its load, not "
-            "measured; its error is not known from these runs."
+            "An estimated CPU: its energy follows from its design power and its load; its error is "
+            "not known from these runs."
         )
     for tag, words in _WORDS_BY_FAULT.items():
         values = _tagged(runs, TAG_COLUMN_PREFIX + tag).dropna()

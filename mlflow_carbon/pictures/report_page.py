@@ -48,12 +48,13 @@ from mlflow_carbon.reporting.tables import (
     NUM_STD_DIGITS,
     Scale,
     choose_scale,
+    key_text,
     short_name,
 )
 from mlflow_carbon.store.access import place_of, store_errors
 from mlflow_carbon.store.listing import all_runs
 from mlflow_carbon.store.run_records import read_record
-from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, find_experiment
+from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, find_experiment, words_of
 
 MAX_ROWS = 500  # of a table; a page of more is slow on a phone
 _MAX_KEYS = 4  # parameters that make a group
@@ -208,7 +209,7 @@ def _groups_table(comparison: Comparison) -> HtmlTable:
     heads.append(Head("within (%)", True))
     rows = []
     for row in table.head(MAX_ROWS).to_dict("records"):
-        cells = [text_cell(ABSENT if pd.isna(row[name]) else str(row[name])) for name in names]
+        cells = [text_cell(key_text(name, row[name])) for name in names]
         cells += [number_cell(str(row[name]), row[name]) for name in ("num_runs", "num_windows")]
         for stem, scale in (("co2e_g", mass), ("energy_kwh", energy)):
             mean = row[f"{stem}_per_unit_mean"]
@@ -235,7 +236,7 @@ def _runs_table(runs: pd.DataFrame) -> HtmlTable:
         Head("units", True),
         Head("unit"),
         Head("region"),
-        Head("measured by"),
+        Head("energy is"),
         Head("observed (%)", True),
         Head("note"),
     )
@@ -249,7 +250,7 @@ def _runs_table(runs: pd.DataFrame) -> HtmlTable:
             _plain_cell(row["num_units"]),
             text_cell(_or_absent(row["unit"])),
             text_cell(_or_absent(row["region"])),
-            text_cell(_or_absent(row["methods"])),
+            text_cell(_or_absent(words_of(row["methods"] or ""))),
             _plain_cell(100 * row["coverage_fraction"]),
             text_cell(_note(row)),
         )
@@ -268,10 +269,10 @@ def _note(row: Mapping[object, object]) -> str:
 
 
 def _methods_table(runs: pd.DataFrame) -> HtmlTable:
-    heads = (Head("measured by"), Head("runs", True), Head("share of the energy", True))
+    heads = (Head("energy is"), Head("runs", True), Head("share of the energy", True))
     rows = tuple(
         (
-            text_cell(methods),
+            text_cell(words_of(methods) or "not recorded"),
             number_cell(str(num_runs), num_runs),
             number_cell(f"{100 * share:.3g} %", share),
         )
@@ -289,8 +290,8 @@ def _certainty(total: Footprint) -> list[str]:
         )
     sentences = [
         told,
-        "Method counter: the hardware counts the energy. sampled: power read at intervals. tdp: "
-        "estimated from the CPU's design power and load. Errors measured on known loads: "
+        "Counted: by the hardware. Sampled: from power read at intervals. Estimated: from the "
+        "CPU's design power and load, which is no measurement. Errors on known loads: "
         "docs/validation.md.",
         "The error of a meter is not in any ±: repeated runs tell how they differ, not by how much "
         "all are wrong.",

@@ -14,6 +14,7 @@ from mlflow_carbon.reporting.tables import (
     MASS_SCALES,
     Scale,
     choose_scale,
+    key_text,
     short_name,
 )
 
@@ -155,9 +156,7 @@ def _label(row: pd.Series, names: Sequence[str]) -> str:
 
 def _named(row: pd.Series, names: Sequence[str]) -> str:
     listed = (
-        f"{short_name(name)} {'-' if pd.isna(row[name]) else row[name]}"
-        for name in names
-        if name != "region"
+        f"{short_name(name)} {key_text(name, row[name])}" for name in names if name != "region"
     )
     label = ", ".join([*listed, *([f"in {row['region']}"] if "region" in names else [])])
     return shown(label, max_chars=MAX_NAME_CHARS)

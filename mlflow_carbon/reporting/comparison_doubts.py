@@ -15,7 +15,7 @@ from mlflow_carbon.grid.intensity import basis_notice
 from mlflow_carbon.reporting.group_statistics import num_mixed
 from mlflow_carbon.reporting.populations import Movers
 from mlflow_carbon.reporting.run_groups import EXPERIMENT
-from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX
+from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX, words_of
 
 _SHARED = f"{TAG_COLUMN_PREFIX}{keys.TAG_SHARED}"
 _FIX_OF_MIXTURE = {
@@ -89,6 +89,8 @@ def _mixtures(priced: pd.DataFrame, groups: np.ndarray) -> Iterator[str]:
             continue  # each run at its own time: meant to differ
         num, values = num_mixed(priced[column], groups)
         if num:
+            if column == "methods":
+                values = [f"({words_of(value) or 'not recorded'})" for value in values]
             yield f"{num} of {num_groups} rows mix {column} {', '.join(values)}: {fix}"
 
 

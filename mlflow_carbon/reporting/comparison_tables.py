@@ -20,6 +20,7 @@ from mlflow_carbon.reporting.tables import (
     key_columns,
     without_empty,
 )
+from mlflow_carbon.store.runs import words_of
 
 _MAX_INTENSITIES = 6  # that are told in a sentence
 _MIXED = "mixed"
@@ -152,7 +153,8 @@ def _whole_run_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
     if not _tells_intensities(rows):
         columns.append(Column("g/kWh", _assumption_texts(rows["intensity_g_per_kwh"])))
     if _differs(rows["methods"]) and "carbon.method" not in keys:
-        columns.append(Column("method", list(rows["methods"].fillna(_MIXED)), is_text=True))
+        how = rows["methods"].map(words_of, na_action="ignore").fillna(_MIXED)
+        columns.append(Column("energy is", list(how), is_text=True))
     return without_empty(columns)
 
 
@@ -217,7 +219,7 @@ def _footer(table: pd.DataFrame, heads: Container[str]) -> str:
     if not _differs(table["pue"]):
         told.append(f"PUE {table['pue'].iloc[0]:.6g}")
     if not _differs(table["methods"]) and table["methods"].iloc[0]:
-        told.append(f"measured by {table['methods'].iloc[0]}")
+        told.append(words_of(table["methods"].iloc[0]))
     lines = [f"{'; '.join(told)}."] if told else []
     lines.append(
         " ".join(f"{head}: {meaning}" for head, meaning in _LEGEND.items() if head in heads)

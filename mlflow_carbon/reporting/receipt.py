@@ -200,15 +200,15 @@ def _cost(footprint: RunFootprint, *, is_short: bool = False) -> str:
     return f"{cost} in {duration_text(footprint.duration_s)}"
 
 
-def _error_text(footprint: RunFootprint) -> str:
+def _error_text(footprint: RunFootprint, *, each: str = "each ") -> str:
     """Returns the uncertainty of energy and CO2e as text: `` (each ± 5 %)``."""
     bounds, energy_kwh = footprint.energy_bounds, footprint.energy_kwh
     if bounds is None or not energy_kwh or bounds.low_kwh == bounds.high_kwh:
         return ""
     below, above = (100 * abs(kwh / energy_kwh - 1) for kwh in (bounds.low_kwh, bounds.high_kwh))
     if round(below) == round(above):
-        return f" (each ± {above:.0f} %)"
-    return f" (each −{below:.0f} to +{above:.0f} %)"
+        return f" ({each}± {above:.0f} %)"
+    return f" ({each}−{below:.0f} to +{above:.0f} %)"
 
 
 def _bounds_text(footprint: RunFootprint) -> str:
@@ -298,13 +298,14 @@ def _rows(footprint: RunFootprint) -> Iterator[tuple[str, str]]:
     else:
         if footprint.co2e_g is not None:
             yield "CO2e", mass_text(footprint.co2e_g) + _bounds_text(footprint)
-        yield "energy", energy_text(footprint.energy_kwh)
+        yield "energy", energy_text(footprint.energy_kwh) + _error_text(footprint, each="")
         for component, energy_kwh in footprint.energy_kwh_by_component.items():
             method = footprint.method_by_component.get(component, "")
             how = _method(component, method, footprint)
             yield component.upper(), f"{energy_text(energy_kwh)} {how}".rstrip()
         if footprint.unit is not None and footprint.energy_kwh_per_unit is not None:
-            yield f"per {footprint.unit}", _per_unit(footprint)
+            text = _per_unit(footprint).removesuffix(f" per {footprint.unit}")
+            yield f"per {footprint.unit}", text
         if footprint.intensity is not None and footprint.pue is not None:
             yield "price", f"{footprint.intensity.label}, PUE {footprint.pue:g}"
         if footprint.changes:

@@ -50,6 +50,7 @@ class Change:
         high: upper bound.
         basis: what the figure rests on, and what it does not tell.
         run_ids: the runs it was computed from; empty for place and time.
+        caveat: in a few words, why it may be no saving; empty where none is known.
     """
 
     setting: str
@@ -60,6 +61,7 @@ class Change:
     high: float | None
     basis: str
     run_ids: tuple[str, ...] = ()
+    caveat: str = ""
 
 
 def setting_changes(
@@ -185,11 +187,14 @@ def _best_change(group: pd.DataFrame, column: str, is_lower_better: bool | None)
     basis = f"{numbers[0]} and {numbers[1]} of your runs, all else equal."
     if low is None:
         basis += " One run a side, or no scatter: no interval."
+    caveat = ""
     if name in _CHANGES_PRODUCT:
+        caveat = "another product"
         basis += " Another product, not the same for less."
     elif is_lower_better is not None:
         basis += " Its quality is no worse than the upper end of the other's interval."
-    else:
+    elif name != "hardware":
+        caveat = "quality not compared"
         basis += " Whether quality holds was not compared."
     return Change(
         name,
@@ -200,6 +205,7 @@ def _best_change(group: pd.DataFrame, column: str, is_lower_better: bool | None)
         high,
         basis,
         tuple(pd.concat([by_value[before], by_value[after]])["run_id"]),
+        caveat,
     )
 
 

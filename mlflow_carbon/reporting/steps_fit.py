@@ -19,7 +19,14 @@ from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.reporting.populations import mixed_populations, movers
 from mlflow_carbon.reporting.report import Column, Report, Table
 from mlflow_carbon.reporting.run_groups import column_of, usable_runs
-from mlflow_carbon.reporting.tables import ABSENT, ENERGY_SCALES, Scale, choose_scale, short_name
+from mlflow_carbon.reporting.tables import (
+    ABSENT,
+    ENERGY_SCALES,
+    Scale,
+    choose_scale,
+    key_text,
+    short_name,
+)
 
 _NUM_DIGITS = 3
 _LEGEND = """\
@@ -206,7 +213,7 @@ def _key_columns(fits: Sequence[StepsFit], repeats: Sequence[int]) -> list[Colum
         Column(
             short_name(name),
             [
-                fit.keys[name]
+                key_text(name, fit.keys[name])
                 for fit, count in zip(fits, repeats, strict=True)
                 for _ in range(count)
             ],
@@ -264,4 +271,4 @@ def _listed(model: StepsModel) -> str:
 
 
 def _label(keys: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in keys.items())
+    return ", ".join(f"{name} {key_text(name, value)}" for name, value in keys.items())

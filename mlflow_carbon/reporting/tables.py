@@ -11,6 +11,8 @@ import pandas as pd
 from mlflow_carbon.grid.intensity import price_label
 from mlflow_carbon.inert import MAX_VALUE_CHARS, csv_cell, json_text
 from mlflow_carbon.reporting.report import Column, Table
+from mlflow_carbon.reporting.run_groups import METHOD
+from mlflow_carbon.store.runs import words_of
 from mlflow_carbon.units import (
     GRAMS_PER_KILOGRAM,
     JOULES_PER_KWH,
@@ -171,8 +173,15 @@ def key_columns(rows: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
         key: bool((pd.to_numeric(rows[key], errors="coerce").isna() & rows[key].notna()).any())
         for key in keys
     }
-    texts = {key: [ABSENT if pd.isna(cell) else str(cell) for cell in rows[key]] for key in keys}
+    texts = {key: [key_text(key, cell) for cell in rows[key]] for key in keys}
     return [Column(short_name(key), texts[key], is_text=is_text[key]) for key in keys]
+
+
+def key_text(key: str, value: object) -> str:
+    """Returns a key's value as a person reads it: ``CPU estimated`` for a method of measuring."""
+    if pd.isna(value):
+        return ABSENT
+    return words_of(str(value)) if key == METHOD else str(value)
 
 
 def short_name(key: str) -> str:

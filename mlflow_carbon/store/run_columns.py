@@ -10,6 +10,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_TYPE
 from numpy.typing import NDArray
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_description import words_of_methods
 from mlflow_carbon.contract.run_summary import PerTags, RunSummary
 from mlflow_carbon.store.stored_runs import RESOLVED_PREFIX, StoredRun, Wanted
 
@@ -164,6 +165,12 @@ def methods(tags: Mapping[str, str]) -> str:
         if key.startswith(_METHOD_TAG_PREFIX)
     }
     return ",".join(f"{component}={found[component]}" for component in sorted(found))
+
+
+def words_of(methods_text: str) -> str:
+    """Returns what ``methods`` returned as a person would say it; an estimate is not measured."""
+    pairs = (pair.partition("=") for pair in methods_text.split(",") if pair)
+    return words_of_methods({component: method for component, _, method in pairs})
 
 
 def unquoted(value: str) -> str:

@@ -34,6 +34,7 @@ from mlflow_carbon.store.run_columns import TAG_COLUMN_PREFIX as TAG_COLUMN_PREF
 from mlflow_carbon.store.run_columns import RunColumns
 from mlflow_carbon.store.run_columns import methods as methods
 from mlflow_carbon.store.run_columns import unquoted as unquoted
+from mlflow_carbon.store.run_columns import words_of as words_of
 from mlflow_carbon.store.run_records import read_record
 from mlflow_carbon.store.run_source import RunSource
 from mlflow_carbon.store.stored_runs import Progress, Scope, StoredRun, Wanted
