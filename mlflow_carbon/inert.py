@@ -35,6 +35,14 @@ def shown(text: str, *, max_chars: int = MAX_LINE_CHARS) -> str:
     return "".join(char if _is_harmless(char) else _escaped(char) for char in cut)
 
 
+def cut_inside(text: str, *, max_chars: int) -> str:
+    """Returns text as ``shown`` has it, its middle cut: names of runs differ at their ends."""
+    if len(text) <= max_chars:
+        return shown(text)
+    num_last = (max_chars - len(CUT)) * 2 // 3
+    return shown(f"{text[: max_chars - len(CUT) - num_last]}{CUT}{text[-num_last:]}")
+
+
 def shown_lines(text: str) -> str:
     """Returns text whose line breaks are meant; each line as ``shown`` has it."""
     return "\n".join(shown(line) for line in text.split("\n"))

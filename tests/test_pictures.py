@@ -19,6 +19,7 @@ from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.contract.windows import Window
 from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.pictures import interactive
 from mlflow_carbon.pictures.extra import PlotsMissingError, require
 from mlflow_carbon.pictures.frames import (
     Amount,
@@ -28,6 +29,7 @@ from mlflow_carbon.pictures.frames import (
     points,
     price_texts,
     region_points,
+    run_bars,
     with_numbers,
 )
 from mlflow_carbon.pictures.paper_figures import (
@@ -364,3 +366,94 @@ def test_sizes_that_were_left_at_auto_are_what_they_became(store):
         write_run(client, "e", windows=[(1, 2.0)] * 3, params=params)
     found = points(read_runs(client, experiment_names=["e"]), x="size")
     assert list(found["x"]) == ["32", "64x64"]
+
+
+def drawn(figure):
+    """Draws a figure, as saving does; returns the box of its canvas in pixels."""
+    with house_style():
+        figure.canvas.draw()
+    return figure.bbox
+
+
+def inside(box, outer):
+    return outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_series", [2, 5, 9])
+@pytest.mark.parametrize("draw", [image_size_figure, model_size_figure])
+def test_a_legend_of_many_or_long_names_neither_leaves_the_figure_nor_squeezes_it(draw, num_series):
+    names = [f"sampler dpmpp_sde-{n}, region WORLD" for n in range(num_series)]
+    rows = [(name, str(x), 1e-3 * x, 1e-4, 2) for name in names for x in (64, 128)]
+    with house_style():
+        figure = draw(frame(rows), amount=Amount(), x_label="size")
+    canvas = drawn(figure)
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert inside(legend.get_window_extent(), canvas)
+    assert [text.get_text() for text in legend.get_texts()] == names  # whole
+    assert axes.get_window_extent().width > 0.7 * canvas.width
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent().padded(-1))
+
+
+@pytest.mark.slow
+def test_a_note_of_wide_letters_fits_its_column():
+    figure = quality_figure(
+        pareto(
+            pd.DataFrame(
+                {
+                    "mean": [1.0, 2.0],
+                    "std": [0.1, 0.1],
+                    "quality": [2.0, 1.0],
+                    "quality_std": [0.1, 0.1],
+                    "label": ["a", "b"],
+                    "price": [
+                        "WORLD 471.1 g/kWh (2024, EMBER WWWWWW), PUE 1",
+                        "SE WWWWWWWWW 35 g/kWh",
+                    ],
+                }
+            ),
+            is_lower_better=True,
+        ),
+        metric="kid",
+        amount_text="per sample",
+        is_lower_better=True,
+    )
+    canvas = drawn(figure)
+    (note,) = figure.texts
+    assert inside(note.get_window_extent(), canvas)
+
+
+def test_bars_are_named_by_the_ends_of_runs_and_namesakes_by_their_ids():
+    names = ["setting of synth 2D 32² unipc-20 seed 0", "setting of synth 2D 32² unipc-20 seed 1"]
+    names += ["train", "train"]
+    columns = ["region", "intensity_g_per_kwh", "period", "intensity_set", "pue"]
+    bars = pd.DataFrame({"run_name": names, "co2e_g": [4.0, 3.0, 2.0, 1.0]})
+    bars["run_id"] = ["1234567", "2345678", "3456789", "4567890"]
+    found = run_bars(bars.assign(**dict.fromkeys(columns)))
+    assert list(found["label"]) == [
+        "setting of s… 2D 32² unipc-20 seed 0",
+        "setting of s… 2D 32² unipc-20 seed 1",
+        "train · 345678",
+        "train · 456789",
+    ]
+
+
+def test_months_of_another_region_are_said_to_be_so():
+    shown = region_month_figure(
+        region_points(2.0, pue=1.0, own="SE"), month_points(2.0, "DE", pue=1.0), title="t"
+    )
+    assert "No months are known of SE; drawn: DE." in shown.texts[0].get_text().replace("\n", " ")
+    own = region_month_figure(
+        region_points(2.0, pue=1.0, own="DE"), month_points(2.0, "DE", pue=1.0), title="t"
+    )
+    assert "No months" not in own.texts[0].get_text().replace("\n", " ")
+
+
+@pytest.mark.parametrize(("num_series", "is_above"), [(2, False), (5, True)])
+def test_a_long_legend_of_the_report_hides_no_data(num_series, is_above):
+    rows = [(f"dims {n}", str(x), 1e-3, 1e-4, 2) for n in range(num_series) for x in (64, 128)]
+    found = interactive.lines_item(frame(rows), x_label="size", y_label="CO2e")
+    (plot,) = found["doc"]["roots"]
+    kinds = [each["name"] for each in plot["attributes"].get("above", [])]
+    assert ("Legend" in kinds) is is_above

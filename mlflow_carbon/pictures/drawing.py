@@ -141,7 +141,9 @@ def energy_to_price(runs: pd.DataFrame, request: Request) -> tuple[float, float,
     units = list(dict.fromkeys(table["unit"]))
     if len(units) > 1 and request.amount.per != PER_RUN:
         raise InvalidInputError(
-            f"The runs count {' and '.join(units)}; draw them per run, or choose runs of one unit."
+            f"The runs count {' and '.join(units)}, whose energies have no one mean; choose "
+            "runs of one unit.",
+            instead="per",
         )
     stem = "energy_kwh" if request.amount.per == PER_RUN else "energy_kwh_per_unit"
     weights = table["num_runs"]

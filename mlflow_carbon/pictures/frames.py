@@ -17,7 +17,7 @@ from mlflow_carbon.grid.intensity import (
     monthly_intensities,
     price_label,
 )
-from mlflow_carbon.inert import MAX_NAME_CHARS, shown
+from mlflow_carbon.inert import MAX_NAME_CHARS, cut_inside, shown
 from mlflow_carbon.reporting.compare import compare_runs
 from mlflow_carbon.reporting.run_groups import column_of
 from mlflow_carbon.reporting.tables import key_text, short_name
@@ -34,6 +34,7 @@ NAMES_BY_AXIS = {
 }
 POINT_COLUMNS = ("panel", "series", "x", "mean", "std", "num_runs")
 PER_UNIT, PER_RUN = "unit", "run"
+_MAX_RUN_CHARS = 36
 _DEFAULT_REGIONS = ("SE", "FR", "EU27", "DE", "US", "WORLD", "PL", "IN")
 
 
@@ -274,10 +275,7 @@ def run_bars(runs: pd.DataFrame, *, most: int = 15) -> pd.DataFrame:
     )
     frame = pd.DataFrame(
         {
-            "label": [
-                f"{shown(str(name), max_chars=22)} · {run_id[:6]}"
-                for name, run_id in zip(known["run_name"], known["run_id"], strict=True)
-            ],
+            "label": _run_labels(known),
             "run_id": known["run_id"],
             "mean": known["co2e_g"],
             "is_partial": is_partial[known.index],
@@ -295,6 +293,15 @@ def run_bars(runs: pd.DataFrame, *, most: int = 15) -> pd.DataFrame:
         "price": frame["price"].iloc[most - 1],
     }
     return pd.concat([frame.iloc[: most - 1], pd.DataFrame([others])], ignore_index=True)
+
+
+def _run_labels(runs: pd.DataFrame) -> list[str]:
+    """Returns the runs' names, their middle cut where they are long, and ids of namesakes."""
+    names = [cut_inside(str(name), max_chars=_MAX_RUN_CHARS) for name in runs["run_name"]]
+    return [
+        name if names.count(name) == 1 else f"{name} · {run_id[:6]}"
+        for name, run_id in zip(names, runs["run_id"], strict=True)
+    ]
 
 
 def energy_so_far(record: RunRecord) -> pd.DataFrame:

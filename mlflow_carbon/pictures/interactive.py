@@ -18,6 +18,8 @@ from mlflow_carbon.pictures.style import INK, PALETTE, is_wide
 from mlflow_carbon.reporting.tables import MASS_SCALES, choose_scale
 
 _HEIGHT_PX = 300
+_MOST_INSIDE = 3  # entries of a legend inside a plot
+_LEGEND_LINE_PX = 24
 _BAR_HEIGHT_PX = 24
 _TOOLS = "pan,box_zoom,reset,save"
 _MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "x", "star")
@@ -163,8 +165,11 @@ def _plot(x_label: str, y_label: str, *, is_log: bool = False, **settings: Any) 
 
 
 def _item(plot: Any, *, location: str = "top_left") -> dict[str, Any]:
-    for legend in plot.legend:
+    for legend in list(plot.legend):
         legend.location = location
+        if len(legend.items) > _MOST_INSIDE:  # over the data it would hide them
+            plot.add_layout(legend, "above")
+            plot.height += _LEGEND_LINE_PX * len(legend.items)
         legend.background_fill_alpha = 0
         legend.border_line_color = None
         legend.label_text_color = INK

@@ -3,6 +3,7 @@
 Source: Seyfarth et al. 2024, arXiv:2407.14892, Figs. 1 to 4.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from operator import mul
 
@@ -13,14 +14,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mlflow_carbon.accounting.equivalents import DEFAULT_EDITION_BY_KIND, equivalent
+from mlflow_carbon.inert import shown
 from mlflow_carbon.pictures.frames import Amount
 from mlflow_carbon.pictures.style import (
     INK,
     MARKERS,
     PALETTE,
+    PANEL_HEIGHT_IN,
     finish,
     is_wide,
     label,
+    legend_columns,
+    legend_height_in,
     new_figure,
     plain_number,
     price_note,
@@ -32,6 +37,7 @@ from mlflow_carbon.units import grams_from_kg, kg_from_grams
 _SPREAD_NOTE = "Mean of the runs; error bars: ± 1 sample std between runs (none for one run)."
 _MIN_DRAWN_FRACTION = 1e-3  # of the mean: an error bar never reaches 0 on a logarithmic axis
 _BAR_WIDTH = 0.8
+_MAX_SERIES_CHARS = 40  # that fit the width of a panel
 # Below one phone charge there is no equivalent that anybody can picture.
 _AXIS_BY_KIND = {"car": "km by car", "phone": "phone charges"}
 _MONTHS = tuple("JFMAMJJASOND")
@@ -51,8 +57,8 @@ def image_size_figure(frame: pd.DataFrame, *, amount: Amount, x_label: str) -> F
 def model_size_figure(frame: pd.DataFrame, *, amount: Amount, x_label: str) -> Figure:
     """Draws CO2e as bars over the size of the model, one panel a unit; see ``frames.points``."""
     panels = list(frame.groupby("panel", sort=False))
-    figure = new_figure(len(panels), _note(frame))
-    for axes, (unit, points) in zip(_panels(figure, len(panels)), panels, strict=True):
+    figure, places = _new_panels([points for _, points in panels], _note(frame))
+    for axes, (unit, points) in zip(places, panels, strict=True):
         _bars(axes, points)
         axes.set_xlabel(label(x_label))
         _mass_axis(axes, points, amount, str(unit))
@@ -82,7 +88,10 @@ def region_month_figure(regions: pd.DataFrame, months: pd.DataFrame, *, title: s
     note += f" g/kWh by region: {'; '.join(listed)}."
     if months.empty:
         note += " No months are known of the runs' region."
-    elif len(sources) > 1:
+    elif not set(months["x"]) & set(own := regions.loc[regions["is_own"], "x"]):
+        place = f" of {label(str(own.iloc[0]))}" if len(own) else " of the runs' regions"
+        note += f" No months are known{place}; drawn: {label(str(months['x'].iloc[0]))}."
+    if len(sources) > 1 and not months.empty:
         note += " Sets differ in basis: compare within a panel only."
     num_panels = 1 if months.empty else 2
     figure = new_figure(num_panels, note)
@@ -117,8 +126,9 @@ def steps_gpus_figure(steps: pd.DataFrame, gpus: pd.DataFrame, *, amount: Amount
         for axis, frame in (("steps", steps), ("GPUs or processes", gpus))
         for unit, points in (frame.groupby("panel", sort=False) if len(frame) else ())
     ]
-    figure = new_figure(len(panels), _note(pd.concat([steps, gpus])))
-    for axes, (axis, unit, points) in zip(_panels(figure, len(panels)), panels, strict=True):
+    note = _note(pd.concat([steps, gpus]))
+    figure, places = _new_panels([points for *_, points in panels], note)
+    for axes, (axis, unit, points) in zip(places, panels, strict=True):
         if axis == "steps":
             _error_lines(axes, points)
             axes.set_xlabel("denoising steps")
@@ -159,8 +169,8 @@ def _lines_figure(frame: pd.DataFrame, *, amount: Amount, x_label: str) -> Figur
     )
     editions = "; ".join(DEFAULT_EDITION_BY_KIND[kind] for kind in kinds)
     note += f" Right: {editions}." if kinds else " Less than one phone charge: no equivalent."
-    figure = new_figure(len(panels), note)
-    for axes, (unit, points) in zip(_panels(figure, len(panels)), panels, strict=True):
+    figure, places = _new_panels([points for _, points in panels], note)
+    for axes, (unit, points) in zip(places, panels, strict=True):
         _error_lines(axes, points)
         axes.set_xlabel(x_label)
         scale = _mass_axis(axes, points, amount, str(unit))
@@ -202,7 +212,7 @@ def _error_lines(axes: Axes, points: pd.DataFrame) -> None:
             yerr=_error_bars(rows, scale),
             marker=MARKERS[number % len(MARKERS)],
             color=PALETTE[number % len(PALETTE)],
-            label=label(str(series)),
+            label=_series_label(series),
         )
     if is_number:
         scale_axis(axes, "x", sorted(place.values()), ticks=sorted(set(place.values())))
@@ -228,7 +238,7 @@ def _bars(axes: Axes, points: pd.DataFrame) -> None:
             color=PALETTE[number % len(PALETTE)],
             ecolor=INK,
             error_kw={"elinewidth": 0.8},
-            label=label(str(series)),
+            label=_series_label(series),
         )
     axes.set_xticks(range(len(xs)), [_tick_text(x) for x in xs])
 
@@ -246,8 +256,28 @@ def _error_bars(rows: pd.DataFrame, scale: Scale) -> np.ndarray:
 
 def _legend(axes: Axes) -> None:
     _handles, labels = axes.get_legend_handles_labels()
-    if [text for text in labels if text]:
-        axes.legend(loc="best", ncols=2 if len(labels) > 3 else 1)
+    if not [text for text in labels if text]:
+        return
+    num_columns, is_above = legend_columns(labels)
+    if is_above:  # over the data, or wider than they are, it would hide or squeeze them
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=num_columns, borderpad=0)
+    else:
+        axes.legend(loc="best", ncols=num_columns)
+
+
+def _new_panels(panels: Iterable[pd.DataFrame], note: str) -> tuple[Figure, list[Axes]]:
+    """Returns a figure of a panel for each of these points, as high as their legends need."""
+    legends_in = [
+        legend_height_in([_series_label(name) for name in dict.fromkeys(points["series"])])
+        for points in panels
+    ]
+    mean_in = PANEL_HEIGHT_IN + sum(legends_in) / len(legends_in)
+    figure = new_figure(len(legends_in), note, panel_height_in=mean_in)
+    return figure, _panels(figure, len(legends_in))
+
+
+def _series_label(series: object) -> str:
+    return shown(str(series), max_chars=_MAX_SERIES_CHARS)
 
 
 def _draw_months(axes: Axes, months: pd.DataFrame) -> None:

@@ -72,7 +72,7 @@ def report_figures(
         try:
             found = draw()
         except MlflowCarbonError as error:
-            reasons.append(f"{name}: {error}")
+            reasons.append(f"{name}: {error.message}")
             continue
         if found is not None:
             figures.append(found)

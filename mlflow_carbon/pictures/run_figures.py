@@ -3,9 +3,11 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from mlflow_carbon.inert import cut_inside
 from mlflow_carbon.pictures.style import (
     INK,
     MARKERS,
+    NOTE_PT,
     PALETTE,
     finish,
     label,
@@ -16,6 +18,7 @@ from mlflow_carbon.pictures.style import (
 from mlflow_carbon.reporting.tables import ENERGY_SCALES, MASS_SCALES, choose_scale
 
 _BAR_HEIGHT_IN = 0.17
+_MAX_TITLE_CHARS = 60  # of a line of a note
 _HATCHES = ("", "//", "..", "xx")  # tells components apart in grey, too
 _TIME_SCALES = ((1.0, "s"), (60.0, "min"), (3600.0, "h"))
 
@@ -32,7 +35,8 @@ def energy_figure(windows: pd.DataFrame, *, title: str, is_estimated: bool) -> F
     totals = windows[components].iloc[-1]
     scale = choose_scale([float(totals.sum())], ENERGY_SCALES)
     seconds, symbol = _time_scale(float(windows["end_s"].max()))
-    note = f"{label(title)}. Energy so far at the end of each window, components on each other."
+    name = cut_inside(title, max_chars=_MAX_TITLE_CHARS)
+    note = f"{name}. Energy so far at the end of each window, components on each other."
     note += " An estimated CPU: its error is not known." if is_estimated else ""
     figure = new_figure(1, note)
     axes = figure.add_subplot()
@@ -128,7 +132,7 @@ def runs_figure(frame: pd.DataFrame) -> Figure:
         linewidth=0.3,
     )
     axes.bar_label(bars, [scale.text(value, 3) for value in frame["mean"]], padding=2, fontsize=5.8)
-    axes.set_yticks(list(places), list(frame["label"]))
+    axes.set_yticks(list(places), list(frame["label"]), fontsize=NOTE_PT)
     axes.set_xlabel(f"CO2e ({scale.symbol})")
     axes.margins(x=0.15)
     finish(axes)

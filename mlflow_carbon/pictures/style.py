@@ -1,7 +1,8 @@
 """How every figure looks: one paper column wide, in colours that the colour-blind tell apart."""
 
+import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from mlflow_carbon.errors import InvalidInputError
@@ -20,6 +23,9 @@ from mlflow_carbon.inert import shown
 COLUMN_WIDTH_IN = 3.3  # of a journal of two columns
 PANEL_HEIGHT_IN = 2.1
 NOTE_LINE_IN = 0.125
+NOTE_PT = 5.8
+LEGEND_PT = 6.5
+LEGEND_LINE_IN = 0.14
 DOTS_PER_INCH = 300
 FORMATS = ("png", "svg", "pdf")
 MAX_LABEL_CHARS = 28
@@ -31,6 +37,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 PALETTE: tuple[str, ...] = tuple(sns.color_palette("colorblind").as_hex())
 
 _MAX_PRICES, _MAX_PRICE_CHARS = 3, 64  # named in a note, and the length of each
+_PT_PER_IN = 72.0
+_AXES_WIDTH_IN = 2.6  # of a panel, without its labels at the left
+_HANDLE_IN = 0.4  # of a legend's mark, with the space about it
+_MOST_INSIDE = 0.62  # of the width of a panel that a legend inside it may take
 _MOST_TICKS = 9  # measured values that are shown as ticks
 _SHORT_DECADES = 100.0  # a logarithmic axis shorter than this needs ticks between its powers of 10
 _WIDE_FACTOR = 4.0  # values further apart than this are drawn on a logarithmic axis
@@ -42,7 +52,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.labelsize": 7.0,
     "xtick.labelsize": 6.5,
     "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.5,
+    "legend.fontsize": LEGEND_PT,
     "axes.linewidth": 0.6,
     "grid.linewidth": 0.4,
     "grid.alpha": 0.25,
@@ -86,14 +96,55 @@ def new_figure(
         panel_height_in: of each panel with its axes.
         note_chars: of the longest line of the note.
     """
-    lines = wrapped(note, note_chars)
+    lines = _fitting(note, note_chars)
     height_in = num_panels * panel_height_in + NOTE_LINE_IN * (len(lines) + 0.3)
     note_fraction = NOTE_LINE_IN * (len(lines) + 0.15) / height_in
     layout = ConstrainedLayoutEngine(rect=(0, note_fraction, 1, 1 - note_fraction))
     figure = Figure(figsize=(COLUMN_WIDTH_IN, height_in), layout=layout)
     FigureCanvasAgg(figure)
-    figure.text(0.02, 0.02 / height_in, "\n".join(lines), va="bottom", ha="left", fontsize=5.8)
+    figure.text(0.02, 0.02 / height_in, "\n".join(lines), va="bottom", ha="left", fontsize=NOTE_PT)
     return figure
+
+
+def _fitting(note: str, num_chars: int) -> list[str]:
+    """Returns a note in lines of so many characters, or of fewer where capitals are wide."""
+    while True:
+        lines = wrapped(note, num_chars)
+        widest_in = max((text_width_in(line, NOTE_PT) for line in lines), default=0.0)
+        if widest_in <= 0.97 * COLUMN_WIDTH_IN or num_chars <= NOTE_CHARS // 2:
+            return lines
+        num_chars -= 1
+
+
+def text_width_in(text: str, size_pt: float) -> float:
+    """Returns the width in inches of a line in the house's font."""
+    font = FontProperties(family="DejaVu Sans")
+    if not text.strip():
+        return 0.0
+    path = TextPath((0, 0), text, size=size_pt, prop=font, usetex=False)
+    return float(path.get_extents().width) / _PT_PER_IN
+
+
+def legend_columns(texts: Iterable[str]) -> tuple[int, bool]:
+    """Returns the columns of a legend, and whether it needs room of its own above the panel.
+
+    Args:
+        texts: of its entries.
+    """
+    names = [text for text in texts if text]
+    if not names:
+        return 1, False
+    entry_in = max(text_width_in(text, LEGEND_PT) for text in names) + _HANDLE_IN
+    num_columns = 2 if len(names) > 3 and 2 * entry_in <= _AXES_WIDTH_IN else 1
+    num_rows = math.ceil(len(names) / num_columns)
+    is_small = num_columns * entry_in <= _MOST_INSIDE * _AXES_WIDTH_IN or num_rows == 1
+    return num_columns, not (is_small and num_rows <= 3)
+
+
+def legend_height_in(texts: Collection[str]) -> float:
+    """Returns the height to add to a panel for the legend above it; 0 for one inside."""
+    num_columns, is_above = legend_columns(texts)
+    return LEGEND_LINE_IN * math.ceil(len(texts) / num_columns) if is_above else 0.0
 
 
 def wrapped(text: str, num_chars: int = NOTE_CHARS) -> list[str]:
