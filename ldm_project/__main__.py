@@ -22,11 +22,12 @@ from ldm_project.config import (
 from ldm_project.price import Price
 from ldm_project.resolution import settings_of
 from ldm_project.study.study_settings import study_settings
+from mlflow_carbon.commands.options import WholeSentences
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import MlflowCarbonError
 
 
-class _Group(click.Group):
+class _Group(WholeSentences):
     """Turns the project's errors into one line and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -14,7 +14,7 @@ from mlflow_carbon.commands.equivalents import equivalents
 from mlflow_carbon.commands.export import export
 from mlflow_carbon.commands.gate import gate
 from mlflow_carbon.commands.models import models
-from mlflow_carbon.commands.options import example
+from mlflow_carbon.commands.options import WholeSentences, example
 from mlflow_carbon.commands.output import Refusal
 from mlflow_carbon.commands.paper_check import paper_check
 from mlflow_carbon.commands.plot import plot
@@ -30,7 +30,7 @@ from mlflow_carbon.inert import shown
 from mlflow_carbon.tracking.mlflow_seams import require_supported
 
 
-class _Group(click.Group):
+class _Group(WholeSentences):
     """Turns our errors into a message on one line and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -44,13 +44,6 @@ class _Group(click.Group):
             raise
         except click.ClickException as error:
             raise Refusal(shown(error.message)) from error
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Lists the commands with their first sentences whole, wrapped where they are long."""
-        named = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        rows = [(name, it.get_short_help_str(limit=1_000)) for name, it in named if it is not None]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
 
 
 def told_as_options(error: MlflowCarbonError, command: click.Command | None) -> str:

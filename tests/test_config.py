@@ -272,3 +272,10 @@ def test_number_of_phantoms_must_leave_some_to_hold_out(data):
     result = CliRunner().invoke(main, ["train", "--data", data, "--dry-run"])
     assert result.exit_code == 1
     assert f"data is '{data}'; give phantom:N, of 2 phantoms or more." in result.stderr
+
+
+def test_help_fits_80_columns_and_cuts_no_sentence():
+    result = CliRunner().invoke(main, ["--help"], terminal_width=80)
+    assert "..." not in result.stdout.partition("Commands:")[2]
+    assert "Train and register a VQ-GAN, the autoencoder that" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80

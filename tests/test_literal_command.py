@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -107,8 +108,16 @@ def test_without_conda_it_runs_here_and_prints_what_it_cost(project, store):
     result = run(project, store)
     assert result.returncode == 0, result.stderr
     assert "running in the current environment" in result.stderr
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ["energy", "CO2e", "run"]
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [
+        "energy",
+        "CO2e",
+        "how",
+        "run",
+    ]
     assert "J per sample (4 windows of 4 samples" in result.stdout
+    assert not re.search(r"\de[-+]\d", result.stdout), result.stdout  # a person reads it
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "tdp" not in result.stdout
     assert_measured(store)
 
 

@@ -1,5 +1,6 @@
 """The study as runs: measured cells, a kill and a resume, a budget, cells that fail."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -144,6 +145,7 @@ def test_dry_run_prints_the_cells_and_their_forecast_and_writes_nothing(store):
     ]
     assert all("waiting  ~" in " ".join(row.split("   ")) or "~" in row for row in rows)
     assert rest.startswith("Left: 2 cells, about ")
+    assert not re.search(r"\de[-+]\d", result.stdout), result.stdout  # µWh and µg instead
     assert not MlflowClient().search_runs(["0"])
 
 

@@ -1,5 +1,6 @@
 """Runs the command that its settings describe, in one process or several, and prints its cost."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,9 +32,11 @@ from ldm_project.settings import (
     TrainSettings,
     VqganSettings,
 )
+from mlflow_carbon.accounting.amounts import duration_text, mass_text
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.run_description import words_of_methods
 from mlflow_carbon.contract.run_record import RunRecord
-from mlflow_carbon.units import joules_from_kwh
+from mlflow_carbon.reporting.tables import ENERGY_SCALES, choose_scale
 
 
 def run_command(settings: RunSettings) -> list[str]:
@@ -149,18 +152,16 @@ def summary(run: Run) -> list[str]:
     if total is None or total.energy_kwh is None or record.co2e_g is None or energy is None:
         reason = tags.get(keys.TAG_ERROR, "nothing could be measured")
         return [f"energy  not measured: {reason}", f"run     {run.info.run_id}"]
-    spread = "" if energy.std_kwh is None else f" ± {joules_from_kwh(energy.std_kwh):.3g}"
-    per_unit_g = energy.energy_kwh * record.co2e_g / total.energy_kwh if total.energy_kwh else 0.0
-    methods = ", ".join(
-        f"{component} {tags[keys.method_tag(component)]}"
-        for component in tags[keys.TAG_COMPONENTS].split(",")
-    )
+    scale = choose_scale([energy.energy_kwh], ENERGY_SCALES)
+    std_kwh = math.nan if energy.std_kwh is None else energy.std_kwh
+    price_g = record.co2e_g / total.energy_kwh if total.energy_kwh else 0.0
+    methods = {name: tags[keys.method_tag(name)] for name in tags[keys.TAG_COMPONENTS].split(",")}
     return [
-        f"energy  {joules_from_kwh(energy.energy_kwh):.4g}{spread} J per {unit} "
-        f"({tags[keys.TAG_NUM_WINDOWS]} windows of {tags[keys.TAG_NUM_UNITS]} {unit}s in all, "
-        f"{tags[keys.TAG_NUM_DISTINCT_READINGS]} distinct powers; {methods}; "
-        f"coverage {total.coverage_fraction:.0%})",
-        f"CO2e    {per_unit_g * 1000:.4g} mg per {unit}, "
-        f"{record.co2e_g:.4g} g for the run of {total.duration_s:.3g} s",
+        f"energy  {scale.text_with_std(energy.energy_kwh, std_kwh)} {scale.symbol} per {unit} "
+        f"({tags[keys.TAG_NUM_WINDOWS]} windows of {tags[keys.TAG_NUM_UNITS]} {unit}s in all)",
+        f"CO2e    {mass_text(energy.energy_kwh * price_g)} per {unit}, "
+        f"{mass_text(record.co2e_g)} for the run of {duration_text(total.duration_s or 0.0)}",
+        f"how     {words_of_methods(methods)}; {tags[keys.TAG_NUM_DISTINCT_READINGS]} distinct "
+        f"powers, {total.coverage_fraction:.0%} of the time observed",
         _run_line(run.info.run_id),
     ]

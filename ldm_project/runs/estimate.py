@@ -33,9 +33,10 @@ from ldm_project.runs.arithmetic_metrics import tflop_per_unit
 from ldm_project.runs.command_runs import command_run
 from ldm_project.runs.trained_ldm import precision_of
 from ldm_project.settings import EstimateSettings
+from mlflow_carbon.accounting.amounts import mass_text
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.metering.meter import Meter
-from mlflow_carbon.units import joules_from_kwh
+from mlflow_carbon.reporting.tables import ENERGY_SCALES, choose_scale
 
 PROBE_S = 2.0  # shortest measurement of the steps, and of the decodings
 MIN_PROBED = 2  # fewest steps, and fewest decodings
@@ -209,9 +210,10 @@ def prediction_lines(prediction: Prediction, settings: EstimateSettings) -> list
     if prediction.energy_kwh is None:
         lines.append("energy  not measured here: `mlflow-carbon doctor` says why")
     else:
-        lines.append(f"energy  {joules_from_kwh(prediction.energy_kwh):.4g} J per sample")
+        scale = choose_scale([prediction.energy_kwh], ENERGY_SCALES)
+        lines.append(f"energy  {scale.text(prediction.energy_kwh, 3)} {scale.symbol} per sample")
         lines.append(
-            f"CO2e    {_co2e_g(prediction.energy_kwh, settings) * 1000:.4g} mg per sample, at "
+            f"CO2e    {mass_text(_co2e_g(prediction.energy_kwh, settings))} per sample, at "
             f"{assumptions_of(settings).intensity.label}"
         )
     return [*lines, "Predicted from a few steps and decodings of untrained networks of this size."]

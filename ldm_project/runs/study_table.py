@@ -11,11 +11,13 @@ from rich.text import Text
 
 from ldm_project.study.cells import Cell
 from ldm_project.study.outlook import Outlook, total
+from mlflow_carbon.accounting.amounts import energy_text, mass_text
 from mlflow_carbon.accounting.emissions import co2e_g
 from mlflow_carbon.contract import study_tags
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.inert import shown
-from mlflow_carbon.units import SECONDS_PER_MINUTE, joules_from_kwh
+from mlflow_carbon.reporting.tables import ENERGY_SCALES, choose_scale
+from mlflow_carbon.units import SECONDS_PER_MINUTE
 
 WAITING = "waiting"
 ABSENT = "-"
@@ -112,7 +114,9 @@ class Board:
             state = f"{line.num_windows_done} of {line.cell.num_windows}"
         per_unit = ABSENT
         if line.energy_kwh_per_unit is not None:
-            per_unit = f"{joules_from_kwh(line.energy_kwh_per_unit):.3g} J/{line.cell.unit}"
+            scale = choose_scale([line.energy_kwh_per_unit], ENERGY_SCALES)
+            amount = scale.text(line.energy_kwh_per_unit, 3)
+            per_unit = f"{amount} {scale.symbol}/{line.cell.unit}"
         return (line.cell.name, state, *figures, per_unit, line.note)
 
     def _figures(self, outlook: Outlook) -> tuple[str, str, str]:
@@ -124,7 +128,7 @@ class Board:
             pue=self._assumptions.pue,
             intensity_g_per_kwh=self._assumptions.intensity.g_per_kwh,
         )
-        return duration, f"{outlook.energy_kwh:.2g} kWh", f"{mass_g:.2g} g"
+        return duration, energy_text(outlook.energy_kwh), mass_text(mass_g)
 
     def _told(self, line: Line) -> str:
         name, state, *rest = self._row(line)

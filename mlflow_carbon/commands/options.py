@@ -66,3 +66,14 @@ equivalents_option = click.option(
 lineage_option = click.option(
     "--lineage", is_flag=True, help="Counts what the model was built from, too."
 )
+
+
+class WholeSentences(click.Group):
+    """Lists its commands by their first sentences, none cut."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands with their first sentences whole, wrapped where they are long."""
+        named = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, it.get_short_help_str(limit=1_000)) for name, it in named if it is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
