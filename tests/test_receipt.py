@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow import MlflowClient
 
 import mlflow_carbon
 from mlflow_carbon.accounting.amounts import change_text, duration_text, energy_text, mass_text
@@ -179,6 +180,26 @@ def test_training_that_a_run_sets_off_is_added_beside_it(fake_meter, capsys):
         pass
     (lines,) = blocks(capsys)
     assert "its 1 training: 6.15 mg more" in lines[0]
+
+
+@pytest.mark.slow
+def test_training_that_a_training_sets_off_is_added_beside_both(fake_meter, capsys):
+    """As synth sets off a UNet's training, and that one an autoencoder's."""
+
+    def metered(trigger=None, run_id=None):
+        tags = None if trigger is None else {"carbon.triggered_by_run_id": trigger}
+        with mlflow.start_run(run_id=run_id, tags=tags) as run, mlflow_carbon.track(**POLAND):
+            pass
+        return run.info.run_id
+
+    synth, train = (MlflowClient().create_run("0").info.run_id for _ in range(2))
+    MlflowClient().set_tag(train, "carbon.triggered_by_run_id", synth)
+    metered(trigger=train)
+    metered(run_id=train)
+    metered(run_id=synth)
+    _, of_train, of_synth = blocks(capsys)
+    assert "its 1 training: 6.15 mg more" in of_train[0]
+    assert "its 2 trainings: 12.3 mg more" in of_synth[0]
 
 
 def test_nothing_measured_is_said_instead_of_zero():

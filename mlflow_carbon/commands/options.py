@@ -73,7 +73,11 @@ class WholeSentences(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands with their first sentences whole, wrapped where they are long."""
-        named = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        rows = [(name, it.get_short_help_str(limit=1_000)) for name, it in named if it is not None]
+        named = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [
+            (name, it.get_short_help_str(limit=1_000))
+            for name, it in named
+            if it is not None and not it.hidden
+        ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)

@@ -41,6 +41,14 @@ class Part:
             self.co2e_g + (footprint.co2e_g or 0.0),
         )
 
+    def with_part(self, other: "Part") -> "Part":
+        """Returns both parts as one."""
+        return Part(
+            self.num_runs + other.num_runs,
+            self.energy_kwh + other.energy_kwh,
+            self.co2e_g + other.co2e_g,
+        )
+
 
 @dataclass(frozen=True, repr=False)
 class RunFootprint:
@@ -67,7 +75,7 @@ class RunFootprint:
         attribution: what of a shared node is counted.
         other_cpu_fraction: share of the node's CPU that other processes used meanwhile.
         children: metered runs inside this one; their energy is part of its own.
-        trainings: runs that this one set off; their energy comes on top.
+        trainings: runs that this one set off, and those that they did; their energy comes on top.
         changes: what would have been cheaper, the best first.
         problem: what could not be measured.
         where: the address of the run in MLflow's UI, and how to get there.

@@ -200,9 +200,10 @@ class ProcessMetering:
                 other.mark_as_shared()
 
     def note_training(self, run_id: str, footprint: RunFootprint) -> None:
-        """Notes what a training cost that a run has set off."""
+        """Notes what a training cost that a run has set off, and what it has set off itself."""
         with self._lock:
-            self._trainings[run_id] = self._trainings.get(run_id, Part()).plus(footprint)
+            before = self._trainings.get(run_id, Part())
+            self._trainings[run_id] = before.plus(footprint).with_part(footprint.trainings)
 
     def trainings_of(self, run_id: str) -> Part:
         """Returns the cost of the trainings that a run has set off in this process."""
