@@ -126,6 +126,16 @@ def test_a_key_is_named_without_its_prefix_and_only_columns_shown_are_explained(
     assert "coverage: share of the time" in single
 
 
+def test_a_baseline_explains_the_columns_that_are_shown():
+    several = str(comparison_report(against({"steps": "1000"}))).partition("Against")[2]
+    assert "p: Welch's t-test" in several
+    assert "(Hedges)" in several
+    rows = frame(run_row(), run_row(params__steps="1000", energy_kwh_per_unit=5.0))
+    single = str(comparison_report(compare_runs(rows, baseline={"steps": "1000"})))
+    assert "One run a group tells no interval and no p" in single
+    assert "Welch" not in single
+
+
 def test_per_keeps_one_unit_and_refuses_what_no_run_counts():
     mixed = frame(run_row(), run_row(unit="iteration"))
     assert list(compare_runs(mixed, per="iteration").table["unit"]) == ["iteration"]

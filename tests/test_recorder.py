@@ -380,6 +380,19 @@ def test_description_says_what_the_run_cost_beside_what_the_user_wrote(store):
     assert "carbon.note" not in tags
 
 
+def test_description_says_what_would_have_cost_less(store):
+    with mlflow.start_run() as run:
+        mlflow.log_param("steps", "1000")
+        meter = FakeMeter(TWO_WINDOWS)
+        with track(meter=meter, unit="sample", region="PL", pue=1.0) as tracker:
+            for _ in range(2):
+                with tracker.window(num_units=4):
+                    pass
+    note = MlflowClient().get_run(run.info.run_id).data.tags["mlflow.note.content"]
+    # 1 - 20 / 1000, and 35.82 g/kWh in place of 615
+    assert " · cheaper: 20 steps up to −98 % · in Sweden 35.82 g/kWh (2024, ember) −94 % <!" in note
+
+
 def test_trial_that_takes_no_second_has_no_description(store):
     run = tracked_run([reading(cpu_joules=10, duration_s=0.9)], units=())
     assert "mlflow.note.content" not in run.data.tags

@@ -64,8 +64,15 @@ def with_sentence(description: str, line: str) -> str:
     return f"{description}\n\n{marked}" if description.strip() else marked
 
 
-def note_tags(record: RunRecord) -> dict[str, str]:
-    """Returns the line on its way to the description; empty for a trial, which it would slow."""
+def note_tags(record: RunRecord, *, cheaper: str = "") -> dict[str, str]:
+    """Returns the line on its way to the description; empty for a trial, which it would slow.
+
+    Args:
+        record: of the run.
+        cheaper: what would have cost less, in words; empty where nothing is known.
+    """
     duration_s = None if record.total is None else record.total.duration_s
     line = sentence(record) if (duration_s or 0.0) >= SHORTEST_NOTED_S else None
-    return {} if line is None else {keys.TAG_NOTE: line}
+    if line is None:
+        return {}
+    return {keys.TAG_NOTE: f"{line} · cheaper: {cheaper}" if cheaper else line}

@@ -95,6 +95,8 @@ class Recorder:
         self._lock = threading.RLock()
         self._has_finished = False
         self._summary: RunRecord | None = None  # known at the end
+        # says what would have cost less, of the record of the run that has ended
+        self.cheaper_of: Callable[[RunRecord], str] = lambda _record: ""
         self.other_cpu_fraction: float | None = None  # what others used of the node's CPU
         self._is_beside_others = False
         self._is_described = False  # whether the run's tags say how it is measured
@@ -293,7 +295,7 @@ class Recorder:
         values = self._summary.metrics()
         if values and step == 0 and total.power_w is not None:  # further on, it is a window's
             values[keys.POWER_W] = total.power_w
-        note = note_tags(self._summary)
+        note = note_tags(self._summary, cheaper=self.cheaper_of(self._summary))
         tags |= record.total_tags() | note
         text = None
         if note or self._outbox.writes_files_at_once:

@@ -31,6 +31,12 @@ _LEGEND = {
     "readings": "distinct powers of the windows.",
     "coverage": "share of the time that was observed.",
 }
+_LEGEND_OF_BASELINE = {  # columns that two runs a group or more have
+    "p": "Intervals: 95 %, of the ratio of means (Fieller). p: Welch's t-test of energy, corrected "
+    "by Holm.",
+    "g": "g: the difference in stds between runs (Hedges).",
+}
+_NO_INTERVAL = "One run a group tells no interval and no p: measure each twice or more."
 _LEGEND_OF_STD = {
     "between": "± is the sample std between runs, each run counting once.",
     "within": "± is the std of the windows within a run.",
@@ -100,11 +106,15 @@ def _further_parts(
         held, held_keys = held_against_baseline(comparison, rows), list(keys)
         if held["region"].nunique() < 2 and "region" in keys:
             held_keys.remove("region")
+        columns = tuple(_baseline_columns(held, held_keys))
+        heads = {column.head for column in columns}
+        legend = " ".join(text for head, text in _LEGEND_OF_BASELINE.items() if head in heads)
+        if not legend and not comparison.is_repriced:  # one work's ratio of regions is exact
+            legend = _NO_INTERVAL
         parts += [
             f"Against {baseline_label(comparison.baseline)}, per {unit}\n",
-            Table(tuple(_baseline_columns(held, held_keys)), num_keys=len(held_keys)),
-            "Intervals: 95 %, of the ratio of means (Fieller). p: Welch's t-test of energy,\n"
-            "corrected by Holm. g: the difference in stds between runs (Hedges).\n\n",
+            Table(columns, num_keys=len(held_keys)),
+            f"{textwrap.fill(legend, TEXT_WIDTH)}\n\n" if legend else "\n",
         ]
     return parts
 

@@ -1,7 +1,7 @@
 """What a run cost, as a record for programs, four lines for people and HTML for notebooks."""
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mlflow_carbon.accounting.amounts import (
@@ -180,6 +180,11 @@ def receipt_lines(footprint: RunFootprint, *, columns: int | None = None) -> lis
     return [shown(line) for line in lines]
 
 
+def changes_text(changes: Iterable[Change]) -> str:
+    """Returns changes and what each saves: ``in Sweden −92 % · 20 steps up to −90 %``."""
+    return " · ".join(map(_change, changes))
+
+
 def _price(record: RunRecord) -> float | None:
     """Returns g of CO2e for a kWh of IT energy."""
     if record.pue is None or record.intensity is None:
@@ -317,5 +322,5 @@ def _rows(footprint: RunFootprint) -> Iterator[tuple[str, str]]:
         if footprint.intensity is not None and footprint.pue is not None:
             yield "price", f"{footprint.intensity.label}, PUE {footprint.pue:g}"
         if footprint.changes:
-            yield "cheaper", " · ".join(map(_change, footprint.changes))
+            yield "cheaper", changes_text(footprint.changes)
     yield "run", footprint.where or footprint.run_id

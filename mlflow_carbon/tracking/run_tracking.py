@@ -26,7 +26,7 @@ from mlflow_carbon.recording.live_forecast import STOP, CarbonPlan
 from mlflow_carbon.recording.marked_windows import MarkedWindow
 from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.registry.inference import SAMPLE
-from mlflow_carbon.reporting.receipt import Part, RunFootprint, footprint_of
+from mlflow_carbon.reporting.receipt import Part, RunFootprint, changes_text, footprint_of
 from mlflow_carbon.tracking.epoch_windows import EpochWindows
 from mlflow_carbon.tracking.launch_run import RunSearch
 from mlflow_carbon.tracking.model_lookups import ModelLookups, NewRun, record_models
@@ -114,6 +114,7 @@ class RunTracking:
         self.is_autologged = False
         self.new_run: NewRun | None = None  # given up with the first sign of a model
         self._recorder = recorder
+        recorder.cheaper_of = lambda record: changes_text(self._changes(footprint_of(record)))
         self._process = process
         self._parent = parent
         self._is_parent = False
