@@ -94,7 +94,7 @@ def test_paragraph_names_method_source_and_spread(client):
         "Training models:/ldm/1 took 8.000 kWh of IT energy in 2 min. By energy × PUE × carbon "
         "intensity, with PUE 1.5 and 250 g CO2e/kWh (European Union (27) 2022; set paper_table1: "
         "EEA; production; direct), that is 3.000 kg CO2e. One iteration took 40 ± 14 Wh (mean ± "
-        "sample standard deviation of the windows inside this run, n = 2 windows). Measured with "
+        "sample standard deviation of the windows inside this run, n = 2 windows). By "
         "carbontracker 2.4.7: cpu energy was read from energy counters; counters or samples "
         "observed 100% of the time.\n"
     )

@@ -147,7 +147,7 @@ def _method(own: Footprint) -> str:
         if key.startswith(_METHOD_PREFIX)
     ]
     tracker = markdown(tags.get(keys.TAG_TRACKER, "an unnamed tool"))
-    sentence = f"Measured with {tracker}: {', '.join(how)}"
+    sentence = f"By {tracker}: {', '.join(how)}"
     total = RunRecord.read(own.run).total
     coverage = None if total is None else total.coverage_fraction
     if coverage is not None:
