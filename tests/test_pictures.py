@@ -457,3 +457,5 @@ def test_a_long_legend_of_the_report_hides_no_data(num_series, is_above):
     (plot,) = found["doc"]["roots"]
     kinds = [each["name"] for each in plot["attributes"].get("above", [])]
     assert ("Legend" in kinds) is is_above
+    axes = [each for side in ("left", "below") for each in plot["attributes"][side]]
+    assert [axis["attributes"]["minor_tick_line_color"] for axis in axes] == [None, None]

@@ -157,7 +157,8 @@ def _plot(x_label: str, y_label: str, *, is_log: bool = False, **settings: Any) 
     plot.outline_line_color = None
     for axis in (*plot.xaxis, *plot.yaxis):
         axis.axis_label_text_color = axis.major_label_text_color = INK
-        axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = INK
+        axis.axis_line_color = axis.major_tick_line_color = INK
+        axis.minor_tick_line_color = None  # on a short logarithmic axis they run together
         axis.axis_label_text_font_style = "normal"
     plot.grid.grid_line_color = INK
     plot.grid.grid_line_alpha = 0.15
