@@ -230,6 +230,18 @@ def test_sample_of_a_version_is_priced_in_one_region(client):
     assert inference_g(client, "ldm") == pytest.approx(1e-4 * 900)
 
 
+def test_ways_of_sampling_are_priced_in_one_region_so_that_they_compare(client):
+    run_id, model_id = train(client, 8.0)
+    register(client, "ldm", run_id, model_id)
+    many, few = {"sampler": "unipc", "steps": "40"}, {"sampler": "unipc", "steps": "20"}
+    synthesise(client, model_id, 720.0, 10, params=many, intensity_g_per_kwh=10.0)
+    synthesise(client, model_id, 360.0, 10, params=few, intensity_g_per_kwh=500.0)
+    tags = client.get_model_version("ldm", "1").tags
+    # 720 J = 2e-4 kWh, x 1.5 x 500 g/kWh
+    assert float(tags["carbon.inference_co2e_g_per_sample.unipc-40"]) == pytest.approx(0.15)
+    assert float(tags["carbon.inference_co2e_g_per_sample.unipc-20"]) == pytest.approx(0.075)
+
+
 def test_sample_of_a_version_leaves_other_models_and_units_alone(client):
     run_id, model_id = train(client, 8.0)
     register(client, "ldm", run_id, model_id)

@@ -55,8 +55,9 @@ def sample_costs(client: MlflowClient, model_id: str) -> list[SampleCost]:
     """Returns the CO2e of a model's sample in each way of making it, the most used way first.
 
     A way's figure is the mean energy of a sample over all runs that used the model so, times PUE
-    and intensity. Where the runs' factors differ, the newest run's are used: regions are never
-    averaged. A run with impossible figures is left out.
+    and intensity. Where the runs' factors differ, those of the newest run of any way are used for
+    all: regions are never averaged, and ways stand side by side. A run with impossible figures is
+    left out.
     """
     return _costs(list(_measured(_runs_that_used(client, model_id))))
 
@@ -73,10 +74,14 @@ def sample_costs_by_model(client: MlflowClient) -> dict[str, list[SampleCost]]:
 
 def _costs(found: list["_Samples"]) -> list[SampleCost]:
     """Returns the cost of a sample in each way, the most used way first."""
+    by_age = sorted(found, key=lambda each: each.start_ms)
     samples_by_way: dict[str, list[_Samples]] = {}
-    for samples in sorted(found, key=lambda each: each.start_ms):
+    for samples in by_age:
         samples_by_way.setdefault(samples.way, []).append(samples)
-    costs = [_cost(way, samples) for way, samples in samples_by_way.items()]
+    costs = [
+        _cost(way, samples, g_per_kwh=by_age[-1].g_per_kwh)
+        for way, samples in samples_by_way.items()
+    ]
     return sorted(costs, key=lambda cost: -cost.num_samples)[:MAX_WAYS]
 
 
@@ -129,11 +134,11 @@ def _measured(runs: Iterable[Run]) -> Iterator[_Samples]:
         yield _Samples(start_ms, _way(run), record.num_units, kwh, g_per_kwh)
 
 
-def _cost(way: str, samples: list[_Samples]) -> SampleCost:
-    """Returns the cost of a sample; the last of the runs, which are by age, gives the factors."""
+def _cost(way: str, samples: list[_Samples], *, g_per_kwh: float) -> SampleCost:
+    """Returns the cost of a sample at one price of a kWh of IT energy, in g."""
     num_samples = sum(each.num_samples for each in samples)
     energy_kwh = sum(each.energy_kwh_per_sample * each.num_samples for each in samples)
-    return SampleCost(way, energy_kwh / num_samples * samples[-1].g_per_kwh, num_samples)
+    return SampleCost(way, energy_kwh / num_samples * g_per_kwh, num_samples)
 
 
 def _way(run: Run) -> str:
