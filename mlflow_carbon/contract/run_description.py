@@ -1,7 +1,7 @@
 """What a run's description says of its CO2e, between markers beside what the user wrote."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mlflow_carbon.accounting.amounts import energy_text, mass_text
 from mlflow_carbon.contract import keys
@@ -64,15 +64,16 @@ def with_sentence(description: str, line: str) -> str:
     return f"{description}\n\n{marked}" if description.strip() else marked
 
 
-def note_tags(record: RunRecord, *, cheaper: str = "") -> dict[str, str]:
+def note_tags(record: RunRecord, *, cheaper_of: Callable[[RunRecord], str]) -> dict[str, str]:
     """Returns the line on its way to the description; empty for a trial, which it would slow.
 
     Args:
         record: of the run.
-        cheaper: what would have cost less, in words; empty where nothing is known.
+        cheaper_of: says what would have cost less; empty where nothing is known. Trials do not ask.
     """
     duration_s = None if record.total is None else record.total.duration_s
     line = sentence(record) if (duration_s or 0.0) >= SHORTEST_NOTED_S else None
     if line is None:
         return {}
+    cheaper = cheaper_of(record)
     return {keys.TAG_NOTE: f"{line} · cheaper: {cheaper}" if cheaper else line}

@@ -295,7 +295,7 @@ class Recorder:
         values = self._summary.metrics()
         if values and step == 0 and total.power_w is not None:  # further on, it is a window's
             values[keys.POWER_W] = total.power_w
-        note = note_tags(self._summary, cheaper=self.cheaper_of(self._summary))
+        note = note_tags(self._summary, cheaper_of=self.cheaper_of)
         tags |= record.total_tags() | note
         text = None
         if note or self._outbox.writes_files_at_once:
