@@ -2,8 +2,10 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,6 +27,9 @@ from ldm_project.study.study_settings import study_settings
 from mlflow_carbon.commands.options import WholeSentences
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import MlflowCarbonError
+
+
+_others_formatted = warnings.formatwarning
 
 
 class _Group(WholeSentences):
@@ -168,6 +173,20 @@ def _prepare() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Waiting threads sleep: spinning ones would take shared cores from working threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.formatwarning = formatted
+
+
+def formatted(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Returns a warning as a user reads it: one of ours without its place in the code."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"Warning: {message}\n"
+    return _others_formatted(message, category, filename, lineno, line)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from ldm_project import config, parsing, resolution
-from ldm_project.__main__ import main
+from ldm_project.__main__ import formatted, main
 from ldm_project.errors import InvalidInputError
 from ldm_project.study.presets import STUDIES
 from mlflow_carbon.cli import cli as carbon_main
@@ -279,3 +279,11 @@ def test_help_fits_80_columns_and_cuts_no_sentence():
     assert "..." not in result.stdout.partition("Commands:")[2]
     assert "Train and register a VQ-GAN, the autoencoder that" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_warning_of_ours_is_a_line_without_its_place_in_the_code():
+    assert formatted("all of one patient", UserWarning, config.__file__, 7) == (
+        "Warning: all of one patient\n"
+    )
+    others = formatted("theirs", UserWarning, yaml.__file__, 7)
+    assert others.startswith(f"{yaml.__file__}:7: UserWarning: theirs")
