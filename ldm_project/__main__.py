@@ -28,7 +28,6 @@ from mlflow_carbon.commands.options import WholeSentences
 from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.errors import MlflowCarbonError
 
-
 _others_formatted = warnings.formatwarning
 
 
