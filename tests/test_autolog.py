@@ -14,10 +14,12 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking.fluent import ActiveRun
+from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS
 
 import mlflow_carbon
 from mlflow_carbon.errors import InvalidInputError, NoIntensityError
 from mlflow_carbon.grid.price_settings import variable_of
+from mlflow_carbon.metering.collector import Collector
 from mlflow_carbon.testing.meter import reading
 from mlflow_carbon.tracking.autolog_settings import chosen_options
 from mlflow_carbon.tracking.mlflow_autolog import is_switched_on
@@ -119,6 +121,37 @@ def test_run_created_by_a_client_and_activated_later_is_metered_from_then_on(fak
     with mlflow.start_run(run_id=run.info.run_id):
         pass
     assert recorded(data_of(run))["energy_kwh"] == pytest.approx(36 / 3.6e6)
+
+
+def test_trial_of_a_sweep_reads_the_devices_at_its_start_and_its_end_and_is_written_once(
+    store, monkeypatch
+):
+    num_readings, writes = [], []
+    snapshot, log_batch = Collector.snapshot, SqlAlchemyStore.log_batch
+
+    def count_reading(collector, timeout_s):
+        num_readings.append(1)
+        return snapshot(collector, timeout_s)
+
+    def count_write(store, run_id, *args, **kwargs):
+        writes.append(run_id)
+        return log_batch(store, run_id, *args, **kwargs)
+
+    mlflow_carbon.autolog(region="SE")
+    with mlflow.start_run():
+        for _ in range(2):  # the first one may take longer, as it loads code
+            num_readings.clear()
+            writes.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(Collector, "snapshot", count_reading)
+                patch.setattr(SqlAlchemyStore, "log_batch", count_write)
+                with mlflow.start_run(nested=True) as trial:
+                    pass
+    mlflow_carbon.autolog(disable=True)
+    AUTOLOGGING_INTEGRATIONS[INTEGRATION] = {}
+    assert is_metered(trial)
+    assert len(num_readings) == 2
+    assert writes.count(trial.info.run_id) == 1
 
 
 def test_run_of_a_client_of_another_store_is_written_there(fake_meter, empty_store, tmp_path):

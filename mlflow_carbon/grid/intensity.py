@@ -110,11 +110,7 @@ def lookup_intensity(
     sets = (intensity_set,) if intensity_set else (preferred_set, *FALLBACK_YEARLY_SETS)
     for name in sets:
         found = [
-            value
-            for value in _yearly()
-            if value.intensity_set == name
-            and value.region == code
-            and (year is None or value.period == str(year))
+            value for value in _years_of(name, code) if year is None or value.period == str(year)
         ]
         if found:
             return max(found, key=lambda value: value.period)
@@ -171,22 +167,16 @@ def stage_notice(intensity: CarbonIntensity, *, expected_set: str = DEFAULT_SET)
         intensity: the figure that was found.
         expected_set: the set of the other figures, which lacks this one.
     """
+    stage = stage_of(intensity.basis)
+    if stage is None or intensity.intensity_set == expected_set:
+        return None
     expected = {
         stage_of(value.basis)
         for value in (*_yearly(), *_months())
         if value.intensity_set == expected_set
         and (value.region == intensity.region or expected_set in MONTHLY_SETS)
     }
-    stage = stage_of(intensity.basis)
-    if (
-        stage is None
-        or intensity.intensity_set == expected_set
-        or expected - {None}
-        in (
-            set(),
-            {stage},
-        )
-    ):
+    if expected - {None} in (set(), {stage}):
         return None
     (other,) = expected - {None, stage}
     return (
@@ -323,12 +313,23 @@ def _checked_month(month: str) -> str:
 
 
 def _check_set(intensity_set: str | None) -> None:
+    if intensity_set is None:
+        return
     known = sorted({value.intensity_set for value in (*_yearly(), *_months())})
-    if intensity_set is not None and intensity_set not in known:
+    if intensity_set not in known:
         raise InvalidInputError(
             f"intensity_set is {intensity_set!r}; use one of {', '.join(known)}.",
             arguments=["intensity_set"],
         )
+
+
+@cache
+def _years_of(intensity_set: str, code: str) -> tuple[CarbonIntensity, ...]:
+    return tuple(
+        value
+        for value in _yearly()
+        if value.intensity_set == intensity_set and value.region == code
+    )
 
 
 @cache

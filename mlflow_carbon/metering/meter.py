@@ -106,12 +106,15 @@ class Meter:
         return self._reading(window, self._collector.last_snapshot)
 
     def every(self, duration_s: float, use: Callable[[Reading], None]) -> Callable[[], None]:
-        """Hands the energy of each ``duration_s`` from now on to ``use``, in the meter's thread.
+        """Hands the energy of each ``duration_s`` to ``use``, in the meter's thread.
+
+        The first one begins with the latest reading.
 
         Returns:
             A function that ends this; ``use`` is not called after it, nor after ``stop``.
         """
-        window = self._opened(self._snapshot())
+        is_fresh = self._is_ours() and self.is_answered
+        window = self._opened(self._collector.last_snapshot if is_fresh else self._snapshot())
 
         def look(snapshot: Snapshot) -> None:
             nonlocal window

@@ -37,7 +37,7 @@ class EnergyMeter(Protocol):
         ...
 
     def every(self, duration_s: float, use: Callable[[Reading], None]) -> Callable[[], None]:
-        """Hands the energy of each ``duration_s`` from now on to ``use``.
+        """Hands the energy of each ``duration_s``, from the latest reading on, to ``use``.
 
         Returns:
             A function that ends this.

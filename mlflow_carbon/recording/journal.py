@@ -12,6 +12,7 @@ from mlflow_carbon.redaction import without_credentials
 JOURNAL_DIR_VARIABLE = "MLFLOW_CARBON_JOURNAL_DIR"
 SUFFIX = ".journal.jsonl"
 MARK_SUFFIX = ".shared"  # of an empty file beside a journal, see neighbours.py
+_NUM_DIGITS = 8  # that tell the journals of one run apart
 OWN_FOLDER = "mlflow-carbon"
 _ONLY_OWNER_FOLDER, _ONLY_OWNER_FILE = 0o700, 0o600
 
@@ -55,7 +56,7 @@ class Journal:
             OSError: the folder cannot be written.
         """
         _make_private(folder)
-        self._path = folder / f"{run_id}-{uuid.uuid4().hex[:8]}{SUFFIX}"
+        self._path = folder / f"{run_id}-{uuid.uuid4().hex[:_NUM_DIGITS]}{SUFFIX}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         self._file: int | None = os.open(self._path, flags, _ONLY_OWNER_FILE)
         self.is_whole = True  # whether every record was written
@@ -116,6 +117,11 @@ class Journal:
         while left:
             left = left[os.write(self._file, left) :]
         self.is_whole = True
+
+
+def run_id_of(path: Path) -> str:
+    """Returns the run that a journal's name tells, without a look into the file."""
+    return path.name.removesuffix(SUFFIX)[: -_NUM_DIGITS - len("-")]
 
 
 def _make_private(folder: Path) -> None:

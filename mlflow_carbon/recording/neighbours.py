@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from mlflow_carbon.recording.journal import MARK_SUFFIX, SUFFIX
+from mlflow_carbon.recording.journal import MARK_SUFFIX, SUFFIX, run_id_of
 from mlflow_carbon.recording.left_journals import writer_of
 from mlflow_carbon.recording.process_identity import machine_digest
 
@@ -40,7 +40,7 @@ def _mark_others(journal: Path, own_run_ids: set[str | None]) -> bool:
     has_found = False
     here = (machine_digest(), os.getpid())
     for path in journal.parent.glob(f"*{SUFFIX}"):
-        if path == journal:
+        if run_id_of(path) in own_run_ids:  # its own journal, too
             continue
         found = writer_of(path)
         if found is None or found.run_id in own_run_ids:

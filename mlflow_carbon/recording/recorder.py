@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -37,6 +38,9 @@ from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
 _logger = logging.getLogger("mlflow.carbon")
+
+# `start_run` creates a run and then makes it active: no device counts in steps this short.
+HARDLY_S = 0.005
 
 TOO_SHORT = "A counter did not move: the run was shorter than its step, its energy is not known."
 
@@ -144,8 +148,10 @@ class Recorder:
             self._end_minutes = self.meter.every(SECONDS_PER_MINUTE, self._add_minute)
 
     def restart(self) -> None:
-        """Opens the run's own interval again, later."""
+        """Opens the run's own interval again, unless it has hardly begun."""
         if self._total is not None:
+            if 0 <= time.time() - self._total.start_unix_s < HARDLY_S:
+                return
             self.meter.close_window(self._total)
         self._total = self.meter.open_window()
 
@@ -214,8 +220,9 @@ class Recorder:
 
     def _has_energy_of_others(self) -> bool:
         """Returns whether the run's energy includes that of other processes' metered runs."""
-        is_own = self.meter.description.attribution == keys.PROCESS_SHARE
-        return not is_own and self._outbox.is_beside_others
+        if not self._outbox.is_beside_others:
+            return False
+        return self.meter.description.attribution != keys.PROCESS_SHARE
 
     def write_to(self, run_id: str, earlier: EarlierPart | None) -> None:
         """Sets the run to write to, found only now; a further node has held only totals."""

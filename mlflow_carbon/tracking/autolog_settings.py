@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
 
 from mlflow_carbon.contract.price_order import assumptions_in_order
 from mlflow_carbon.grid.price_settings import PriceSettings, chosen_text
@@ -19,10 +18,11 @@ def chosen_options(environment: Mapping[str, str] = os.environ) -> TrackingOptio
     Raises:
         MlflowCarbonError: a setting is out of range; the message names its variable.
     """
-    price = PriceSettings(**{field.name: _argument(field.name) for field in fields(PriceSettings)})
+    arguments = mlflow_seams.was_called_with(INTEGRATION)
+    price = PriceSettings(**{one.name: arguments.get(one.name) for one in fields(PriceSettings)})
     assumptions_in_order(price, environment=environment)  # a bad setting is told at once
-    attribution = _argument("attribution") or chosen_text("attribution", environment)
-    components = _argument("components") or chosen_text("components", environment)
+    attribution = arguments.get("attribution") or chosen_text("attribution", environment)
+    components = arguments.get("components") or chosen_text("components", environment)
     chosen = price.over(PriceSettings.from_environment(environment))
     return TrackingOptions(
         region=chosen.region,
@@ -34,7 +34,7 @@ def chosen_options(environment: Mapping[str, str] = os.environ) -> TrackingOptio
             components=components or MeterSettings.components,
             attribution=attribution or MeterSettings.attribution,
         ),
-        is_silent=_argument("silent") or None,
+        is_silent=arguments.get("silent") or None,
     )
 
 
@@ -47,7 +47,3 @@ def registered_model_name() -> str | None:
     """Returns the name to register models under; ``None`` for each model's own."""
     name: str | None = mlflow_seams.setting_of(INTEGRATION, "registered_model_name")
     return name
-
-
-def _argument(name: str) -> Any:
-    return mlflow_seams.setting_of(INTEGRATION, name)

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.assumptions import Assumptions
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 from mlflow_carbon.metering.protocol import EnergyMeter
 from mlflow_carbon.recording.live_forecast import CarbonPlan
@@ -94,7 +95,7 @@ class ProcessMetering:
             if tracking is not None:
                 tracking.join(options)
                 return tracking
-            options.assumptions()  # refuses a bad setting before the store is asked
+            assumptions = options.assumptions()  # refuses a bad setting before the store is asked
             start = find_start(
                 client or MlflowClient(),
                 run_id,
@@ -105,7 +106,9 @@ class ProcessMetering:
             )
             watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
             is_there(ACTIVE_MODEL)  # else says so once, before anything is written
-            recorder = self._recorder(run_id, options, start, meter, is_held=is_held)
+            recorder = self._recorder(
+                run_id, options, start, meter, assumptions=assumptions, is_held=is_held
+            )
             tracking = self._runs[run_id] = RunTracking(
                 recorder,
                 options,
@@ -128,6 +131,7 @@ class ProcessMetering:
         start: RunStart,
         meter: EnergyMeter | None,
         *,
+        assumptions: Assumptions,
         is_held: bool,
     ) -> Recorder:
         """Makes the recorder of the run's figures; it is not started yet."""
@@ -146,7 +150,7 @@ class ProcessMetering:
             outbox,
             meter or self._running_meter(options.settings),
             unit=options.unit,
-            assumptions=options.assumptions(),
+            assumptions=assumptions,
             earlier=start.earlier,
             plan=options.plan if start.place.is_first else CarbonPlan(),
             place=start.place,
