@@ -317,9 +317,9 @@ all; jumps up and down make errors of both signs, which partly cancel.
 ## What is not believed
 
 - **A step of a counter is plausible or a gap.** A gain above what the device can draw, a \
-fall, or a wrap that does not end near 0 has no energy, lowers the coverage and is said once \
-in `carbon.error`. The bound is twice the largest limit that the device tells (RAPL's \
-constraints, NVML's power limit), else {max_package_w:,.0f} W for a package and \
+fall, or a wrap of more than twice the power drawn before has no energy, lowers the coverage \
+and is said once in `carbon.error`. The bound is twice the largest limit that the device tells \
+(RAPL's constraints, NVML's power limit), else {max_package_w:,.0f} W for a package and \
 {max_gpu_w:,.0f} W for a GPU, times the time since the counter last moved and {max_step_s:g} \
 s. If one reading was wrong and the next follows from the one before it, only the time of the \
 wrong one is lost. What is smaller than the bound goes unseen.

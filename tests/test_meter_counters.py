@@ -112,6 +112,40 @@ def test_wrap_of_a_counter_near_its_end_is_believed_however_it_was_gapped_before
     assert (step.kind, step.joules) == (StepKind.MOVED, 93.0)  # 43 J to its end and 50 J on
 
 
+@pytest.mark.parametrize("short_of_end_joules", [50, 150, 500, 900, 1_900])
+def test_reset_near_the_end_of_the_range_is_no_new_start(
+    tmp_path: Path, short_of_end_joules: int
+) -> None:
+    with cpu_node(tmp_path) as node:
+        zone = node.powercap.add_zone(
+            "0",
+            "package-0",
+            Constant(50.0),
+            start_microjoules=(9_800 - short_of_end_joules) * 10**6,  # 4 s before it is set to 0
+            wrap_microjoules=10**10,
+        )
+        shown(node, zone, lambda s, j: j if s < 5 else 50.0 * (s - 4))
+        meter = node.started_meter(CPU)
+        node.run(meter, 10.0)
+        total = meter.stop()
+    # 50 W × 10 s; what a new start adds in the fifth second is at most twice what the CPU drew
+    assert 450.0 <= joules(total) <= 450.0 + 2 * 50.0 * 1.1
+    is_believed = short_of_end_joules + 50 <= 2 * 50.0 * 1.1
+    assert bool(meter.description.problems) is not is_believed
+
+
+def test_new_start_while_the_power_rises_is_counted_up_to_twice_the_power_before() -> None:
+    state = CounterState(Count(0.0, 0.0), 0.0)
+    for second in range(1, 11):  # 100 W
+        count = Count(100.0 * second, float(second))
+        state = counter_step(state, count, max_power_w=1000.0, wrap_joules=1_050.0).state
+    # 50 J to the end, and on
+    half_more = counter_step(state, Count(100.0, 11.0), max_power_w=1000.0, wrap_joules=1_050.0)
+    tenfold = counter_step(state, Count(950.0, 11.0), max_power_w=1000.0, wrap_joules=1_050.0)
+    assert (half_more.kind, half_more.joules) == (StepKind.MOVED, 150.0)
+    assert tenfold.kind == StepKind.GAP
+
+
 def test_package_that_tells_its_limit_is_believed_up_to_twice_that(tmp_path: Path) -> None:
     with cpu_node(tmp_path) as node:
         zone = node.powercap.add_zone("0", "package-0", Constant(20.0))

@@ -1,6 +1,6 @@
 """One step of an energy counter: energy, no news yet, or a value that cannot be believed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 # The limit of a device that does not tell its own. Packages of 500 W and GPUs of 1,400 W are sold
@@ -14,6 +14,9 @@ LIMIT_FACTOR = 2.0
 # A step may hold energy from before the last reading, but only from this time. NVML renews its
 # figures every 20 to 100 ms (arXiv:2312.02741), RAPL every 1 ms: this is generous.
 MAX_STEP_S = 1.0
+
+# Only RAPL's counters start again at 0, and they are renewed every 1 ms.
+MAX_WRAP_STEP_S = 0.1
 
 
 class StepKind(Enum):
@@ -40,11 +43,13 @@ class CounterState:
         last: its latest reading.
         moved_s: when the counter was last seen to move; before that, when it was first read.
         trusted: the last reading before a disbelieved one, kept until the counter moves on.
+        peak_w: highest mean power of any step so far; 0 before the first.
     """
 
     last: Count
     moved_s: float
     trusted: Count | None = None
+    peak_w: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def counter_step(
     """Judges a new reading of a counter.
 
     A gain is believed up to the energy that the device can have drawn since the counter last
-    moved. Any other change, above all a fall, is a gap: the counter was reset, or one reading was
+    moved. A fall is a new start at 0 if the gain is believed, and such as the device has drawn
+    before, within a factor. Any other change is a gap: the counter was reset, or one reading was
     wrong. If the next value follows from the value before the gap, only the gap has no energy.
 
     Args:
@@ -80,7 +86,7 @@ def counter_step(
         wrap_joules: value at which the counter starts again at 0; ``None`` if it never does.
     """
     elapsed_s = now.time_s - state.last.time_s
-    moved = CounterState(now, now.time_s)
+    moved = CounterState(now, now.time_s, peak_w=state.peak_w)
     trusted = state.trusted
     if trusted is not None and _may_return(trusted.joules, state.last.joules, now.joules):
         since_s = now.time_s - trusted.time_s
@@ -89,16 +95,21 @@ def counter_step(
             share = elapsed_s / since_s if since_s > 0 else 1.0
             return CounterStep(moved, StepKind.MOVED, joules * share, True)
     if now.joules == state.last.joules:
-        still = CounterState(now, state.moved_s, trusted)
+        still = CounterState(now, state.moved_s, trusted, state.peak_w)
         return CounterStep(still, StepKind.STILL, 0.0, False)
     gain_joules = now.joules - state.last.joules
+    moved_in_s = now.time_s - state.moved_s
+    most_joules = max_power_w * (moved_in_s + MAX_STEP_S)
     if gain_joules < 0 and wrap_joules is not None:
         gain_joules %= wrap_joules
-    longest_s = now.time_s - state.moved_s + MAX_STEP_S
-    if not 0 <= gain_joules <= max_power_w * longest_s:
-        gap = CounterState(now, now.time_s, trusted or state.last)
+        likely_w = min(LIMIT_FACTOR * state.peak_w, max_power_w) if state.peak_w else max_power_w
+        most_joules = likely_w * (moved_in_s + MAX_WRAP_STEP_S)
+    if not 0 <= gain_joules <= most_joules:
+        gap = CounterState(now, now.time_s, trusted or state.last, state.peak_w)
         return CounterStep(gap, StepKind.GAP, 0.0, False)
     may_hide_a_wrap = wrap_joules is not None and elapsed_s > wrap_joules / max_power_w
+    step_w = gain_joules / (moved_in_s + MAX_WRAP_STEP_S)
+    moved = replace(moved, peak_w=max(state.peak_w, step_w))
     return CounterStep(moved, StepKind.MOVED, gain_joules, not may_hide_a_wrap)
 
 
