@@ -14,7 +14,8 @@ from tests.fakes.metered_runs import write_run
 def changed(statement, run_id):
     path = MlflowClient().tracking_uri.removeprefix("sqlite:///")
     with closing(sqlite3.connect(path)) as database:
-        database.execute(f"{statement} WHERE run_uuid = ?", (run_id,))
+        word = "AND" if " WHERE " in statement else "WHERE"
+        database.execute(f"{statement} {word} run_uuid = ?", (run_id,))
         database.commit()
 
 
@@ -28,6 +29,11 @@ def changed(statement, run_id):
         "UPDATE runs SET start_time = 'abc'",
         "UPDATE runs SET status = NULL",
         "UPDATE tags SET value = x'00ff'",
+        "UPDATE params SET value = x'fffe80'",
+        "UPDATE runs SET name = x'fffe80'",
+        "UPDATE runs SET start_time = NULL",
+        "UPDATE tags SET value = x'fffe80' WHERE key = 'carbon.total'",
+        "UPDATE tags SET value = x'fffe80' WHERE key = 'carbon.region'",
     ],
 )
 @pytest.mark.parametrize(
@@ -48,6 +54,40 @@ def test_value_of_another_kind_in_one_run_ends_no_command(
     changed(change, write_run(MlflowClient(), "e", windows=windows))
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 0, result.exception
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE runs SET start_time = 'abc'",
+        "UPDATE runs SET name = x'fffe80'",
+        "UPDATE params SET value = x'fffe80'",
+        "UPDATE tags SET value = x'fffe80'",
+        "UPDATE tags SET value = x'fffe80' WHERE key = 'carbon.total'",
+        "UPDATE tags SET value = x'fffe80' WHERE key = 'carbon.region'",
+    ],
+)
+@pytest.mark.parametrize("command", ["predict", "advise"])
+@pytest.mark.parametrize("name", ["latest", None])
+def test_value_of_another_kind_in_a_named_run_is_no_traceback(store, change, command, name):
+    windows = [(0.001, 10), (0.002, 10)]
+    run_id = write_run(MlflowClient(), "e", windows=windows)
+    changed(change, run_id)
+    options = ["--units", "100"] if command == "predict" else []
+    wanted = [name, "--experiment", "e"] if name else [run_id]
+    result = CliRunner().invoke(cli, [command, *wanted, *options])
+    assert result.exit_code in (0, 1)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "its address" not in result.stderr
+
+
+def test_run_without_a_start_is_told_as_such_not_as_a_wrong_address(store):
+    run_id = write_run(MlflowClient(), "e", windows=[(0.001, 10), (0.002, 10)])
+    changed("UPDATE runs SET start_time = NULL", run_id)
+    result = CliRunner().invoke(cli, ["predict", run_id, "--units", "100"])
+    assert result.exit_code == 1
+    assert "start_time cannot be None One of its runs lacks that" in result.stderr
+    assert "--tracking-uri" not in result.stderr
 
 
 def test_number_of_units_too_small_to_divide_by_is_one_error(store):

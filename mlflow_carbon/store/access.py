@@ -10,9 +10,12 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Run, RunInfo, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 from mlflow.protos.databricks_pb2 import ErrorCode
+from mlflow.store.entities import PagedList
+from mlflow.store.tracking import SEARCH_MAX_RESULTS_DEFAULT
 
 from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of, redact
@@ -41,6 +44,7 @@ _ADVICE_BY_REASON = {
     "no space left": "Free some space on the disk that holds it.",
     "database is locked": "Another process writes to it; try again when that has ended.",
     "readonly database": "This user may only read it; ask its owner.",
+    "cannot be none": "One of its runs lacks that; its owner can correct or delete the run.",
     "unable to open database file": "This user may not read the file; ask its owner.",
 }
 # Messages of sqlite, PostgreSQL and MySQL when another process has already added the row.
@@ -49,7 +53,34 @@ _SIGNS_OF_A_RACE = ("unique constraint", "duplicate entry")
 _logger = logging.getLogger("mlflow.carbon")
 
 
-class CopyClient(MlflowClient):
+class ReadingClient(MlflowClient):
+    """A client whose runs have texts as names, parameters and tags, whatever sqlite has kept.
+
+    A column of texts may hold bytes, and one of numbers texts: such a value says nothing.
+    """
+
+    def get_run(self, run_id: str) -> Run:
+        """Returns a run without values of another kind."""
+        return _readable(super().get_run(run_id))
+
+    def search_runs(
+        self,
+        experiment_ids: list[str],
+        filter_string: str = "",
+        run_view_type: int = ViewType.ACTIVE_ONLY,
+        max_results: int = SEARCH_MAX_RESULTS_DEFAULT,
+        order_by: list[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList[Run]:
+        """Returns a page of runs without values of another kind."""
+        page = super().search_runs(
+            experiment_ids, filter_string, run_view_type, max_results, order_by, page_token
+        )
+        page[:] = map(_readable, page)
+        return page
+
+
+class CopyClient(ReadingClient):
     """A client of a copy of a store; messages name the original's place."""
 
     def __init__(self, copy_uri: str, original_uri: str) -> None:
@@ -99,7 +130,7 @@ def open_client(tracking_uri: str | None = None, *, is_for_writing: bool = False
             return CopyClient(copy, uri)
     _check_current(uri, schema)
     with store_errors(uri):
-        return MlflowClient(tracking_uri=_opened_by_mlflow(uri))
+        return ReadingClient(tracking_uri=_opened_by_mlflow(uri))
 
 
 def _must_copy(uri: str, schema: Schema, is_for_writing: bool) -> bool:
@@ -156,6 +187,29 @@ def write_twice_if_raced(write: Callable[[], object]) -> None:
         if not any(sign in str(error).lower() for sign in _SIGNS_OF_A_RACE):
             raise
         write()
+
+
+def _readable(run: Run) -> Run:
+    """Returns a run without names, parameters, tags and times of another kind."""
+    for texts in (run.data.params, run.data.tags):
+        for key in [key for key, text in texts.items() if not isinstance(text, str)]:
+            del texts[key]
+    info = run.info
+    has_name = isinstance(info.run_name, str | None)
+    if has_name and isinstance(info.start_time, int) and isinstance(info.end_time, int | None):
+        return run
+    known = RunInfo(
+        run_id=info.run_id,
+        experiment_id=info.experiment_id,
+        user_id=info.user_id,
+        status=info.status,
+        start_time=info.start_time if isinstance(info.start_time, int) else 0,
+        end_time=info.end_time if isinstance(info.end_time, int) else None,
+        lifecycle_stage=info.lifecycle_stage,
+        artifact_uri=info.artifact_uri,
+        run_name=info.run_name if has_name else None,
+    )
+    return Run(known, run.data, run.inputs, run.outputs)
 
 
 def _kinds_of_store_error() -> tuple[type[Exception], ...]:

@@ -267,14 +267,15 @@ class _Queries:
                 params[run_id] = json.loads(text)
         tags: dict[str, tuple[Mapping[str, str], Mapping[str, str]]] = {}
         for run_id, text, *figures in _rows(connection, self.tags, asked):
-            tags[run_id] = _tags_of(text), _named(tuple(figures))
+            texts = (figure if isinstance(figure, str) else None for figure in figures)
+            tags[run_id] = _tags_of(text), _named(tuple(texts))
         nameless = {"runs": [head[0] for head in heads if not head[1]]}
         names = dict(_rows(connection, self.names, nameless)) if nameless["runs"] else {}
         for run_id, name, status, experiment_id, start_ms, end_ms in heads:
             shared, figure_tags = tags.get(run_id, ({}, {}))
             yield StoredRun(
                 run_id,
-                name or names.get(run_id) or "",
+                _text(name) or _text(names.get(run_id)),
                 str(experiment_id),
                 status or _NO_STATUS,
                 metrics[run_id],
@@ -284,6 +285,11 @@ class _Queries:
                 start_ms if isinstance(start_ms, int) else None,
                 end_ms if isinstance(end_ms, int) else None,
             )
+
+
+def _text(value: object) -> str:
+    """Returns a text; empty for bytes, which sqlite keeps in a column of texts too."""
+    return value if isinstance(value, str) else ""
 
 
 def _rows(
