@@ -181,6 +181,20 @@ def test_file_that_is_no_journal_is_named_and_the_others_are_sent(store, folder,
     assert (folder / "0.journal.jsonl").lstat()  # left where it is
 
 
+def test_journal_that_another_recovery_removes_meanwhile_is_not_sent_again(
+    store, folder, run_id, monkeypatch
+):
+    write(folder / "a.journal.jsonl", lines_of(run_id, store))
+    lock = left_journals.lock
+
+    def lock_when_gone(file):  # we get the lock when the other recovery has let go of it
+        (folder / "a.journal.jsonl").unlink()
+        return lock(file)
+
+    monkeypatch.setattr(left_journals, "lock", lock_when_gone)
+    assert list(journals(folder)) == []
+
+
 def test_link_to_a_journal_is_not_followed(store, folder, run_id, tmp_path):
     elsewhere = write(tmp_path / "elsewhere", lines_of(run_id, store))
     (folder / "a.journal.jsonl").symlink_to(elsewhere)

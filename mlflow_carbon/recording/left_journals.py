@@ -184,9 +184,12 @@ def _check_file(status: os.stat_result) -> None:
 
 def _read(path: Path, file: int, *, is_shared: bool) -> LeftBehind | Living | Unusable | None:
     """Reads an open file as a journal; ``None`` if it is empty or gone."""
+    has_lock = lock(file)
     try:
+        if not os.fstat(file).st_nlink:  # another recovery has just sent and removed it
+            return None
         with os.fdopen(os.dup(file), "rb") as stream:
-            return _parsed(path, _lines(stream), has_lock=lock(file), is_shared=is_shared)
+            return _parsed(path, _lines(stream), has_lock=has_lock, is_shared=is_shared)
     except FileNotFoundError:
         return None
     except (OSError, _BadError, MemoryError) as error:
