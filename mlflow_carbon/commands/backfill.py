@@ -51,7 +51,7 @@ def backfill(
     from mlflow_carbon.redaction import reason_of
     from mlflow_carbon.registry.run_models import record_run_models
     from mlflow_carbon.store.access import open_client, store_errors
-    from mlflow_carbon.store.runs import find_experiment
+    from mlflow_carbon.store.experiments import find_experiment
     from mlflow_carbon.tracking.mlflow_seams import past_active_model, without_prompt_checks
 
     power = cpu_power(cpu, cpu_tdp_w)
