@@ -226,7 +226,7 @@ def each_once(runs: Sequence[CountedRun]) -> list[CountedRun]:
 def _chosen_of(
     runs: Sequence[CountedRun], chosen: Mapping[str, Sequence[CountedRun]]
 ) -> list[CountedRun]:
-    """Returns what counts of runs and all below them; a run without children counts itself."""
+    """Returns the runs to add up, among these and all below; one without children counts itself."""
     found: list[CountedRun] = []
     for run in runs:
         if run.run_id in chosen:

@@ -290,14 +290,14 @@ def _tell(found: _Found, listed: str) -> None:
 
 
 def _none_to_export(experiment_names: Sequence[str], filter_string: str) -> str:
-    """Returns what is wrong with a store that has no metered run to export."""
+    """Returns the error for a store that has no metered run to export."""
     where = f" in experiment {', '.join(map(repr, experiment_names))}" if experiment_names else ""
     fitting = f" that fits {filter_string!r}" if filter_string else ""
     return f"No metered run{where}{fitting}, so nothing was written. {_WAY_OUT}"
 
 
 def _none_finished(listed: str, num_unfinished: int) -> str:
-    """Returns what is wrong with a store or a file that has no finished metered run."""
+    """Returns the error for a store or a file that has no finished metered run."""
     where = f" in experiment {listed}" if listed else ""
     if num_unfinished:
         runs = "run is" if num_unfinished == 1 else "runs are"
