@@ -178,8 +178,8 @@ def measured_by_us(case: Case) -> tuple[str, float, float]:
             readings.append(meter.close_window(window))
         meter.stop()
     methods = sorted({device.method for reading in readings for device in reading.devices})
-    coverages = [reading.coverage_fraction or 0.0 for reading in readings]
-    energy_kwh = sum(reading.energy_kwh or 0.0 for reading in readings)
+    coverages = [reading.coverage_fraction for reading in readings]  # each is known, or this fails
+    energy_kwh = sum(reading.energy_kwh for reading in readings)
     return ", ".join(methods), sum(coverages) / len(coverages), joules_from_kwh(energy_kwh)
 
 

@@ -26,7 +26,7 @@ def given(value: str) -> str | None:
 
 
 def num_phantoms(data: str) -> int | None:
-    """Returns how many phantoms ``phantom`` or ``phantom:320`` draws; ``None`` for other data.
+    """Returns the number of phantoms of ``phantom`` or ``phantom:320``; ``None`` for other data.
 
     Raises:
         InvalidInputError: the number is not one, or leaves nothing to hold out.

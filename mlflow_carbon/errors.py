@@ -10,6 +10,8 @@
     │   └── BadRecordError        a run holds a figure that cannot be
     ├── MeterError                the meter cannot measure              also a RuntimeError
     ├── CarbonBudgetError         the next window may cost too much     also a RuntimeError
+    ├── PlotsMissingError         the extra [plots] is not installed    also an ImportError
+    ├── ParquetMissingError       the extra [parquet] is not installed  also an ImportError
     └── ldm_project.errors.LdmProjectError, and what hangs below it
 
 A message says what happened, which value, and the fix, in the names of Python's arguments. Where
@@ -79,3 +81,11 @@ class MeterError(MlflowCarbonError, RuntimeError):
 
 class CarbonBudgetError(MlflowCarbonError, RuntimeError):
     """The next window may exceed the run's carbon budget; raised in the user's loop before it."""
+
+
+class PlotsMissingError(MlflowCarbonError, ImportError):
+    """A package of the extra ``[plots]`` is not installed."""
+
+
+class ParquetMissingError(MlflowCarbonError, ImportError):
+    """A package of the extra ``[parquet]`` is not installed."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import mlflow
 import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
@@ -162,6 +163,15 @@ def test_cpu_counts_by_the_table_where_it_is_named(client):
     assert energy_joules(client, run_id) == pytest.approx(100 * 0.75 * 120)
     source = client.get_run(run_id).data.tags["carbon.cpu_tdp_source"]
     assert source == "table: AMD EPYC 7232P (120 W)"
+
+
+def test_active_model_gets_no_figures_of_an_old_run(client, monkeypatch):
+    model = mlflow.create_external_model(name="of another run")
+    run_id = logged_run(client, {GPU: every_10_s(300)})
+    monkeypatch.setenv("MLFLOW_ACTIVE_MODEL_ID", model.model_id)
+    backfill()
+    assert energy_joules(client, run_id) == pytest.approx(30_000)  # 300 W × 100 s
+    assert not mlflow.get_logged_model(model.model_id).metrics
 
 
 def test_dry_run_writes_nothing(client):

@@ -1,5 +1,6 @@
 """The tree of exceptions: as its docstring draws it, and caught by what a caller expects."""
 
+import ast
 import inspect
 import re
 
@@ -9,6 +10,7 @@ import ldm_project.errors
 import mlflow_carbon.errors
 from mlflow_carbon.errors import InvalidInputError, MlflowCarbonError, NoIntensityError
 from mlflow_carbon.grid.intensity import lookup_intensity
+from tests.conftest import ROOT
 
 
 def classes_of(module):
@@ -28,6 +30,18 @@ def test_docstring_draws_every_exception_and_its_builtin_parent():
     for found in set(children) - set(direct):
         assert f"── {found.__name__} " in text
         assert found.__bases__[0] in direct
+
+
+def test_no_other_file_defines_an_exception_of_the_tree():
+    tree = {found.__name__ for found in classes_of(mlflow_carbon.errors)}
+    for package in ("mlflow_carbon", "ldm_project"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name == "errors.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    parents = {base.id for base in node.bases if isinstance(base, ast.Name)}
+                    assert not parents & tree, f"{path.name} defines {node.name}"
 
 
 def test_errors_of_the_project_hang_below_those_of_the_plugin():

@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 
 import mlflow_carbon
 from mlflow_carbon.cli import cli
-from mlflow_carbon.errors import InvalidInputError, NoRunsError
+from mlflow_carbon.errors import InvalidInputError, NoRunsError, ParquetMissingError
 from mlflow_carbon.store import exported
 from mlflow_carbon.store.runs import export_runs, read_exported_runs, read_runs
 from tests.fakes.metered_runs import write_run
@@ -111,5 +111,5 @@ def test_a_file_that_cannot_be_written_is_named_and_none_is_left(client, tmp_pat
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(exported, "find_spec", lambda name: None if name == "duckdb" else object())
-    with pytest.raises(exported.ParquetMissingError, match=r"need duckdb: pip install .*\[parquet"):
+    with pytest.raises(ParquetMissingError, match=r"need duckdb: pip install .*\[parquet"):
         exported.require_parquet()

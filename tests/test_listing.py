@@ -82,6 +82,7 @@ def test_all_experiments_reads_every_page(client):
     assert len(all_experiments(client)) == PAGE_SIZE + 7  # Default and exp are two more
 
 
+@pytest.mark.slow
 def test_run_is_found_behind_a_thousand_experiments(client):
     client.happens = lambda: None
     run_id = write_run(client, "exp", windows=WINDOWS, name="mytrain")

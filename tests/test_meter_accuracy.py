@@ -319,7 +319,9 @@ def test_codecarbons_rapl_reader_agrees(tmp_path: Path) -> None:
 # Windows
 
 
-@pytest.mark.parametrize("duration_s", [0.001, 0.05, 1.0, 3600.0])
+@pytest.mark.parametrize(
+    "duration_s", [0.001, 0.05, 1.0, pytest.param(3600.0, marks=pytest.mark.slow)]
+)
 def test_window_of_any_length_is_measured(tmp_path: Path, duration_s: float) -> None:
     with gpu_node(tmp_path, Constant(300.0), Constant(200.0)) as node:
         node.powercap.add_zone("0", "package-0", Constant(100.0))

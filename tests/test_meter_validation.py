@@ -4,6 +4,9 @@ import pytest
 
 from benchmarks.validation import PAGE, Row, cases, error_fraction, page, row_of
 
+# quick: known joules in test_meter_accuracy.py, and README against the page in test_readme.py
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:

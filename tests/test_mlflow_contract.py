@@ -37,6 +37,7 @@ PRIVATE_ATTRIBUTES = {
     for names in seam.names
     for name in names
 } - {"create_logged_model"}
+PRIVATE_NAMES = {name for name in PRIVATE_ATTRIBUTES if name.startswith("_")}
 
 
 @pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.feature)
@@ -148,6 +149,8 @@ def test_no_other_file_knows_a_private_or_unstable_name_of_mlflow(module):
                     assert STABLE_MODULES.fullmatch(alias.name), alias.name
         elif isinstance(node, ast.Attribute):
             assert node.attr not in PRIVATE_ATTRIBUTES, node.attr
+        elif isinstance(node, ast.Constant):  # as getattr() takes it
+            assert node.value not in PRIVATE_NAMES, node.value
 
 
 # A release that lacks a name

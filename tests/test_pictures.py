@@ -18,9 +18,9 @@ from mlflow_carbon.cli import cli
 from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.contract.totals import Total
 from mlflow_carbon.contract.windows import Window
-from mlflow_carbon.errors import InvalidInputError
+from mlflow_carbon.errors import InvalidInputError, PlotsMissingError
 from mlflow_carbon.pictures import interactive
-from mlflow_carbon.pictures.extra import PlotsMissingError, require
+from mlflow_carbon.pictures.extra import require
 from mlflow_carbon.pictures.frames import (
     Amount,
     energy_so_far,

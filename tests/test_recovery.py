@@ -26,16 +26,28 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.fixture(scope="module")
+def left_journal(tmp_path_factory):
+    """The journal that a killed process left, of the run RUN in the store STORE."""
+    folder = tmp_path_factory.mktemp("journals")
+    arguments = [str(folder), "RUN", "STORE"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (journal,) = folder.iterdir()
+    return journal
+
+
 @pytest.fixture
-def killed_run(store, tmp_path, monkeypatch):
+def killed_run(store, tmp_path, monkeypatch, left_journal):
     """A run whose process was killed with three windows in its journal; gives its id."""
     folder = tmp_path / "journals"
     monkeypatch.setenv("MLFLOW_CARBON_JOURNAL_DIR", str(folder))
     with mlflow.start_run() as run:
         pass
-    arguments = [str(folder), run.info.run_id, store]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    folder.mkdir()
+    text = left_journal.read_text().replace("STORE", store).replace("RUN", run.info.run_id)
+    name = left_journal.name.replace("RUN", run.info.run_id)
+    (folder / name).write_text(text)
     return run.info.run_id
 
 
@@ -54,6 +66,14 @@ def test_windows_of_a_killed_process_are_sent_with_their_time_stamps(killed_run)
     assert recover() == f"run {killed_run}: 3 sets of figures sent.\n"
     assert windows(killed_run) == [(1, 1), (2, 2), (3, 3)]
     assert MlflowClient().get_run(killed_run).data.tags["carbon.unit"] == "sample"
+
+
+def test_figures_of_a_killed_process_are_not_put_on_the_active_model(killed_run, monkeypatch):
+    model = mlflow.create_external_model(name="of another run")
+    monkeypatch.setenv("MLFLOW_ACTIVE_MODEL_ID", model.model_id)
+    recover()
+    assert windows(killed_run) == [(1, 1), (2, 2), (3, 3)]
+    assert not mlflow.get_logged_model(model.model_id).metrics
 
 
 def test_second_recovery_has_nothing_to_do(killed_run, tmp_path):

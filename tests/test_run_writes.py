@@ -8,6 +8,7 @@ from mlflow.utils.async_logging.async_logging_queue import AsyncLoggingQueue
 
 import mlflow_carbon
 from mlflow_carbon.recording.run_writes import write_to_run
+from mlflow_carbon.tracking.mlflow_seams import past_active_model
 
 
 @pytest.fixture
@@ -87,7 +88,8 @@ def test_run_that_uses_the_active_model_puts_no_figures_on_it(fake_meter, monkey
 def test_active_model_of_the_caller_is_theirs_again_afterwards(store):
     model = mlflow.create_external_model(name="net")
     with mlflow.start_run() as run, mlflow.set_active_model(model_id=model.model_id):
-        write_to_run(MlflowClient(), run.info.run_id, [Metric("carbon/x", 1.0, 0, 0)], [])
+        client = past_active_model(MlflowClient())
+        write_to_run(client, run.info.run_id, [Metric("carbon/x", 1.0, 0, 0)], [])
         assert mlflow.get_active_model_id() == model.model_id
         mlflow.log_metric("accuracy", 0.9)
     assert names_on(model.model_id) == {"accuracy"}

@@ -201,6 +201,7 @@ def test_what_the_study_took_is_that_of_the_raw_tables(kept, database):
     )
 
 
+@pytest.mark.slow
 def test_study_of_a_gpu_is_small_and_counted(kept_of_gpu):
     assert study_page.KEPT_OF_GPU.stat().st_size < MOST_BYTES
     measured = [cell for cell in kept_of_gpu.study.cells if cell.measured]

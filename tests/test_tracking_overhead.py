@@ -48,6 +48,7 @@ def test_sweep_meters_parent_and_children_under_our_tool_only(switched_off_after
     assert mlflow.active_run() is None
 
 
+@pytest.mark.slow
 def test_batch_beside_ours_is_as_large_as_ours(switched_off_after):
     # a trial may end before the CPU's counter moves; one of 30 does not
     run_sweep("mlflow_carbon", 30)

@@ -102,6 +102,7 @@ def test_spectral_loss_is_monais_and_has_a_gradient_where_an_amplitude_is_0():
     assert flat.grad.any()
 
 
+@pytest.mark.slow
 def test_spectral_loss_joins_with_the_quantiser_and_reaches_the_vqgan(spec):
     """Two VQ-GANs alike but for how much their spectra count."""
     halfway, trained = [], []

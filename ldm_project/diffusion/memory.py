@@ -196,9 +196,9 @@ def _workspace(work: Work, *, is_training: bool) -> Workspace:
 
 
 def _gpu_workspace(name: str, inputs: list[Tensor], _outputs: list[Tensor]) -> Used:
-    """Returns what cuDNN takes to convolve fp32 volumes: a copy of them in another order.
+    """Returns the memory that cuDNN takes for fp32 volumes: that of a copy in another order.
 
-    So it was on an H200; images of two axes and bf16 took nothing of note.
+    Measured on an H200; images of two axes, and bf16, took nothing of note.
     """
     is_copied = "conv" in name and inputs[0].ndim == 5 and inputs[0].dtype == torch.float32
     return Used(inputs[0].nbytes if is_copied else 0)
@@ -207,7 +207,7 @@ def _gpu_workspace(name: str, inputs: list[Tensor], _outputs: list[Tensor]) -> U
 def _cpu_workspace(
     name: str, inputs: list[Tensor], outputs: list[Tensor], *, is_training: bool
 ) -> Used:
-    """Returns what a convolution works in: its tensors in another order, or its columns.
+    """Returns the memory of a convolution's copies: its tensors in another order, or columns.
 
     oneDNN copies its tensors into the order that it computes in; torch's own convolution copies
     each neighbourhood of an input into a column of a matrix. In a training an activation is placed

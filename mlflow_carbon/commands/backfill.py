@@ -51,8 +51,8 @@ def backfill(
     from mlflow_carbon.redaction import reason_of
     from mlflow_carbon.registry.run_models import record_run_models
     from mlflow_carbon.store.access import open_client, store_errors
-    from mlflow_carbon.store.runs import find_experiment
-    from mlflow_carbon.tracking.mlflow_seams import without_prompt_checks
+    from mlflow_carbon.store.experiments import find_experiment
+    from mlflow_carbon.tracking.mlflow_seams import past_active_model, without_prompt_checks
 
     power = cpu_power(cpu, cpu_tdp_w)
     client = open_client(tracking_uri, is_for_writing=not dry_run)
@@ -67,7 +67,7 @@ def backfill(
             became = "left as it is"
         elif not dry_run:
             try:
-                write(client, candidate, assumptions, cpu=power)
+                write(past_active_model(client), candidate, assumptions, cpu=power)
                 record_run_models(without_prompt_checks(client), candidate.run.info.run_id)
             except MlflowException as error:
                 became = f"not written: {reason_of(error)}"

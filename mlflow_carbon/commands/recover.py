@@ -16,9 +16,11 @@ def recover(tracking_uri: str | None) -> None:
     from mlflow_carbon.recording.journal import journal_dir
     from mlflow_carbon.recording.recovery import recover as recover_all
     from mlflow_carbon.store.access import open_client
+    from mlflow_carbon.tracking.mlflow_seams import past_active_model
 
     folder = journal_dir()
-    recoveries = list(recover_all(open_client(tracking_uri, is_for_writing=True), folder))
+    client = past_active_model(open_client(tracking_uri, is_for_writing=True))
+    recoveries = list(recover_all(client, folder))
     for recovery in recoveries:
         if not recovery.run_id:
             print_line(f"{recovery.path.name!r} left in {folder}: {recovery.reason}.")

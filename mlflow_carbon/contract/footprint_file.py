@@ -73,7 +73,7 @@ def _components(total: Total, description: MeterDescription | None) -> dict[str,
 
 
 def _node(index: int, part: NodePart) -> dict[str, Any]:
-    """Returns what one node of several has measured."""
+    """Returns the measurement of one node of several, as the file holds it."""
     total = Total(None) if part.total is None else part.total
     return _present(
         {

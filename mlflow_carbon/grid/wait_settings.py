@@ -85,7 +85,7 @@ class WaitSettings:
         return WaitSettings(**values)
 
     def deadline_s(self, now_s: float) -> float:
-        """Returns when the work must have ended, in s since 1970.
+        """Returns the time at which the work must have ended, in s since 1970.
 
         Raises:
             InvalidInputError: the deadline is neither a time nor a length of time.

@@ -2,14 +2,10 @@
 
 from importlib.util import find_spec
 
-from mlflow_carbon.errors import MlflowCarbonError
+from mlflow_carbon.errors import PlotsMissingError
 
 PLOT_PACKAGES = ("matplotlib", "seaborn")
 REPORT_PACKAGES = (*PLOT_PACKAGES, "bokeh", "jinja2")
-
-
-class PlotsMissingError(MlflowCarbonError, ImportError):
-    """A package of the extra ``[plots]`` is not installed."""
 
 
 def require(packages: tuple[str, ...]) -> None:

@@ -52,9 +52,10 @@ from mlflow_carbon.reporting.tables import (
     short_name,
 )
 from mlflow_carbon.store.access import place_of, store_errors
+from mlflow_carbon.store.experiments import find_experiment
 from mlflow_carbon.store.listing import all_runs
 from mlflow_carbon.store.run_records import read_record
-from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, find_experiment, words_of
+from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, words_of
 
 MAX_ROWS = 500  # of a table; a page of more is slow on a phone
 _MAX_KEYS = 4  # parameters that make a group

@@ -1,6 +1,7 @@
 """The figures of a study's report, or the reason why this machine cannot draw them."""
 
-from mlflow_carbon.pictures.extra import PLOT_PACKAGES, PlotsMissingError, require
+from mlflow_carbon.errors import PlotsMissingError
+from mlflow_carbon.pictures.extra import PLOT_PACKAGES, require
 from mlflow_carbon.reporting.study_cells import Study
 from mlflow_carbon.reporting.study_findings import measured_cells
 from mlflow_carbon.reporting.study_report import FIGURES_TITLE, Illustration

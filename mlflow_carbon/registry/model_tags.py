@@ -1,7 +1,7 @@
 """The tags of the contract on model versions and registered models: all of them, or none."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -9,13 +9,14 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from mlflow_carbon.accounting.amounts import mass_text
+from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE
 from mlflow_carbon.contract import keys
+from mlflow_carbon.contract.figures import MAX_AMOUNT, MAX_SHOWN
 from mlflow_carbon.registry.footprints import Footprint
 from mlflow_carbon.registry.inference import SampleCost, inference_tags, is_inference_tag
 from mlflow_carbon.registry.lineage import Lineage
 from mlflow_carbon.registry.model_uris import versions_of
 from mlflow_carbon.store.access import write_twice_if_raced
-from mlflow_carbon.store.runs import number
 from mlflow_carbon.units import grams_from_kg
 
 _MAX_TAG_LENGTH = 5000  # MLflow refuses longer values
@@ -173,3 +174,24 @@ def _model_writer(client: MlflowClient, name: str) -> Writer:
             client.set_registered_model_tag(name, key, value)
 
     return write
+
+
+def fault_of_tags(
+    tags: Mapping[str, str], number_tags: Iterable[str], *, pue_tag: str | None = None
+) -> str | None:
+    """Returns the first model tag with no number or an impossible one; ``None`` if all are fine."""
+    for tag in number_tags:
+        value = number(tags, tag)
+        lowest, highest = (MIN_PUE, MAX_PUE) if tag == pue_tag else (0.0, MAX_AMOUNT)
+        if value is not None and not lowest <= value <= highest:  # true for NaN too
+            return f"{tag} is {tags[tag]!r:.{MAX_SHOWN}}"
+    return None
+
+
+def number(tags: Mapping[str, str], tag: str) -> float | None:
+    """Returns the number in a tag; ``None`` without such a tag, NaN if the tag has no number."""
+    text = tags.get(tag)
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return math.nan

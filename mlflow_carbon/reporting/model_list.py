@@ -12,12 +12,13 @@ from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import MlflowCarbonError
 from mlflow_carbon.grid.hourly import IntensitySeries
 from mlflow_carbon.grid.intensity import CarbonIntensity
+from mlflow_carbon.registry.model_tags import fault_of_tags, number
 from mlflow_carbon.reporting.hourly_prices import file_intensity
 from mlflow_carbon.store.access import store_errors
 from mlflow_carbon.store.listing import all_versions
 from mlflow_carbon.store.run_columns import methods
 from mlflow_carbon.store.run_windows import read_metered_run
-from mlflow_carbon.store.runs import Cell, fault_of_tags, number, told
+from mlflow_carbon.store.runs import Cell, told
 from mlflow_carbon.units import kg_from_grams
 
 _logger = logging.getLogger("mlflow.carbon")

@@ -210,7 +210,7 @@ def _meaning(prediction: Prediction) -> str:
 
 
 def _prices(table: pd.DataFrame) -> str:
-    """Returns by which intensity each region has its CO2e, with its year and set."""
+    """Returns lines with the intensity that each region's CO2e rests on, its year and set."""
     columns = ["intensity_g_per_kwh", "region", "period", "intensity_set"]
     listed = [
         price_label(region, g_per_kwh, period=period, intensity_set=name)

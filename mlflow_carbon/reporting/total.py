@@ -16,11 +16,11 @@ from mlflow_carbon.contract.windows import Window, without_overlap
 from mlflow_carbon.errors import BadRecordError, NoRunsError
 from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.store.access import store_errors
+from mlflow_carbon.store.experiments import find_experiment
 from mlflow_carbon.store.listing import all_experiments
 from mlflow_carbon.store.reflected import UnknownTablesError
 from mlflow_carbon.store.run_records import read_record
 from mlflow_carbon.store.run_source import RunSource
-from mlflow_carbon.store.runs import find_experiment
 from mlflow_carbon.store.stored_runs import Progress, Scope, StoredRun, Wanted
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
@@ -226,7 +226,7 @@ def each_once(runs: Sequence[CountedRun]) -> list[CountedRun]:
 def _chosen_of(
     runs: Sequence[CountedRun], chosen: Mapping[str, Sequence[CountedRun]]
 ) -> list[CountedRun]:
-    """Returns what counts of runs and all below them; a run without children counts itself."""
+    """Returns the runs to add up, among these and all below; one without children counts itself."""
     found: list[CountedRun] = []
     for run in runs:
         if run.run_id in chosen:

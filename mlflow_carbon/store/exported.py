@@ -15,7 +15,7 @@ from typing import Any
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_summary import FIGURE_TAGS
-from mlflow_carbon.errors import InvalidInputError, MlflowCarbonError
+from mlflow_carbon.errors import InvalidInputError, ParquetMissingError
 from mlflow_carbon.store.stored_runs import Progress, StoredRun, Wanted
 
 PACKAGES = ("pyarrow", "duckdb")
@@ -31,10 +31,6 @@ COLUMNS = (
     "params",
     "tags",
 )
-
-
-class ParquetMissingError(MlflowCarbonError, ImportError):
-    """A package that Parquet files need is not installed."""
 
 
 def write_runs(

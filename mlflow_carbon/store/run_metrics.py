@@ -8,8 +8,8 @@ from mlflow import MlflowClient
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import NoRunsError
 from mlflow_carbon.store.access import store_errors
+from mlflow_carbon.store.experiments import find_experiment
 from mlflow_carbon.store.listing import each_run
-from mlflow_carbon.store.runs import find_experiment
 
 
 def read_metric(

@@ -1,32 +1,25 @@
 """Finished metered runs of a tracking store, as one tidy frame."""
 
-import difflib
 import gc
 import logging
-import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Experiment
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from mlflow_carbon.accounting.emissions import MAX_PUE, MIN_PUE
-from mlflow_carbon.contract.figures import MAX_AMOUNT, MAX_SHOWN
 from mlflow_carbon.contract.run_summary import RunSummary, SummaryReader
 from mlflow_carbon.errors import (
     BadRecordError,
     InvalidInputError,
     NoRunsError,
-    TrackingStoreError,
 )
-from mlflow_carbon.store.access import PERMISSION_DENIED, place_of, store_errors
+from mlflow_carbon.store.access import store_errors
+from mlflow_carbon.store.experiments import experiment_names_by_id
 from mlflow_carbon.store.exported import ExportedRuns, write_runs
-from mlflow_carbon.store.listing import all_experiments
 from mlflow_carbon.store.reflected import UnknownTablesError
 from mlflow_carbon.store.run_columns import NUMBER_COLUMNS as NUMBER_COLUMNS
 from mlflow_carbon.store.run_columns import PARAM_COLUMN_PREFIX as PARAM_COLUMN_PREFIX
@@ -94,7 +87,7 @@ def read_runs(
     """
     statuses = _included_statuses(include)
     with store_errors(client):
-        names_by_id = _names_by_id(client, experiment_names)
+        names_by_id = experiment_names_by_id(client, experiment_names)
         scope = Scope(list(names_by_id))
         source = RunSource(client, scope, filter_string, is_direct, on_progress)
         wanted = Wanted.of(names) if group_by is None else Wanted.for_groups(group_by)
@@ -159,7 +152,7 @@ def export_runs(
         NoRunsError: there is no metered run; no file is written, and one that is there stays.
     """
     with store_errors(client):
-        names_by_id = _names_by_id(client, experiment_names)
+        names_by_id = experiment_names_by_id(client, experiment_names)
         source = RunSource(client, Scope(list(names_by_id)), filter_string, on_progress=on_progress)
         for each_run in source.ways(Wanted()):
             try:
@@ -171,16 +164,6 @@ def export_runs(
                 raise NoRunsError(_none_to_export(experiment_names, filter_string))
             return num_runs
     raise AssertionError("MLflow's way never raises UnknownTablesError")
-
-
-def _names_by_id(client: MlflowClient, experiment_names: Sequence[str]) -> dict[str, str]:
-    """Returns the name of each experiment that is named, or of all, by its id."""
-    experiments = (
-        _readable_experiments(client, experiment_names)
-        if experiment_names
-        else all_experiments(client)
-    )
-    return {item.experiment_id: item.name for item in experiments}
 
 
 def _included_statuses(include: Collection[str]) -> set[str]:
@@ -307,14 +290,14 @@ def _tell(found: _Found, listed: str) -> None:
 
 
 def _none_to_export(experiment_names: Sequence[str], filter_string: str) -> str:
-    """Returns what is wrong with a store that has no metered run to export."""
+    """Returns the error for a store that has no metered run to export."""
     where = f" in experiment {', '.join(map(repr, experiment_names))}" if experiment_names else ""
     fitting = f" that fits {filter_string!r}" if filter_string else ""
     return f"No metered run{where}{fitting}, so nothing was written. {_WAY_OUT}"
 
 
 def _none_finished(listed: str, num_unfinished: int) -> str:
-    """Returns what is wrong with a store or a file that has no finished metered run."""
+    """Returns the error for a store or a file that has no finished metered run."""
     where = f" in experiment {listed}" if listed else ""
     if num_unfinished:
         runs = "run is" if num_unfinished == 1 else "runs are"
@@ -323,18 +306,6 @@ def _none_finished(listed: str, num_unfinished: int) -> str:
             "`compare --include failed,running` reads, too."
         )
     return f"No metered run{where}. {_WAY_OUT}"
-
-
-def fault_of_tags(
-    tags: Mapping[str, str], number_tags: Iterable[str], *, pue_tag: str | None = None
-) -> str | None:
-    """Returns the first model tag with no number or an impossible one; ``None`` if all are fine."""
-    for tag in number_tags:
-        value = number(tags, tag)
-        lowest, highest = (MIN_PUE, MAX_PUE) if tag == pue_tag else (0.0, MAX_AMOUNT)
-        if value is not None and not lowest <= value <= highest:  # true for NaN too
-            return f"{tag} is {tags[tag]!r:.{MAX_SHOWN}}"
-    return None
 
 
 def told(faults: Sequence[str]) -> str:
@@ -350,53 +321,3 @@ def visibility_notice(client: MlflowClient, num_runs: int) -> str | None:
         return None
     runs_word = "run" if num_runs == 1 else "runs"
     return f"The server let you see {num_runs} finished metered {runs_word} of these experiments."
-
-
-def _readable_experiments(client: MlflowClient, names: Sequence[str]) -> list[Experiment]:
-    """Returns the experiments, without those that the user may not read.
-
-    Raises:
-        TrackingStoreError: an experiment does not exist, or the user may read none of them.
-    """
-    found, forbidden = [], []
-    for name in names:
-        try:
-            found.append(find_experiment(client, name))
-        except MlflowException as error:
-            if error.error_code != PERMISSION_DENIED:
-                raise
-            forbidden.append(repr(name))
-    if not found:
-        raise TrackingStoreError(
-            f"You may not read experiment {', '.join(forbidden)} in "
-            f"{place_of(client)}. Ask for the permission READ, or name another one."
-        )
-    if forbidden:
-        _logger.warning("Left out experiment %s: you may not read it.", ", ".join(forbidden))
-    return found
-
-
-def find_experiment(client: MlflowClient, name: str) -> Experiment:
-    """Returns the active experiment of a name.
-
-    Raises:
-        TrackingStoreError: there is no such experiment; the message has the nearest names.
-    """
-    experiment = client.get_experiment_by_name(name)
-    if experiment is not None and experiment.lifecycle_stage == "active":
-        return experiment
-    names = [item.name for item in all_experiments(client)]
-    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
-    raise TrackingStoreError(
-        f"No experiment {name!r} in {place_of(client)}. "
-        f"Nearest: {', '.join(repr(near) for near in nearest)}."
-    )
-
-
-def number(tags: Mapping[str, str], tag: str) -> float | None:
-    """Returns the number in a tag; ``None`` without such a tag, NaN if the tag has no number."""
-    text = tags.get(tag)
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return math.nan

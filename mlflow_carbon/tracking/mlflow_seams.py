@@ -11,7 +11,8 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any, cast
@@ -108,7 +109,7 @@ PROMPT_CHECKS = Seam(
     "MLflow takes that look, and a tag three times as long.",
     (("mlflow.tracking.client:MlflowClient._raise_if_prompt",),),
 )
-ACTIVE_MODEL = Seam(  # used in recording/run_writes.py, which may not import this file
+ACTIVE_MODEL = Seam(
     "Energy that stays off the model that MLFLOW_ACTIVE_MODEL_ID names",
     "MLflow copies it there, as it does with each metric.",
     (("mlflow.tracking.fluent:_ACTIVE_MODEL_CONTEXT",),),
@@ -296,6 +297,42 @@ def without_prompt_checks(client: Any) -> Any:
     unchecked = copy.copy(client)
     unchecked._raise_if_prompt = _do_nothing
     return unchecked
+
+
+def past_active_model(client: Any) -> Any:
+    """Returns a client that writes metrics to a run alone, never to the active model as well.
+
+    MLflow's copies each metric to the model that ``MLFLOW_ACTIVE_MODEL_ID`` or
+    ``mlflow.set_active_model`` names, and has no public way around it. Give this one to what writes
+    a run's figures: a run that only uses the active model must not put its energy there.
+    """
+    if not is_there(ACTIVE_MODEL):
+        return client
+
+    def log_batch(*args: Any, **kwargs: Any) -> Any:
+        with _without_active_model():
+            return client.log_batch(*args, **kwargs)
+
+    passing = copy.copy(client)
+    passing.log_batch = log_batch
+    return passing
+
+
+@contextmanager
+def _without_active_model() -> Iterator[None]:
+    """Hides from MLflow, in this thread, the model that is active."""
+    contexts = _find("mlflow.tracking.fluent:_ACTIVE_MODEL_CONTEXT")
+    active = contexts.get()
+    if getattr(active, "_model_id", None) is None:
+        yield
+        return
+    none = copy.copy(active)
+    none._model_id = None
+    contexts.set(none)
+    try:
+        yield
+    finally:
+        contexts.set(active)
 
 
 def current_experiment_id() -> str:

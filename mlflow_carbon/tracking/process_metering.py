@@ -19,7 +19,7 @@ from mlflow_carbon.recording.recorder import Recorder
 from mlflow_carbon.reporting.receipt import Part, RunFootprint
 from mlflow_carbon.tracking.copied_figures import watch_copies
 from mlflow_carbon.tracking.launch_run import launch_tag
-from mlflow_carbon.tracking.mlflow_seams import ACTIVE_MODEL, is_there
+from mlflow_carbon.tracking.mlflow_seams import past_active_model
 from mlflow_carbon.tracking.model_lookups import ModelLookups
 from mlflow_carbon.tracking.run_start import RunStart, find_start
 from mlflow_carbon.tracking.run_tracking import RunTracking
@@ -97,7 +97,7 @@ class ProcessMetering:
                 return tracking
             assumptions = options.assumptions()  # refuses a bad setting before the store is asked
             start = find_start(
-                client or MlflowClient(),
+                past_active_model(client or MlflowClient()),
                 run_id,
                 run,
                 is_alone=is_held or is_alone,
@@ -105,7 +105,6 @@ class ProcessMetering:
                 is_new=is_held,
             )
             watch_copies(lambda run_id: self.tracking_of(run_id) is not None)
-            is_there(ACTIVE_MODEL)  # else says so once, before anything is written
             recorder = self._recorder(
                 run_id, options, start, meter, assumptions=assumptions, is_held=is_held
             )
