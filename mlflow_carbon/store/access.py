@@ -15,7 +15,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2
 from mlflow.protos.databricks_pb2 import ErrorCode
 from mlflow.store.entities import PagedList
-from mlflow.store.tracking import SEARCH_MAX_RESULTS_DEFAULT
 
 from mlflow_carbon.errors import TrackingStoreError
 from mlflow_carbon.redaction import reason_of, redact
@@ -68,7 +67,7 @@ class ReadingClient(MlflowClient):
         experiment_ids: list[str],
         filter_string: str = "",
         run_view_type: int = ViewType.ACTIVE_ONLY,
-        max_results: int = SEARCH_MAX_RESULTS_DEFAULT,
+        max_results: int = 1000,  # as MLflow's
         order_by: list[str] | None = None,
         page_token: str | None = None,
     ) -> PagedList[Run]:
