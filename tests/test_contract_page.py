@@ -44,7 +44,7 @@ def defined() -> set[str]:
         keys.default_tag("<setting>"),
         keys.windows_tag("<unit>"),
         keys.inference_tag("<way>"),
-        "carbon.under_<limit>kg",
+        "carbon.under_<limit>",
         "carbon.node.<index>.state",
     }
 
@@ -64,6 +64,7 @@ def test_placeholders_stand_for_names_that_the_code_makes():
     assert (
         unknown(
             [
+                keys.under_tag(1e-6),
                 keys.under_tag(0.1),
                 keys.under_tag(1000),
                 keys.node_tag("carbon.state", 1),

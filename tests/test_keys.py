@@ -111,6 +111,13 @@ def test_limits_that_a_model_stays_under_are_cumulative():
     assert under == {"carbon.under_10kg", "carbon.under_100kg", "carbon.under_1000kg"} | {
         "carbon.under_10000kg"
     }
+    small, smaller = (keys.emission_tags(kg, 1.0, "SE") for kg in (2e-6, 2e-7))
+    assert small.keys() - tags.keys() == {
+        "carbon.under_1g",
+        "carbon.under_0.1kg",
+        "carbon.under_1kg",
+    }
+    assert smaller.keys() - small.keys() == {"carbon.under_1mg"}
     assert tags["carbon.co2e_kg"] == "5"
     assert tags["carbon.energy_kwh"] == "12.5"
     assert tags["carbon.region"] == "SE"

@@ -133,6 +133,9 @@ TAG_PARENT_MODEL = "carbon.parent_model"
 # Upper bounds in kg CO2e of a model's own training; what is above the last is band G.
 BAND_UPPER_BOUNDS_KG = {"A": 0.1, "B": 1.0, "C": 10.0, "D": 100.0, "E": 1000.0, "F": 10000.0}
 LAST_BAND = "G"
+# What a model may stay under: small ones, all in band A, are told apart by two more limits.
+LIMIT_TEXTS = {1e-6: "1mg", 1e-3: "1g"}  # others are told in kg
+LIMITS_KG = (*LIMIT_TEXTS, *BAND_UPPER_BOUNDS_KG.values())
 
 
 def energy_kwh_per_unit(unit: str) -> str:
@@ -205,8 +208,8 @@ def inference_tag(way: str) -> str:
 
 
 def under_tag(limit_kg: float) -> str:
-    """Returns the tag key that is 'true' for every model at or under a limit in kg CO2e."""
-    return f"carbon.under_{limit_kg:g}kg"
+    """Returns the tag key that is 'true' for every model under a limit in kg CO2e."""
+    return f"carbon.under_{LIMIT_TEXTS.get(limit_kg, f'{limit_kg:g}kg')}"
 
 
 def band(co2e_kg: float) -> str:
@@ -229,7 +232,7 @@ def emission_tags(co2e_kg: float, energy_kwh: float, region: str) -> dict[str, s
         TAG_REGION: region,
         TAG_MODEL_BAND: band(co2e_kg),
     }
-    for limit_kg in BAND_UPPER_BOUNDS_KG.values():
+    for limit_kg in LIMITS_KG:
         if co2e_kg < limit_kg:
             tags[under_tag(limit_kg)] = "true"
     return tags

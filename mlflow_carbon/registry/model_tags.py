@@ -38,7 +38,7 @@ _OWN_TAGS = {
     keys.TAG_REGION,
     *_RUN_TAGS,
     keys.TAG_MODEL_BAND,
-    *(keys.under_tag(limit_kg) for limit_kg in keys.BAND_UPPER_BOUNDS_KG.values()),
+    *(keys.under_tag(limit_kg) for limit_kg in keys.LIMITS_KG),
 }
 
 
