@@ -373,7 +373,7 @@ def test_description_says_what_the_run_cost_beside_what_the_user_wrote(store):
     # 0.0005 kWh × 14 g/kWh; 135 J a sample
     line = (
         "7 mg CO2e (500 mWh) · SE 7 g/kWh (2022, paper_table1) × PUE 2 · "
-        "CPU estimated, GPU counted · 8 samples of 525 µg each"
+        "CPU estimated, GPU counted · 8 samples, 525 µg each"
     )
     written = f"my own words\n\n\u2060{line} <!-- carbon -->"
     assert tags["mlflow.note.content"] == written

@@ -28,8 +28,14 @@ RECORD = RunRecord(
 def test_sentence_says_what_the_run_cost_where_and_how_that_was_measured():
     assert sentence(RECORD) == (
         "40 mg CO2e (1 Wh) · SE 20 g/kWh (2024, ember) × PUE 2 · CPU estimated, GPU not measured · "
-        "50 samples of 800 µg each"
+        "50 samples, 800 µg each"
     )
+
+
+def test_sentence_names_the_steps_of_a_sample_where_they_are_known():
+    assert sentence(RECORD, num_steps=200).endswith("50 samples at 200 steps, 800 µg each")
+    epochs = replace(RECORD, unit="epoch", energy_per_unit={"epoch": UnitEnergy(2e-5)})
+    assert sentence(epochs, num_steps=200).endswith("50 epochs, 800 µg each")
 
 
 def test_sentence_of_a_run_without_units_or_methods_is_shorter():

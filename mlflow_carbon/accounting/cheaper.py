@@ -88,10 +88,18 @@ def fewer_steps(parameters: Mapping[str, str]) -> Change | None:
     Returns:
         ``None`` where no parameter holds a number of steps, or they are few already.
     """
+    steps = num_steps(parameters)
+    if steps is None or steps <= FEW_STEPS:
+        return None
+    return Change(f"{FEW_STEPS} steps", 1 - FEW_STEPS / steps, is_at_most=True)
+
+
+def num_steps(parameters: Mapping[str, str]) -> int | None:
+    """Returns the number of denoising steps in a run's parameters; ``None`` for none."""
     for name in STEPS_PARAMETERS:
         text = parameters.get(name, "").strip("'\"")
-        if text.isascii() and text.isdecimal() and int(text) > FEW_STEPS:
-            return Change(f"{FEW_STEPS} steps", 1 - FEW_STEPS / int(text), is_at_most=True)
+        if text.isascii() and text.isdecimal():
+            return int(text)
     return None
 
 

@@ -22,11 +22,15 @@ METHOD_WORDS = {
 }
 
 
-def sentence(record: RunRecord) -> str | None:
+def sentence(record: RunRecord, *, num_steps: int | None = None) -> str | None:
     """Returns a line of what the run cost and how that was measured; ``None`` if it is not known.
 
-    So: ``17.6 mg CO2e (491 mWh) · SE 35.82 g/kWh (2024, ember) · CPU estimated · 20 samples of
-    880 µg each``.
+    So: ``17.6 mg CO2e (491 mWh) · SE 35.82 g/kWh (2024, ember) · CPU estimated · 20 samples at
+    200 steps, 880 µg each``.
+
+    Args:
+        record: of the run.
+        num_steps: denoising steps of a sample, if known.
     """
     total, intensity = record.total, record.intensity
     if total is None or total.energy_kwh is None or record.co2e_g is None or intensity is None:
@@ -42,7 +46,8 @@ def sentence(record: RunRecord) -> str | None:
     if per_unit is not None and record.num_units and record.unit != keys.UNIT_MINUTE:
         each_g = per_unit.energy_kwh * (record.pue or 1.0) * intensity.g_per_kwh
         plural = "" if record.num_units == 1 else "s"
-        parts.append(f"{record.num_units:g} {record.unit}{plural} of {mass_text(each_g)} each")
+        at = "" if num_steps is None or record.unit != "sample" else f" at {num_steps} steps"
+        parts.append(f"{record.num_units:g} {record.unit}{plural}{at}, {mass_text(each_g)} each")
     if record.is_partial:
         parts.append("at least: the run was killed")
     return " · ".join(parts)
@@ -64,15 +69,23 @@ def with_sentence(description: str, line: str) -> str:
     return f"{description}\n\n{marked}" if description.strip() else marked
 
 
-def note_tags(record: RunRecord, *, cheaper_of: Callable[[RunRecord], str]) -> dict[str, str]:
+def note_tags(
+    record: RunRecord,
+    *,
+    steps_of: Callable[[], int | None],
+    cheaper_of: Callable[[RunRecord], str],
+) -> dict[str, str]:
     """Returns the line on its way to the description; empty for a trial, which it would slow.
 
     Args:
         record: of the run.
+        steps_of: says how many denoising steps a sample took, if known. Trials do not ask.
         cheaper_of: says what would have cost less; empty where nothing is known. Trials do not ask.
     """
     duration_s = None if record.total is None else record.total.duration_s
-    line = sentence(record) if (duration_s or 0.0) >= SHORTEST_NOTED_S else None
+    if (duration_s or 0.0) < SHORTEST_NOTED_S:
+        return {}
+    line = sentence(record, num_steps=steps_of())
     if line is None:
         return {}
     cheaper = cheaper_of(record)

@@ -99,7 +99,8 @@ class Recorder:
         self._lock = threading.RLock()
         self._has_finished = False
         self._summary: RunRecord | None = None  # known at the end
-        # says what would have cost less, of the record of the run that has ended
+        # say how many steps a sample took, and what would have cost less than the ended run
+        self.steps_of: Callable[[], int | None] = lambda: None
         self.cheaper_of: Callable[[RunRecord], str] = lambda _record: ""
         self.other_cpu_fraction: float | None = None  # what others used of the node's CPU
         self._is_beside_others = False
@@ -302,7 +303,7 @@ class Recorder:
         values = self._summary.metrics()
         if values and step == 0 and total.power_w is not None:  # further on, it is a window's
             values[keys.POWER_W] = total.power_w
-        note = note_tags(self._summary, cheaper_of=self.cheaper_of)
+        note = note_tags(self._summary, steps_of=self.steps_of, cheaper_of=self.cheaper_of)
         tags |= record.total_tags() | note
         text = None
         if note or self._outbox.writes_files_at_once:

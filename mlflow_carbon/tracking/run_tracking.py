@@ -13,6 +13,7 @@ from mlflow_carbon.accounting.cheaper import (
     cleaner_region,
     fewer_steps,
     half_the_units,
+    num_steps,
     steps_parameter,
 )
 from mlflow_carbon.accounting.forecast import WITHIN
@@ -114,6 +115,7 @@ class RunTracking:
         self.is_autologged = False
         self.new_run: NewRun | None = None  # given up with the first sign of a model
         self._recorder = recorder
+        recorder.steps_of = self._num_steps
         recorder.cheaper_of = lambda record: changes_text(self._changes(footprint_of(record)))
         self._process = process
         self._parent = parent
@@ -350,6 +352,10 @@ class RunTracking:
                 100 * others,
                 self.run_id,
             )
+
+    def _num_steps(self) -> int | None:
+        """Returns the denoising steps that the run's parameters name, as it began."""
+        return None if self._start.run is None else num_steps(self._start.run.data.params)
 
     def _changes(self, footprint: RunFootprint) -> tuple[Change, ...]:
         """Returns the two changes that would have saved most."""
