@@ -86,7 +86,7 @@ def test_run_without_a_start_is_told_as_such_not_as_a_wrong_address(store):
     changed("UPDATE runs SET start_time = NULL", run_id)
     result = CliRunner().invoke(cli, ["predict", run_id, "--units", "100"])
     assert result.exit_code == 1
-    assert "start_time cannot be None One of its runs lacks that" in result.stderr
+    assert "start_time cannot be None. One of its runs lacks that" in result.stderr
     assert "--tracking-uri" not in result.stderr
 
 

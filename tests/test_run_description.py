@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from mlflow_carbon.accounting.cheaper import num_steps
 from mlflow_carbon.contract.measurement import MeterDescription
 from mlflow_carbon.contract.run_description import sentence, with_sentence
 from mlflow_carbon.contract.run_record import RunRecord
@@ -36,6 +37,12 @@ def test_sentence_names_the_steps_of_a_sample_where_they_are_known():
     assert sentence(RECORD, num_steps=200).endswith("50 samples at 200 steps, 800 µg each")
     epochs = replace(RECORD, unit="epoch", energy_per_unit={"epoch": UnitEnergy(2e-5)})
     assert sentence(epochs, num_steps=200).endswith("50 epochs, 800 µg each")
+
+
+def test_steps_are_those_that_a_parameter_names():
+    assert num_steps({"steps": "'200'", "seed": "1"}) == 200
+    assert num_steps({"num_inference_steps": "50"}) == 50
+    assert num_steps({"steps": "many"}) is None
 
 
 def test_sentence_of_a_run_without_units_or_methods_is_shorter():

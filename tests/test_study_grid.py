@@ -182,7 +182,7 @@ def test_memory_of_a_training_is_within_a_fifth_of_the_peaks_measured_on_a_gpu()
 
 
 @pytest.mark.slow
-def test_memory_of_a_sampling_is_within_a_fifth_of_the_peaks_measured_on_a_gpu():
+def test_memory_of_a_sampling_is_within_a_tenth_of_the_peaks_measured_on_a_gpu():
     rows = [*map(json.loads, (MEASURED / "h200" / "peaks.jsonl").read_text().splitlines())]
     assert len(rows) == 6
     for row in rows:
@@ -190,7 +190,7 @@ def test_memory_of_a_sampling_is_within_a_fifth_of_the_peaks_measured_on_a_gpu()
         each = cell(task="synth", dims=len(size), size=size, model_size=row["model"])
         work = Work(row["batch"], row["precision"], "cuda")
         needed_bytes = sampling_bytes(spec_of_cell(each), work)
-        assert 0.8 < needed_bytes / row["peak_bytes"] < 1.2, each.name
+        assert 0.9 < needed_bytes / row["peak_bytes"] < 1.1, each.name
 
 
 def test_a_synthesis_warms_up_by_samples_of_a_few_steps(monkeypatch):

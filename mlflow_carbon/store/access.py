@@ -156,8 +156,9 @@ def store_errors(store: MlflowClient | str) -> Iterator[None]:
             raise
         reason = reason_of(error)
         advice = _advice(error, reason)
+        stop = "" if reason.endswith((".", "!", "?")) else "."
         raise TrackingStoreError(
-            f"The tracking store {place_of(store)} cannot be read: {reason} {advice}",
+            f"The tracking store {place_of(store)} cannot be read: {reason}{stop} {advice}",
             arguments=["tracking_uri"] if advice is _CHECK_ADDRESS else [],
         ) from error
 
