@@ -18,26 +18,26 @@ from tests.fakes.metered_runs import write_run
 
 JOULE = 1 / 3.6e6  # kWh
 
-# 50 steps: 2 J = 2 / 3.6e6 kWh, x 1.5 x 251 g/kWh = 0.209 mg; std of 1 and 3 J: 1.414 J.
-# Whole runs: 4 x (0.5 + 1.5) = 8 J and 24 J; 200 steps: 4 x (10 + 12) = 88 J.
+# 50 steps: 2 J = 0.5556 mWh, x 1.5 x 251 g/kWh = 0.209 mg; std of 1 and 3 J: 1.414 J = 0.3928 mWh.
+# Whole runs: 4 x (0.5 + 1.5) = 8 J and 24 J; 200 steps: 4 x (10 + 12) = 88 J = 24.44 mWh.
 COMPARISON = """\
 200 steps cost 5.5 × 50 steps per sample.
 In EU27 the same emits 36 × as much CO2e as in SE.
 
 Per sample
-steps  region  runs  windows  energy (J)        CO2e (mg)  within (%)  ± is
-   50  EU27       2        4   2.0 ± 1.4      0.21 ± 0.15          35  between
-   50  SE         2        4   2.0 ± 1.4  0.0058 ± 0.0041          35  between
-  200  EU27       1        2  11.0 ± 1.4      1.15 ± 0.15          13  within
-  200  SE         1        2  11.0 ± 1.4  0.0321 ± 0.0041          13  within
+steps  region  runs  windows  energy (mWh)        CO2e (mg)  within (%)  ± is
+   50  EU27       2        4   0.56 ± 0.39      0.21 ± 0.15          35  between
+   50  SE         2        4   0.56 ± 0.39  0.0058 ± 0.0041          35  between
+  200  EU27       1        2   3.06 ± 0.39      1.15 ± 0.15          13  within
+  200  SE         1        2   3.06 ± 0.39  0.0321 ± 0.0041          13  within
 ± is the sample std between runs; for one run, that of the windows within it.
 
 Per run
-steps  region  runs  energy (J)      CO2e (mg)  readings  coverage
-   50  EU27       2     16 ± 11      1.7 ± 1.2         4      100%
-   50  SE         2     16 ± 11  0.047 ± 0.033         4      100%
-  200  EU27       1       88.00          9.203         2      100%
-  200  SE         1       88.00         0.2567         2      100%
+steps  region  runs  energy (mWh)      CO2e (mg)  readings  coverage
+   50  EU27       2     4.4 ± 3.1      1.7 ± 1.2         4      100%
+   50  SE         2     4.4 ± 3.1  0.047 ± 0.033         4      100%
+  200  EU27       1         24.44          9.203         2      100%
+  200  SE         1         24.44         0.2567         2      100%
 
 CO2e by EU27 251 g/kWh (2022, paper_table1), SE 7 g/kWh (2022, paper_table1);
 PUE 1.5; CPU counted.

@@ -61,9 +61,9 @@ def test_prediction_without_energy_says_so():
 
 def test_prediction_is_in_the_units_that_fit():
     settings = estimate_settings(EstimateConfig(region="SE"))
-    # 0.036 J = 1e-8 kWh, x 35.82 g/kWh = 0.358 µg
+    # 1e-8 kWh = 10 µWh, x 35.82 g/kWh = 0.358 µg
     *_, energy, mass, _ = prediction_lines(Prediction(0.5, 2.0, 1e-8), settings)
-    assert energy == "energy  36.0 mJ per sample"
+    assert energy == "energy  10.0 µWh per sample"
     assert mass == "CO2e    0.358 µg per sample, at SE 35.82 g/kWh (2024, ember)"
 
 

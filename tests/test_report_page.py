@@ -112,9 +112,9 @@ def test_groups_are_named_by_what_differs_and_an_absent_value_is_a_dash(store, c
         )
     _, text = report(store, tmp_path)
     compared = Page(text).text.partition("Compared")[2].partition("Kept apart")[0]
-    heads = "sampler unit runs windows CO2e per unit (µg) energy per unit (J) within (%)"
-    # 2e-6 kWh = 7.2 J; x 1.5 x 250 g/kWh = 750 µg; equal runs have no std
-    assert f"{heads} ddim sample 2 4 750.0 7.200 0 - sample 1 2 750.0 7.200 0" in compared
+    heads = "sampler unit runs windows CO2e per unit (µg) energy per unit (mWh) within (%)"
+    # 2e-6 kWh = 2 mWh; x 1.5 x 250 g/kWh = 750 µg; equal runs have no std
+    assert f"{heads} ddim sample 2 4 750.0 2.000 0 - sample 1 2 750.0 2.000 0" in compared
     assert "nan" not in compared
 
 

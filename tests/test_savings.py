@@ -1,12 +1,14 @@
 """Savings computed from runs: known ratios, intervals by another implementation, equal quality."""
 
 import math
+from statistics import mean, stdev
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from scipy import stats
 
+from mlflow_carbon.accounting.emissions import MeanStd
 from mlflow_carbon.grid.hourly import read_intensity_file
 from mlflow_carbon.reporting.savings import place_changes, setting_changes, welch_saving
 from mlflow_carbon.store.run_metrics import read_metric
@@ -50,14 +52,48 @@ def test_a_price_given_as_a_parameter_is_no_setting(client, name):
     assert setting_changes(read(client)) == []
 
 
+def of_logs(values):
+    """Returns the number, mean and sample std of the logarithms, by the standard library."""
+    logs = [math.log(value) for value in values]
+    return MeanStd(mean(logs), stdev(logs) if len(logs) > 1 else None, len(logs))
+
+
 def test_interval_is_that_of_welch_on_logarithms(client):
     dear, cheap = [8.0, 8.4, 7.7], [2.0, 2.2, 2.1, 1.9]
-    low, high = welch_saving(dear, cheap)
+    low, high = welch_saving(of_logs(dear), of_logs(cheap))
     logs = [[math.log(value) for value in values] for values in (cheap, dear)]
     interval = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
     assert (low, high) == pytest.approx((1 - math.exp(interval.high), 1 - math.exp(interval.low)))
-    assert welch_saving([8.0], cheap) == (None, None)
-    assert welch_saving([8.0, 8.0], [2.0, 2.0]) == (None, None)
+    assert welch_saving(of_logs([8.0]), of_logs(cheap)) == (None, None)
+    same = [of_logs([value, value]) for value in (8.0, 2.0)]
+    assert welch_saving(*same) == (None, None)
+
+
+def test_single_runs_are_told_apart_by_their_windows_alone(client):
+    def write_windows(joules, **params):
+        windows = [(joule, 1.0) for joule in joules]
+        write_run(client, "e", windows=windows, params=params)
+
+    write_windows([8.0, 8.4, 7.6, 8.0], steps="100")
+    write_windows([2.0, 2.2, 1.8, 2.0], steps="20")
+    (change,) = setting_changes(read(client))
+    # to first order a logarithm's std is std / mean: of 4 windows 0.3266 / 8 and 0.1633 / 2
+    variances = [(0.32660 / 8) ** 2 / 4, (0.16330 / 2) ** 2 / 4]
+    degrees = sum(variances) ** 2 / sum(it**2 / 3 for it in variances)
+    margin = stats.t.ppf(0.975, degrees) * math.sqrt(sum(variances))
+    assert change.low == pytest.approx(1 - math.exp(math.log(2 / 8) + margin), rel=1e-4)
+    assert change.is_shown
+    assert "windows' scatter alone" in change.basis
+
+
+def test_what_chance_could_have_made_is_no_saving_shown(client):
+    write(client, 8.0, lr="1")
+    write(client, 4.0, lr="0")  # a run a side, and windows that do not scatter
+    for kwh in (8.0, 3.0, 7.0, 3.5):
+        write(client, kwh, size="a" if kwh > 5 else "b", lr="2")
+    assert {it.setting: it.is_shown for it in setting_changes(read(client))} == {
+        "lr": False, "size": True,
+    }  # fmt: skip
 
 
 def test_at_equal_quality_a_cheaper_but_worse_setting_is_not_offered(client):

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 _NUM_DIGITS = 3
 _PRINTS_AS_ONE = 1 - 0.5 * 10**-_NUM_DIGITS  # 0.9999 Wh is 1 Wh and not 1000 mWh
 # From small to large: how many of the unit are in 1 kWh, or in 1 g.
-_ENERGY_UNITS = (("µWh", 1e9), ("mWh", 1e6), ("Wh", 1e3), ("kWh", 1.0), ("MWh", 1e-3))
-_MASS_UNITS = (("µg", 1e6), ("mg", 1e3), ("g", 1.0), ("kg", 1e-3), ("t", 1e-6))
+ENERGY_UNITS = (("µWh", 1e9), ("mWh", 1e6), ("Wh", 1e3), ("kWh", 1.0), ("MWh", 1e-3))
+MASS_UNITS = (("µg", 1e6), ("mg", 1e3), ("g", 1.0), ("kg", 1e-3), ("t", 1e-6))
 
 
 def energy_text(energy_kwh: float) -> str:
     """Returns an energy given in kWh as ``45 mWh``."""
-    return _text(energy_kwh, _ENERGY_UNITS)
+    return _text(energy_kwh, ENERGY_UNITS)
 
 
 def mass_text(mass_g: float) -> str:
     """Returns a mass given in g as ``17.6 mg``."""
-    return _text(mass_g, _MASS_UNITS)
+    return _text(mass_g, MASS_UNITS)
 
 
 def change_text(saving_fraction: float) -> str:

@@ -9,6 +9,8 @@ from scipy.special import stdtrit
 from mlflow_carbon.accounting.emissions import MeanStd
 from mlflow_carbon.accounting.uncertainty import DEFAULT_CONFIDENCE_FRACTION
 
+_NO_SPREAD = 1e-18  # a squared error of rounding
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -58,6 +60,25 @@ def ratio_of_means(
     constant = numerator.mean**2 - quantile**2 * above
     root = math.sqrt(max(linear**2 - quadratic * constant, 0.0))
     return Ratio(ratio, max((linear - root) / quadratic, 0.0), (linear + root) / quadratic)
+
+
+def difference_of_means(
+    one: MeanStd,
+    other: MeanStd,
+    *,
+    confidence_fraction: float = DEFAULT_CONFIDENCE_FRACTION,
+) -> tuple[float, float] | None:
+    """Returns low and high of one mean less another, by Welch's t.
+
+    Returns:
+        ``None`` where one side has one value, or neither has any spread.
+    """
+    errors = _squared_error(one), _squared_error(other)
+    if errors[0] is None or errors[1] is None or errors[0] + errors[1] <= _NO_SPREAD:
+        return None
+    quantile = _quantile((errors[0], one.n), (errors[1], other.n), confidence_fraction)
+    difference, margin = one.mean - other.mean, quantile * math.sqrt(errors[0] + errors[1])
+    return difference - margin, difference + margin
 
 
 def welch_p_value(one: MeanStd, other: MeanStd) -> float | None:

@@ -116,8 +116,8 @@ def answer(total: Footprint, runs: pd.DataFrame, changes: Sequence[Change], *, n
     )
     is_place = {"region", "month", "hour"}
     largest = [
-        next((it for it in changes if (it.setting in is_place) == of_place), None)
-        for of_place in (False, True)
+        next((it for it in changes if it.is_shown and it.setting not in is_place), None),
+        next((it for it in changes if it.setting in is_place), None),
     ]
     told = [
         f"{it.setting} {it.before} to {it.after} {percent(-it.saving_fraction)}" + _in_brackets(it)

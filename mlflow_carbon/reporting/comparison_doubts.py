@@ -32,12 +32,13 @@ def doubts(
     """Returns a sentence for each doubt about comparing runs of a group, or the groups.
 
     Args:
-        priced: the runs compared, once for each region.
+        priced: the runs compared, once for each region, with the index of ``runs``.
         groups: the number of each one's group.
         runs: all that were read.
         columns: the column of each group key.
     """
-    once = priced.drop_duplicates("run_id")
+    needed = [name for name in ("methods", _SHARED, "num_distinct_readings") if name in priced]
+    once = priced.loc[~priced.index.duplicated(), needed]
     return [
         *_namesakes(runs, columns),
         *_mixtures(priced, groups),

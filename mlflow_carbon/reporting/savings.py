@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 from scipy.special import stdtrit
 
 from mlflow_carbon.accounting.advice import best_start
+from mlflow_carbon.accounting.emissions import MeanStd
+from mlflow_carbon.accounting.ratios import difference_of_means
 from mlflow_carbon.contract import keys
 from mlflow_carbon.errors import NoIntensityError
 from mlflow_carbon.grid.hourly import IntensitySeries, time_text
@@ -24,6 +26,7 @@ from mlflow_carbon.store.runs import PARAM_COLUMN_PREFIX, TAG_COLUMN_PREFIX
 
 CONFIDENCE_FRACTION = 0.95
 MEASURED_PER_UNIT = ("energy_kwh", "energy_kwh_per_unit", "unit")
+_OF_WINDOWS = ("energy_kwh_per_unit", "energy_kwh_per_unit_std_within", "num_windows")
 _MAX_VALUES = 12  # a parameter of more values is an identifier, not a setting
 # Words in the names of parameters that tell copies of one work apart, not kinds of work.
 _REPEATS = {"seed", "seeds", "state", "replicate", "name", "out", "output"}
@@ -63,6 +66,11 @@ class Change:
     run_ids: tuple[str, ...] = ()
     caveat: str = ""
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether the interval lies above 0: what was measured shows a saving."""
+        return self.low is not None and self.low > 0
+
 
 def setting_changes(
     runs: pd.DataFrame,
@@ -82,7 +90,7 @@ def setting_changes(
     usable, _ = usable_runs(runs, {}, [], measured=MEASURED_PER_UNIT)
     is_above_0 = usable["energy_kwh_per_unit"] > 0
     columns = varying_settings(usable if is_above_0.all() else usable[is_above_0])
-    needed = ["run_id", "energy_kwh_per_unit", *_HELD_EQUAL, *columns]  # a group is a copy
+    needed = ["run_id", *_OF_WINDOWS, *_HELD_EQUAL, *columns]  # a group is a copy
     usable = usable.loc[is_above_0, needed]
     usable[_QUALITY] = usable["run_id"].map(quality or {}).astype(float)
     changes = []
@@ -95,7 +103,7 @@ def setting_changes(
                 best = len(change.run_ids), change
         if best is not None:
             changes.append(best[1])
-    return sorted(changes, key=lambda change: -change.saving_fraction)
+    return sorted(changes, key=lambda it: (not it.is_shown, -it.saving_fraction))
 
 
 def varying_settings(runs: pd.DataFrame) -> list[str]:
@@ -143,24 +151,20 @@ def place_changes(
     return changes, unknown
 
 
-def welch_saving(before: Sequence[float], after: Sequence[float]) -> tuple[float | None, ...]:
-    """Returns low and high of 1 - after / before, by Welch's t on logarithms; positive values.
+def welch_saving(before: MeanStd, after: MeanStd) -> tuple[float, float] | tuple[None, None]:
+    """Returns low and high of 1 - after / before, by Welch's t on logarithms.
 
-    ``(None, None)`` where a side has one value, or neither side scatters.
+    Args:
+        before: of the logarithms of energies.
+        after: the same, of the cheaper side.
+
+    Returns:
+        ``(None, None)`` where a side has one value, or neither side scatters.
     """
-    if min(len(before), len(after)) < 2:
+    difference = difference_of_means(after, before, confidence_fraction=CONFIDENCE_FRACTION)
+    if difference is None:
         return None, None
-    logs = [pd.Series(values, dtype=float).map(math.log) for values in (before, after)]
-    parts = [float(values.var()) / len(values) for values in logs]
-    variance = sum(parts)
-    if variance <= 1e-18:
-        return None, None
-    degrees = variance**2 / sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, logs, strict=True)
-    )
-    margin = float(stdtrit(degrees, 0.5 + CONFIDENCE_FRACTION / 2)) * math.sqrt(variance)
-    difference = float(logs[1].mean() - logs[0].mean())
-    return 1 - math.exp(difference + margin), 1 - math.exp(difference - margin)
+    return 1 - math.exp(difference[1]), 1 - math.exp(difference[0])
 
 
 def _best_change(group: pd.DataFrame, column: str, is_lower_better: bool | None) -> Change | None:
@@ -168,8 +172,8 @@ def _best_change(group: pd.DataFrame, column: str, is_lower_better: bool | None)
     by_value = {str(value): rows for value, rows in group.groupby(column, sort=True) if len(rows)}
     if len(by_value) < 2:
         return None
-    means = {value: _log_mean(rows) for value, rows in by_value.items()}
-    before = max(means, key=lambda value: means[value])
+    logs = {value: _of_logs(rows) for value, rows in by_value.items()}
+    before = max(logs, key=lambda value: logs[value].mean)
     allowed = list(by_value)
     if is_lower_better is not None:
         allowed = [
@@ -177,16 +181,18 @@ def _best_change(group: pd.DataFrame, column: str, is_lower_better: bool | None)
             for value, rows in by_value.items()
             if _is_as_good(rows, by_value[before], is_lower_better)
         ]
-    after = min([*allowed, before], key=lambda value: means[value])
-    saving = 1 - math.exp(means[after] - means[before])
+    after = min([*allowed, before], key=lambda value: logs[value].mean)
+    saving = 1 - math.exp(logs[after].mean - logs[before].mean)
     if after == before or saving <= 0:
         return None
-    low, high = welch_saving(*(_energies(by_value[value]) for value in (before, after)))
+    low, high = welch_saving(logs[before], logs[after])
     numbers = [len(by_value[value]) for value in (before, after)]
     name = "hardware" if column == _HARDWARE_COLUMN else column.removeprefix(PARAM_COLUMN_PREFIX)
     basis = f"{numbers[0]} and {numbers[1]} of your runs, all else equal."
     if low is None:
         basis += " One run a side, or no scatter: no interval."
+    elif 1 in numbers:
+        basis += " Of a single run, the interval knows the windows' scatter alone."
     caveat = ""
     if name in _CHANGES_PRODUCT:
         caveat = "another product"
@@ -209,12 +215,18 @@ def _best_change(group: pd.DataFrame, column: str, is_lower_better: bool | None)
     )
 
 
-def _energies(rows: pd.DataFrame) -> list[float]:
-    return list(rows["energy_kwh_per_unit"])
+def _of_logs(rows: pd.DataFrame) -> MeanStd:
+    """Returns mean and std of the logarithms of runs' energies; of one run, those of its windows.
 
-
-def _log_mean(rows: pd.DataFrame) -> float:
-    return sum(map(math.log, _energies(rows))) / len(rows)
+    To first order the logarithm of a window's energy scatters by std / mean.
+    """
+    if len(rows) > 1:
+        logs = rows["energy_kwh_per_unit"].map(math.log)
+        return MeanStd(float(logs.mean()), float(logs.std()), len(logs))
+    mean, std, num_windows = rows[list(_OF_WINDOWS)].iloc[0]
+    if num_windows >= 2 and std >= 0:
+        return MeanStd(math.log(mean), std / mean, int(num_windows))
+    return MeanStd(math.log(mean), None, 1)
 
 
 def _is_as_good(rows: pd.DataFrame, reference: pd.DataFrame, is_lower_better: bool) -> bool:

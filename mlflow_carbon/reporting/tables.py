@@ -8,17 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from mlflow_carbon.accounting.amounts import ENERGY_UNITS, MASS_UNITS
 from mlflow_carbon.grid.intensity import price_label
 from mlflow_carbon.inert import MAX_VALUE_CHARS, csv_cell, json_text
 from mlflow_carbon.reporting.report import Column, Table
 from mlflow_carbon.reporting.run_groups import METHOD
 from mlflow_carbon.store.runs import words_of
-from mlflow_carbon.units import (
-    GRAMS_PER_KILOGRAM,
-    JOULES_PER_KWH,
-    WATTS_PER_KILOWATT,
-    grams_from_kg,
-)
+from mlflow_carbon.units import grams_from_kg
 
 ABSENT = "-"
 MIXED = "mixed"
@@ -26,7 +22,7 @@ _NUM_DIGITS = 4  # significant, where no std says how many are meant
 NUM_STD_DIGITS = 2
 _MAX_DECIMALS = 9
 _MAX_PRICES = 4  # named below a table of models
-_PRINTS_AS_ONE = 1 - 0.5 * 10**-_NUM_DIGITS  # 0.99999 J is 1 J and not 1000 mJ
+_PRINTS_AS_ONE = 1 - 0.5 * 10**-_NUM_DIGITS  # 0.99999 Wh is 1 Wh and not 1000 mWh
 
 
 @dataclass(frozen=True)
@@ -56,21 +52,8 @@ class Scale:
         return f"{value * self.factor:.{num_decimals}f} ± {std_text}"
 
 
-# From small to large.
-ENERGY_SCALES = (
-    Scale("mJ", JOULES_PER_KWH * 1e3),
-    Scale("J", JOULES_PER_KWH),
-    Scale("Wh", WATTS_PER_KILOWATT),
-    Scale("kWh", 1.0),
-    Scale("MWh", 1e-3),
-)
-MASS_SCALES = (
-    Scale("µg", 1e6),
-    Scale("mg", 1e3),
-    Scale("g", 1.0),
-    Scale("kg", 1 / GRAMS_PER_KILOGRAM),
-    Scale("t", 1e-6),
-)
+ENERGY_SCALES = tuple(Scale(symbol, factor) for symbol, factor in ENERGY_UNITS)
+MASS_SCALES = tuple(Scale(symbol, factor) for symbol, factor in MASS_UNITS)
 QUANTITIES = (("energy", "energy_kwh", ENERGY_SCALES), ("CO2e", "co2e_g", MASS_SCALES))
 
 

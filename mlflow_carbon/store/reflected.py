@@ -198,9 +198,11 @@ def _heads(connection: "Connection", tables: _Tables, scope: Scope) -> list[_Hea
     )
     ids = list(map(int, scope.experiment_ids))
     found: list[Any] = []
+    statuses: dict[Any, Any] = {}  # each kept once
     for start in range(0, len(ids), _EXPERIMENTS_PER_QUERY):
         asked = {"experiments": ids[start : start + _EXPERIMENTS_PER_QUERY]}
-        found += map(tuple, connection.execute(query, asked))
+        for run_id, name, status, *rest in connection.execute(query, asked):
+            found.append((run_id, name, statuses.setdefault(status, status), *rest))
     return found
 
 

@@ -27,7 +27,9 @@ _TAG_BY_COLUMN = {
     "attribution": keys.TAG_ATTRIBUTION,
 }
 
-TEXT_COLUMNS = ("run_id", "run_name", "experiment", "scope", "methods", *_TAG_BY_COLUMN)
+_OWN_COLUMNS = ("run_id", "run_name")  # texts that no two runs share
+_SHARED_COLUMNS = ("experiment", "scope", "methods", *_TAG_BY_COLUMN)
+TEXT_COLUMNS = (*_OWN_COLUMNS, *_SHARED_COLUMNS)
 NUMBER_COLUMNS = RunSummary._fields
 _NUM_ROWS_KEPT = 1000
 _METHOD_TAG_PREFIX = keys.method_tag("")
@@ -48,7 +50,8 @@ class RunColumns:
         self._summaries: list[RunSummary] = []  # of the same runs
         self._numbers: list[NDArray[np.float64]] = []  # (runs, columns) each
         self._own: list[tuple[Mapping[str, str], Mapping[str, str]]] = []  # their params and tags
-        self._texts: dict[str, list[str | None]] = {name: [] for name in TEXT_COLUMNS}
+        self._names: list[pd.DataFrame] = []  # (runs, own columns) each: packed, not objects
+        self._texts: dict[str, list[str | None]] = {name: [] for name in _SHARED_COLUMNS}
         self._params: dict[str, list[str | None]] = {}
         self._tags: dict[str, list[str | None]] = {}
         self._num_turned = 0  # runs that are in the columns
@@ -69,7 +72,8 @@ class RunColumns:
     def add(self, run: StoredRun, summary: RunSummary) -> None:
         """Takes one more run, and the figures that are in its metrics and tags."""
         texts, tags, is_project = self._of_tags.of(run.tags)
-        self._rows.append((run.run_id, run.name, run.experiment_id, *texts))
+        experiment_id = self._same.setdefault(run.experiment_id, run.experiment_id)
+        self._rows.append((run.run_id, run.name, experiment_id, *texts))
         self._summaries.append(summary)
         params = self._wanted.params_of(run.params)
         if is_project:
@@ -85,8 +89,10 @@ class RunColumns:
         """Makes columns of the rows that are kept."""
         if not self._rows:
             return
-        for column, texts in zip(self._texts.values(), zip(*self._rows, strict=True), strict=True):
-            column.extend(texts)
+        own = dict(zip(TEXT_COLUMNS, map(list, zip(*self._rows, strict=True)), strict=True))
+        self._names.append(pd.DataFrame({name: own.pop(name) for name in _OWN_COLUMNS}))
+        for name, texts in own.items():
+            self._texts[name].extend(texts)
         self._numbers.append(np.array(self._summaries, dtype=np.float64))  # None is NaN
         params, tags = zip(*self._own, strict=True)
         self._extend(self._params, params)
@@ -128,15 +134,16 @@ class RunColumns:
         self._turn()
         _resolve(self._params)
         texts = self._texts
+        names = pd.concat(self._names or [pd.DataFrame(columns=_OWN_COLUMNS)], ignore_index=True)
+        columns: dict[str, pd.Series] = dict(names.items())
         texts["experiment"] = [experiment_names_by_id[id_ or ""] for id_ in texts["experiment"]]
         texts["scope"] = [
             keys.SCOPE_PARENT
             if scope == keys.SCOPE_PARENT or run_id in parent_run_ids
             else keys.SCOPE_RUN
-            for scope, run_id in zip(texts["scope"], texts["run_id"], strict=True)
+            for scope, run_id in zip(texts["scope"], columns["run_id"], strict=True)
         ]
-        columns: dict[str, pd.Series] = {}
-        for name in TEXT_COLUMNS:
+        for name in _SHARED_COLUMNS:
             columns[name] = pd.Series(texts.pop(name))
         numbers = np.concatenate(self._numbers) if self._numbers else np.empty((0, 0))
         for position, name in enumerate(NUMBER_COLUMNS):
