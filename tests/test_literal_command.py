@@ -20,7 +20,6 @@ from tests.fakes.recorded import recorded
 
 ROOT = Path(__file__).parent.parent
 SYSTEM_PATH = ["/usr/local/bin", "/usr/bin", "/bin"]
-PYTHON = sys.executable
 SMALL = {"size": "32", "iterations": "8", "vqgan_iterations": "8", "num_samples": "4", "steps": "4"}
 
 pytestmark = pytest.mark.slow
@@ -121,7 +120,7 @@ def test_without_conda_it_runs_here_and_prints_what_it_cost(project, store):
     assert_measured(store)
 
 
-def test_with_env_manager_local_it_runs_here(project, store):
+def test_with_env_manager_local_it_runs_here(project, store, warm_start):
     result = run(project, store, "--env-manager", "local")
     assert result.returncode == 0, result.stderr
     assert_measured(store)
@@ -161,7 +160,7 @@ def test_compare_entry_point_prints_the_table(project, store, warm_start):
 
 
 @pytest.fixture
-def server(empty_store, tmp_path):
+def server(empty_store, tmp_path, warm_start):
     """A real MLflow server; gives its URL."""
     shutil.copy(empty_store, tmp_path / "server.db")
     with socket.socket() as free:
@@ -199,7 +198,7 @@ def test_killed_in_the_middle_it_keeps_what_was_logged_and_the_next_run_works(
     project, store, warm_start
 ):
     assert run(project, store, "--env-manager", "local").returncode == 0
-    long = [PYTHON, *command(num_samples="4000", steps="20")[1:], "--env-manager", "local"]
+    long = [*command(num_samples="4000", steps="20"), "--env-manager", "local"]
     process = subprocess.Popen(
         long,
         cwd=project,
@@ -216,9 +215,10 @@ def test_killed_in_the_middle_it_keeps_what_was_logged_and_the_next_run_works(
         for active in running:
             windows = client.get_metric_history(active.info.run_id, "carbon/power_w")
     (worker,) = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "ldm_project" in child.cmdline()
+        each
+        for each in psutil.process_iter(["cmdline", "environ"])
+        if "ldm_project" in (each.info["cmdline"] or ())
+        and (each.info["environ"] or {}).get("MLFLOW_TRACKING_URI") == store
     ]
     worker.kill()
     process.wait(60)
