@@ -227,7 +227,7 @@ def test_vqgan_that_one_of_two_nodes_trains_is_missed_by_none(folder, warm_pytho
 def test_killed_process_is_told_once_and_its_training_goes_on_in_one_process(
     folder, fsdp, warm_python_folder
 ):
-    python = sys.executable if fsdp == "off" else f"{warm_python_folder}/python"
+    python = f"{warm_python_folder}/python"
     command = (python, "-m", *LONG, "--num-processes", "2", "--fsdp", fsdp)
     launcher, ranks = folder.started(*command)
     ranks[1].kill()

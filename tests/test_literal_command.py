@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.fakes import conda
+from tests.fakes.mlflow_server import mlflow_server
 from tests.fakes.recorded import recorded
 
 ROOT = Path(__file__).parent.parent
@@ -163,27 +162,8 @@ def test_compare_entry_point_prints_the_table(project, store, warm_start):
 def server(empty_store, tmp_path, warm_start):
     """A real MLflow server; gives its URL."""
     shutil.copy(empty_store, tmp_path / "server.db")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
-    options += ["--artifacts-destination", str(tmp_path / "artifacts"), "--port", str(port)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", *options],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline_s = time.monotonic() + 900
-    while time.monotonic() < deadline_s:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with mlflow_server(f"sqlite:///{tmp_path}/server.db", tmp_path) as uri:
+        yield uri
 
 
 def test_with_a_server_as_store_it_registers_and_measures(project, server, warm_start):

@@ -305,6 +305,5 @@ def test_tiny_model_beats_noise_and_the_mean_image(dims):
         )
 
     mean_image = torch.cat(images).mean(dim=0)
-    print([distance(it) for it in (samples, mean_image)])
     assert distance(samples) < distance(mean_image)
     assert distance(samples) < 0.5 * distance(torch.rand(samples.shape) * 2 - 1)
