@@ -112,7 +112,7 @@ def test_without_conda_it_runs_here_and_prints_what_it_cost(project, store):
         "how",
         "run",
     ]
-    assert "J per sample (4 windows of 4 samples" in result.stdout
+    assert "Wh per sample (4 windows of 4 samples" in result.stdout
     assert not re.search(r"\de[-+]\d", result.stdout), result.stdout  # a person reads it
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "tdp" not in result.stdout
