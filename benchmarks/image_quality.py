@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--unet-iterations", type=int, help="Of the UNet; 0: no samples.")
     parser.add_argument("--picture", type=Path, help="PNG: real, reconstructed, sampled.")
     parser.add_argument("--store", type=Path, help="Folder of make page-models: trains nothing.")
+    parser.add_argument("--phantoms", type=int, default=NUM_PHANTOMS, help="Of the data set.")
     given = parser.parse_args()
     if given.store is not None and given.picture is None:
         parser.error("--store draws a picture: give --picture.")
@@ -188,7 +189,7 @@ def main() -> None:
     usual_vqgan, usual_unet = ITERATIONS[given.dims]
     size = DEFAULT_SIZE_BY_DIMS[given.dims]
     spec = ModelSpec(given.dims, size, "tiny", autoencoder=given.autoencoder)
-    data = DataSpec(PHANTOM, spec.size, num_phantoms=NUM_PHANTOMS)
+    data = DataSpec(PHANTOM, spec.size, num_phantoms=given.phantoms)
     scans, held_out = open_scans(data).split(HELD_OUT_FRACTION)
     num_epochs = NUM_HELD_OUT_EPOCHS[given.dims]
     images = torch.stack([image for epoch in range(num_epochs) for image in held_out.images(epoch)])

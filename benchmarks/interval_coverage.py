@@ -104,16 +104,34 @@ def coverage_fraction(
     simulate: Simulator, num_windows: int, num_future: int, *, num_repetitions: int, seed: int
 ) -> float:
     """Returns the fraction of 95 % intervals that hold the sum of the windows that follow."""
+    fractions = coverage_fractions(
+        simulate, num_windows, (num_future,), num_repetitions=num_repetitions, seed=seed
+    )
+    return fractions[num_future]
+
+
+def coverage_fractions(
+    simulate: Simulator,
+    num_windows: int,
+    nums_future: Sequence[int],
+    *,
+    num_repetitions: int,
+    seed: int,
+) -> dict[int, float]:
+    """Returns the same for several numbers of windows that follow, after the same windows."""
     generator = np.random.default_rng(seed)
-    values = simulate(generator, num_repetitions, num_windows + num_future)
+    values = simulate(generator, num_repetitions, num_windows + max(nums_future))
     energies_kwh = MEAN_KWH + STD_KWH * values
-    num_held = 0
+    nums_held = dict.fromkeys(nums_future, 0)
     for row in energies_kwh:
         windows = [Stretch(energy_kwh, 1.0) for energy_kwh in row[:num_windows].tolist()]
-        interval = prediction_interval(unit_statistics(windows), num_future)
-        assert interval is not None
-        num_held += interval.low_kwh <= row[num_windows:].sum() <= interval.high_kwh
-    return num_held / num_repetitions
+        statistics, future = unit_statistics(windows), row[num_windows:]
+        for num_future in nums_future:
+            interval = prediction_interval(statistics, num_future)
+            assert interval is not None
+            total_kwh = future[:num_future].sum()
+            nums_held[num_future] += interval.low_kwh <= total_kwh <= interval.high_kwh
+    return {num_future: held / num_repetitions for num_future, held in nums_held.items()}
 
 
 def wandering_fraction(

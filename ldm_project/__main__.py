@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
@@ -167,11 +168,13 @@ def _run(config: RunConfig, dry_run: bool) -> None:
 
 
 def _prepare() -> None:
-    """Sets what torch and MLflow read from the environment when they are loaded."""
+    """Sets what torch, MONAI and MLflow look at when they are loaded."""
     # MLflow's bars for the files it copies would overwrite our progress bar.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Waiting threads sleep: spinning ones would take shared cores from working threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # MONAI would load it where it is installed, for seconds; none of our networks needs it.
+    sys.modules.setdefault("transformers", None)  # type: ignore[arg-type]
     warnings.formatwarning = formatted
 
 

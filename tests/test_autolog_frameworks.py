@@ -46,7 +46,7 @@ RandomForestClassifier(n_estimators=50).fit(*load_iris(return_X_y=True))
     }
 
 
-def test_children_that_a_grid_search_records_afterwards_are_not_metered(user):
+def test_children_that_a_grid_search_records_afterwards_are_not_metered(user, warm_start):
     script = """
 import mlflow
 from sklearn.datasets import load_iris
@@ -120,7 +120,7 @@ with mlflow.start_run():
     assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
 
 
-def test_lightning_logger_has_a_run_of_its_own_and_epochs_are_windows(user):
+def test_lightning_logger_has_a_run_of_its_own_and_epochs_are_windows(user, warm_start):
     script = LIGHTNING + (
         "from lightning.pytorch.loggers import MLFlowLogger\n"
         "fit(logger=MLFlowLogger(tracking_uri={uri!r}))\n"
@@ -170,7 +170,7 @@ with mlflow.start_run():
     assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
 
 
-def test_keras_autologging_of_mlflow_goes_on_beside_ours(user):
+def test_keras_autologging_of_mlflow_goes_on_beside_ours(user, warm_start):
     script = """
 import keras, mlflow, numpy
 mlflow.autolog(log_datasets=False)
@@ -191,7 +191,7 @@ model.fit(numpy.random.rand(256, 4), numpy.random.rand(256), epochs=3, verbose=0
     assert metrics["carbon/co2e_kg"] == pytest.approx(recorded(run)["co2e_g"] / 1000)
 
 
-def test_trials_of_a_sweep_are_children_that_count_and_their_parent_does_not(user):
+def test_trials_of_a_sweep_are_children_that_count_and_their_parent_does_not(user, warm_start):
     script = """
 import mlflow, optuna
 optuna.logging.set_verbosity(optuna.logging.WARNING)

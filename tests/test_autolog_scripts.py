@@ -40,7 +40,7 @@ def test_with_block_is_metered_and_its_output_is_the_users(user):
 
 
 @pytest.mark.slow
-def test_bad_value_is_one_warning_and_no_tracking(user):
+def test_bad_value_is_one_warning_and_no_tracking(user, warm_start):
     bad = {**ZERO_CODE, "MLFLOW_CARBON_PUE": "low"}
     done = user.run(WITH_BLOCK * 2, environment=bad)
     assert done.stderr.count("MLFLOW_CARBON_PUE is 'low'; give a number.") == 1
@@ -56,7 +56,7 @@ def test_implicit_run_is_metered_until_the_script_ends(user):
 
 
 @pytest.mark.slow
-def test_start_run_that_was_imported_before_autolog_is_metered(user):
+def test_start_run_that_was_imported_before_autolog_is_metered(user, warm_start):
     script = """
 from mlflow import start_run
 import mlflow_carbon
@@ -72,7 +72,7 @@ with imported_after():
 
 
 @pytest.mark.slow
-def test_nested_runs_are_kept_beside_the_parent_that_contains_them(user):
+def test_nested_runs_are_kept_beside_the_parent_that_contains_them(user, warm_start):
     script = """
 import mlflow
 with mlflow.start_run():
@@ -101,7 +101,7 @@ def test_run_resumed_by_another_process_adds_to_what_it_spent(user):
 
 
 @pytest.mark.slow
-def test_runs_in_threads_are_metered_each_by_one_meter(user):
+def test_runs_in_threads_are_metered_each_by_one_meter(user, warm_start):
     script = """
 import mlflow, threading, time
 def work():
@@ -123,7 +123,7 @@ print(samplers)
 
 
 @pytest.mark.slow
-def test_failing_run_is_failed_with_its_energy_and_the_users_traceback(user):
+def test_failing_run_is_failed_with_its_energy_and_the_users_traceback(user, warm_start):
     script = f"""
 import mlflow
 with mlflow.start_run():

@@ -34,6 +34,7 @@ def test_make_page_models_trains_what_the_pages_are_made_of():
 def test_command_prints_the_curve_and_shows_the_images(dims, tmp_path, capsys, monkeypatch):
     path = tmp_path / "shown.png"
     options = ["--dims", str(dims), "--iterations", "8", "--unet-iterations", "2"]
+    options += ["--phantoms", "20"]
     monkeypatch.setattr("sys.argv", ["image_quality", *options, "--picture", str(path)])
     image_quality.main()
     rows = capsys.readouterr().out.splitlines()[2:]

@@ -95,9 +95,14 @@ class LdmFolder(UserFolder):
             text=True,
         )
         wait_for_iteration(launcher, self.path / "cache" / "trainings", 30)
-        children = psutil.Process(launcher.pid).children(recursive=True)
-        ranks = {child.environ().get("RANK"): child for child in children}
-        return launcher, {int(rank): child for rank, child in ranks.items() if rank is not None}
+        # not by their parents: those of warm processes are others
+        found = {
+            each.info["environ"]["RANK"]: each
+            for each in psutil.process_iter(["environ"])
+            if (each.info["environ"] or {}).get("LDM_PROJECT_CACHE") == str(self.path / "cache")
+            and "RANK" in each.info["environ"]
+        }
+        return launcher, {int(rank): process for rank, process in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +224,12 @@ def test_vqgan_that_one_of_two_nodes_trains_is_missed_by_none(folder, warm_pytho
 
 
 @pytest.mark.parametrize("fsdp", ["off", "on"])
-def test_killed_process_is_told_once_and_its_training_goes_on_in_one_process(folder, fsdp):
-    launcher, ranks = folder.started(*PYTHON, *LONG, "--num-processes", "2", "--fsdp", fsdp)
+def test_killed_process_is_told_once_and_its_training_goes_on_in_one_process(
+    folder, fsdp, warm_python_folder
+):
+    python = f"{warm_python_folder}/python"
+    command = (python, "-m", *LONG, "--num-processes", "2", "--fsdp", fsdp)
+    launcher, ranks = folder.started(*command)
     ranks[1].kill()
     _, told = launcher.communicate(timeout=PATIENCE_S)
     run = folder.runs()[-1]

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,11 +14,11 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.fakes import conda
+from tests.fakes.mlflow_server import mlflow_server
 from tests.fakes.recorded import recorded
 
 ROOT = Path(__file__).parent.parent
 SYSTEM_PATH = ["/usr/local/bin", "/usr/bin", "/bin"]
-PYTHON = sys.executable
 SMALL = {"size": "32", "iterations": "8", "vqgan_iterations": "8", "num_samples": "4", "steps": "4"}
 
 pytestmark = pytest.mark.slow
@@ -114,14 +112,14 @@ def test_without_conda_it_runs_here_and_prints_what_it_cost(project, store):
         "how",
         "run",
     ]
-    assert "J per sample (4 windows of 4 samples" in result.stdout
+    assert "Wh per sample (4 windows of 4 samples" in result.stdout
     assert not re.search(r"\de[-+]\d", result.stdout), result.stdout  # a person reads it
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "tdp" not in result.stdout
     assert_measured(store)
 
 
-def test_with_env_manager_local_it_runs_here(project, store):
+def test_with_env_manager_local_it_runs_here(project, store, warm_start):
     result = run(project, store, "--env-manager", "local")
     assert result.returncode == 0, result.stderr
     assert_measured(store)
@@ -161,30 +159,11 @@ def test_compare_entry_point_prints_the_table(project, store, warm_start):
 
 
 @pytest.fixture
-def server(empty_store, tmp_path):
+def server(empty_store, tmp_path, warm_start):
     """A real MLflow server; gives its URL."""
     shutil.copy(empty_store, tmp_path / "server.db")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
-    options += ["--artifacts-destination", str(tmp_path / "artifacts"), "--port", str(port)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", *options],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline_s = time.monotonic() + 900
-    while time.monotonic() < deadline_s:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with mlflow_server(f"sqlite:///{tmp_path}/server.db", tmp_path) as uri:
+        yield uri
 
 
 def test_with_a_server_as_store_it_registers_and_measures(project, server, warm_start):
@@ -199,7 +178,7 @@ def test_killed_in_the_middle_it_keeps_what_was_logged_and_the_next_run_works(
     project, store, warm_start
 ):
     assert run(project, store, "--env-manager", "local").returncode == 0
-    long = [PYTHON, *command(num_samples="4000", steps="20")[1:], "--env-manager", "local"]
+    long = [*command(num_samples="4000", steps="20"), "--env-manager", "local"]
     process = subprocess.Popen(
         long,
         cwd=project,
@@ -216,9 +195,10 @@ def test_killed_in_the_middle_it_keeps_what_was_logged_and_the_next_run_works(
         for active in running:
             windows = client.get_metric_history(active.info.run_id, "carbon/power_w")
     (worker,) = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "ldm_project" in child.cmdline()
+        each
+        for each in psutil.process_iter(["cmdline", "environ"])
+        if "ldm_project" in (each.info["cmdline"] or ())
+        and (each.info["environ"] or {}).get("MLFLOW_TRACKING_URI") == store
     ]
     worker.kill()
     process.wait(60)

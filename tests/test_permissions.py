@@ -54,6 +54,7 @@ class Office(NamedTuple):
     uri: str
     store: str
     folder: Path
+    python: str
     training: subprocess.CompletedProcess[str]
 
 
@@ -63,7 +64,7 @@ def signed_in(uri: str, user: str, password: str) -> str:
 
 
 def as_user(office_folder: Path, uri: str, *command: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command as the user who may only read the model."""
+    """Runs a command line as the user who may only read the model."""
     environment = {
         "MLFLOW_TRACKING_URI": signed_in(uri, USER, PASSWORD),
         "MLFLOW_CARBON_JOURNAL_DIR": str(office_folder / "journals"),
@@ -71,7 +72,7 @@ def as_user(office_folder: Path, uri: str, *command: str) -> subprocess.Complete
         "MY_API_KEY": CANARY,
     }
     return subprocess.run(
-        [sys.executable, *command],
+        command,
         cwd=office_folder,
         env=os.environ | environment,
         capture_output=True,
@@ -82,7 +83,7 @@ def as_user(office_folder: Path, uri: str, *command: str) -> subprocess.Complete
 
 
 @pytest.fixture(scope="module")
-def office(tmp_path_factory):
+def office(tmp_path_factory, warm_python_folder):
     """Two experiments, of which the user may edit one, and a model that he may only read."""
     folder = tmp_path_factory.mktemp("office")
     (folder / "auth.ini").write_text(AUTH_CONFIG)
@@ -93,7 +94,10 @@ def office(tmp_path_factory):
     }
     store = f"sqlite:///{folder}/mlflow.db"
     options = ["--app-name", "basic-auth"]
-    with mlflow_server(store, folder, options=options, environment=environment) as uri:
+    python = f"{warm_python_folder}/python"
+    with mlflow_server(
+        store, folder, options=options, environment=environment, python=python
+    ) as uri:
         admin = {"MLFLOW_TRACKING_USERNAME": ADMIN, "MLFLOW_TRACKING_PASSWORD": ADMIN_PASSWORD}
         with pytest.MonkeyPatch.context() as patch:
             for name, value in admin.items():
@@ -105,8 +109,8 @@ def office(tmp_path_factory):
             auth.create_user(USER, PASSWORD)
             auth.grant_user_permission(USER, "experiment", work, "EDIT")
             auth.grant_user_permission(USER, "registered_model", "ldm", "READ")
-        command = ["-c", TRAINING, signed_in(uri, ADMIN, ADMIN_PASSWORD)]
-        yield Office(uri, store, folder, as_user(folder, uri, *command))
+        command = [sys.executable, "-c", TRAINING, signed_in(uri, ADMIN, ADMIN_PASSWORD)]
+        yield Office(uri, store, folder, python, as_user(folder, uri, *command))
 
 
 @pytest.fixture
@@ -146,7 +150,9 @@ def test_nothing_is_half_tagged(client):
 
 def compare(office, *names):
     experiments = [word for name in names for word in ("--experiment", name)]
-    return as_user(office.folder, office.uri, "-m", "mlflow_carbon", "compare", *experiments)
+    return as_user(
+        office.folder, office.uri, office.python, "-m", "mlflow_carbon", "compare", *experiments
+    )
 
 
 def test_compare_says_how_many_runs_it_could_see(office):
@@ -164,7 +170,9 @@ def test_compare_of_a_forbidden_experiment_says_so(office):
 
 
 def test_tag_models_says_what_it_may_not_write(office):
-    done = as_user(office.folder, office.uri, "-m", "mlflow_carbon", "tag-models", "ldm")
+    done = as_user(
+        office.folder, office.uri, office.python, "-m", "mlflow_carbon", "tag-models", "ldm"
+    )
     assert done.returncode == 1
     assert "Not written on version 1 of 'ldm' (permission denied)." in done.stderr
 

@@ -81,7 +81,7 @@ def test_without_conda_the_current_environment_is_used_and_said_in_one_line(proj
 
 @pytest.mark.slow
 @needs_no_conda
-def test_project_that_does_not_opt_in_fails_as_mlflow_fails(project, store):
+def test_project_that_does_not_opt_in_fails_as_mlflow_fails(project, store, warm_start):
     file = project / "MLproject"
     file.write_text(file.read_text().replace(OPT_IN, ""))
     result = mlflow_run(project, store=store)
@@ -91,7 +91,7 @@ def test_project_that_does_not_opt_in_fails_as_mlflow_fails(project, store):
 
 
 @pytest.mark.slow
-def test_local_env_manager_uses_the_python_that_mlflow_runs_in(project, store):
+def test_local_env_manager_uses_the_python_that_mlflow_runs_in(project, store, warm_start):
     result = mlflow_run(project, "--env-manager", "local", store=store)
     assert result.returncode == 0, result.stderr
     assert NOTICE not in result.stderr
@@ -100,7 +100,7 @@ def test_local_env_manager_uses_the_python_that_mlflow_runs_in(project, store):
 
 
 @pytest.mark.slow
-def test_relative_store_is_found_from_the_project_folder(project, store):
+def test_relative_store_is_found_from_the_project_folder(project, store, warm_start):
     # MLflow resolves sqlite:///mlflow.db once here and once in the project's folder.
     result = mlflow_run(project, "--env-manager", "local", store="sqlite:///mlflow.db")
     assert result.returncode == 0, result.stderr
@@ -151,7 +151,7 @@ def test_folder_without_mlproject_does_not_opt_in(tmp_path):
     ],
 )
 def test_runs_go_to_the_experiment_of_the_project_where_the_user_names_none(
-    project, store, options, environment, expected, monkeypatch
+    project, store, warm_start, options, environment, expected, monkeypatch
 ):
     wish = OPT_IN + "  experiment: small-study\n"
     file = project / "MLproject"

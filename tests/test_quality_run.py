@@ -137,6 +137,7 @@ def test_settings_are_runs_that_compare_groups_by_sampler_and_steps(store, dims,
     config = QualityConfig(
         dims=dims,
         size=size,
+        data="phantom:30",
         num_samples="6",
         batch_size="6",
         samplers="unipc,dpmpp_sde",

@@ -27,11 +27,12 @@ END_LIMIT_S = 40.0
 
 
 @pytest.fixture(scope="module")
-def server_uri(empty_store, tmp_path_factory) -> Iterator[str]:
+def server_uri(empty_store, tmp_path_factory, warm_python_folder) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     store = folder / "mlflow.db"
     store.write_bytes(empty_store.read_bytes())
-    with mlflow_server(f"sqlite:///{store}", folder) as uri:
+    python = f"{warm_python_folder}/python"
+    with mlflow_server(f"sqlite:///{store}", folder, python=python) as uri:
         yield uri
 
 

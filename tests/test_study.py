@@ -30,8 +30,8 @@ OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in SHORT.items(
 
 
 def study(**parameters):
-    """Runs a short study; returns its lines."""
-    return run_study(study_settings(StudyConfig(**{**SHORT, **parameters})))
+    """Runs a short study, whose forecasts nobody needs; returns its lines."""
+    return run_study(study_settings(StudyConfig(**{**SHORT, **parameters})), probe_s=0.1)
 
 
 def newest():
@@ -69,7 +69,7 @@ def test_cells_are_measured_in_runs_of_their_own_below_the_study(store):
 
 
 @pytest.mark.slow
-def test_killed_study_goes_on_without_repeating_its_finished_cells(store, tmp_path):
+def test_killed_study_goes_on_without_repeating_its_finished_cells(store, tmp_path, warm_start):
     command = [sys.executable, "-m", "ldm_project", "study", *OPTIONS]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as killed:
         for line in killed.stderr:

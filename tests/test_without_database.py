@@ -1,5 +1,6 @@
 """Beside mlflow-skinny, which brings no SQLAlchemy, all commands work against a server."""
 
+import json
 import os
 import subprocess
 import sys
@@ -49,6 +50,15 @@ from mlflow_carbon.__main__ import main
 main()
 """
 
+# Commands one after the other, without loading MLflow anew for each: what each prints.
+COMMANDS = """
+import json
+from click.testing import CliRunner
+from mlflow_carbon.cli import cli
+done = [CliRunner().invoke(cli, command) for command in json.loads(sys.argv[1])]
+print(json.dumps([[each.exit_code, each.stdout] for each in done]))
+"""
+
 
 def run(folder, program, *arguments, uri):
     return subprocess.run(
@@ -81,7 +91,7 @@ def test_database_is_refused_in_a_sentence(empty_store, tmp_path):
 
 
 @pytest.mark.slow
-def test_server_is_enough(empty_store, tmp_path):
+def test_server_is_enough(empty_store, tmp_path, warm_python_folder):
     folder = tmp_path / "server"
     folder.mkdir()
     (folder / "mlflow.db").write_bytes(empty_store.read_bytes())
@@ -96,11 +106,14 @@ def test_server_is_enough(empty_store, tmp_path):
         ("recover",): "Nothing to recover",
         ("backfill", "--experiment", "Default"): "Nothing to backfill",
     }
-    with mlflow_server(f"sqlite:///{folder}/mlflow.db", folder) as uri:
+    python = f"{warm_python_folder}/python"
+    with mlflow_server(f"sqlite:///{folder}/mlflow.db", folder, python=python) as uri:
         assert "trained" in run(tmp_path, TRAIN, uri=uri).stdout
-        for command, text in expected.items():
-            done = run(tmp_path, COMMAND, *command, uri=uri)
-            assert (done.returncode, text in done.stdout) == (0, True), done
+        done = run(tmp_path, COMMANDS, json.dumps(list(expected)), uri=uri)
+        assert done.returncode == 0, done.stderr
+        results = json.loads(done.stdout)
+        for (command, text), (exit_code, printed) in zip(expected.items(), results, strict=True):
+            assert (exit_code, text in printed) == (0, True), (command, printed, done.stderr)
         doctor = run(tmp_path, COMMAND, "doctor", uri=uri)
         assert "Traceback" not in doctor.stderr
         assert "Energy on this machine" in doctor.stdout

@@ -23,6 +23,11 @@ def tube(points: ArrayLike, radii: ArrayLike) -> Tubes:
     return Tubes(places[:-1], places[1:], widths[:-1], widths[1:])
 
 
+def _limited(values: np.ndarray) -> np.ndarray:
+    """Returns values no less than 0 and no more than 1; `np.clip` of a few takes twice as long."""
+    return np.minimum(np.maximum(values, 0.0), 1.0)
+
+
 def joined(tubes: Sequence[Tubes]) -> Tubes:
     """Returns several tubes as one record."""
     return Tubes(
@@ -64,8 +69,7 @@ class Canvas:
 
     def share(self, distance: np.ndarray) -> np.ndarray:
         """Returns the covered share of voxels at a distance outside (inside: negative) an edge."""
-        covered: np.ndarray = np.clip(0.5 - distance / self.voxel, 0.0, 1.0)
-        return covered
+        return _limited(0.5 - distance / self.voxel)
 
     def ellipsoid(self, center: Sequence[float], radii: Sequence[float]) -> np.ndarray:
         """Returns each voxel's share inside an ellipsoid; of two radii, inside a cylinder along z.
@@ -86,13 +90,16 @@ class Canvas:
         first, last = self._boxes(tubes)
         for index in np.flatnonzero((first < last).all(axis=1)):
             box = tuple(slice(*ends) for ends in zip(first[index], last[index], strict=True))
-            here = (self.x[box[0]], self.y[:, box[1]], self.z[:, :, box[2]])
             start, along = tubes.starts[index], tubes.ends[index] - tubes.starts[index]
-            offsets = [axis - at for axis, at in zip(here, start, strict=True)]
-            projected = sum(offset * a for offset, a in zip(offsets, along, strict=True))
-            t = np.clip(projected / max(float(along @ along), 1e-12), 0.0, 1.0)
-            squared = sum((offset - t * a) ** 2 for offset, a in zip(offsets, along, strict=True))
-            radius, end_radius = tubes.start_radii[index], tubes.end_radii[index]
+            x, y, z = self.x[box[0]], self.y[:, box[1]], self.z[:, :, box[2]]
+            x, y, z = x - start[0], y - start[1], z - start[2]
+            along_x, along_y, along_z = along.tolist()
+            projected = x * along_x + y * along_y + z * along_z
+            t = _limited(projected / max(float(along @ along), 1e-12))
+            squared = np.square(x - t * along_x)
+            squared += np.square(y - t * along_y)
+            squared += np.square(z - t * along_z)
+            radius, end_radius = float(tubes.start_radii[index]), float(tubes.end_radii[index])
             covered = self.share(np.sqrt(squared) - (radius + t * (end_radius - radius)))
             np.maximum(inside[box], covered, out=inside[box])
         return inside

@@ -27,6 +27,7 @@ DOME_HEIGHT = 0.4  # of the diaphragm
 SLICE_Z_RANGE = (-0.7, 0.7)  # where slices are cut
 # Small volumes, which are the same in every epoch, are kept in memory: 64 MiB in all.
 MAX_KEPT_VOXELS, NUM_KEPT = 2**17, 128
+NUM_KEPT_PATIENTS = 512  # of 20 kB: each epoch cuts another slice of the same
 
 
 def phantom_hu(size: tuple[int, ...], *, seed: int, epoch: int = 0) -> Tensor:
@@ -47,12 +48,17 @@ def _kept_hu(size: tuple[int, ...], seed: int) -> Tensor:
     return _drawn_hu(size, seed, 0)
 
 
+@lru_cache(maxsize=NUM_KEPT_PATIENTS)
+def _kept_patient(seed: int) -> Patient:
+    return draw_patient(seed)
+
+
 def _drawn_hu(size: tuple[int, ...], seed: int, epoch: int) -> Tensor:
     generator = np.random.default_rng((seed, epoch))
     z = _axis(size[2]) if len(size) == 3 else np.array([generator.uniform(*SLICE_Z_RANGE)])
     axes = (_axis(size[0]), _axis(size[1]), z)
     canvas = Canvas(axes, voxel=2.0 / max(size[:2]), background=AIR_HU)
-    _paint(canvas, draw_patient(seed))
+    _paint(canvas, _kept_patient(seed))
     image = canvas.image + _noise_hu(generator, canvas.image.shape)
     return torch.from_numpy(image.astype(np.float32).reshape(1, *size))
 

@@ -66,10 +66,14 @@ class Plan:
         return [Line(cell, outlook(cell, self.tflop[cell.name], seen)) for cell in self.cells]
 
 
-def run_study(settings: StudySettings) -> list[str]:
+def run_study(settings: StudySettings, *, probe_s: float = PROBE_S) -> list[str]:
     """Runs a study, or lists its cells; returns what a reader of the end must know, line by line.
 
     The table of a running study is drawn on stderr.
+
+    Args:
+        settings: of the study.
+        probe_s: shortest measurement of a probe.
 
     Raises:
         InvalidInputError: a parameter is out of range.
@@ -78,13 +82,13 @@ def run_study(settings: StudySettings) -> list[str]:
     plan = plan_of(settings)
     use_threads_of(settings.axes.model_sizes)
     if settings.is_dry:
-        board = Board(plan.lines(probed(plan)), plan.assumptions, Console())
+        board = Board(plan.lines(probed(plan, probe_s=probe_s)), plan.assumptions, Console())
         return board.told()
     with study_run(settings) as study:
         done = _done_cells(study.run_id) if study.is_resumed else {}
         seen = _seen_before(done, plan)
         if settings.config.launcher != SLURM:  # its jobs run on other machines than this
-            seen = probed(plan, seen)
+            seen = probed(plan, seen, probe_s=probe_s)
         board = Board(plan.lines(seen), plan.assumptions, Console(stderr=True))
         run_cells = _launch_cells if settings.is_launched else _run_cells
         with board.shown():
@@ -120,7 +124,7 @@ def plan_of(settings: StudySettings) -> Plan:
     return Plan(settings, tuple(cells), tflop, known, price, assumptions, device)
 
 
-def probed(plan: Plan, seen: Sequence[Seen] = ()) -> list[Seen]:
+def probed(plan: Plan, seen: Sequence[Seen] = (), *, probe_s: float = PROBE_S) -> list[Seen]:
     """Returns the costs that are known of a study's tasks; probes small cells of the others.
 
     The smallest cell of a task is probed, and the largest that is quick at its rate: small
@@ -133,18 +137,18 @@ def probed(plan: Plan, seen: Sequence[Seen] = ()) -> list[Seen]:
         pieces = [probe_of(cell) for cell in plan.cells if cell.task == task]
         tflop = {piece: tflop_per_unit(piece, plan.known) for piece in pieces}
         smallest = min(pieces, key=lambda piece: tflop[piece])
-        first = _probe(plan, smallest)
+        first = _probe(plan, smallest, probe_s)
         if first is None:
             continue
         known.append(first)
         rate_s = first.duration_s / first.tflop
         quick = [it for it in pieces if tflop[it] * rate_s <= QUICK_S and it != smallest]
-        second = _probe(plan, max(quick, key=lambda it: tflop[it])) if quick else None
+        second = _probe(plan, max(quick, key=lambda it: tflop[it]), probe_s) if quick else None
         known += [] if second is None else [second]
     return known
 
 
-def _probe(plan: Plan, piece: Cell) -> Seen | None:
+def _probe(plan: Plan, piece: Cell, probe_s: float) -> Seen | None:
     """Returns the cost of a unit of a cell's work, after a part that warms up.
 
     Returns:
@@ -158,7 +162,7 @@ def _probe(plan: Plan, piece: Cell) -> Seen | None:
     try:
         work = work_of(piece, place)
         next(work)
-        taken = probe(meter, lambda: next(work), probe_s=PROBE_S)
+        taken = probe(meter, lambda: next(work), probe_s=probe_s)
     except (LdmProjectError, RuntimeError, MemoryError):
         return None
     finally:

@@ -24,6 +24,7 @@ def mlflow_server(
     *,
     options: Sequence[str] = (),
     environment: dict[str, str] | None = None,
+    python: str | None = None,
 ) -> Iterator[str]:
     """Gives the URI of a server over this store; its log lies in the folder.
 
@@ -32,9 +33,11 @@ def mlflow_server(
         folder: where it runs and keeps artifacts.
         options: further ones of ``mlflow server``.
         environment: further variables.
+        python: what runs it; the Python of the tests if ``None``.
     """
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command = [python or sys.executable, "-m", "mlflow", "server", "--port", str(port)]
+    command += ["--workers", "1"]
     command += ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(

@@ -12,8 +12,10 @@ A fork is no descendant of the process that asked for it, and shows another envi
 """
 
 import atexit
+import functools
 import gc
 import importlib
+import importlib.metadata
 import io
 import json
 import os
@@ -32,6 +34,8 @@ from fcntl import F_DUPFD, fcntl
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
+
+import importlib_metadata
 
 LIBRARIES = (
     *("torch", "torch._dynamo", "torch.distributed.run", "torch.distributed.checkpoint"),
@@ -88,6 +92,9 @@ def load_libraries() -> None:
         importlib.import_module(name)
     for name in KEPT_OUT:
         del sys.modules[name]
+    for metadata in (importlib.metadata, importlib_metadata):  # a second for each that logs models
+        found = metadata.packages_distributions()
+        metadata.packages_distributions = functools.partial(dict, found)  # type: ignore[assignment]
     gc.collect()
     gc.freeze()  # forks share the memory of what is there
 
