@@ -19,7 +19,7 @@ from carbontracker.components.component import create_components
 from carbontracker.components.gpu import nvidia
 
 from benchmarks.silent_log import SilentLog
-from mlflow_carbon.metering.meter import Meter, MeterSettings
+from mlflow_carbon.metering.meter import Meter, MeterSettings, Reading
 from mlflow_carbon.units import joules_from_kwh
 
 TRACE_INTERVAL_S = 0.1
@@ -29,13 +29,16 @@ GPU_ONLY = MeterSettings(components="gpu")
 
 @dataclass(frozen=True)
 class Measured:
-    """Energy of the GPUs over one loop in J, and GPU 0's trace of (time s, power W, counter J)."""
+    """Energy of the GPUs over one loop in J, and GPU 0's trace of (time s, power W, counter J).
+
+    What was not measured is ``None``.
+    """
 
     hardware: str
     duration_s: float
     counter_joules: float
-    our_joules: float
-    our_sampled_joules: float
+    our_joules: float | None
+    our_sampled_joules: float | None
     carbontracker_joules: float
     trace: tuple[tuple[float, float, float], ...]
 
@@ -116,11 +119,15 @@ def measure(work: Callable[[float], None], duration_s: float) -> Measured:
         hardware=meter.description.hardware,
         duration_s=end_s - start_s,
         counter_joules=last_joules - first_joules,
-        our_joules=joules_from_kwh(ours.energy_kwh or 0.0),
-        our_sampled_joules=joules_from_kwh(sampled.energy_kwh or 0.0),
+        our_joules=_joules(ours),
+        our_sampled_joules=_joules(sampled),
         carbontracker_joules=joules_from_kwh(float(total_kwh)),
         trace=points,
     )
+
+
+def _joules(reading: Reading) -> float | None:
+    return None if reading.energy_kwh is None else joules_from_kwh(reading.energy_kwh)
 
 
 @contextmanager
@@ -182,6 +189,9 @@ def table(measured: Measured) -> str:
         ("our meter (power once a second)", measured.our_sampled_joules),
         ("Carbontracker", measured.carbontracker_joules),
     ):
+        if joules is None:
+            lines.append(f"| {name} | - | - |")
+            continue
         difference = joules / measured.counter_joules - 1
         lines.append(f"| {name} | {joules:,.1f} | {difference:+.2%} |")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ import psutil
 WORKS = ("numpy", "torch")
 EPOCH_S = 1.0  # one window, where a tool has windows
 LOG_BATCH = "one log_batch of MLflow's"  # in each trial of a sweep
-NUM_BATCH_METRICS, NUM_BATCH_TAGS = 3, 26  # what we write on a trial, too
+NUM_BATCH_METRICS, NUM_BATCH_TAGS = 3, 26  # what we write on a trial with a figure
 
 
 def numpy_step() -> Callable[[], None]:

@@ -15,7 +15,8 @@ place of the machine when it starts and CodeCarbon runs offline; both are starte
 clock. Other threads: so short a loop holds the first call to the store, the dearest one; the last \
 table has a loop of 60 s. A sweep is one run with children that log a parameter and a metric each \
 and do nothing else; *one log_batch of MLflow's* writes, in each child, as many metrics and tags \
-as we do, by MLflow alone and in the child's own thread.
+as we do in a child with a figure, by MLflow alone and in the child's own thread; a child that \
+ends before a counter moves gets 7 tags.
 """
 
 

@@ -206,3 +206,105 @@ def test_batches_that_fill_no_call_wait_for_others(journal):
         delivery.put(batch(step))
     assert delivery.close()
     assert calls.get_nowait() == 3
+
+
+# A trial of a sweep
+
+
+def opened_later(journal, opened):
+    def open_journal():
+        opened.append(journal)
+        return journal
+
+    return open_journal
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_delivery_that_is_closed_first_sends_all_in_one_call_by_a_thread_if_need_be(
+    journal, is_quick
+):
+    calls = []
+    delivery = Delivery(
+        lambda sent: calls.append((len(sent.points), threading.current_thread())),
+        journal,
+        linger_s=60.0,
+        is_quick=is_quick,
+    )
+    for step in (1, 2):
+        delivery.put(batch(step))
+    assert delivery.close()
+    ((num_points, thread),) = calls
+    assert num_points == 2
+    assert (thread is threading.current_thread()) == is_quick
+
+
+def test_first_batch_is_sent_once_it_has_waited(journal):
+    calls: queue.Queue[int] = queue.Queue()
+    delivery = Delivery(
+        lambda sent: calls.put(len(sent.points)), journal, linger_s=0.05, is_quick=True
+    )
+    delivery.put(batch(1))
+    assert calls.get(timeout=10) == 1
+    assert delivery.close()
+
+
+def test_store_that_fails_at_first_gets_all_from_a_thread(journal, tmp_path):
+    store = ScriptedStore([ConnectionError("locked")])
+    delivery = Delivery(
+        store.write, None, open_journal=opened_later(journal, []), linger_s=60.0, is_quick=True
+    )
+    delivery.put(Batch(tags={"carbon.schema": "2"}))
+    delivery.put(batch(1))
+    assert delivery.close()
+    assert store.steps == [1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_store_that_refuses_a_trial_leaves_all_of_it_in_the_journal(journal):
+    def refuse(sent):
+        raise ConnectionError("down")
+
+    opened = []
+    delivery = Delivery(
+        refuse, None, open_journal=opened_later(journal, opened), linger_s=60.0, is_quick=True
+    )
+    tags = Batch(tags={"carbon.schema": "2"})
+    delivery.put(tags)
+    assert not delivery.close(timeout_s=0.2)
+    assert opened == [journal]
+    assert json.loads(journal.path.read_text().splitlines()[1])["tags"] == tags.tags
+
+
+def test_journal_is_opened_once_there_are_figures_and_holds_what_came_before(journal, tmp_path):
+    opened = []
+    delivery = Delivery(
+        lambda _: None, None, open_journal=opened_later(journal, opened), linger_s=60.0
+    )
+    delivery.put(Batch(tags={"carbon.schema": "2"}))
+    assert opened == []
+    delivery.put(batch(1))
+    delivery.put(batch(2))
+    assert opened == [journal]
+    records = [json.loads(line) for line in journal.path.read_text().splitlines()[1:]]
+    assert [record["tags"] or record["points"][0][3] for record in records] == [
+        {"carbon.schema": "2"},
+        1,
+        2,
+    ]
+    assert delivery.close()
+
+
+def test_ctrl_c_while_the_caller_sends_leaves_the_rest_to_a_thread(journal):
+    sent_by = []
+
+    def write(sent):
+        sent_by.append(threading.current_thread())
+        if len(sent_by) == 1:
+            raise KeyboardInterrupt
+
+    delivery = Delivery(write, journal, linger_s=60.0, is_quick=True)
+    delivery.put(batch(1))
+    with pytest.raises(KeyboardInterrupt):
+        delivery.close()
+    assert delivery.close()
+    assert len(sent_by) == 2

@@ -1,12 +1,13 @@
 """The comparison on a real GPU runs; here over a fake one that follows real time."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from carbontracker.components.gpu import nvidia
 
-from benchmarks.gpu_validation import WithoutCounter, measure, table, train
+from benchmarks.gpu_validation import WithoutCounter, kept, measure, table, train
 from mlflow_carbon.testing.clock import FakeClock
 from mlflow_carbon.testing.node import FakeNode
 from mlflow_carbon.testing.nvml import FakeGpu, FakeNvml
@@ -46,6 +47,11 @@ def test_all_ways_agree_on_a_constant_power(node: FakeNode) -> None:
     assert all(power_w == 300.0 for _, power_w, _ in measured.trace)
     assert len(measured.trace) >= 10
     assert "| NVML counter, read directly |" in table(measured)
+
+
+def test_energy_that_was_not_measured_is_no_zero() -> None:
+    lines = table(replace(kept(), our_joules=None)).splitlines()
+    assert "| our meter (counter) | - | - |" in lines
 
 
 def test_without_counter_hides_the_counter_only(node: FakeNode) -> None:

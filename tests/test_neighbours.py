@@ -15,6 +15,8 @@ from mlflow_carbon.recording.journal import Journal, journal_dir
 from mlflow_carbon.recording.left_journals import writer_of
 from mlflow_carbon.recording.neighbours import Neighbours
 
+OTHERS = "b" * 32
+
 # Holds a journal as a metered run does, until its standard input ends.
 OTHER = """
 import sys
@@ -26,7 +28,7 @@ sys.stdin.read()
 
 
 @contextmanager
-def another_process(run_id="b" * 32):
+def another_process(run_id=OTHERS):
     """Starts a process that meters a run; yields its journal."""
     with subprocess.Popen(
         [sys.executable, "-c", OTHER, run_id],
@@ -103,6 +105,21 @@ def test_held_run_is_tagged_once_it_is_released(fake_meter):
     with another_process(), mlflow.start_run() as run:
         pass
     assert tags_of(run)["carbon.shared"] == "true"
+
+
+@pytest.mark.slow
+def test_trial_of_a_sweep_is_tagged_where_others_are_there_at_its_end(fake_meter):
+    mlflow_carbon.autolog(region="SE")
+    with mlflow.start_run() as parent:
+        with another_process() as theirs, mlflow.start_run(nested=True) as trial:
+            pass
+        with mlflow.start_run(nested=True) as later:
+            names = [path.name for path in journal_dir().glob("*.jsonl")]
+    assert tags_of(trial)["carbon.shared"] == "true"
+    assert "carbon.shared" not in tags_of(later)
+    assert not theirs.exists() or mark_of(theirs).exists()
+    # the parent's journal tells others that the machine is in use; the trial has no figures yet
+    assert [name.startswith(parent.info.run_id) for name in names if OTHERS not in name] == [True]
 
 
 @pytest.mark.parametrize("content", ["", "[]\n", "\0\xff\n", '{"run_id": "x"}\n', "{" * 9999])

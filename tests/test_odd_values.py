@@ -90,6 +90,27 @@ def test_run_without_a_start_is_told_as_such_not_as_a_wrong_address(store):
     assert "--tracking-uri" not in result.stderr
 
 
+@pytest.mark.parametrize("name", ["latest", "run"])
+def test_run_without_a_start_is_left_out_and_named_where_another_is_the_latest(store, caplog, name):
+    good, bad = (write_run(MlflowClient(), "e", windows=[(0.001, 10)] * 2) for _ in range(2))
+    changed("UPDATE runs SET start_time = NULL", bad)
+    result = CliRunner().invoke(cli, ["predict", name, "--units", "100", "--format", "json"])
+    assert result.exit_code == 0, result.stderr
+    assert good in result.stdout
+    assert bad not in result.stdout
+    assert f"Left out without a start_time, which MLflow needs: run {bad}." in caplog.text
+
+
+def test_store_that_holds_no_other_run_than_one_without_a_start_has_none_that_ended(store):
+    changed(
+        "UPDATE runs SET start_time = NULL",
+        write_run(MlflowClient(), "e", windows=[(0.001, 10)] * 2),
+    )
+    result = CliRunner().invoke(cli, ["predict", "latest", "--units", "100"])
+    assert result.exit_code == 1
+    assert "No metered run has ended yet" in result.stderr
+
+
 def test_number_of_units_too_small_to_divide_by_is_one_error(store):
     run_id = write_run(MlflowClient(), "e", windows=[(0.001, 10), (0.002, 10)])
     changed("UPDATE metrics SET value = 5e-324", run_id)

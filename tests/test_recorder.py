@@ -336,8 +336,26 @@ def reading_of(*devices):
 def test_run_shorter_than_a_step_of_its_counter_has_no_energy_rather_than_none(store, method):
     run = tracked_run([reading_of(("cpu", 0.0, method))], units=())
     assert [key for key in run.data.metrics if key.startswith("carbon/")] == []
-    assert recorded(run) == {"duration_s": 0.0005, "pue": 2, "intensity_g_per_kwh": 7}
+    assert recorded(run) == {"duration_s": 0.0005}
     assert "shorter than its step" in run.data.tags["carbon.error"]
+
+
+@pytest.mark.slow
+def test_run_without_a_figure_says_why_and_no_price_until_it_is_resumed_with_one(store):
+    silent, counted = reading_of(("cpu", 0.0, "tdp")), reading_of(("cpu", 1e-6, "tdp"))
+    run = tracked_run([silent], units=())
+    tags = {key for key in run.data.tags if key.startswith("carbon.")}
+    methods = {key for key in tags if key.startswith("carbon.method.")}
+    assert tags - methods == {
+        *("carbon.schema", "carbon.scope", "carbon.plugin_version", "carbon.total", "carbon.error")
+    }
+    with mlflow.start_run(run_id=run.info.run_id), track(meter=FakeMeter([counted]), **SWEDEN):
+        pass
+    data = MlflowClient().get_run(run.info.run_id).data
+    assert recorded(data)["duration_s"] == 0.001  # of both parts
+    assert recorded(data)["co2e_g"] == pytest.approx(1e-6 * 2 * 7)  # PUE and intensity
+    for tag in ("region", "pue", "intensity_source", "hardware", "tracker", "scope"):
+        assert f"carbon.{tag}" in data.tags
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def _measurement(description: MeterDescription | None) -> dict[str, Any]:
         return {}
     return _present(
         {
-            "tracker": description.tracker,
+            "tracker": description.tracker or None,
             "hardware": description.hardware or None,
             "attribution": description.attribution,
             "cpu_tdp_source": description.cpu_tdp_source,

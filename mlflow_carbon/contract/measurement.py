@@ -159,23 +159,22 @@ class MeterDescription:
     def read(cls, tags: Mapping[str, str]) -> "MeterDescription | None":
         """Returns the description that ``tags`` wrote, its problems as one sentence.
 
-        ``None`` if the tags name no tracker.
+        ``None`` if the tags name neither a tracker nor a method.
         """
+        prefix = keys.method_tag("")
+        methods = {key.removeprefix(prefix): tags[key] for key in tags if key.startswith(prefix)}
         tracker = tags.get(keys.TAG_TRACKER)
-        if tracker is None:
+        if tracker is None and not methods:
             return None
         components, error = tags.get(keys.TAG_COMPONENTS), tags.get(keys.TAG_ERROR)
-        prefix = keys.method_tag("")
         unread, idle_w = tags.get(keys.TAG_UNREAD_DEVICES), tags.get(keys.TAG_CPU_IDLE_POWER_W)
         return cls(
             components=tuple(components.split(",")) if components else (),
-            method_by_component={
-                key.removeprefix(prefix): tags[key] for key in tags if key.startswith(prefix)
-            },
+            method_by_component=methods,
             cpu_tdp_source=tags.get(keys.TAG_CPU_TDP_SOURCE),
             attribution=tags.get(keys.TAG_ATTRIBUTION, ""),
             hardware=tags.get(keys.TAG_HARDWARE, ""),
-            tracker=tracker,
+            tracker=tracker or "",
             problems=(error,) if error else (),
             unread=tuple(unread.split(", ")) if unread else (),
             cpu_idle_power_w=_power_w(idle_w),

@@ -1,4 +1,4 @@
-"""Reads every energy source in Carbontracker's thread, at an interval and whenever it is asked."""
+"""Reads every energy source at an interval, in Carbontracker's thread, and whenever it is asked."""
 
 import sys
 import threading
@@ -32,7 +32,7 @@ class Collector:
     Carbontracker's thread is told to wait 0 s between rounds; the collector waits instead, on a
     condition, so that the start or end of a window can end the wait early. That one thread reads
     all devices, and every wait for it has a limit, so that a driver that hangs does not hold up
-    the user's code.
+    the user's code. Only where no driver is asked does the start or end of a window read itself.
     """
 
     name = "mlflow_carbon"
@@ -46,6 +46,7 @@ class Collector:
         self._clock = clock
         self._interval_s = interval_s
         self._condition = threading.Condition()
+        self._reading = threading.RLock()  # one thread reads at a time
         self._num_asked = 0
         self._num_answered = 0
         self._is_stalled = False
@@ -99,6 +100,12 @@ class Collector:
         again. The snapshot has the time of this call, so the wait is not measured as work.
         """
         asked_s = self._clock.monotonic_s()
+        if self._reads_at_once() and self._reading.acquire(timeout=timeout_s):
+            try:
+                self._snapshot = read = self._read(is_looking=False)
+            finally:
+                self._reading.release()
+            return Snapshot(asked_s, read.tallies, read.ended_s, read.load)
         with self._condition:
             if not self._is_stalled and not self._has_ended:
                 self._num_asked += 1
@@ -150,9 +157,9 @@ class Collector:
             num_asked = self._num_asked
             if self._has_ended:
                 return
-        snapshot = self._read()
+        with self._reading:
+            self._snapshot = snapshot = self._read()
         with self._condition:
-            self._snapshot = snapshot
             self._num_answered = num_asked
             self._is_stalled = False
             self._condition.notify_all()
@@ -176,10 +183,25 @@ class Collector:
             except Exception as error:  # a driver may raise anything
                 self.add_problem(f"Letting go of the devices failed: {error!r}.")
 
-    def _read(self) -> Snapshot:
-        """Reads every device, each with its own time; a device that fails keeps its last tally."""
+    def _reads_at_once(self) -> bool:
+        """Returns whether no device can hang: the CPU's power is estimated from the kernel's times.
+
+        The caller then reads them itself; asking the thread takes a trial of a sweep longer.
+        """
+        machine = self.machine
+        if machine is None or self._is_stalled or self._has_ended:
+            return False
+        return all(source.method == keys.METHOD_TDP for source in machine.sources)
+
+    def _read(self, *, is_looking: bool = True) -> Snapshot:
+        """Reads every device, each with its own time; a device that fails keeps its last tally.
+
+        Args:
+            is_looking: whether to look for further devices, which may take long.
+        """
         time_s = self._clock.monotonic_s()
-        machine = self._current_machine(time_s)
+        machine = self._current_machine(time_s) if is_looking else self.machine
+        assert machine is not None
         is_shared = any(source.is_shared for source in machine.sources)
         share_fraction = self._share.fraction() if is_shared else None
         tallies: dict[Device, Tally] = dict(self._snapshot.tallies)

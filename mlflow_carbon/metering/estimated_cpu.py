@@ -10,7 +10,7 @@ LOAD_OVER_S = 0.1
 
 
 class EstimatedCpu:
-    """A counter in J, estimated from load and TDP; to be read in one thread."""
+    """A counter in J, estimated from load and TDP; to be read by one thread at a time."""
 
     def __init__(self, full_power_w: float, *, num_threads: int, clock: Clock) -> None:
         """Reads nothing yet.

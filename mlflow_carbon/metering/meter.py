@@ -63,6 +63,7 @@ class Meter:
         self._settings = settings
         self._pci_dir = pci_dir
         self._clock = clock = clock or SystemClock()
+        self._num_threads = os.cpu_count() or 1
         self._process_id: int | None = None
         self._tracker = "carbontracker"
         self._collector = Collector(self._find_machine, clock=clock, interval_s=settings.interval_s)
@@ -203,7 +204,7 @@ class Meter:
             methods,
             start_unix_s=window.start_unix_s,
             num_unread=len(machine.unread),
-            num_threads=os.cpu_count() or 1,
+            num_threads=self._num_threads,
         )
 
 

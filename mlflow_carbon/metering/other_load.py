@@ -18,7 +18,7 @@ class Load:
 
 
 class LoadWatch:
-    """Looks at the node's load now and then; to be used in one thread."""
+    """Looks at the node's load now and then; to be used by one thread at a time."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

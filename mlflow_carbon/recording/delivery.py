@@ -1,5 +1,6 @@
 """Sends a run's figures in order from a separate thread, so that no run waits for the store."""
 
+import functools
 import logging
 import threading
 from collections import deque
@@ -13,6 +14,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 
 from mlflow_carbon.recording.journal import Batch, Journal
+from mlflow_carbon.recording.lingering import lingering
 from mlflow_carbon.redaction import reason_of
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -20,7 +22,6 @@ _logger = logging.getLogger("mlflow.carbon")
 
 MAX_POINTS = 1000  # of one log_batch, by MLflow
 MAX_TAGS = 100
-NUM_LINGERING = 2  # the very first batch waits for a second
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 CLOSE_TIMEOUT_S = 15.0
 STUCK_S = 2.0  # MLflow's own retries can hold a call for minutes
@@ -41,25 +42,32 @@ class Delivery:
         send: Callable[[Batch], None],
         journal: Journal | None,
         *,
+        open_journal: Callable[[], Journal | None] | None = None,
         first_retry_s: float = FIRST_RETRY_S,
         linger_s: float = 0.0,
         interval_s: float = 0.0,
+        is_quick: bool = False,
     ) -> None:
         """Starts nothing yet.
 
         Args:
             send: writes one batch to the store; raises what the store raises.
             journal: keeps waiting batches on disk; ``None`` keeps them in memory only.
+            open_journal: opens it later, once there are figures to keep or a thread sends them.
             first_retry_s: wait after a first failure; doubles up to ``LAST_RETRY_S``.
             linger_s: how long the very first batch waits for more batches.
             interval_s: how long batches wait after a call for more batches; they are sent as soon
                 as they fill a call.
+            is_quick: whether the store answers at once, or fails, so that a delivery that is closed
+                before it has sent anything needs no thread.
         """
         self._send = send
         self._journal = journal
+        self._open_journal = open_journal
         self._first_retry_s = first_retry_s
         self._linger_s = linger_s
         self._interval_s = interval_s
+        self._is_quick = is_quick
         self._pending: deque[Batch] = deque()
         self._num_points = 0  # of all pending batches
         self._changed = threading.Condition()
@@ -76,14 +84,31 @@ class Delivery:
         with self._changed:
             self._pending.append(batch)
             self._num_points += len(batch.points)
-            self._note(lambda journal: journal.append(batch))
-            if len(self._pending) <= NUM_LINGERING or self._is_full():
+            if self._open_journal is None:
+                self._note(lambda journal: journal.append(batch))
+            elif batch.points:
+                self.keep()
+            if len(self._pending) == 1 or self._is_full():
                 self._changed.notify_all()
-            if self._thread is None:
+            if self._thread is not None:
+                return
+            if self._linger_s == 0 or self._is_full():
                 self._thread = self._start_thread()
+            elif len(self._pending) == 1:
+                lingering(self._linger_s).call_later(self._begin)
+
+    def keep(self) -> None:
+        """Opens the journal, if that was put off, and writes down what is pending."""
+        with self._changed:
+            if self._open_journal is None:
+                return
+            self._journal, self._open_journal = self._open_journal(), None
+            for batch in self._pending:
+                self._note(functools.partial(Journal.append, batch=batch))
 
     def flush(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Sends the pending batches; returns whether the store has taken them in time."""
+        self._begin()
         with self._changed:
             self._is_awaited = True
             self._changed.notify_all()
@@ -100,6 +125,9 @@ class Delivery:
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
+        if self._thread is None:
+            self._send_here()
+        with self._changed:
             is_prompt = self._changed.wait_for(self._is_empty, min(STUCK_S, timeout_s))
             if not is_prompt:
                 self._start_thread()  # the first thread may be asleep in MLflow's own retries
@@ -114,7 +142,29 @@ class Delivery:
             self._thread.join(STUCK_S)
         return is_delivered
 
+    def _begin(self) -> None:
+        """Starts to send, if there is anything to send and nobody sends it yet."""
+        with self._changed:
+            if self._thread is None and self._pending and not self._is_closing:
+                self._thread = self._start_thread()
+
+    def _send_here(self) -> None:
+        """Sends what is pending in the caller's thread, where that is quick; a thread has the rest.
+
+        A thread for one call costs a trial of a sweep a third of a ms.
+        """
+        batches = sendable(self._pending) if self._is_quick else []
+        try:
+            if batches and self._try(merged(batches)) is None:
+                with self._changed:
+                    self._forget(len(batches))
+        finally:  # Ctrl-C, too
+            if self._pending:
+                self._thread = self._start_thread()
+
     def _start_thread(self) -> threading.Thread:
+        self.keep()
+        self.keep()
         thread = threading.Thread(target=self._run, name="mlflow-carbon-delivery", daemon=True)
         thread.start()
         return thread
@@ -131,10 +181,6 @@ class Delivery:
     def _run(self) -> None:
         """Sends pending batches until the delivery is closed and empty."""
         retry_s = self._first_retry_s
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_urgent() or len(self._pending) >= NUM_LINGERING, self._linger_s
-            )
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._is_closing)

@@ -11,6 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.run_description import with_sentence
+from mlflow_carbon.contract.unmeasured import needed_tags
 from mlflow_carbon.recording.delivery import Delivery
 from mlflow_carbon.recording.journal import Batch, Journal, Point, journal_dir
 from mlflow_carbon.recording.neighbours import Neighbours
@@ -18,6 +19,7 @@ from mlflow_carbon.recording.nodes import ends_a_node, settle
 from mlflow_carbon.recording.run_files import attach, attach_in_folder, folder_of
 from mlflow_carbon.recording.run_writes import write_to_run
 from mlflow_carbon.redaction import reason_of
+from mlflow_carbon.store.schema import is_sqlite
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND
 
 # A child of MLflow's logger: same handler (stderr), same MLFLOW_LOGGING_LEVEL.
@@ -45,6 +47,7 @@ class Outbox:
         is_held: bool = False,
         parent_run_id: str | None = None,
         artifact_uri: str | None = None,
+        is_inside: bool = False,
     ) -> None:
         """Opens no file and no thread yet.
 
@@ -55,11 +58,14 @@ class Outbox:
             is_held: whether nothing is written before ``release``.
             parent_run_id: the run's parent; ``None`` if it has none, or this is not known.
             artifact_uri: where the run's artifacts go; ``None`` if the run is not known.
+            is_inside: whether this process meters the parent run, too, whose journal tells others
+                that this machine is in use; the run's own is then opened when there are figures.
         """
         self.client = client
         self.run_id = run_id
         self._marks_parent = marks_parent
         self._parent_run_id = parent_run_id
+        self._is_inside = is_inside
         self._folder = folder_of(client.tracking_uri, artifact_uri)
         self._neighbours: Neighbours | None = None  # unknown without a journal
         self._held: list[Batch] | None = [] if is_held else None
@@ -130,6 +136,11 @@ class Outbox:
         """Whether other processes of this machine have metered other runs meanwhile."""
         return self._neighbours is not None and self._neighbours.are_there
 
+    def keep(self) -> None:
+        """Opens the journal, if that was put off: there will be figures, and others beside us."""
+        if self._delivery is not None:
+            self._delivery.keep()
+
     def flush(self) -> bool:
         """Sends the figures taken, except held ones; returns whether the store has them."""
         delivery = self._delivery
@@ -155,13 +166,25 @@ class Outbox:
     def _deliver(self, batch: Batch) -> None:
         if self._delivery is None:
             writer = RunWriter(self.client, self.run_id, marks_parent=self._marks_parent)
-            journal = _open_journal(self.client, self.run_id)
-            if journal is not None:
-                self._neighbours = Neighbours(journal.path, self.run_id, self._parent_run_id)
+            journal = None if self._is_inside else self._open_journal()
             self._delivery = Delivery(
-                writer.write, journal, linger_s=LINGER_S, interval_s=SEND_INTERVAL_S
+                writer.write,
+                journal,
+                open_journal=self._open_journal if self._is_inside else None,
+                linger_s=LINGER_S,
+                interval_s=SEND_INTERVAL_S,
+                # Who waits for sqlite's lock waits 20 s at most, by MLflow, as the user's own call
+                # does that ends the run.
+                is_quick=is_sqlite(self.client.tracking_uri),
             )
         self._delivery.put(batch)
+
+    def _open_journal(self) -> Journal | None:
+        """Opens the run's journal and looks for other processes' runs, which see it from now on."""
+        journal = _open_journal(self.client, self.run_id)
+        if journal is not None:
+            self._neighbours = Neighbours(journal.path, self.run_id, self._parent_run_id)
+        return journal
 
 
 class RunWriter:
@@ -177,7 +200,7 @@ class RunWriter:
         metrics = [
             Metric(point.key, point.value, point.timestamp_ms, point.step) for point in batch.points
         ]
-        texts = dict(batch.tags)
+        texts = dict(batch.tags) if metrics else needed_tags(batch.tags)
         if line := texts.pop(keys.TAG_NOTE, None):
             texts |= self._description(line)
         tags = [RunTag(key, value[:MAX_TAG_LENGTH]) for key, value in texts.items()]

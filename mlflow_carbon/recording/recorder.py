@@ -286,6 +286,8 @@ class Recorder:
         description = self._description(is_silent=is_silent)
         tags = description.tags() | self.assumptions.default_tags() | record.window_tags()
         self._summary = replace(record.assuming(self.assumptions), description=description)
+        if total.energy_kwh is not None:
+            self._outbox.keep()
         if (self.other_cpu_fraction or 0.0) > NOTABLE_FRACTION:
             tags[keys.TAG_OTHER_LOAD] = f"{self.other_cpu_fraction:.0%} of the CPU"
         if self._has_energy_of_others():

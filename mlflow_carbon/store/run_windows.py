@@ -17,13 +17,13 @@ from mlflow_carbon.grid.hourly import EnergySpan
 from mlflow_carbon.grid.intensity import CarbonIntensity
 from mlflow_carbon.inert import MAX_NAME_CHARS, shown
 from mlflow_carbon.store.access import store_errors
-from mlflow_carbon.store.listing import all_experiments, newest_runs
+from mlflow_carbon.store.ended_runs import newest_ended_runs
+from mlflow_carbon.store.listing import all_experiments
 from mlflow_carbon.store.run_records import read_record
 from mlflow_carbon.units import MILLISECONDS_PER_SECOND, SECONDS_PER_MINUTE, watts_from_kwh
 
 LATEST = "latest"
 _RUN_ID = re.compile(r"[0-9a-fA-F]{32}")
-_METERED = f"tags.`{keys.TAG_SCHEMA}` LIKE '%'"
 _ROUNDING_FRACTION = 1e-9  # of the energy: a smaller remainder is rounding
 _NUM_NAMESAKES = 5  # ids that an error lists
 
@@ -87,18 +87,16 @@ def find_run(client: MlflowClient, text: str, *, experiment_names: Sequence[str]
     """
     if _RUN_ID.fullmatch(text) and (run := _run_of_id(client, text)) is not None:
         return run
-    named = "" if text == LATEST else f" AND attributes.run_name = {_quoted(text)}"
+    name = None if text == LATEST else text
+    named = "" if name is None else f"attributes.run_name = {_quoted(name)}"
     with store_errors(client):
         known = [
             experiment.experiment_id
             for experiment in all_experiments(client)
             if not experiment_names or experiment.name in experiment_names
         ]
-        found = newest_runs(
-            client,
-            known,
-            f"{_METERED} AND attributes.status != 'RUNNING'{named}",
-            max_runs=_NUM_NAMESAKES,
+        found = newest_ended_runs(
+            client, known, name=name, name_filter=named, max_runs=_NUM_NAMESAKES
         )
     if not found:
         if text == LATEST:

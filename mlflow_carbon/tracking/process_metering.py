@@ -144,6 +144,7 @@ class ProcessMetering:
             is_held=is_held or start.is_sought,
             parent_run_id=start.parent_run_id,
             artifact_uri=None if start.run is None else start.run.info.artifact_uri,
+            is_inside=start.parent_run_id in self._runs,
         )
         return Recorder(
             outbox,
