@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from ldm_project.config import (
     AUTOENCODERS,
-    DEFAULT_BATCH_SIZE_BY_DIMS,
     DEFAULT_SIZE_BY_DIMS,
     DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS,
     HELD_OUT_FRACTION,
@@ -54,7 +53,8 @@ from ldm_project.resolution import train_settings
 from ldm_project.runs.references import find_model, ldm_name
 
 # Iterations of VQ-GAN and UNet, by dimension: those of the models of README and pages.
-ITERATIONS = {2: (1350, 10_000), 3: (1400, 5000)}
+ITERATIONS = {2: (1350, 10_000), 3: (1400, 8000)}
+UNET_BATCH_SIZE = {2: 8, 3: 16}  # of a volume four times the default: docs/image_quality.md
 NUM_PHANTOMS = 320
 NUM_POINTS = 8  # of the curve
 NUM_HELD_OUT_EPOCHS = {2: 4, 3: 1}
@@ -123,7 +123,7 @@ def curve(training: VqganTraining, scans: CtScans, images: Tensor) -> Iterator[P
 def samples(training: VqganTraining, spec: ModelSpec, scans: CtScans, *, iterations: int) -> Tensor:
     """Trains a UNet on the VQ-GAN's latents; returns images ``(N, 1, *S)`` that it makes."""
     num_epochs = MAX_SLICE_EPOCHS if spec.dims == 2 else 1
-    batch_size = DEFAULT_BATCH_SIZE_BY_DIMS[spec.dims]
+    batch_size = UNET_BATCH_SIZE[spec.dims]
     num_batches = num_epochs * scans.num_scans // batch_size
     drawn = islice(batches(scans, batch_size=batch_size), num_batches)
     latents = encode_latents(training.vqgan, drawn)

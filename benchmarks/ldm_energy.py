@@ -2,7 +2,8 @@
 
 Run it as ``python -m benchmarks.ldm_energy``: an hour and a half of one core, of which an hour
 trains tiny models, unless ``--store`` names a folder that has them. It takes all ways of sampling
-in turns, so that what else a machine does meets them alike.
+in turns, so that what else a machine does meets them alike. ``--dims 3`` measures volumes alone:
+the page's slices are then those that were kept.
 """
 
 import argparse
@@ -11,31 +12,34 @@ import os
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.image_quality import ITERATIONS, NUM_PHANTOMS
+from benchmarks.image_quality import ITERATIONS, NUM_PHANTOMS, UNET_BATCH_SIZE
 from benchmarks.ldm_energy_page import Report, Way, page
 from benchmarks.ldm_gpu import reached_in_multiplication, sampling_rows, training_rows
 from benchmarks.ldm_gpu_page import GpuReport, gpu_section
 from benchmarks.ldm_ways import STEPS, Sample, Taken, baseline, measured, ours
-from ldm_project.config import PHANTOM, SQUARED, TrainRunConfig
+from ldm_project.config import PHANTOM, SQUARED, TrainRunConfig, VqganRunConfig
 from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.diffusion.checkpoints import LdmCheckpoint, load_ldm
 from ldm_project.diffusion.fidelity import doubts
 from ldm_project.diffusion.iso_quality import Setting, iso_quality
 from ldm_project.diffusion.quality import image_set, judge
-from ldm_project.resolution import train_settings
+from ldm_project.resolution import train_settings, vqgan_settings
 from ldm_project.runs.commands import run_command
 from ldm_project.runs.quality import judged_setting, real_images
 from ldm_project.runs.references import find_model, ldm_name
-from ldm_project.settings import TrainSettings
+from ldm_project.settings import TrainSettings, VqganSettings
+from mlflow_carbon.metering.cpu_power import read_cpu
 from mlflow_carbon.metering.meter import Meter, MeterSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "ldm_energy.md"
+KEPT = Path(__file__).parent / "measured" / "ldm_energy"  # the last report of each dimension
 GPU_REPORT = Path(__file__).parent / "ldm_gpu_report.json"  # of the last run on a GPU
 NUM_ROUNDS_BY_DIMS = {2: 16, 3: 2}  # a volume takes three times what a slice does
 BATCH_SIZE = 16
@@ -58,7 +62,20 @@ def training_of(dims: int) -> TrainSettings:
             dims=dims,
             vqgan_iterations=vqgan_iterations,
             iterations=iterations,
+            batch_size=str(UNET_BATCH_SIZE[dims]),
             loss=SQUARED,
+            data=f"{PHANTOM}:{NUM_PHANTOMS}",
+            device="cpu",
+        )
+    )
+
+
+def autoencoder_training_of(dims: int) -> VqganSettings:
+    """Returns the training settings of the VQ-GAN of that LDM."""
+    return vqgan_settings(
+        VqganRunConfig(
+            dims=dims,
+            vqgan_iterations=ITERATIONS[dims][0],
             data=f"{PHANTOM}:{NUM_PHANTOMS}",
             device="cpu",
         )
@@ -69,6 +86,7 @@ def trained(settings: TrainSettings) -> tuple[LdmCheckpoint, LdmCheckpoint]:
     """Returns a tiny LDM twice, with equal weights: in MONAI core and in monai-generative."""
     found = find_model(None, "ldm", ldm_name(settings), data_digest=None)
     if found is None:
+        run_command(autoencoder_training_of(settings.dims))  # which has a batch size of its own
         run_command(settings)
         found = find_model(None, "ldm", ldm_name(settings), data_digest=None)
     assert found is not None  # trained above
@@ -155,6 +173,7 @@ def compared(dims: int, *, num_rounds: int, batch_size: int) -> Report:
         stranger_difference_hu=mean_difference_hu(reference.roll(1, 0), reference),
         real=real.anchor,
         reconstruction=reconstruction,
+        measured=f"on {date.today()} on one core ({read_cpu().name})",
         doubts=found,
     )
 
@@ -186,27 +205,36 @@ def main() -> None:
     torch.set_num_threads(1)  # as the project does for tiny; kinder to the baseline than two
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", help="Folder that keeps the trained models for another time.")
-    store = parser.parse_args().store
+    parser.add_argument(
+        "--dims", type=int, nargs="+", choices=(2, 3), default=(2, 3), help="What to measure."
+    )
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(store or folder).resolve()
+        place = Path(given.store or folder).resolve()
         place.mkdir(parents=True, exist_ok=True)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{place}/mlflow.db"
         with contextlib.chdir(place):  # artifacts lie beside the store
-            reports = [
-                compared(dims, num_rounds=num_rounds, batch_size=BATCH_SIZE)
-                for dims, num_rounds in NUM_ROUNDS_BY_DIMS.items()
-            ]
+            for dims in given.dims:
+                num_rounds = NUM_ROUNDS_BY_DIMS[dims]
+                report = compared(dims, num_rounds=num_rounds, batch_size=BATCH_SIZE)
+                report.write(kept_at(dims))
+    reports = [Report.read(kept_at(dims)) for dims in NUM_ROUNDS_BY_DIMS]
     _write(page(reports, _gpu_section(GpuReport.read(GPU_REPORT))))
     if torch.cuda.is_available():
         gpu = torch.device("cuda")
         peak = reached_in_multiplication(gpu)
-        report = GpuReport(
+        gpu_report = GpuReport(
             tuple(sampling_rows(gpu, peak)),
             tuple(training_rows(gpu, peak)),
             note=f"{torch.cuda.get_device_name(gpu)}, torch {torch.__version__}.",
         )
-        report.write(GPU_REPORT)
-        _write(page(reports, _gpu_section(report)))
+        gpu_report.write(GPU_REPORT)
+        _write(page(reports, _gpu_section(gpu_report)))
+
+
+def kept_at(dims: int) -> Path:
+    """Returns the file of the last report of a dimension."""
+    return KEPT / f"{dims}d.json"
 
 
 def _gpu_section(report: GpuReport) -> str:

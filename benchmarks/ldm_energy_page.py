@@ -1,10 +1,13 @@
 """The page of ``benchmarks.ldm_energy``: its figures as Markdown, apart from measuring them."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from ldm_project.diffusion.iso_quality import Setting
-from ldm_project.diffusion.quality import Quality
+from ldm_project.diffusion.quality import Estimate, Quality
 from ldm_project.parsing import size_text
 
 # The bars: times less per image than the baseline, by dimension.
@@ -42,7 +45,46 @@ class Report:
     stranger_difference_hu: float  # of two images of 1000 steps
     real: Quality
     reconstruction: Quality
+    measured: str  # when, and on which CPU
     doubts: tuple[str, ...] = ()  # why equal quality cannot be judged
+
+    def write(self, path: Path) -> None:
+        """Writes the report to a file, so that one dimension can be measured without the other."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> "Report":
+        """Returns the report in a file."""
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        ways = {
+            name: kept[name] and Way(**kept[name])
+            for name in ("baseline", "same_steps", "iso_quality")
+        }
+        qualities = {name: _quality(kept[name]) for name in ("real", "reconstruction")}
+        lists = {
+            name: tuple(kept[name]) for name in ("size", "iterations", "differences_hu", "doubts")
+        }
+        return cls(
+            **{
+                **kept,
+                **ways,
+                **qualities,
+                **lists,
+                "ways": tuple(Way(**way) for way in kept["ways"]),
+                "settings": tuple(_setting(setting) for setting in kept["settings"]),
+            }
+        )
+
+
+def _setting(kept: dict[str, Any]) -> Setting:
+    read = {"quality": _quality(kept["quality"]), "shortfalls": tuple(kept["shortfalls"])}
+    return Setting(**{**kept, **read})
+
+
+def _quality(kept: dict[str, Any]) -> Quality:
+    estimates = {name: Estimate(**kept[name]) for name in ("frechet", "kid", "plane_frechet")}
+    return Quality(**{**kept, **estimates})
 
 
 def page(reports: Sequence[Report], on_gpu: str) -> str:
@@ -57,6 +99,7 @@ def page(reports: Sequence[Report], on_gpu: str) -> str:
         batch_size=reports[0].batch_size,
         num_images=_by_dims(reports, lambda report: report.num_rounds * report.batch_size),
         precision=reports[0].precision,
+        measured="; ".join(f"in {report.dims}D {report.measured}" for report in reports),
         strangers=_by_dims(reports, lambda report: round(report.stranger_difference_hu)),
         ours="(b) samples"
         if all(it.iso_quality is None for it in reports)
@@ -151,7 +194,7 @@ phantoms, on one thread of a CPU: {training}. The ways take turns, in rounds ({n
 figures are medians over the rounds. CPU time is the one to go by: wall time contains what else \
 the machine did. CPU time grows, too, where other work shares the core, for all ways alike: \
 compare within one page, not between two. Energy is this process's share of the CPU's, estimated \
-from its design power.
+from its design power. Measured {measured}.
 
 (a) samples one image at a time in fp32, with monai-generative's `LatentDiffusionInferer`, its \
 networks and its `DDPMScheduler`; it got the schedule the model was trained with. {ours} \

@@ -12,6 +12,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from monai.networks.schedulers import DDPMScheduler as MonaiDdpm
 from torch import Tensor
 
+from ldm_project.ct.data import DataSpec, open_scans
 from ldm_project.diffusion.models import ModelSpec, build_vqgan
 from ldm_project.diffusion.noise_schedulers import NOISE_SCHEDULE
 from ldm_project.diffusion.quality import features_of_encoder, image_set, judge, pair_ms_ssim
@@ -25,6 +26,7 @@ NUM_SAMPLES, NUM_TRAINING, NUM_HELD_OUT = 64, 160, 48
 # The reference, DDPM, adds noise of its own, so that no other sampler makes the same images. Only
 # many show that two samplers are equally good.
 NUM_TO_PASS = 1024
+PAGE_SIZE, PAGE_PHANTOMS, PAGE_IMAGES = (32, 32, 32), 320, 32  # of docs/ldm_energy.md
 HU = 1 / 1000  # of the networks' range
 
 
@@ -179,3 +181,52 @@ def test_blur_is_rejected_for_its_detail(jury):
     images = jury.reference_images
     blurred = (images + images.roll(1, 2) + images.roll(1, 3)) / 3
     assert "finest detail" in jury.against(blurred)
+
+
+class PhantomJury:
+    """Volumes as the page of costs has them: phantoms, a fifth held out, and 32 images to judge."""
+
+    def __init__(self) -> None:
+        data = DataSpec("phantom", PAGE_SIZE, num_phantoms=PAGE_PHANTOMS)
+        training, held_out = (
+            torch.stack(list(scans.images(0))) for scans in open_scans(data).split(0.2)
+        )
+        second = train_second_judge(training, held_out, iterations=120)
+        torch.manual_seed(0)
+        vqgan = build_vqgan(ModelSpec(3, PAGE_SIZE, "tiny")).eval()
+        self.features = features_of_encoder(vqgan, second.features)
+        self.training, self.held_out = (
+            image_set(self.features, images) for images in (training, held_out)
+        )
+        alike = pair_ms_ssim(self.training.examples)
+        real = judge(self.held_out, self.training, self.held_out)
+        self.anchor = replace(real, pair_ms_ssim=alike)
+        self.images = held_out[:PAGE_IMAGES]  # as a perfect model would make them
+        self.reference = image_set(self.features, self.images)
+
+    def against(self, images: Tensor) -> str:
+        judged = image_set(self.features, images)
+        quality = judge(judged, self.training, self.held_out)
+        found = shortfalls(judged, self.reference, self.training, quality=quality, real=self.anchor)
+        return "; ".join(found)
+
+
+@pytest.fixture(scope="module")
+def phantom_jury():
+    return PhantomJury()
+
+
+@pytest.mark.parametrize("shift_hu", [60, -60])
+def test_shifted_volumes_of_the_pages_are_rejected_by_both_judges(phantom_jury, shift_hu):
+    found = phantom_jury.against((phantom_jury.images + shift_hu * HU).clamp(-1, 1))
+    assert farther_by("the second judge") in found
+    assert farther_by("the VQ-GAN's features") in found
+
+
+def test_noise_in_the_volumes_of_the_pages_is_rejected(phantom_jury):
+    """Of 60 HU; the phantoms have a noise of their own, of 2.6 HU at this size."""
+    assert "finest detail" in phantom_jury.against(noisy(phantom_jury.images, 60))
+
+
+def test_the_volumes_of_the_pages_themselves_are_passed(phantom_jury):
+    assert phantom_jury.against(phantom_jury.images) == ""

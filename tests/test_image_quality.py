@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import image_quality
+from ldm_project.config import DEFAULT_BATCH_SIZE_BY_DIMS
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,6 +27,9 @@ def test_make_page_models_trains_what_the_pages_are_made_of():
         r"-e train -P dims=(\d) -P vqgan_iterations=(\d+) -P iterations=(\d+)", recipe
     )
     assert {int(d): (int(v), int(u)) for d, v, u in found} == image_quality.ITERATIONS
+    batch_sizes = re.findall(r"-P batch_size=(\d+)", recipe)
+    assert batch_sizes == [str(image_quality.UNET_BATCH_SIZE[3])]
+    assert image_quality.UNET_BATCH_SIZE[2] == DEFAULT_BATCH_SIZE_BY_DIMS[2]
     assert f"-P data=phantom:{image_quality.NUM_PHANTOMS}\n" in recipe
 
 

@@ -21,6 +21,8 @@ from ldm_project.diffusion.models import (
 from ldm_project.diffusion.quality import Estimate, Quality
 from mlflow_carbon.metering.meter import Meter
 
+ROOT = Path(__file__).parent.parent
+
 QUALITY = Quality(
     frechet=Estimate(1.0, 0.5, 1.5),
     kid=Estimate(0.2, 0.1, 0.3),
@@ -54,6 +56,7 @@ def report():
         stranger_difference_hu=144.4,
         real=QUALITY,
         reconstruction=QUALITY,
+        measured="on a day on one core of a CPU",
     )
 
 
@@ -100,6 +103,54 @@ def test_page_says_how_many_rounds_and_images_there_were_of_each_dimension():
     text = page([report(), replace(report(), dims=3, num_rounds=2)], "")
     assert "in rounds (in 2D 3, in 3D 2)" in text
     assert "Images of each setting (in 2D 48, in 3D 32)" in text  # 16 a round
+
+
+def test_page_says_when_and_on_what_each_dimension_was_measured():
+    text = page([report(), replace(report(), dims=3, measured="on a later day")], "")
+    assert "Measured in 2D on a day on one core of a CPU; in 3D on a later day." in text
+
+
+def test_report_reads_back_as_it_was(tmp_path):
+    poor = replace(report().settings[1], shortfalls=("40% repeats",))
+    judged = replace(report(), settings=(report().settings[0], poor))
+    doubtful = replace(judged, iso_quality=None, doubts=("too few samples.",))
+    for written in (judged, doubtful):
+        written.write(tmp_path / "kept" / "2d.json")
+        assert Report.read(tmp_path / "kept" / "2d.json") == written
+
+
+def test_page_is_made_from_the_reports_that_are_kept():
+    """So one dimension is measured anew without the other."""
+    reports = [Report.read(ldm_energy.kept_at(dims)) for dims in (2, 3)]
+    gpu = GpuReport.read(ldm_energy.GPU_REPORT)
+    on_gpu = gpu_section(gpu.sampling, gpu.training, gpu.note)
+    assert ldm_energy.PAGE.read_text() == page(reports, on_gpu)
+
+
+def text_of(path):
+    return " ".join((ROOT / path).read_text().split())
+
+
+def test_readme_and_page_of_quality_say_what_was_kept_of_slices():
+    kept = Report.read(ldm_energy.kept_at(2))
+    assert kept.iso_quality.name == "dpmpp_sde 100"
+    times_less = round(kept.baseline.cpu_s / kept.iso_quality.cpu_s)
+    assert f"or a {times_less}th of the usual way's" in text_of("README.md")
+    assert f"{times_less} times less than the usual way" in text_of("docs/image_quality.md")
+
+
+def test_page_of_quality_says_why_the_kept_volumes_cannot_be_judged():
+    kept = Report.read(ldm_energy.kept_at(3))
+    (doubt,) = kept.doubts
+    alike = kept.settings[0].quality.pair_ms_ssim
+    assert f"samples of 1000 steps have pairs alike by {alike:.2f}" in doubt
+    text = text_of("docs/image_quality.md")
+    assert f"pairs of DDPM's samples are alike by {alike:.2f}, and 0.76 ± 0.05 is allowed" in text
+    assert f"KID ({kept.settings[0].quality.kid.value:.2f})" in text
+    settings = zip(kept.settings, kept.differences_hu, strict=True)
+    (nearest,) = (hu for it, hu in settings if (it.sampler, it.steps) == ("dpmpp_sde", 100))
+    strangers = kept.stranger_difference_hu
+    assert f"by {nearest:.0f} HU, two of DDPM's by {strangers:.0f}" in text
 
 
 def test_gpu_rows_say_not_measured_without_a_gpu():
