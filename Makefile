@@ -21,7 +21,7 @@ page-models: $(READY)
 	$(PAGE_MODEL) -e vqgan -P dims=2 -P vqgan_iterations=1350
 	$(PAGE_MODEL) -e train -P dims=2 -P vqgan_iterations=1350 -P iterations=10000 -P loss=squared
 	$(PAGE_MODEL) -e vqgan -P dims=3 -P vqgan_iterations=1400
-	$(PAGE_MODEL) -e train -P dims=3 -P vqgan_iterations=1400 -P iterations=8000 -P batch_size=16 -P loss=squared
+	$(PAGE_MODEL) -e train -P dims=3 -P vqgan_iterations=1400 -P precision=bf16 -P iterations=8000 -P batch_size=16 -P loss=squared
 
 # The tables and figures of docs/study.md, anew from the study that is kept in benchmarks/measured/study.
 study-page: $(READY)
