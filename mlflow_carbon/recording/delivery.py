@@ -164,7 +164,6 @@ class Delivery:
 
     def _start_thread(self) -> threading.Thread:
         self.keep()
-        self.keep()
         thread = threading.Thread(target=self._run, name="mlflow-carbon-delivery", daemon=True)
         thread.start()
         return thread
