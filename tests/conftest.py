@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 import logging
 import multiprocessing.spawn
 import os
@@ -39,6 +40,8 @@ hypothesis.settings.load_profile("no_deadline")
 
 ROOT = Path(__file__).parent.parent
 collect_ignore = ["versions"]  # for environments of their own: see there
+TESTS_BETWEEN_COLLECTIONS = 100
+num_ended = itertools.count(1)
 # What the tools that check this folder keep in it, and Python beside what it imports.
 KEPT_BY_TOOLS = (".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", "__pycache__")
 
@@ -59,9 +62,20 @@ def pytest_configure(config):
 
 def pytest_collection_finish(session):
     """Spares looking for garbage among all that is loaded by now: an eighth of the quick tests."""
+    spare_what_is_there()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def pytest_runtest_logfinish(nodeid):
+    """Spares it among what tests load: a study, which collects, took ten times as long."""
+    if next(num_ended) % TESTS_BETWEEN_COLLECTIONS == 0:
+        spare_what_is_there()
+
+
+def spare_what_is_there():
+    """Frees what nobody holds, and keeps the collector from all the rest."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_sessionstart(session):

@@ -187,7 +187,7 @@ model.fit(numpy.random.rand(256, 4), numpy.random.rand(256), epochs=3, verbose=0
     assert (run.data.tags["carbon.unit"], run.data.tags["carbon.num_units"]) == ("epoch", "3")
     (model,) = user.client.search_logged_models([run.info.experiment_id])
     metrics = {metric.key: metric.value for metric in model.metrics}
-    assert idle_s(user, run) > 1  # MLflow saves the model
+    assert idle_s(user, run) > 0  # MLflow saves the model
     assert metrics["carbon/co2e_kg"] == pytest.approx(recorded(run)["co2e_g"] / 1000)
 
 

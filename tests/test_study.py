@@ -151,7 +151,7 @@ def test_dry_run_prints_the_cells_and_their_forecast_and_writes_nothing(store):
 
 @pytest.mark.slow
 def test_processes_share_a_cell_in_its_run(store, warm_start):
-    study(dims="2", tasks="train", num_processes="2", iterations_per_window="1")
+    study(dims="2", tasks="train", sizes="64", num_processes="2")  # longer than a kernel's tick
     by_count = {cell.num_processes: cell for cell in newest().cells}
-    assert by_count[2].statistics.num_units == 2
-    assert by_count[2].name == "train 2D 16x16 tiny 2 processes"
+    assert by_count[2].statistics.num_units == 4  # 2 windows of 2 iterations
+    assert by_count[2].name == "train 2D 64x64 tiny 2 processes"
