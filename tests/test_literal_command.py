@@ -19,7 +19,9 @@ from tests.fakes.recorded import recorded
 
 ROOT = Path(__file__).parent.parent
 SYSTEM_PATH = ["/usr/local/bin", "/usr/bin", "/bin"]
-SMALL = {"size": "32", "iterations": "8", "vqgan_iterations": "8", "num_samples": "4", "steps": "4"}
+# 40 steps take longer than a kernel's tick, so that each sample has an energy.
+SMALL = {"size": "32", "iterations": "8", "vqgan_iterations": "8", "num_samples": "4"}
+SMALL["steps"] = "40"
 
 pytestmark = pytest.mark.slow
 
@@ -80,10 +82,10 @@ def synth_runs(store: str):
 def assert_measured(store: str):
     (synth,) = synth_runs(store)
     assert synth.info.status == "FINISHED"
-    assert synth.data.params["steps"] == "4"
+    assert synth.data.params["steps"] == SMALL["steps"]
     assert recorded(synth)["energy_kwh"] > 0
     assert synth.data.tags["carbon.unit"] == "sample"
-    assert synth.info.run_name == "synth 2D 32² unipc-4 seed 0"
+    assert synth.info.run_name == "synth 2D 32² unipc-40 seed 0"
     assert synth.data.params["size"] == "32"
     assert synth.data.params["resolved.batch_size"] == "1"
     assert "num_samples" in synth.data.params
@@ -151,10 +153,10 @@ def test_compare_entry_point_prints_the_table(project, store, warm_start):
     )
     assert compared.returncode == 0, compared.stderr
     lines = [line.split() for line in compared.stdout.splitlines()]
-    assert [line[:2] for line in lines if line[:1] == ["4"]][:3] == [
-        ["4", "EU27"],
-        ["4", "SE"],
-        ["4", "PL"],
+    assert [line[:2] for line in lines if line[:1] == ["40"]][:3] == [
+        ["40", "EU27"],
+        ["40", "SE"],
+        ["40", "PL"],
     ]
 
 
