@@ -197,7 +197,7 @@ def test_what_the_study_took_is_that_of_the_raw_tables(kept, database):
     ).fetchone()
     assert study_page.tables_of(kept)["took"].startswith(
         f"It took {(end_ms - start_ms) / 60_000:.1f} min from its start to its end, its cells "
-        f"{energy_kwh:.3g} kWh of IT energy, {energy_kwh * KG_PER_KWH * 1000:.3g} g CO2e."
+        f"{energy_kwh * 1e6:.3g} mWh of IT energy, {energy_kwh * KG_PER_KWH * 1e6:.3g} mg CO2e."
     )
 
 

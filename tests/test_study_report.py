@@ -214,12 +214,12 @@ def test_steps_that_lie_far_below_the_papers_cannot_tell(parent):
 
 
 def test_report_says_what_the_study_took_and_what_ran_beside_it(parent):
-    # 2 windows of 5 iterations of 360 J each are 3600 J, 0.001 kWh; x 1.5 x 250 g/kWh
+    # 2 windows of 5 iterations of 360 J each are 3600 J, 1 Wh; x 1.5 x 250 g/kWh
     write_cell(parent, "train", (512, 512), 360, other_load="43% of the CPU")
     lines = CliRunner().invoke(cli, ["study-report"]).stdout.splitlines()
     assert re.fullmatch(
-        r"It took [\d.]+ min from its start to its end, its cells 0.001 kWh of IT energy, "
-        r"0.375 g CO2e\.",
+        r"It took [\d.]+ min from its start to its end, its cells 1 Wh of IT energy, "
+        r"375 mg CO2e\.",
         lines[1],
     )
     assert lines[2] == "Machine: 1x test."

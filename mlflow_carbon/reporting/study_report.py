@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from mlflow_carbon.accounting.amounts import energy_text, mass_text
 from mlflow_carbon.inert import markdown, shown
 from mlflow_carbon.reporting.finding import ABSENT as ABSENT_CELL
 from mlflow_carbon.reporting.finding import ENERGY, MASS, RATIO, Finding
@@ -136,8 +137,8 @@ def summary(study: Study) -> list[str]:
     if study.duration_s is not None:
         took.append(f"{study.duration_s / SECONDS_PER_MINUTE:.1f} min from its start to its end")
     if study.machines:
-        took.append(f"its cells {study.energy_kwh:.3g} kWh of IT energy")
-        took += [f"{sum(grams):.3g} g CO2e"] if grams else []
+        took.append(f"its cells {energy_text(study.energy_kwh)} of IT energy")
+        took += [f"{mass_text(sum(grams))} CO2e"] if grams else []
     sentences = [f"It took {', '.join(took)}."] if took else []
     sentences += [f"Machine: {machine}." for machine in study.machines]
     num_shared = sum(bool(cell.measured and cell.other_load) for cell in study.cells)
