@@ -112,6 +112,15 @@ def test_wrap_of_a_counter_near_its_end_is_believed_however_it_was_gapped_before
     assert (step.kind, step.joules) == (StepKind.MOVED, 93.0)  # 43 J to its end and 50 J on
 
 
+def test_wrap_after_a_short_step_is_believed() -> None:
+    # 50 W throughout; a run's first reading was 5 ms ago, and a counter counts in steps of its own
+    state = CounterState(Count(262_099.75, 0.0), 0.0)
+    for count in (Count(262_100.0, 0.005), Count(7.0, 1.005)):
+        step = counter_step(state, count, max_power_w=1000.0, wrap_joules=262_143.0)
+        state = step.state
+    assert (step.kind, step.joules) == (StepKind.MOVED, 50.0)
+
+
 @pytest.mark.parametrize("short_of_end_joules", [50, 150, 500, 900, 1_900])
 def test_reset_near_the_end_of_the_range_is_no_new_start(
     tmp_path: Path, short_of_end_joules: int

@@ -43,7 +43,7 @@ class CounterState:
         last: its latest reading.
         moved_s: when the counter was last seen to move; before that, when it was first read.
         trusted: the last reading before a disbelieved one, kept until the counter moves on.
-        peak_w: highest mean power of any step so far; 0 before the first.
+        peak_w: highest mean power of any step of 0.1 s or more so far; 0 before the first.
     """
 
     last: Count
@@ -108,8 +108,9 @@ def counter_step(
         gap = CounterState(now, now.time_s, trusted or state.last, state.peak_w)
         return CounterStep(gap, StepKind.GAP, 0.0, False)
     may_hide_a_wrap = wrap_joules is not None and elapsed_s > wrap_joules / max_power_w
-    step_w = gain_joules / (moved_in_s + MAX_WRAP_STEP_S)
-    moved = replace(moved, peak_w=max(state.peak_w, step_w))
+    if moved_in_s >= MAX_WRAP_STEP_S:  # a shorter step tells too little of the power
+        step_w = gain_joules / (moved_in_s + MAX_WRAP_STEP_S)
+        moved = replace(moved, peak_w=max(state.peak_w, step_w))
     return CounterStep(moved, StepKind.MOVED, gain_joules, not may_hide_a_wrap)
 
 
