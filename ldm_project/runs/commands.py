@@ -155,7 +155,8 @@ def summary(run: Run) -> list[str]:
     scale = choose_scale([energy.energy_kwh], ENERGY_SCALES)
     std_kwh = math.nan if energy.std_kwh is None else energy.std_kwh
     price_g = record.co2e_g / total.energy_kwh if total.energy_kwh else 0.0
-    seen = f"; counters or samples saw {total.coverage_fraction:.0%} of the time"
+    seen = total.coverage_fraction or 0.0  # not known: as of an estimate, nothing is said
+    told = f"; counters or samples saw {seen:.0%} of the time" if seen else ""
     methods = {name: tags[keys.method_tag(name)] for name in tags[keys.TAG_COMPONENTS].split(",")}
     return [
         f"energy  {scale.text_with_std(energy.energy_kwh, std_kwh)} {scale.symbol} per {unit} "
@@ -163,6 +164,6 @@ def summary(run: Run) -> list[str]:
         f"CO2e    {mass_text(energy.energy_kwh * price_g)} per {unit}, "
         f"{mass_text(record.co2e_g)} for the run of {duration_text(total.duration_s or 0.0)}",
         f"how     {words_of_methods(methods)}; {tags[keys.TAG_NUM_DISTINCT_READINGS]} distinct "
-        f"powers of the windows{seen if total.coverage_fraction else ''}",
+        f"powers of the windows{told}",
         _run_line(run.info.run_id),
     ]
