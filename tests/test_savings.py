@@ -83,7 +83,7 @@ def test_single_runs_are_told_apart_by_their_windows_alone(client):
     margin = stats.t.ppf(0.975, degrees) * math.sqrt(sum(variances))
     assert change.low == pytest.approx(1 - math.exp(math.log(2 / 8) + margin), rel=1e-4)
     assert change.is_shown
-    assert "windows' scatter alone" in change.basis
+    assert "interval is of its windows" in change.basis
 
 
 def test_what_chance_could_have_made_is_no_saving_shown(client):

@@ -192,7 +192,7 @@ def _best_change(group: pd.DataFrame, column: str, is_lower_better: bool | None)
     if low is None:
         basis += " One run a side, or no scatter: no interval."
     elif 1 in numbers:
-        basis += " Of a single run, the interval knows the windows' scatter alone."
+        basis += " A single run's interval is of its windows; runs may differ by more."
     caveat = ""
     if name in _CHANGES_PRODUCT:
         caveat = "another product"
