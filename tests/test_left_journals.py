@@ -298,6 +298,15 @@ def test_child_that_outlives_a_killed_process_does_not_keep_its_journal_living(f
         assert kinds(folder) == [LeftBehind]
 
 
+@pytest.mark.parametrize("run_id", ["../out", "/out", "a/b", "..", "\0", "x" * 300])
+def test_journal_stays_in_its_folder_whatever_the_id_of_its_run(tmp_path, run_id):
+    folder = tmp_path / "journals"
+    journal = Journal(folder, run_id=run_id, tracking_uri="x")
+    assert journal.path.is_file()
+    assert list(folder.iterdir()) == [journal.path]
+    journal.close(is_delivered=True)
+
+
 def test_journal_of_our_own_process_is_living(folder):
     journal = Journal(folder, run_id="a" * 32, tracking_uri="sqlite:///x.db")
     assert kinds(folder) == [Living]

@@ -5,6 +5,7 @@ import os
 import uuid
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from mlflow_carbon.recording.process_identity import lock, this_process
 from mlflow_carbon.redaction import without_credentials
@@ -12,6 +13,7 @@ from mlflow_carbon.redaction import without_credentials
 JOURNAL_DIR_VARIABLE = "MLFLOW_CARBON_JOURNAL_DIR"
 SUFFIX = ".journal.jsonl"
 MARK_SUFFIX = ".shared"  # of an empty file beside a journal, see neighbours.py
+_MAX_NAME_CHARS = 200  # of a run's id in a file's name
 _NUM_DIGITS = 8  # that tell the journals of one run apart
 OWN_FOLDER = "mlflow-carbon"
 _ONLY_OWNER_FOLDER, _ONLY_OWNER_FILE = 0o700, 0o600
@@ -56,7 +58,9 @@ class Journal:
             OSError: the folder cannot be written.
         """
         _make_private(folder)
-        self._path = folder / f"{run_id}-{uuid.uuid4().hex[:_NUM_DIGITS]}{SUFFIX}"
+        # an id that MLflow makes stays as it is; any other stays in the folder
+        name = quote(run_id, safe="")[:_MAX_NAME_CHARS]
+        self._path = folder / f"{name}-{uuid.uuid4().hex[:_NUM_DIGITS]}{SUFFIX}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         self._file: int | None = os.open(self._path, flags, _ONLY_OWNER_FILE)
         self.is_whole = True  # whether every record was written
