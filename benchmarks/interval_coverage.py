@@ -193,37 +193,40 @@ def coverage_table() -> str:
     """Returns the coverage over windows, future windows and correlation, in %."""
     rows = []
     for num_windows in NUMS_WINDOWS:
+        by_phi = [
+            coverage_fractions(
+                autoregression(phi),
+                num_windows,
+                NUMS_FUTURE,
+                num_repetitions=NUM_REPETITIONS,
+                seed=1,
+            )
+            for phi in PHIS
+        ]
         for num_future in NUMS_FUTURE:
-            cells = [
-                coverage_fraction(
-                    autoregression(phi),
-                    num_windows,
-                    num_future,
-                    num_repetitions=NUM_REPETITIONS,
-                    seed=1,
-                )
-                for phi in PHIS
-            ]
-            row = [str(num_windows), str(num_future), *(f"{100 * cell:.1f}" for cell in cells)]
-            rows.append(row)
+            cells = (f"{100 * fractions[num_future]:.1f}" for fractions in by_phi)
+            rows.append([str(num_windows), str(num_future), *cells])
     return markdown(["windows", "future windows", *(f"φ = {phi:g}" for phi in PHIS)], rows)
 
 
 def trouble_table() -> str:
     """Returns the coverage over windows that break the assumptions, in %."""
-    places = [(20, 20), (20, 2000), (200, 20), (200, 2000)]
+    nums_windows, nums_future = (20, 200), (20, 2000)
     rows = []
     for trouble in TROUBLES:
         cells = [
-            coverage_fraction(trouble.simulate, n, k, num_repetitions=NUM_REPETITIONS, seed=2)
-            for n, k in places
+            fraction
+            for n in nums_windows
+            for fraction in coverage_fractions(
+                trouble.simulate, n, nums_future, num_repetitions=NUM_REPETITIONS, seed=2
+            ).values()
         ]
         cells += [
             wandering_fraction(trouble.simulate, n, num_repetitions=NUM_REPETITIONS, seed=2)
-            for n in (20, 200)
+            for n in nums_windows
         ]
         rows.append([trouble.name, *(f"{100 * cell:.1f}" for cell in cells)])
-    covered = (f"{n}, then {k}" for n, k in places)
+    covered = (f"{n}, then {k}" for n in nums_windows for k in nums_future)
     return markdown(["windows are", *covered, "20: flagged", "200: flagged"], rows)
 
 
