@@ -53,18 +53,19 @@ def windows(database, task, size, model="tiny", *, processes=1, steps=None):
         "run_uuid IN (SELECT run_uuid FROM params WHERE key = ? AND value = ?)" for _ in wanted
     )
     values = [text for pair in wanted.items() for text in pair]
-    # of each window a store keeps the energy so far at its beginning and at its end, and the
-    # whole run's at the last step beside them; all windows of a cell are of as many units
+    # of each window a store keeps the energy so far at its beginning, with the step of the window
+    # before, and at its end; all windows of a cell are of as many units
     rows = database.execute(
-        "WITH ranked AS (SELECT run_uuid, step, value * 3.6e6 AS joules, row_number() OVER "
-        "(PARTITION BY run_uuid, step ORDER BY value) AS place FROM metrics "
-        "WHERE key = 'carbon/energy_kwh') "
-        "SELECT until.joules - since.joules, CAST(units.value AS REAL) / windows.value "
-        "FROM ranked since JOIN ranked until USING (run_uuid, step) "
-        "JOIN tags units USING (run_uuid) JOIN tags windows USING (run_uuid) "
-        "WHERE since.place = 1 AND until.place = 2 AND units.key = 'carbon.num_units' "
-        "AND windows.key = 'carbon.num_windows' AND run_uuid IN "
-        f"(SELECT run_uuid FROM runs WHERE status = 'FINISHED' AND {conditions}) ORDER BY step",
+        "WITH curve AS (SELECT run_uuid, step, 3.6e6 * min(value) AS at_end, 3.6e6 * max(value) "
+        "AS at_start FROM metrics WHERE key = 'carbon/energy_kwh' GROUP BY run_uuid, step) "
+        "SELECT until.at_end - since.at_start, CAST(units.value AS REAL) / windows.value "
+        "FROM curve until JOIN curve since ON since.run_uuid = until.run_uuid "
+        "AND since.step = until.step - 1 "
+        "JOIN tags units ON units.run_uuid = until.run_uuid AND units.key = 'carbon.num_units' "
+        "JOIN tags windows ON windows.run_uuid = until.run_uuid "
+        "AND windows.key = 'carbon.num_windows' "
+        "WHERE until.step <= CAST(windows.value AS INTEGER) AND until.run_uuid IN "
+        f"(SELECT run_uuid FROM runs WHERE status = 'FINISHED' AND {conditions}) ORDER BY until.step",
         values,
     ).fetchall()
     assert len(rows) == 10, wanted  # of preset laptop; one cell, and none twice
