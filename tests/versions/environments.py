@@ -4,6 +4,7 @@ Each name is a list of packages in this folder. Its environment is made first, a
 then a wheel of this project is built and installed there, which must not change the MLflow. An
 environment is kept in ``.venv/versions`` and made anew when its list changes. uv installs packages,
 and pip where uv cannot reach its index: pip's settings (mirrors, folders) mean nothing to uv.
+Environments are made and tested beside each other, for much of that only waits.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,14 +25,17 @@ ROOT = HERE.parent.parent
 KEPT = ROOT / ".venv" / "versions"
 SERVED = ("skinny",)  # those that have no store of their own
 TOO_OLD = "too_old"
+NUM_AT_ONCE = 3
 NAMES = ("oldest", "mlflow-3.5.1", "mlflow-3.8.1", "mlflow-3.12.0", "newest", "skinny", TOO_OLD)
 
 
 def main(names: list[str]) -> int:
     """Runs the suite in these environments, or in all; returns how many had a failure."""
-    with tempfile.TemporaryDirectory() as folder:
+    names = names or list(NAMES)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(NUM_AT_ONCE) as pool:
         wheel = build(Path(folder))
-        failed = [name for name in names or NAMES if not passes(name, wheel, Path(folder))]
+        outcomes = pool.map(lambda name: passes(name, wheel, Path(folder)), names)
+        failed = [name for name, passed in zip(names, outcomes, strict=True) if not passed]
     print(f"Failed beside: {', '.join(failed)}" if failed else "Passed beside all.", flush=True)
     return len(failed)
 
@@ -60,13 +65,22 @@ def passes(name: str, wheel: Path, folder: Path) -> bool:
     # the wheel of now, whatever its version says
     run([python, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", wheel])
     assert mlflow_versions(python) == before, "the plugin has changed the user's MLflow"
-    print(f"== {name}: {', '.join(before)}", flush=True)
     file = "test_too_old.py" if name == TOO_OLD else "test_beside_mlflow.py"
     suite = HERE / "suite"
     options = ["-q", "-c", suite / "pytest.ini", "--confcutdir", suite, "-p", "no:cacheprovider"]
-    with server_for(name, folder) as variables:
-        command = [python, "-m", "pytest", *options, suite / file]
-        done = subprocess.run(command, cwd=folder, env=clean_environment() | variables, check=False)
+    place = folder / name
+    place.mkdir()
+    with server_for(name, place) as variables:
+        done = subprocess.run(
+            [python, "-m", "pytest", *options, suite / file],
+            cwd=place,
+            env=clean_environment() | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    print(f"== {name}: {', '.join(before)}\n{done.stdout}", flush=True)
     return done.returncode == 0
 
 
@@ -106,7 +120,7 @@ def server_for(name: str, folder: Path) -> Iterator[dict[str, str]]:
     if name not in SERVED:
         yield {}
         return
-    place = folder / f"server-{name}"
+    place = folder / "server"
     place.mkdir()
     with mlflow_server(f"sqlite:///{place}/mlflow.db", place) as uri:
         yield {"SUITE_SERVER": uri}
