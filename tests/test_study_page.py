@@ -65,7 +65,8 @@ def windows(database, task, size, model="tiny", *, processes=1, steps=None):
         "JOIN tags windows ON windows.run_uuid = until.run_uuid "
         "AND windows.key = 'carbon.num_windows' "
         "WHERE until.step <= CAST(windows.value AS INTEGER) AND until.run_uuid IN "
-        f"(SELECT run_uuid FROM runs WHERE status = 'FINISHED' AND {conditions}) ORDER BY until.step",
+        f"(SELECT run_uuid FROM runs WHERE status = 'FINISHED' AND {conditions}) "
+        "ORDER BY until.step",
         values,
     ).fetchall()
     assert len(rows) == 10, wanted  # of preset laptop; one cell, and none twice
