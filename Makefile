@@ -8,7 +8,7 @@ WANTED := --constraint constraints.txt --editable '.[mlflow,ldm,test]'
 # Our own files are compiled once, not by each of the processes that the tests start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: synth page-models study-page test test-versions services screenshots site dist lint clean
+.PHONY: synth page-models study-page test test-some-versions test-versions services screenshots site dist lint clean
 
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
@@ -27,8 +27,12 @@ page-models: $(READY)
 study-page: $(READY)
 	$(BIN)/python -m benchmarks.study_page
 
-test: $(READY) services lint
+# The first two beside each other: each leaves a core idle for much of its time.
+test: $(READY) services
+	$(MAKE) -j2 lint test-some-versions
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$$($(BIN)/python tests/available_markers.py)"
+
+test-some-versions: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions.environments oldest newest skinny
 
 # The plugin beside each MLflow of tests/versions, in environments of their own.

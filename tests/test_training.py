@@ -19,6 +19,7 @@ from ldm_project.config import (
 )
 from ldm_project.ct.data import DataSpec, batches, open_scans
 from ldm_project.ct.hounsfield import hu_from_network
+from ldm_project.diffusion.acceleration import resolve_vqgan_precision
 from ldm_project.diffusion.autoencoders import encode, nearest_codes, vectors_of
 from ldm_project.diffusion.diffusion_training import (
     DiffusionTraining,
@@ -285,6 +286,7 @@ def test_tiny_model_beats_noise_and_the_mean_image(dims):
         build_discriminator(spec),
         iterations=TrainConfig.vqgan_iterations // 3,
         learning_rate=VQGAN_LEARNING_RATE_BY_DIMS[dims],
+        precision=resolve_vqgan_precision(None, torch.device("cpu"), spec),
     )
     batch_size_of_vqgan = DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS[dims]
     list(train_vqgan(vqgan_training, batches(training, batch_size=batch_size_of_vqgan)))
