@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from monai.networks.blocks.upsample import Upsample
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 # Above it, ordering the weights takes no time beside the arithmetic, and a copy much memory.
@@ -89,13 +90,8 @@ class _Packed:
     def __init__(
         self, weight: Tensor, bias: Tensor | None, images: Tensor, *, way: tuple[Any, ...]
     ) -> None:
-        functions: Any = torch._C._nn
-        dims = images.ndim - 2
-        reorder = {2: "mkldnn_reorder_conv2d_weight", 3: "mkldnn_reorder_conv3d_weight"}[dims]
-        self._weight = getattr(functions, reorder)(
-            weight.detach().to_mkldnn(), *way, list(images.shape)
-        )
-        self._bias, self._way, self._format = bias, way, MEMORY_FORMATS[dims]
+        self._weight = _reordered(weight.detach(), images, way)
+        self._bias, self._way, self._format = bias, way, MEMORY_FORMATS[images.ndim - 2]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Returns ``(B, C', *S')``, channels last, of ``(B, C, *S)``."""
@@ -103,6 +99,16 @@ class _Packed:
         convolve = torch.ops.mkldnn._convolution_pointwise
         result: Tensor = convolve(ordered, self._weight, self._bias, *self._way, "none", [], "")
         return result
+
+
+def _reordered(weight: Tensor, images: Tensor, way: tuple[Any, ...]) -> Tensor:
+    """Returns a copy of a weight in oneDNN's order; one without data has no order."""
+    if isinstance(weight, FakeTensor):
+        return weight.clone()
+    functions: Any = torch._C._nn
+    reorder = {4: "mkldnn_reorder_conv2d_weight", 5: "mkldnn_reorder_conv3d_weight"}[images.ndim]
+    reordered: Tensor = getattr(functions, reorder)(weight.to_mkldnn(), *way, list(images.shape))
+    return reordered
 
 
 def pack_convolutions(network: nn.Module) -> None:

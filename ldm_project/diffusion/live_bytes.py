@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_leaves
 # From this size on, glibc gives a tensor pages of its own, and gives them back: M_MMAP_THRESHOLD in
 # man 3 mallopt. Smaller ones share a heap, and leave holes in it.
 MAX_HEAP_BYTES = 2**25
+# What glibc keeps of the free end of the heap: M_TRIM_THRESHOLD, twice the threshold above.
+KEPT_HEAP_BYTES = 2 * MAX_HEAP_BYTES
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,27 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Args:
         workspace: of each kernel.
         hole_fraction: of a small tensor's bytes that are lost to holes in the heap.
+        kept_bytes: that the heap keeps of what it once had.
 
     Attributes:
-        now: bytes of the tensors that live, and of holes.
-        peak: most bytes of both and of a kernel's workspace since ``begin``.
+        peak: most bytes of tensors, of the heap's holes and of a kernel's workspace since
+            ``begin``.
     """
 
-    def __init__(self, workspace: Workspace, hole_fraction: float) -> None:
+    def __init__(self, workspace: Workspace, hole_fraction: float, kept_bytes: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = 0
         self.peak = 0
         self._workspace = workspace
-        self._hole_fraction = hole_fraction
+        self._hole_fraction, self._kept_bytes = hole_fraction, kept_bytes
+        self._heap_bytes, self._heap_peak, self._mapped_bytes = 0, 0, 0
         self._has_begun = False
         self._seen: dict[int, weakref.ref[Any]] = {}  # storages, by their address
+
+    @property
+    def now(self) -> int:
+        """Bytes of the tensors that live, of holes, and of what the heap keeps."""
+        heap_bytes = max(self._heap_bytes, min(self._heap_peak, self._kept_bytes))
+        return self._mapped_bytes + heap_bytes
 
     def begin(self) -> None:
         """Begins the work: what was made before stays and leaves no holes."""
@@ -66,7 +75,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         used = self._workspace(name, _tensors(args), made)
         self.peak = max(self.peak, self.now + used.while_computing_bytes)
-        self.now += used.lost_bytes
+        self._add_to_heap(used.lost_bytes)
         return outputs
 
     def _see(self, tensor: Tensor) -> None:
@@ -74,25 +83,36 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         address, num_bytes = storage._cdata, storage.nbytes()
         if address in self._seen:
             return
-        if self._has_begun and num_bytes < MAX_HEAP_BYTES:
+        is_in_heap = num_bytes < MAX_HEAP_BYTES
+        if self._has_begun and is_in_heap:
             num_bytes += round(self._hole_fraction * num_bytes)
+        add = self._add_to_heap if is_in_heap else self._map
 
         def end(_: Any) -> None:
-            self.now -= num_bytes
+            add(-num_bytes)
             del self._seen[address]
 
-        self.now += num_bytes
+        add(num_bytes)
         self._seen[address] = weakref.ref(storage, end)
+
+    def _add_to_heap(self, num_bytes: int) -> None:
+        self._heap_bytes += num_bytes
+        self._heap_peak = max(self._heap_peak, self._heap_bytes)
+
+    def _map(self, num_bytes: int) -> None:
+        self._mapped_bytes += num_bytes
 
 
 @contextmanager
-def counted(workspace: Workspace, hole_fraction: float = 0.0) -> Iterator[LiveBytes]:
+def counted(
+    workspace: Workspace, *, hole_fraction: float = 0.0, kept_bytes: int = 0
+) -> Iterator[LiveBytes]:
     """Makes tensors in a block shapes without data, and counts what they would take on a device.
 
     They stand on the CPU, so that a network takes the ways that it takes with data: on ``meta``,
     attention would hold its matrix of all pairs of positions.
     """
-    with FakeTensorMode(), LiveBytes(workspace, hole_fraction) as live:
+    with FakeTensorMode(), LiveBytes(workspace, hole_fraction, kept_bytes) as live:
         yield live
 
 

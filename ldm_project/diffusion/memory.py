@@ -12,13 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ldm_project.diffusion.acceleration import BF16, autocast, checkpoint_gradients
+from ldm_project.diffusion.acceleration import (
+    BF16,
+    autocast,
+    checkpoint_gradients,
+    hasten_on_cpu,
+)
 from ldm_project.diffusion.gpu_sampling import (
     WholeUnet,
     is_replayable,
     use_channels_last_norms,
 )
-from ldm_project.diffusion.live_bytes import MAX_HEAP_BYTES, Used, Workspace, counted
+from ldm_project.diffusion.live_bytes import (
+    KEPT_HEAP_BYTES,
+    MAX_HEAP_BYTES,
+    Used,
+    Workspace,
+    counted,
+)
 from ldm_project.diffusion.models import ModelSpec, build_unet, build_vqgan
 from ldm_project.diffusion.sampling import decode_samples
 
@@ -38,6 +49,7 @@ STATES_PER_WEIGHT = 3
 # Up to it, torch convolves one fp32 image on a CPU by itself, as a product of matrices, and leaves
 # the others to oneDNN: use_mkldnn in aten/src/ATen/native/Convolution.cpp, torch 2.13.
 MAX_OWN_CONVOLUTION_ELEMENTS = 20480
+PACKED_CONVOLUTION = "_convolution_pointwise"  # reads and writes tensors as they are
 LOST_COLUMNS_FRACTION = 0.65  # of those matrices in a training; measured as the holes are
 
 
@@ -99,7 +111,7 @@ def training_bytes(spec: ModelSpec, work: Work) -> int:
     moments from the first iteration on.
     """
     workspace = _workspace(work, is_training=True)
-    with counted(workspace, _holes(work, TRAINING_HOLE_FRACTION)) as live, _norms(work):
+    with counted(workspace, **_heap(work, TRAINING_HOLE_FRACTION)) as live, _norms(work):
         unet = build_unet(spec, backend=work.backend)
         if work.checkpoints_gradients:
             checkpoint_gradients(unet)
@@ -127,11 +139,13 @@ def sampling_bytes(spec: ModelSpec, work: Work) -> int:
     On a GPU weights arrive in fp32, and what a recorded UNet computes in is kept for the next step.
     """
     workspace = _workspace(work, is_training=False)
-    with counted(workspace, _holes(work, SAMPLING_HOLE_FRACTION)) as live:
+    with counted(workspace, **_heap(work, SAMPLING_HOLE_FRACTION)) as live:
         unet = build_unet(spec, backend=work.backend)
         vqgan = build_vqgan(spec, backend=work.backend).eval().requires_grad_(False)
         arriving_bytes = _arriving_bytes(unet, vqgan) if work.device_type == CUDA else 0
         unet = _for_sampling(unet, work)
+        if work.device_type == CPU and work.backend == "core":  # as checkpoints are loaded
+            hasten_on_cpu(unet, vqgan, dims=spec.dims)
         live.begin()
         latents, timesteps = _batch(spec, work)
         before_bytes = live.now
@@ -185,8 +199,11 @@ def _norms(work: Work) -> AbstractContextManager[object]:
     return _NormsInFullPrecision() if is_widened else nullcontext()
 
 
-def _holes(work: Work, fraction: float) -> float:
-    return fraction if work.device_type == CPU else 0.0
+def _heap(work: Work, hole_fraction: float) -> dict[str, Any]:
+    """Returns what glibc's heap takes beside tensors; on a GPU torch hands out the memory."""
+    if work.device_type != CPU:
+        return {}
+    return {"hole_fraction": hole_fraction, "kept_bytes": KEPT_HEAP_BYTES}
 
 
 def _workspace(work: Work, *, is_training: bool) -> Workspace:
@@ -209,18 +226,22 @@ def _cpu_workspace(
 ) -> Used:
     """Returns the memory of a convolution's copies: its tensors in another order, or columns.
 
-    oneDNN copies its tensors into the order that it computes in; torch's own convolution copies
-    each neighbourhood of an input into a column of a matrix. In a training an activation is placed
-    in the hole that the matrix leaves, so that no later matrix has room in it.
+    oneDNN copies its tensors into the order that it computes in, unless its weights are packed;
+    torch's own convolution copies each neighbourhood of an input into a column of a matrix. In a
+    training an activation is placed in the hole that the matrix leaves, so that no later matrix has
+    room in it.
     """
-    if "conv" not in name:
+    if "conv" not in name or name == PACKED_CONVOLUTION:
         return Used()
     # a backward pass has the gradients of the outputs before the images
     first = 1 if name == "convolution_backward" else 0
     images, weights = inputs[first : first + 2]
     is_alone = images.dtype == torch.float32 and len(images) == 1
     if not is_alone or math.prod(images.shape[:4]) > MAX_OWN_CONVOLUTION_ELEMENTS:
-        return Used(sum(tensor.nbytes for tensor in (*inputs, *outputs)))
+        if first:
+            return Used(sum(tensor.nbytes for tensor in (*inputs, *outputs)))
+        # first a copy of the images, then one of the results
+        return Used(max(images.nbytes, outputs[0].nbytes) + weights.nbytes)
     columns_bytes = math.prod(images.shape[2:]) * weights[0].numel() * images.element_size()
     is_lost = is_training and columns_bytes < MAX_HEAP_BYTES
     return Used(columns_bytes, round(LOST_COLUMNS_FRACTION * columns_bytes) if is_lost else 0)
