@@ -8,7 +8,7 @@ WANTED := --constraint constraints.txt --editable '.[mlflow,ldm,test]'
 # Our own files are compiled once, not by each of the processes that the tests start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: synth page-models study-page test test-some-versions test-versions services screenshots site dist lint clean
+.PHONY: synth page-models study-page test test-all-here test-some-versions test-versions services screenshots site dist lint style types clean
 
 synth: $(READY)
 	$(BIN)/mlflow run . -e synth -P steps=200 --env-manager local
@@ -27,9 +27,11 @@ page-models: $(READY)
 study-page: $(READY)
 	$(BIN)/python -m benchmarks.study_page
 
-# The first two beside each other: each leaves a core idle for much of its time.
-test: $(READY) services
-	$(MAKE) -j2 lint test-some-versions
+# The long ones beside each other, for each waits now and then: for a server, for packages.
+test: $(READY) services style
+	$(MAKE) -j3 types test-some-versions test-all-here
+
+test-all-here: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$$($(BIN)/python tests/available_markers.py)"
 
 test-some-versions: $(READY)
@@ -63,9 +65,13 @@ dist: $(READY)
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/twine check --strict dist/*
 
-lint: $(READY)
+lint: style types
+
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)
 	$(BIN)/mypy
 
 # torch goes first: the other packages then accept the build that is there. uv needs a tenth of pip's

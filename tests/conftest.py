@@ -84,13 +84,10 @@ def pytest_sessionstart(session):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Shares all tests by the cores, up to 8; a file that is named needs no second process.
-
-    One process more than there are cores, for many tests wait: for a server, for a clock.
-    """
+    """Shares all tests by the cores, up to 8; a file that is named needs no second process."""
     if config.args_source == pytest.Config.ArgsSource.ARGS:
         return 0
-    return min(8, len(os.sched_getaffinity(0)) + 1)
+    return min(8, len(os.sched_getaffinity(0)))
 
 
 def is_worker(config) -> bool:
