@@ -85,7 +85,7 @@ def assert_measured(store: str):
     assert synth.data.params["steps"] == SMALL["steps"]
     assert recorded(synth)["energy_kwh"] > 0
     assert synth.data.tags["carbon.unit"] == "sample"
-    assert synth.info.run_name == "synth 2D 32² unipc-40 seed 0"
+    assert synth.info.run_name == "synth 2D 32² dpmpp_sde-40 seed 0"
     assert synth.data.params["size"] == "32"
     assert synth.data.params["resolved.batch_size"] == "1"
     assert "num_samples" in synth.data.params

@@ -14,12 +14,12 @@ from ldm_project.runs.run_names import is_chosen, run_name
 @pytest.mark.parametrize(
     ("config", "name"),
     [
-        (SynthConfig(steps=200, seed=1), "synth 2D 64² unipc-200 seed 1"),
+        (SynthConfig(steps=200, seed=1), "synth 2D 64² dpmpp_sde-200 seed 1"),
         (
             SynthConfig(dims=3, size="256x256x192", model_size="medium", sampler="ddim"),
             "synth 3D 256×256×192 medium ddim-50 seed 0",
         ),
-        (EstimateConfig(dims=3), "estimate 3D 32³ unipc-50 seed 0"),
+        (EstimateConfig(dims=3), "estimate 3D 32³ dpmpp_sde-50 seed 0"),
         (TrainRunConfig(objective="rflow"), "train 2D 64² rflow 500 iterations seed 0"),
         (VqganRunConfig(vqgan_iterations=9), "vqgan 2D 64² 9 iterations seed 0"),
     ],

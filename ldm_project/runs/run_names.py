@@ -15,7 +15,7 @@ _GIVEN_BY_MLFLOW = re.compile(r"[a-z]+-[a-z]+-\d+")  # as it names a run that no
 
 
 def run_name(settings: RunSettings) -> str:
-    """Returns a name such as ``synth 2D 64² unipc-200 seed 1``; defaults are left out of it."""
+    """Returns a name such as ``synth 2D 64² dpmpp_sde-200 seed 1``; defaults are left out of it."""
     parts = [settings.command, f"{settings.dims}D", _size(settings.size)]
     if settings.model_size != TINY:
         parts.append(settings.model_size)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_project.config import DEFAULT_SAMPLER
+from ldm_project.config import SAMPLER_OF_FEW_STEPS
 from ldm_project.ct.data import CtScans
 from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.ct.images import PREVIEW_COLUMNS, contact_sheet
@@ -68,7 +68,7 @@ class LdmPreview:
         *_, final = denoise(
             self._training.averaged_unet,
             self._noise,
-            sampler=DEFAULT_SAMPLER[self._training.objective],
+            sampler=SAMPLER_OF_FEW_STEPS[self._training.objective],
             steps=PREVIEW_STEPS,
             precision=self._training.precision,
         )
