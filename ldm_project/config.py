@@ -27,9 +27,9 @@ SAMPLERS_BY_OBJECTIVE = {
 # usual. A sampler without noise of its own keeps the errors of a small network, DDPM makes up for
 # them: docs/image_quality.md.
 REFERENCE_SAMPLER = {DIFFUSION: "ddpm", RFLOW: "rflow"}
-# Of diffusion's, the one whose images are judged nearest to the reference's from 50 steps on, and
-# one that needs fewer steps than that: docs/ldm_energy.md.
-DEFAULT_SAMPLER = {DIFFUSION: "dpmpp_sde", RFLOW: "rflow"}
+# By docs/ldm_energy.md: of slices the one that is shown to be as good as the reference, of volumes
+# the one whose samples are least alike, and the same for samples of few steps.
+DEFAULT_SAMPLER_BY_DIMS = {2: "dpmpp_sde", 3: "unipc"}
 SAMPLER_OF_FEW_STEPS = {DIFFUSION: "unipc", RFLOW: "rflow"}
 SAMPLERS = tuple(name for names in SAMPLERS_BY_OBJECTIVE.values() for name in names)
 PRECISIONS = (AUTO, "fp32", "bf16")
@@ -214,7 +214,11 @@ class StepsConfig(BatchConfig):
     """Parameters of every entry point that denoises with one sampler and one step count."""
 
     steps: int = parameter(50, "Denoising steps per image.")
-    sampler: str = parameter(DEFAULT_SAMPLER[DIFFUSION], SAMPLER_HELP, choices=SAMPLERS)
+    sampler: str = parameter(
+        AUTO,
+        f"{SAMPLER_HELP} auto: dpmpp_sde in 2D, unipc in 3D, rflow for its objective.",
+        choices=(AUTO, *SAMPLERS),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,16 @@ from ldm_project.config import (
     DEFAULT_BATCH_SIZE_BY_DIMS,
     DEFAULT_NUM_JUDGED,
     DEFAULT_NUM_SAMPLES,
+    DEFAULT_SAMPLER_BY_DIMS,
     DEFAULT_VQGAN_BATCH_SIZE_BY_DIMS,
+    DIFFUSION,
     DOWNSAMPLING_FACTOR,
     LARGE,
     MAX_SYNTH_BATCH_SIZE,
     MIN_SYNTH_WINDOWS,
     NUM_TRAIN_TIMESTEPS,
     REFERENCE_SAMPLER,
+    RFLOW,
     WHERE_IT_RUNS,
     WINDOWS_PER_TRAINING,
     BatchConfig,
@@ -263,7 +266,14 @@ def _way(config: StepsConfig) -> dict[str, Any]:
             f"steps is {config.steps}; give 1 to {NUM_TRAIN_TIMESTEPS}, "
             f"the number the model is trained for."
         )
-    return {"sampler": config.sampler, "steps": config.steps}
+    objective = getattr(config, "objective", DIFFUSION)
+    sampler = given(config.sampler) or default_sampler(objective, config.dims)
+    return {"sampler": sampler, "steps": config.steps}
+
+
+def default_sampler(objective: str, dims: int) -> str:
+    """Returns the sampler of ``sampler=auto``, by the UNet's objective and the images' axes."""
+    return RFLOW if objective == RFLOW else DEFAULT_SAMPLER_BY_DIMS[dims]
 
 
 def _grid(config: QualityConfig, num_samples: int) -> tuple[SynthSettings, ...]:

@@ -166,6 +166,10 @@ class EstimateSettings(BatchSettings):
     training_batch_size: int
     checkpoints_gradients: bool
 
+    def resolved(self) -> dict[str, int | str]:
+        """Returns each parameter by name, with the value that ``auto`` has where that is known."""
+        return {**super().resolved(), "sampler": self.sampler}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(BatchSettings):
@@ -188,6 +192,10 @@ class SynthSettings(SamplingSettings, SharedSettings):
 
     sampler: str
     steps: int
+
+    def resolved(self) -> dict[str, int | str]:
+        """Returns each parameter by name, with the value that ``auto`` has where that is known."""
+        return {**super().resolved(), "sampler": self.sampler}
 
 
 @dataclass(frozen=True, kw_only=True)

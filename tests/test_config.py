@@ -132,7 +132,7 @@ def test_size_resolves_to_one_number_per_axis(size, dims, model_size, axes):
         ({"steps": 1001}, "steps is 1001"),
         (
             {"sampler": "euler"},
-            "sampler is 'euler'; use one of ddpm, ddim, dpmpp, dpmpp_sde, unipc, rflow.",
+            "sampler is 'euler'; use one of auto, ddpm, ddim, dpmpp, dpmpp_sde, unipc, rflow.",
         ),
         ({"backend": "jax"}, "backend is 'jax'"),
         ({"slice_axis": "oblique"}, "slice_axis is 'oblique'"),
@@ -287,3 +287,18 @@ def test_warning_of_ours_is_a_line_without_its_place_in_the_code():
     )
     others = formatted("theirs", UserWarning, yaml.__file__, 7)
     assert others.startswith(f"{yaml.__file__}:7: UserWarning: theirs")
+
+
+@pytest.mark.parametrize(
+    ("given", "sampler"),
+    [
+        ({}, "dpmpp_sde"),
+        ({"dims": 3}, "unipc"),
+        ({"objective": "rflow"}, "rflow"),
+        ({"dims": 3, "objective": "rflow"}, "rflow"),
+        ({"sampler": "ddim"}, "ddim"),
+    ],
+)
+def test_sampler_left_alone_is_the_one_that_is_judged_best(given, sampler):
+    settings = resolution.settings_of(config.SynthConfig(**given))
+    assert settings.sampler == settings.resolved()["sampler"] == sampler

@@ -407,5 +407,5 @@ def test_published_model_is_sampled_and_measured_as_any_other(store, tmp_path):
     assert run.data.metrics["carbon/energy_kwh"] > 0
     names = {item.path for item in MlflowClient().list_artifacts(run.info.run_id, "samples")}
     assert names == {"samples/00000.nii.gz", "samples/00001.nii.gz"}
-    with pytest.raises(InvalidInputError, match="sampler is 'dpmpp_sde' but the model is trained"):
+    with pytest.raises(InvalidInputError, match="sampler is 'unipc' but the model is trained"):
         run_command(SynthConfig(model=str(tmp_path / "maisi"), **settings))

@@ -49,7 +49,7 @@ def test_every_sampler_meets_every_step_count_after_1000_steps():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"samplers": "unipc,euler"}, "sampler is 'euler'; use one of ddpm"),
+        ({"samplers": "unipc,euler"}, "sampler is 'euler'; use one of auto, ddpm"),
         ({"step_counts": "20,many"}, "step_counts is 'many'; give a whole number above zero"),
         ({"step_counts": "2000"}, "steps is 2000; give 1 to 1000"),
     ],

@@ -19,7 +19,7 @@ from ldm_project.runs.run_names import is_chosen, run_name
             SynthConfig(dims=3, size="256x256x192", model_size="medium", sampler="ddim"),
             "synth 3D 256×256×192 medium ddim-50 seed 0",
         ),
-        (EstimateConfig(dims=3), "estimate 3D 32³ dpmpp_sde-50 seed 0"),
+        (EstimateConfig(dims=3), "estimate 3D 32³ unipc-50 seed 0"),
         (TrainRunConfig(objective="rflow"), "train 2D 64² rflow 500 iterations seed 0"),
         (VqganRunConfig(vqgan_iterations=9), "vqgan 2D 64² 9 iterations seed 0"),
     ],
@@ -35,6 +35,7 @@ def test_what_auto_became_is_a_parameter_and_what_was_given_is_not_repeated():
         "resolved.size": "32x32x32",
         "resolved.batch_size": params["resolved.batch_size"],
         "resolved.num_processes": "1",
+        "resolved.sampler": "unipc",
     }
     assert int(params["resolved.batch_size"]) >= 1
 

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from ldm_project.config import DEFAULT_SAMPLER, SynthConfig
+from ldm_project.config import SynthConfig
 from ldm_project.ct.hounsfield import hu_from_network
 from ldm_project.diffusion.checkpoints import load_ldm
 from ldm_project.diffusion.noise_schedulers import check_sampler
 from ldm_project.diffusion.sampling import decode_samples, denoise, initial_noise
+from ldm_project.resolution import default_sampler
 
 CHECKPOINT_ARTIFACT = "checkpoint"
 
@@ -46,7 +47,7 @@ class LatentDiffusionModel(PythonModel):
         """
         chosen = params or {}
         ldm = self._ldm
-        sampler = str(chosen.get("sampler", DEFAULT_SAMPLER[ldm.objective]))
+        sampler = str(chosen.get("sampler", default_sampler(ldm.objective, ldm.spec.dims)))
         check_sampler(sampler, ldm.objective)
         noise = initial_noise(
             ldm.spec,

@@ -11,9 +11,10 @@ from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from ldm_project.config import DEFAULT_SAMPLER, SynthConfig
+from ldm_project.config import SynthConfig
 from ldm_project.diffusion.checkpoints import digests_of
 from ldm_project.diffusion.models import ModelSpec
+from ldm_project.resolution import default_sampler
 from ldm_project.runs.references import CHECKPOINT_FOLDER, METADATA_DIGESTS, TAG_DATA_DIGEST
 from mlflow_carbon.registry.run_models import record_run_models
 
@@ -63,7 +64,7 @@ def log_ldm(
         params=ParamSchema(
             [
                 ParamSpec("steps", DataType.long, SynthConfig.steps),
-                ParamSpec("sampler", DataType.string, DEFAULT_SAMPLER[objective]),
+                ParamSpec("sampler", DataType.string, default_sampler(objective, spec.dims)),
                 ParamSpec("seed", DataType.long, SynthConfig.seed),
             ]
         ),

@@ -14,6 +14,7 @@ from mlflow_carbon.contract.run_record import RunRecord
 from mlflow_carbon.registry.footprints import read_footprint
 from mlflow_carbon.store.access import write_twice_if_raced
 from mlflow_carbon.store.listing import all_experiments, each_run
+from mlflow_carbon.store.stored_runs import RESOLVED_PREFIX
 
 SAMPLE = "sample"
 MAX_WAYS = 20  # that a model's tags tell apart
@@ -143,7 +144,11 @@ def _cost(way: str, samples: list[_Samples], *, g_per_kwh: float) -> SampleCost:
 
 def _way(run: Run) -> str:
     """Returns the sampler and the steps of a run, in characters that a tag's key may have."""
-    named = [run.data.params.get(name, "") for name in ("sampler", "steps")]
+    params = run.data.params
+    named = [
+        params.get(f"{RESOLVED_PREFIX}{name}", params.get(name, ""))
+        for name in ("sampler", "steps")
+    ]
     return re.sub(r"[^\w.-]", "_", "-".join(filter(None, named)))[:100]
 
 
