@@ -73,6 +73,15 @@ def test_tensors_count_from_their_making_to_their_end_and_views_once():
         assert live.now == 0
 
 
+def test_heap_keeps_some_of_what_it_had_beside_tensors_with_pages_of_their_own():
+    with counted(nothing, kept_bytes=6000) as live:
+        small = torch.zeros(2000)  # 8000 bytes
+        assert live.now == 8000
+        del small
+        large = torch.zeros(2**23)  # 32 MiB
+        assert live.now == large.nbytes + 6000
+
+
 def test_a_kernel_counts_what_it_works_in_while_it_computes():
     with counted(lambda name, _inputs, _outputs: Used(100 if name == "add" else 0)) as live:
         one = torch.zeros(1)
