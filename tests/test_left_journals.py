@@ -307,6 +307,15 @@ def test_journal_stays_in_its_folder_whatever_the_id_of_its_run(tmp_path, run_id
     journal.close(is_delivered=True)
 
 
+@pytest.mark.parametrize("run_id", ["*", "?", "[a-f]", "../journals/"])
+def test_an_id_that_is_a_pattern_finds_no_other_runs_journal(tmp_path, run_id):
+    folder = tmp_path / "journals"
+    journal = Journal(folder, run_id="a" * 32, tracking_uri="x")
+    assert len(list(journals(folder, run_id="a" * 32))) == 1
+    assert list(journals(folder, run_id=run_id)) == []
+    journal.close(is_delivered=True)
+
+
 def test_journal_of_our_own_process_is_living(folder):
     journal = Journal(folder, run_id="a" * 32, tracking_uri="sqlite:///x.db")
     assert kinds(folder) == [Living]

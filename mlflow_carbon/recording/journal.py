@@ -58,9 +58,7 @@ class Journal:
             OSError: the folder cannot be written.
         """
         _make_private(folder)
-        # an id that MLflow makes stays as it is; any other stays in the folder
-        name = quote(run_id, safe="")[:_MAX_NAME_CHARS]
-        self._path = folder / f"{name}-{uuid.uuid4().hex[:_NUM_DIGITS]}{SUFFIX}"
+        self._path = folder / f"{name_of(run_id)}-{uuid.uuid4().hex[:_NUM_DIGITS]}{SUFFIX}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         self._file: int | None = os.open(self._path, flags, _ONLY_OWNER_FILE)
         self.is_whole = True  # whether every record was written
@@ -121,6 +119,14 @@ class Journal:
         while left:
             left = left[os.write(self._file, left) :]
         self.is_whole = True
+
+
+def name_of(run_id: str) -> str:
+    """Returns how the names of a run's journals begin: as its id, if MLflow made that.
+
+    Any other id is written so that it leads to no other folder, and matches no other run's.
+    """
+    return quote(run_id, safe="")[:_MAX_NAME_CHARS]
 
 
 def run_id_of(path: Path) -> str:

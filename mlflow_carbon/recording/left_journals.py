@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from mlflow_carbon.contract import keys
 from mlflow_carbon.contract.figures import MAX_TIME_MS
-from mlflow_carbon.recording.journal import SUFFIX, Batch, Point
+from mlflow_carbon.recording.journal import SUFFIX, Batch, Point, name_of
 from mlflow_carbon.recording.process_identity import (
     ProcessIdentity,
     is_alive,
@@ -108,7 +108,7 @@ def journals(
     """
     paths = []
     with suppress(OSError):
-        paths = [path for path in folder.glob(f"{run_id}*{SUFFIX}") if path.name != SUFFIX]
+        paths = [path for path in folder.glob(f"{name_of(run_id)}*{SUFFIX}") if path.name != SUFFIX]
     is_shared = bool(paths) and is_shared_folder(folder)
     for path in sorted(paths, key=_modified_s):
         try:
